@@ -1,0 +1,124 @@
+"""Selective Task Arithmetic (STA) on PyTorch Lightning.
+
+Fuse fine-tuned models into one, or make a model forget a task, by keeping only the important entries of each
+task vector.
+
+The names below are imported on first use (PEP 562), so that ``from sta_lightning import fuse, forget`` costs
+torch alone and ``import sta_lightning`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sta_lightning.arithmetic import (
+        FORGET_METHODS,
+        FUSION_METHODS,
+        MEASURES,
+        average,
+        forget,
+        fuse,
+        importance_for,
+        merge,
+        negate,
+        task_arithmetic,
+        task_vector,
+        unlearn,
+    )
+    from sta_lightning.callbacks import ExportWeights, ImportanceScoring
+    from sta_lightning.encoders import build_encoder
+    from sta_lightning.errors import StaError
+    from sta_lightning.modules import CLIPClassifier, ForgetModule, MergeModule
+    from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule, get_task, register_task
+    from sta_lightning.weights import encoder_weights, load_weights, read_metadata, save_weights
+
+__version__ = "0.1.0"
+
+_ROOMS: dict[str, tuple[str, ...]] = {
+    "sta_lightning.arithmetic": (
+        "FORGET_METHODS",
+        "FUSION_METHODS",
+        "MEASURES",
+        "average",
+        "forget",
+        "fuse",
+        "importance_for",
+        "merge",
+        "negate",
+        "task_arithmetic",
+        "task_vector",
+        "unlearn",
+    ),
+    "sta_lightning.callbacks": (
+        "ExportWeights",
+        "ImportanceScoring",
+    ),
+    "sta_lightning.encoders": ("build_encoder",),
+    "sta_lightning.errors": ("StaError",),
+    "sta_lightning.modules": (
+        "CLIPClassifier",
+        "ForgetModule",
+        "MergeModule",
+    ),
+    "sta_lightning.tasks": (
+        "MultiTaskDataModule",
+        "TaskDataModule",
+        "get_task",
+        "register_task",
+    ),
+    "sta_lightning.weights": (
+        "encoder_weights",
+        "load_weights",
+        "read_metadata",
+        "save_weights",
+    ),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "CLIPClassifier",
+    "ExportWeights",
+    "FORGET_METHODS",
+    "FUSION_METHODS",
+    "ForgetModule",
+    "ImportanceScoring",
+    "MEASURES",
+    "MergeModule",
+    "MultiTaskDataModule",
+    "StaError",
+    "TaskDataModule",
+    "average",
+    "build_encoder",
+    "encoder_weights",
+    "forget",
+    "fuse",
+    "get_task",
+    "importance_for",
+    "load_weights",
+    "merge",
+    "negate",
+    "read_metadata",
+    "register_task",
+    "save_weights",
+    "task_arithmetic",
+    "task_vector",
+    "unlearn",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'sta_lightning' has no attribute '{name}'")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Every public name, imported already or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""``python -m sta_lightning`` is ``sta``."""
+
+import sys
+
+from sta_lightning.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""The method itself: tensors in, tensors out. Knows no file, no module, no Lightning.
+
+Every function is pure: it reads mappings from tensor name to tensor, changes none of them, and returns new
+tensors.
+"""
+
+from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
+from sta_lightning.arithmetic.forgetting import forget
+from sta_lightning.arithmetic.fusion import fuse
+from sta_lightning.arithmetic.importance import (
+    MEASURES,
+    SAMPLE_MEASURES,
+    amplitude,
+    importance_for,
+    loss_preservation_amplitude,
+)
+from sta_lightning.arithmetic.masks import (
+    forget_mask,
+    fusion_mask,
+    random_forget_mask,
+    random_fusion_mask,
+    tensor_generator,
+)
+from sta_lightning.arithmetic.methods import (
+    FORGET_METHODS,
+    FUSION_METHODS,
+    Merged,
+    Method,
+    merge,
+    unlearn,
+)
+from sta_lightning.arithmetic.normalization import NORMALIZATIONS, normalize
+from sta_lightning.arithmetic.selection import rank
+from sta_lightning.arithmetic.states import StateDict, floating_names
+from sta_lightning.arithmetic.vectors import average, change_size, negate, task_arithmetic, task_vector
+
+__all__ = [
+    "FORGET_METHODS",
+    "FUSION_METHODS",
+    "MEASURES",
+    "NORMALIZATIONS",
+    "SAMPLE_MEASURES",
+    "Merged",
+    "Method",
+    "StateDict",
+    "amplitude",
+    "average",
+    "change_size",
+    "check_compatible",
+    "check_finite",
+    "check_importance",
+    "check_state",
+    "floating_names",
+    "forget",
+    "forget_mask",
+    "fuse",
+    "fusion_mask",
+    "importance_for",
+    "loss_preservation_amplitude",
+    "merge",
+    "negate",
+    "normalize",
+    "random_forget_mask",
+    "random_fusion_mask",
+    "rank",
+    "task_arithmetic",
+    "task_vector",
+    "tensor_generator",
+    "unlearn",
+]

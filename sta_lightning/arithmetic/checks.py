@@ -1,0 +1,196 @@
+"""Checks of what is given, before any arithmetic: each error names tensors, model and way out."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.states import StateDict, extent, floating_names
+from sta_lightning.errors import StaError, listed
+
+
+def check_share(p: object) -> float:
+    """The quantile p of Eq. 15 as a float.
+
+    Raises:
+        StaError: if ``p`` is not a number in [0, 1].
+    """
+    if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0.0 <= float(p) <= 1.0:
+        raise StaError(
+            f"p must be a number from 0 (keep all but the smallest) to 1 (keep nothing), and is {p!r}. "
+            "The paper's value is 0.7."
+        )
+    return float(p)
+
+
+def check_scale(scale: object, name: str = "scale") -> float:
+    """A coefficient of task arithmetic as a float.
+
+    Raises:
+        StaError: if ``scale`` is not a finite number.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+        raise StaError(f"{name} must be a finite number, and is {scale!r}.")
+    return float(scale)
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """The type asked for the result.
+
+    Raises:
+        StaError: if it is neither ``None`` nor a floating-point type.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise StaError(
+            f"dtype must be a floating-point torch type such as torch.float16, or None, and is {dtype!r}."
+        )
+
+
+def check_state(state: StateDict, name: str) -> None:
+    """Whether something is a mapping name -> tensor with real, dense tensors, all of them finite.
+
+    Args:
+        state: what was given.
+        name: what to call it in the message, for example ``"the pretrained model"``.
+
+    Raises:
+        StaError: names the tensors that are no tensors, are complex, sparse or without data, or hold NaN or
+            Inf.
+    """
+    if not isinstance(state, Mapping):
+        raise StaError(
+            f"{name} must be a mapping from tensor name to tensor (a state dict), and is a "
+            f"{type(state).__name__}. For a module, give module.state_dict()."
+        )
+    wrong = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise StaError(
+            f"{name} holds values that are not tensors: {listed(wrong)}. Give the state dict itself, not the "
+            "checkpoint around it."
+        )
+    odd = [key for key, value in state.items() if not _is_plain(value)]
+    if odd:
+        raise StaError(
+            f"{name} holds complex, sparse, quantised or meta tensors, which cannot be merged: "
+            f"{listed(odd)}. Convert them to dense real tensors first."
+        )
+    check_finite(state, name)
+
+
+def check_finite(state: StateDict, name: str) -> None:
+    """Whether every floating-point entry is a finite number.
+
+    Raises:
+        StaError: names the tensors that hold NaN or Inf.
+    """
+    bad = [
+        key for key in floating_names(state) if not all(math.isfinite(bound) for bound in extent(state[key]))
+    ]
+    if bad:
+        raise StaError(
+            f"{name} holds NaN or Inf in {_tensors(bad)}: {listed(bad)}. Nothing can be computed from it; "
+            "train, score or export it again."
+        )
+
+
+def check_compatible(reference: StateDict, other: StateDict, *, reference_name: str, other_name: str) -> None:
+    """Whether two models have the same names, shapes and kinds of tensor, and the other one is finite.
+
+    Args:
+        reference: the model that the other one must match.
+        other: the model under test.
+        reference_name: what to call the first in the message.
+        other_name: what to call the second.
+
+    Raises:
+        StaError: names the tensors that are missing, unknown, of another shape or kind, or not finite.
+    """
+    check_state(other, other_name)
+    lead = f"{other_name} does not match {reference_name}"
+    _check_names(set(reference), set(other), lead)
+    shapes = [
+        f"{name} {tuple(other[name].shape)} instead of {tuple(reference[name].shape)}"
+        for name in reference
+        if reference[name].shape != other[name].shape
+    ]
+    if shapes:
+        raise StaError(
+            f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same "
+            "input size."
+        )
+    kinds = [
+        f"{name} {other[name].dtype} instead of {reference[name].dtype}"
+        for name in reference
+        if reference[name].is_floating_point() != other[name].is_floating_point()
+    ]
+    if kinds:
+        raise StaError(
+            f"{lead}: a floating-point tensor stands against an integer one in {listed(kinds)}. Dequantise "
+            "it first."
+        )
+
+
+def check_importance(model: StateDict, importance: StateDict, *, name: str) -> None:
+    """Whether there is one finite importance for every floating-point tensor of a model, of the same shape.
+
+    Args:
+        model: the model that was scored, of which only names and shapes count.
+        importance: tensor name -> importance. Entries for the model's integer buffers are ignored.
+        name: what to call the importance in the message, for example ``"the importance of task 'mnist'"``.
+
+    Raises:
+        StaError: names the tensors that are missing, unknown, of another shape, or not finite.
+    """
+    check_state(importance, name)
+    lead = f"{name} does not match the model"
+    wanted = floating_names(model)
+    integers = set(model).difference(wanted)
+    _check_names(set(wanted), set(importance).difference(integers), lead)
+    shapes = [
+        f"{tensor} {tuple(importance[tensor].shape)} instead of {tuple(model[tensor].shape)}"
+        for tensor in wanted
+        if importance[tensor].shape != model[tensor].shape
+    ]
+    if shapes:
+        raise StaError(f"{lead}: shapes differ in {listed(shapes)}. Score the model that is to be merged.")
+
+
+def check_result(tensor: Tensor, name: str) -> Tensor:
+    """The tensor itself, if it is finite: finite sources can still overflow the type of the result.
+
+    Raises:
+        StaError: names the tensor and its type.
+    """
+    if not all(math.isfinite(bound) for bound in extent(tensor)):
+        raise StaError(
+            f"the result overflows {tensor.dtype} in tensor '{name}'. Ask for a wider type, "
+            "dtype=torch.float32."
+        )
+    return tensor
+
+
+def _check_names(wanted: set[str], found: set[str], lead: str) -> None:
+    missing, unknown = sorted(wanted - found), sorted(found - wanted)
+    if missing or unknown:
+        raise StaError(
+            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
+            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
+            "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
+        )
+
+
+def _tensors(names: list[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_complex()
+        and not tensor.is_quantized
+        and tensor.device.type != "meta"
+    )

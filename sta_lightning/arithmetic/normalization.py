@@ -1,0 +1,128 @@
+"""Min-max normalisation of importances (Eq. 13), per tensor or over a wider group."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.checks import check_state
+from sta_lightning.arithmetic.states import StateDict, extent, to_double
+from sta_lightning.errors import StaError, listed
+
+Normalization = Literal["tensor", "block", "model", "none"]
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest importance of the group that a tensor is normalised in.
+
+    Attributes:
+        low: the minimum, which goes to 0.
+        high: the maximum, which goes to 1.
+        identity: leave the values as they are (``normalize="none"``).
+    """
+
+    low: float
+    high: float
+    identity: bool = False
+
+    def apply(self, importance: Tensor) -> Tensor:
+        """Eq. 13 on some entries of the group, in float64.
+
+        float64 keeps apart what was apart and, for float32 importances, makes equal what is equal: rounding
+        decides no tie. It is needed for a small piece at a time only.
+
+        Args:
+            importance: any shape, any real type.
+
+        Returns:
+            The same shape, float64, in [0, 1]; all zero where minimum and maximum of the group are equal.
+        """
+        values = to_double(importance)
+        if self.identity:
+            return values
+        if self.low == self.high:
+            return torch.zeros_like(values)
+        span = self.high - self.low
+        if math.isinf(span):  # float64 values of both signs near the end of the range
+            return (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
+        return (values - self.low) / span
+
+
+def block_of(name: str) -> str:
+    """The block that a tensor belongs to, by its name.
+
+    Everything up to the first number (``transformer.resblocks.3``, ``blocks.3``); without a number, the
+    module that holds the tensor (``ln_post``), or the tensor itself at the top level (``class_embedding``).
+    """
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: position + 1])
+    return ".".join(parts[:-1]) or name
+
+
+def bounds(importance: StateDict, mode: str = "tensor") -> dict[str, Bounds]:
+    """The minimum and maximum that Eq. 13 uses for each tensor.
+
+    Args:
+        importance: tensor name -> importance, finite. Empty tensors belong to no group.
+        mode: ``"tensor"`` takes them over the tensor itself (a layer of the paper), ``"block"`` over all
+            tensors of :func:`block_of`, ``"model"`` over all tensors, ``"none"`` leaves the values alone.
+
+    Returns:
+        Tensor name -> :class:`Bounds`.
+
+    Raises:
+        StaError: if ``mode`` is unknown.
+    """
+    if mode not in NORMALIZATIONS:
+        raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
+    if mode == "none":
+        return {name: Bounds(0.0, 1.0, identity=True) for name in importance}
+    groups = {
+        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in importance
+    }
+    wide: dict[str, Bounds] = {}
+    for name, tensor in importance.items():
+        if tensor.numel() == 0:
+            continue
+        low, high = extent(tensor)
+        if groups[name] in wide:
+            other = wide[groups[name]]
+            low, high = min(low, other.low), max(high, other.high)
+        wide[groups[name]] = Bounds(low, high)
+    return {name: wide.get(group, Bounds(0.0, 0.0)) for name, group in groups.items()}
+
+
+def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
+    """Normalise one task's importance to [0, 1] by minimum and maximum (Eq. 13).
+
+    Args:
+        importance: tensor name -> importance of any shape and real type.
+        mode: over what minimum and maximum are taken, see :func:`bounds`. The default, ``"tensor"``, is the
+            paper's.
+
+    Returns:
+        New float64 tensors of the same names and shapes. Where maximum and minimum are equal (a scalar, a
+        dead tensor) every entry is 0, never NaN.
+
+    Raises:
+        StaError: if ``mode`` is unknown or an importance is not finite.
+
+    Example:
+        >>> normalize({"w": torch.tensor([1.0, 3.0, 2.0])})["w"].tolist()
+        [0.0, 1.0, 0.5]
+        >>> normalize({"scalar": torch.tensor(5.0)})["scalar"].item()
+        0.0
+    """
+    check_state(importance, "the importance")
+    limits = bounds(importance, mode)
+    result = {name: limits[name].apply(tensor) for name, tensor in importance.items()}
+    # Left alone, a float64 tensor would be the caller's own memory.
+    return {name: tensor.clone() for name, tensor in result.items()} if mode == "none" else result

@@ -1,0 +1,64 @@
+"""What every room of the arithmetic shares: state dicts, accumulation types, the pieces of a large tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+"""Tensor name -> tensor. Read one tensor at a time, so that a mapping may load its tensors lazily."""
+
+# A quarter of a million entries: the working set of six tasks in float64 stays near the cache of one core.
+_PIECE_ON_CPU = 1 << 18
+_PIECE_ELSEWHERE = 1 << 24
+
+
+def floating_names(state: StateDict) -> list[str]:
+    """The tensors that take part in the arithmetic: those of floating-point type.
+
+    Args:
+        state: tensor name -> tensor of any shape.
+
+    Returns:
+        Their names, in the order of ``state``. Integer and boolean buffers are never merged; they are copied.
+    """
+    return [name for name, tensor in state.items() if tensor.is_floating_point()]
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """The type in which these tensors are added up: float32, or float64 as soon as one of them is float64.
+
+    float16 and bfloat16 hold too few digits to sum task vectors that are a hundredth of the weights; float64
+    is kept because rounding a float64 model to float32 would change it even where no task changes it.
+    """
+    wide = (torch.float64 for tensor in tensors if tensor.dtype == torch.float64)
+    return reduce(torch.promote_types, wide, torch.float32)
+
+
+def pieces(tensor: Tensor) -> Iterator[slice]:
+    """Consecutive slices that cover the flattened tensor, so that temporaries stay small."""
+    step = _PIECE_ON_CPU if tensor.device.type == "cpu" else _PIECE_ELSEWHERE
+    for start in range(0, tensor.numel(), step):
+        yield slice(start, min(start + step, tensor.numel()))
+
+
+def extent(tensor: Tensor) -> tuple[float, float]:
+    """Smallest and largest entry; NaN if the tensor holds one, (0, 0) if it is empty.
+
+    One pass without temporaries, so it serves as the test for NaN and Inf too.
+    """
+    if tensor.numel() == 0:
+        return 0.0, 0.0
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.to(torch.float32)  # torch has no minimum for the float8 types
+    low, high = torch.aminmax(tensor.detach())
+    return float(low), float(high)
+
+
+def to_double(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU if its own device (MPS) has no float64."""
+    values = tensor.detach()
+    return (values.cpu() if values.device.type == "mps" else values).to(torch.float64)

@@ -1,0 +1,64 @@
+"""Weights for the merge, out of a fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from typing_extensions import override
+
+from sta_lightning.callbacks.digest import tensor_digest
+from sta_lightning.callbacks.together import together
+from sta_lightning.encoders import ClassificationHead, encoder_spec
+from sta_lightning.errors import StaError
+from sta_lightning.weights import provenance, save_weights
+
+_FILES = ("pretrained", "weights", "head", "task")
+
+
+class ExportWeights(Callback):
+    """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends: what scoring, merging and forgetting read.
+
+    The encoder's tensors are named as in the pretrained model's file. Both files carry the fit's settings in their metadata.
+
+    Args:
+        directory: The folder to write to; nothing for the trainer's ``default_root_dir``.
+
+    Raises:
+        StaError: A file cannot be written; every process raises it.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        super().__init__()
+        self.directory = directory
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both files, on the first process."""
+        folder = Path(self.directory or trainer.default_root_dir)
+        with together(trainer, f"Writing weights to {folder}") as step:
+            if trainer.is_global_zero:
+                _export(pl_module, folder, trainer.global_step)
+        step.check()
+
+
+def _export(module: LightningModule, folder: Path, steps: int) -> None:
+    encoder, head = getattr(module, "encoder", None), getattr(module, "head", None)
+    if not isinstance(encoder, nn.Module) or not isinstance(head, ClassificationHead):
+        raise StaError(f"{type(module).__name__} has no encoder and head to export; CLIPClassifier has both.")
+    hparams: dict[str, Any] = dict(cast(Any, module).hparams)
+    settings = {
+        # Of a file its name alone: where it lay is nobody else's business.
+        name: Path(value).name if name in _FILES else value
+        for name, value in hparams.items()
+        if value is not None and not name.startswith("_")
+    }
+    prefix = encoder_spec(hparams["encoder"], hparams.get("image_size")).key_prefix
+    metadata = provenance("finetuned:fit", {**settings, "steps": steps}, {})
+    metadata["weights_sha256"] = tensor_digest(encoder.state_dict())
+    save_weights(
+        folder / "encoder.safetensors", {prefix + n: t for n, t in encoder.state_dict().items()}, metadata
+    )
+    head.save(folder / "head.safetensors", provenance("head", settings, {}))

@@ -1,0 +1,122 @@
+"""Scoring alone, without a fit or a validation around it: what ``sta score`` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from sta_lightning.callbacks.importance import ImportanceScoring, Measure, check_strategy, sample_source
+
+
+def score(
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule,
+    *,
+    output: str | Path,
+    measure: Measure = "lp",
+    samples: int = 32,
+    seed: int = 0,
+    chunk_size: int = 8,
+    ckpt_path: str | Path | None = None,
+) -> Path:
+    """Write the importance of a fine-tuned encoder; no validation image is read.
+
+    Args:
+        trainer: On any number of devices, with a strategy that keeps the whole model on each.
+        module: A ``CLIPClassifier`` (anything whose logits are ``head(encoder(images))``).
+        datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on.
+        output: The safetensors file to write.
+        measure: See :class:`ImportanceScoring`, as for the following.
+        samples: Number of training samples.
+        seed: Which samples.
+        chunk_size: Samples differentiated at once.
+        ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        StaError: See :class:`ImportanceScoring`.
+    """
+    scoring = ImportanceScoring(str(output), measure, samples, seed, chunk_size)
+    run = _ScoringRun(module, datamodule, scoring)
+    trainer.validate(
+        run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True
+    )
+    return Path(output)
+
+
+class _ScoringRun(LightningModule):
+    """A validation whose only work is the importance pass over the module inside it.
+
+    Lightning sets up devices, processes, precision and checkpoint only around a loop, and its loops want batches: this
+    one has a batch of nothing for each process, so that no accuracy of a part of the data appears in any log.
+    """
+
+    def __init__(
+        self, module: LightningModule, datamodule: LightningDataModule, scoring: ImportanceScoring
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._scoring = scoring
+        self._source = datamodule
+
+    @override
+    def setup(self, stage: str) -> None:
+        check_strategy(self.trainer)
+        sample_source(self._source)
+        self.module.setup(stage)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The state of the fit's callbacks (best score, patience) means nothing here.
+        checkpoint.pop("callbacks", None)
+        self.module.on_load_checkpoint(checkpoint)
+
+    @override
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        return self.module.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @override
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        pass
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._scoring.write(self.trainer, self.module, self._source)
+
+
+class _Samples(LightningDataModule):
+    """The task's datamodule without its validation images."""
+
+    def __init__(self, source: LightningDataModule) -> None:
+        super().__init__()
+        self.source = source
+
+    @override
+    def prepare_data(self) -> None:
+        self.source.prepare_data()
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.source.setup(stage)
+
+    @override
+    def val_dataloader(self) -> DataLoader[int]:
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler = UnrepeatedDistributedSampler(range(world), num_replicas=world, rank=rank, shuffle=False)
+        return DataLoader(range(world), batch_size=1, sampler=sampler)  # type: ignore[arg-type]
+
+    def dataset(self, split: str, **settings: Any) -> Any:
+        """Hand on a split of the task, which a module without a head makes one from."""
+        return self.source.dataset(split, **settings)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""The command ``sta``: a static table of subcommands; each imports the heavy rooms only when it runs."""

@@ -1,0 +1,257 @@
+"""What every Trainer-driven subcommand shares: one ``LightningCLI`` built for that subcommand alone."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from sta_lightning.cli.checks import check_checkpoint
+from sta_lightning.cli.explain import explain, nearest
+from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.precheck import asked_for, config_files, read_config
+from sta_lightning.cli.saving import SaveConfig
+from sta_lightning.errors import StaError
+
+# Words that Lightning understands in place of a checkpoint's path.
+_CHECKPOINT_WORDS = {"best", "last", "hpc", "registry"}
+
+
+class StaParser(RaisingParser, LightningArgumentParser):
+    """A ``LightningArgumentParser`` that raises, and whose help tells the trainer's many options last."""
+
+    def format_help(self) -> str:
+        """The help, what is this project's own first."""
+        trained = [
+            any(a.dest.startswith("trainer.") for a in group._group_actions) for group in self._action_groups
+        ]
+        order = sorted(range(len(trained)), key=trained.__getitem__)
+        self._action_groups = [self._action_groups[index] for index in order]
+        text: str = super().format_help()
+        return text
+
+
+class Link(NamedTuple):
+    """An option of the model that is handed to an option of the data.
+
+    Attributes:
+        source: The model's option.
+        target: The data's option.
+        compute: Makes the target's value from the source's; nothing for the same value.
+    """
+
+    source: str
+    target: str
+    compute: Callable[[Any], Any] | None = None
+
+
+def same(*names: str) -> tuple[Link, ...]:
+    """Links between options of one name."""
+    return tuple(Link(name, name) for name in names)
+
+
+class StaCLI(LightningCLI):
+    """``LightningCLI`` for one subcommand, with links between model and data and errors in plain words.
+
+    Args:
+        subcommand: The trainer's method to run.
+        words: The command line after the subcommand.
+        model_class: The model, or the base class of the models to choose from.
+        datamodule_class: The datamodule, or the base class of those to choose from.
+        trainer_class: The trainer that has ``subcommand`` as a method.
+        links: What is stated once, in the model, and handed to the data.
+        choose_classes: Whether model and data are chosen by class name.
+        trainer_defaults: Defaults of the trainer's options.
+    """
+
+    def __init__(
+        self,
+        subcommand: str,
+        words: Sequence[str],
+        *,
+        model_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule],
+        trainer_class: type[Trainer] = Trainer,
+        links: Sequence[Link] = (),
+        choose_classes: bool = False,
+        trainer_defaults: dict[str, Any] | None = None,
+    ) -> None:
+        self._name = subcommand
+        self._links = links
+        self._choose_classes = choose_classes
+        self._configs = {name: read_config(name) for name in config_files(words)}
+        self._words = list(words)
+        super().__init__(
+            model_class=model_class,
+            datamodule_class=datamodule_class,
+            trainer_class=trainer_class,
+            trainer_defaults=trainer_defaults,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False, "config_filename": f"{subcommand}.yaml"},
+            seed_everything_default=0,
+            parser_class=StaParser,
+            parser_kwargs={"prog": "sta"},
+            subclass_mode_model=choose_classes,
+            subclass_mode_data=choose_classes,
+            # The modules of this project make their own optimisers.
+            auto_configure_optimizers=False,
+            args=[subcommand, *words],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # one parser costs a quarter of four
+        """The one subcommand, and the arguments of its method that the command line fills by itself."""
+        known = LightningCLI.subcommands()
+        return {self._name: known.get(self._name, set()) | {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Hand what the model states to the data, so that the user states it once."""
+        # Lightning's usage line would name every option of the trainer, over fifty lines.
+        parser.usage = f"sta {self._name} [--config FILE ...] [--option=value ...] [--print_config]"
+        inner = ".init_args." if self._choose_classes else "."
+        for link in self._links:
+            parser.link_arguments(
+                f"model{inner}{link.source}", f"data{inner}{link.target}", link.compute, apply_on="parse"
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; the parent's version warns whenever Python was started with arguments of its own."""
+        if "weights_only" in self._options():
+            self._subcommand_parsers[self._name].set_defaults(weights_only=True)
+        self._check_keys()
+        try:
+            self.config = parser.parse_args(cast(Sequence[str], args))
+        except RejectedError as error:
+            raise StaError(self._explained(str(error))) from error
+        self._check_links()
+
+    def _explained(self, message: str) -> str:
+        return explain(message, command=self._name, options=self._options(), members=_members(message))
+
+    def _options(self) -> list[str]:
+        actions = self._subcommand_parsers[self._name]._actions
+        return [action.dest for action in actions if action.dest != "help"]
+
+    def _check_keys(self) -> None:
+        """Refuse a configuration file with a key that this subcommand does not have.
+
+        jsonargparse would do so too, but only after it has missed what is required, and without the file's name.
+        """
+        options = [option for option in self._options() if option not in ("config", "print_config")]
+        for file, config in self._configs.items():
+            sections = {key: value for key, value in config.items() if isinstance(value, dict)}
+            for prefix, found in (("", config), *((f"{key}.", value) for key, value in sections.items())):
+                known = {o.removeprefix(prefix).split(".")[0] for o in options if o.startswith(prefix)} - {
+                    "help"
+                }
+                for key in known and found.keys() - known:
+                    raise StaError(
+                        f"--config {file!r}: {prefix}{key} is not an option of `sta {self._name}`."
+                        f"{nearest(str(key), known)} There are: {', '.join(sorted(known))}."
+                    )
+
+    def _check_links(self) -> None:
+        """Refuse a value in ``data`` that the link from ``model`` has overwritten."""
+        inner = "init_args." if self._choose_classes else ""
+        for source, target, _ in self._links:
+            asked = asked_for(self._words, self._configs.values(), "data", target)
+            used = self._get_parsed(f"data.{inner}{target}")
+            if asked is not None and asked != used:
+                raise StaError(
+                    f"data.{target} was asked to be {asked!r}, but it follows model.{source}, which makes it {used!r}. "
+                    f"Say it once, as model.{source}."
+                )
+
+    def _get_parsed(self, key: str) -> Any:
+        return self.config[self._name].get(key)
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint before Lightning reads the hyper-parameters in it."""
+        asked = self.config[self._name].get("ckpt_path")
+        if asked and str(asked) not in _CHECKPOINT_WORDS and "://" not in str(asked):
+            check_checkpoint(Path(asked))
+        try:
+            super()._parse_ckpt_path()
+        except RejectedError as error:
+            raise StaError(
+                f"the settings stored in the checkpoint {str(asked)!r} do not fit: {self._explained(str(error))}"
+            ) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Make the parser remember what callbacks refuse too (models and data are registered by the parent)."""
+        self.parser.add_instantiator(_construct, Callback)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a mistake found by one of them comes out as it was raised."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            faults = getattr(self.parser, "faults", [])
+            if faults:
+                raise faults[-1] from error
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what it refuses is the user's setting."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise StaError(
+                f"the trainer refuses its settings: {' '.join(str(error).split())} "
+                f"See the options --trainer.* in `sta {self._name} --help`."
+            ) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            text = str(error)
+            if text.startswith("Error(s) in loading state_dict"):
+                raise StaError(
+                    f"the checkpoint {str(self._get_parsed('ckpt_path'))!r} belongs to another model than "
+                    f"{type(self.model).__name__} as configured: {' '.join(text.split())[:400]} "
+                    "Give the checkpoint of this architecture, or the --config it was trained with."
+                ) from error
+            raise
+
+
+def _construct(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+    return class_type(*args, **kwargs)
+
+
+def _members(message: str) -> list[str]:
+    """Option names of the classes that a message is about; of all that are known if it names none."""
+    known: dict[str, type] = {}
+    for base in (LightningModule, LightningDataModule, Callback):
+        for found in _descendants(base):
+            known[found.__name__] = found
+    named = [known[name] for name in known if f"'{name}'" in message or f".{name}'" in message]
+    ours = [found for found in known.values() if found.__module__.startswith("sta_lightning.")]
+    names = {parameter for found in named or ours for parameter in inspect.signature(found).parameters}
+    return sorted({*names, *known} - {"self", "args", "kwargs"})
+
+
+def _descendants(base: type) -> list[type]:
+    found: list[type] = list(base.__subclasses__())
+    return found + [deeper for child in found for deeper in _descendants(child)]
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "litlogger" not in text and "litmodels" not in text and not text.startswith("Seed set to")
+
+
+# Lightning prints advertisements with every Trainer, and the seed, which the configuration shows: they would stand
+# between the user and the one message that matters.
+for _name in (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+):
+    logging.getLogger(_name).addFilter(_is_wanted)
+# Lightning's own use of an older PyTorch interface: nothing that a user could mend.
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

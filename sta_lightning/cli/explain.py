@@ -1,0 +1,147 @@
+"""Rewords jsonargparse's messages: what was asked, what was found, how to mend it, on a few words.
+
+jsonargparse reports every branch of every union that it tried, nested; only the leaves that say something are kept.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+_NOISE = (
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+    "Parser key",
+    "Problem with given class_path",
+    "Not a valid subclass",
+    "Subclass types expect",
+    "a class path (str)",
+    "a dict with",
+    "a dict without",
+    "Subtype",
+)
+_TYPE_WORDS = {
+    "float": "a number",
+    "int": "an integer",
+    "str": "a text",
+    "bool": "true or false",
+    "dict": "a mapping (name: value)",
+    "list": "a list",
+}
+_NOT_ACCEPTED = re.compile(
+    r"(?:Option|Key|Group key|does not accept option|accept nested key) ['\"]([^'\"]+)['\"]"
+)
+_HELP = re.compile(r"--(model|data)\b")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the known name nearest to ``name``; empty if none is near."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not near:  # a wrong prefix (`p` for `model.p`) leaves the last part
+        by_leaf = {item.rsplit(".", 1)[-1]: item for item in reversed(names)}
+        near = [
+            by_leaf[leaf]
+            for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.7)
+        ]
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _in_words(reason: str) -> str:
+    """A type as people call it: ``Expected a <class 'float'>`` becomes ``expected a number``."""
+    match = re.match(r"Expected an? (.+?)(?:\. Got value: .*)?$", reason, flags=re.DOTALL)
+    if match is None:
+        return reason
+    kind = match.group(1)
+    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    if literal:
+        return f"expected one of {literal.group(1)}"
+    plain = re.fullmatch(r"<class '([\w.]+)'>", kind)
+    if plain:
+        return f"expected {_TYPE_WORDS.get(plain.group(1), plain.group(1))}"
+    return f"expected {kind}"
+
+
+def _leaves(message: str) -> list[str]:
+    """The informative lines of a nested message, in order, each once."""
+    found: list[str] = []
+    for raw in message.splitlines():
+        line = re.sub(r"^[\s-]+", "", raw)
+        line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
+        if line and not line.startswith(_NOISE) and line not in found:
+            found.append(line)
+    return found
+
+
+def _given(message: str) -> str | None:
+    """The value that was found, as jsonargparse prints it."""
+    got = re.findall(r"Got value: (.*)", message) or re.findall(r"Given value: (.*)", message)
+    if not got:
+        return None
+    value: str = got[0].strip()
+    nested = re.match(r"NestedArg\(key='[^']*', val=(.*)\)$", value)
+    value = nested.group(1) if nested else value
+    return value if len(value) <= 120 else value[:117] + "..."
+
+
+def explain(message: str, *, command: str, options: Sequence[str], members: Sequence[str] = ()) -> str:
+    """One message for one mistake on the command line or in a configuration.
+
+    Args:
+        message: What jsonargparse says.
+        command: The subcommand, for the hint at its help.
+        options: Every option of that subcommand, dotted, without dashes.
+        members: Names of the options of the classes chosen for model, data and callbacks.
+    """
+    see_help = f" `sta {command} --help` lists the options."
+    unknown = re.match(r"unrecognized arguments: (.*)", message, flags=re.DOTALL)
+    if unknown:
+        word = unknown.group(1).split()[0]
+        name = word.lstrip("-").split("=")[0]
+        if not word.startswith("-"):
+            return f"found {word!r}, which belongs to no option: write --option={word}.{see_help}"
+        return f"there is no option --{name}.{nearest(name, [*options, *members])}{see_help}"
+    required = re.search(r"(?:arguments are required: |Key )([\w., \"]+?)(?: is required.*)?$", message)
+    if "required" in message and required:
+        names = [re.sub(rf"^{command}\.", "", n.strip(' "')) for n in required.group(1).split(",")]
+        listed = ", ".join(f"--{n}" for n in names)
+        return f"{listed} must be given, on the command line or in a file with --config=FILE.{see_help}"
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    key = ".".join(re.sub(rf"^{command}\.", "", part) for part in keys)
+    place = f"--{key}: " if key else ""
+    leaves = _leaves(message)
+    for leaf in leaves:
+        rejected = _NOT_ACCEPTED.search(leaf)
+        if rejected:
+            name = rejected.group(1)
+            prefix = f"{key}." if key else ""
+            if name == "class_path":
+                return f"{place}beside class_path only init_args is read; found other keys too. Move them under init_args."
+            lookup = [*members, *options] if key else [*options, *members]
+            hint = nearest(name, lookup)
+            return f"{prefix}{name} is not an option.{hint}{_class_help(command, key) or see_help}"
+        lost = re.search(r"dot import path string: (\S+)", leaf)
+        if lost:
+            return f"{place}there is no class {lost.group(1)!r}.{nearest(lost.group(1), members)}{see_help}"
+    missing = re.search(r"File does not exist: '?([^']+)'?", message)
+    if missing:
+        return f"{place}there is no file {missing.group(1)!r}. Check the path; a relative one starts at the current folder."
+    reasons = [_in_words(leaf) for leaf in leaves]
+    value = _given(message)
+    if any(leaf.startswith("Expected") for leaf in leaves) and value is not None:
+        text = value.strip("'\"")
+        if text == "None":
+            return f"--{key} must be given, on the command line or in a file with --config=FILE.{see_help}"
+        return f"{place}{' or '.join(dict.fromkeys(reasons))}; found {text!r}.{_class_help(command, key) or see_help}"
+    return f"{place}{' '.join(reasons) or message.strip()}{see_help if key else ''}"
+
+
+def _class_help(command: str, key: str) -> str:
+    """The hint at a class's own help, for the subcommands whose model and data are chosen by name."""
+    match = _HELP.match(f"--{key}")
+    if match is None or command not in ("fit", "validate", "test", "predict"):
+        return ""
+    return f" `sta {command} --{match.group(1)}.help=CLASS` lists the options of a class."

@@ -1,0 +1,103 @@
+"""Entry point of the command ``sta``.
+
+Nothing heavy is imported here: ``sta --help`` and ``sta --version`` answer at once, and a mistyped subcommand
+is told before torch is loaded.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sta_lightning import __version__
+from sta_lightning.cli.guard import EXIT_USER_ERROR, complain, guarded
+
+
+class Command(NamedTuple):
+    """One row of the table: where a subcommand lives and what it does."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("demo", "the whole method on the embedded suite: fine-tune, score, fuse, forget, report"),
+    "fit": Command("train", "train: fine-tune an encoder on one task (or pretrain one)"),
+    "validate": Command("train", "evaluate on the validation split"),
+    "test": Command("train", "evaluate on the test split"),
+    "predict": Command("predict", "class probabilities of the test split, as one safetensors file"),
+    "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
+    "merge": Command("merge", "fuse fine-tuned encoders into one, write it, evaluate it on every task"),
+    "forget": Command("forget", "make a model forget one task, write it, evaluate it on target and control"),
+}
+
+EXAMPLES = """\
+examples:
+  sta demo
+  sta fit --config configs/finetune/digits.yaml
+  sta score --config configs/score/digits.yaml
+  sta merge --config configs/merge/miniature.yaml --model.p=0.6
+  sta forget --config configs/forget/digits.yaml
+  sta test --config configs/finetune/digits.yaml --ckpt_path=runs/finetune/digits/checkpoints/last.ckpt
+  sta merge --help                     what every option means, with its unit and default
+  sta fit --config FILE --print_config the configuration that would run, in full
+"""
+
+
+def help_text() -> str:
+    """The text of ``sta --help``."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: sta SUBCOMMAND [--config FILE ...] [--option=value ...] [--debug]\n\n"
+        "Selective Task Arithmetic: fuse fine-tuned models into one, or make a model forget a task.\n\n"
+        f"subcommands:\n{rows}\n\n"
+        "options:\n"
+        "  -h, --help  this text; after a subcommand, the help of that subcommand\n"
+        "  --version   the version\n"
+        "  --debug     show the full stack trace when something goes wrong (anywhere on the line)\n\n"
+        f"{EXAMPLES}"
+    )
+
+
+def unknown_command(asked: str) -> str:
+    """One line for a first word that is no subcommand, with the nearest name."""
+    if asked.startswith("-"):
+        return (
+            f"the first word must be a subcommand, found {asked!r}: options go after it, "
+            f"as in `sta fit {asked} ...`. Subcommands: {', '.join(COMMANDS)}."
+        )
+    near = difflib.get_close_matches(asked, COMMANDS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no subcommand {asked!r}.{hint} Subcommands: {', '.join(COMMANDS)}."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``sta`` and return its exit status.
+
+    Args:
+        argv: The words after ``sta``; default: the command line.
+
+    Returns:
+        0 for success, 1 for an internal error, 2 for a user's mistake, 130 for an interruption.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0 if words else EXIT_USER_ERROR
+    if words[0] == "--version":
+        print(f"sta_lightning {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        complain(unknown_command(name))
+        return EXIT_USER_ERROR
+
+    def call() -> None:
+        module = importlib.import_module(f"sta_lightning.cli.{COMMANDS[name].module}")
+        module.run(name, rest)
+
+    return guarded(call, debug=debug)

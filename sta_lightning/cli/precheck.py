@@ -1,0 +1,82 @@
+"""What is read from the command line and its configuration files before jsonargparse sees them.
+
+A missing or unreadable file is told with its name and line here; and a value that a link would overwrite in silence
+is found by comparing what was asked with what came out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sta_lightning.errors import StaError
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The files named by ``--config FILE``, ``--config=FILE`` and ``-c``, in order."""
+    found: list[str] = []
+    following = iter(words)
+    for word in following:
+        if word in ("--config", "-c"):
+            value = next(following, None)
+            if value is not None:
+                found.append(value)
+        elif word.startswith("--config="):
+            found.append(word.removeprefix("--config="))
+    return found
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        StaError: The file is missing, is no valid YAML, or holds no mapping.
+    """
+    path = Path(name)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        near = path.parent if path.parent.is_dir() else None
+        others = sorted(p.name for p in near.glob("*.y*ml")) if near else []
+        hint = f" In {str(near)!r} there are: {', '.join(others[:20])}." if others else ""
+        raise StaError(
+            f"--config {name!r}: the file {kind} (looked from {Path.cwd()}).{hint} Give the path of a YAML file."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise StaError(
+            f"--config {name!r}: the file is not valid YAML{where}: {problem}. Mend that line "
+            "(usual causes: a missing space after a colon, a tab, an unclosed bracket or quote)."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise StaError(f"--config {name!r}: the file is not text in UTF-8. Give a YAML file.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise StaError(
+            f"--config {name!r}: expected a mapping such as `model: ...`, `data: ...`, `trainer: ...`; "
+            f"found a {type(content).__name__}. See the files under configs/."
+        )
+    return content
+
+
+def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group: str, name: str) -> Any:
+    """The value that the user gave for ``group.name``, the last one if several; None if none was given."""
+    value = None
+    for config in configs:
+        section = config.get(group)
+        if isinstance(section, Mapping):
+            inner = section.get("init_args")
+            for place in (section, inner if isinstance(inner, Mapping) else {}):
+                value = place.get(name, value)
+    for prefix in (f"--{group}.{name}", f"--{group}.init_args.{name}"):
+        for index, word in enumerate(words):
+            if word.startswith(f"{prefix}="):
+                value = yaml.safe_load(word.removeprefix(f"{prefix}="))
+            elif word == prefix and index + 1 < len(words):
+                value = yaml.safe_load(words[index + 1])
+    return value

@@ -1,0 +1,111 @@
+"""``sta score``: the importance of every weight of one fine-tuned encoder, in one safetensors file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+
+from sta_lightning.callbacks.importance import Measure
+from sta_lightning.callbacks.score import score as score_alone
+from sta_lightning.cli.base import StaCLI, same
+from sta_lightning.cli.checks import check_checkpoint, check_output
+from sta_lightning.cli.screen import say
+from sta_lightning.errors import StaError
+from sta_lightning.modules import CLIPClassifier
+from sta_lightning.tasks import TaskDataModule
+
+LINKS = same("encoder", "pretrained", "image_size", "task")
+CHECKPOINT_SUFFIX = ".ckpt"
+
+
+class ScoreTrainer(Trainer):
+    """A trainer that scores."""
+
+    def score(
+        self,
+        model: CLIPClassifier,
+        datamodule: TaskDataModule,
+        weights: Path,
+        output: Path,
+        measure: Measure = "lp",
+        samples: int = 32,
+        seed: int = 0,
+        chunk_size: int = 8,
+    ) -> None:
+        """Write the importance of every weight of a fine-tuned encoder (Eq. 10 to 12 of the paper).
+
+        Args:
+            model: The classifier that the weights belong to.
+            datamodule: The task that it was fine-tuned on.
+            weights: The fine-tuned encoder: a safetensors file, or a Lightning checkpoint (.ckpt) with encoder and head.
+            output: File for the importances (safetensors, one float32 tensor per weight tensor); it is replaced whole.
+            measure: What importance is: "lp" sums over samples the loss that a weight preserves, |weight · gradient|; "amp"
+                is the squared weight and reads no images; "lp+amp" is their product.
+            samples: Number of training images, each differentiated by itself; the paper takes 32.
+            seed: Which training images: the same seed draws the same ones everywhere.
+            chunk_size: Images differentiated at once. More is quicker and needs more memory; the result is the same.
+        """
+        check_output(output)
+        checkpoint = weights if weights.suffix == CHECKPOINT_SUFFIX else None
+        written = score_alone(
+            self,
+            model,
+            datamodule,
+            output=output,
+            measure=measure,
+            samples=samples,
+            seed=seed,
+            chunk_size=chunk_size,
+            ckpt_path=checkpoint,
+        )
+        if self.is_global_zero:
+            say(f"written: {written}")
+
+
+class ScoreCLI(StaCLI):
+    """Hands ``--weights`` to the model, which builds its encoder from them."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Check the file that was given, and tell the model of it."""
+        super().parse_arguments(parser, args)
+        config = self.config["score"]
+        weights = Path(config["weights"])
+        if not weights.is_file():
+            raise StaError(
+                f"--weights: there is no file {str(weights)!r} (looked from {Path.cwd()}). Give the encoder.safetensors or "
+                "the .ckpt that a fine-tuning has left; `sta fit --config configs/finetune/TASK.yaml` makes one."
+            )
+        if config["model"]["weights"] is not None:
+            raise StaError(
+                f"--model.weights was given ({config['model']['weights']!r}) beside --weights ({str(weights)!r}). "
+                "Give --weights alone."
+            )
+        if weights.suffix == CHECKPOINT_SUFFIX:
+            check_checkpoint(weights, "--weights")
+        else:
+            config["model"]["weights"] = str(weights)
+
+
+def run(name: str, words: Sequence[str]) -> None:
+    """Run ``sta score``.
+
+    Args:
+        name: ``score``.
+        words: The command line after it.
+    """
+    ScoreCLI(
+        name,
+        words,
+        model_class=CLIPClassifier,
+        datamodule_class=TaskDataModule,
+        trainer_class=ScoreTrainer,
+        links=LINKS,
+        # Nothing is logged or trained while scoring; the trainer would leave empty folders.
+        trainer_defaults={
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+        },
+    )

@@ -1,0 +1,116 @@
+"""The last layer of a classifier: it belongs to its task, is frozen as a rule, and is never merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta_lightning.errors import StaError
+
+
+class ClassificationHead(nn.Module):
+    """Features to logits: ``weight @ features + bias``, normalised first if ``normalize`` is set.
+
+    The weight keeps its scale: a zero-shot head carries CLIP's exp(logit_scale), a prototype head its factor
+    of 20.
+
+    Args:
+        weight: Shape ``[C, D]``, one row a class. It is copied, as float32.
+        bias: Shape ``[C]``, or none.
+        normalize: Whether features are divided by their Euclidean norm first.
+        trainable: Whether weight and bias are parameters; they are buffers otherwise.
+
+    Raises:
+        StaError: if the shapes do not fit each other or a value is not finite.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, normalize: bool = True, trainable: bool = False
+    ) -> None:
+        super().__init__()
+        if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+            found = tuple(weight.shape), None if bias is None else tuple(bias.shape)
+            raise StaError(
+                f"A head needs a weight [classes, features] and a bias [classes] or none; found {found}."
+            )
+        tensors = {"weight": weight, "bias": bias}
+        for name, tensor in tensors.items():
+            copy = None if tensor is None else tensor.detach().to(torch.float32, copy=True)
+            if copy is not None and not bool(torch.isfinite(copy).all()):
+                raise StaError(f"The {name} of a classification head holds NaN or Inf: make the head again.")
+            if trainable:
+                self.register_parameter(name, None if copy is None else nn.Parameter(copy))
+            else:
+                self.register_buffer(name, copy)
+        self.normalize = normalize
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, C."""
+        return int(self.weight.shape[0])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features ``[B, D]`` into logits ``[B, C]``."""
+        if self.normalize:
+            features = F.normalize(features, dim=-1)
+        return F.linear(features, self.weight, self.bias)
+
+    def get_extra_state(self) -> Tensor:
+        """Return ``normalize``, so that a checkpoint describes the head wholly."""
+        return torch.tensor(self.normalize)
+
+    def set_extra_state(self, state: object) -> None:
+        """Take ``normalize`` from a checkpoint."""
+        self.normalize = bool(state)
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, Tensor], prefix: str = "", *, trainable: bool = False
+    ) -> ClassificationHead:
+        """Make a head out of a state dict, such as a Lightning checkpoint's with the prefix ``head.``.
+
+        Raises:
+            StaError: if there is no head under that prefix.
+        """
+        if f"{prefix}weight" not in state:
+            raise StaError(
+                f"A classification head was looked for under '{prefix}weight', but there is no such tensor."
+            )
+        normalize = bool(state.get(f"{prefix}_extra_state", torch.tensor(True)))
+        return cls(
+            state[f"{prefix}weight"], state.get(f"{prefix}bias"), normalize=normalize, trainable=trainable
+        )
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the head to a safetensors file; ``normalize`` goes into its metadata."""
+        from sta_lightning.weights import save_weights
+
+        tensors = {"weight": self.weight.detach()}
+        if self.bias is not None:
+            tensors["bias"] = self.bias.detach()
+        save_weights(Path(path), tensors, {**(metadata or {}), "normalize": str(self.normalize).lower()})
+
+    @classmethod
+    def load(cls, path: str | Path, *, trainable: bool = False) -> ClassificationHead:
+        """Read a head that ``save`` wrote.
+
+        Raises:
+            StaError: if the file is missing or holds no head.
+        """
+        from sta_lightning.weights import load_weights, read_metadata
+
+        tensors, metadata = load_weights(Path(path)), read_metadata(Path(path))
+        if "weight" not in tensors or metadata.get("normalize") not in ("true", "false"):
+            raise StaError(
+                f"{path} is not a classification head: it should hold 'weight' and say 'normalize' in its "
+                "metadata."
+            )
+        normalize = metadata["normalize"] == "true"
+        return cls(tensors["weight"], tensors.get("bias"), normalize=normalize, trainable=trainable)

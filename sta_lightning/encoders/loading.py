@@ -1,0 +1,67 @@
+"""What every loader of encoder weights needs: read, fit strictly, leave the random state alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights import load_weights
+
+RANDOM = "random"
+"""The value of ``pretrained`` that asks for random weights, drawn from PyTorch's global generator."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a weights file; floating-point tensors become float32."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in load_weights(path).items()
+    }
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load ``state`` into ``module``; every name and shape must fit.
+
+    Raises:
+        StaError: that names what is missing, superfluous or of another shape.
+    """
+    own = module.state_dict()
+    missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or extra or shapes:
+        raise StaError(
+            f"{path} does not fit this encoder: it lacks {listed(sorted(missing))}; has besides "
+            f"{listed(sorted(extra))}; of another shape are {listed(sorted(shapes))}. Is it a file of "
+            "another architecture?"
+        )
+    module.load_state_dict(dict(state))
+
+
+@contextmanager
+def untouched_random_state() -> Iterator[None]:
+    """Leave the caller's random state alone while a model is built whose weights are overwritten at once."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@contextmanager
+def untold(phrase: str) -> Iterator[None]:
+    """Keep the root logger's messages with that phrase from being shown.
+
+    open_clip warns of random weights, which are either what was asked for or overwritten at once.
+    """
+
+    def other(record: logging.LogRecord) -> bool:
+        return phrase not in record.getMessage()
+
+    logging.getLogger().addFilter(other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(other)

@@ -1,0 +1,101 @@
+"""Vision transformers of timm, with weights from a local file; nothing is ever downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.encoders.loading import RANDOM, load_strictly, read_state, untouched_random_state
+from sta_lightning.encoders.spec import TIMM_PREFIX, encoder_spec
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights import encoder_weights
+
+
+def build_timm(name: str, pretrained: str | None, image_size: int | None = None) -> nn.Module:
+    """Build a timm model without its classifier; see ``build_encoder``."""
+    size = encoder_spec(name, image_size).image_size
+    if pretrained == RANDOM:
+        return _create(name, size)
+    path = _file(name, pretrained)
+    with untouched_random_state():
+        model = _create(name, size)
+    found = dict(encoder_weights(read_state(path), names=model.state_dict().keys()))
+    _resample_positions(model, found)
+    load_strictly(model, found, path)
+    return model
+
+
+def classifier_of(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
+    """Read the classifier of a timm model from its weights file; see ``own_head``."""
+    import timm
+
+    encoder_spec(name)
+    path = _file(name, pretrained)
+    classifier: Any = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX)).classifier
+    if not isinstance(classifier, str):
+        raise StaError(
+            f"The classifier of '{name}' has the parts {classifier!r}; only models with a single one are "
+            "supported."
+        )
+    state = read_state(path)
+    if f"{classifier}.weight" not in state:
+        raise StaError(f"The own head of '{name}' was asked for, but {path} holds no '{classifier}.weight'.")
+    bias = state.get(f"{classifier}.bias")
+    return state[f"{classifier}.weight"], bias
+
+
+def _file(name: str, pretrained: str | None) -> Path:
+    if pretrained is None:
+        raise StaError(
+            f"The encoder '{name}' needs weights: give pretrained=<safetensors file with timm's tensor "
+            "names>."
+        )
+    if not Path(pretrained).is_file():
+        raise StaError(f"The weights '{pretrained}' of '{name}' were asked for, but there is no such file.")
+    return Path(pretrained)
+
+
+def _create(name: str, size: int) -> nn.Module:
+    import timm
+
+    # The size is handed over only where it matters: not every architecture takes it.
+    other_size = {} if size == encoder_spec(name).image_size else {"img_size": size}
+    try:
+        model = timm.create_model(
+            name.removeprefix(TIMM_PREFIX), pretrained=False, num_classes=0, **other_size
+        )
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise StaError(f"timm could not build '{name}' for images of {size} pixels: {error}") from error
+    return cast(nn.Module, model)
+
+
+def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Resample absolute position embeddings to the model's grid, bicubic with antialiasing, as timm does."""
+    own = model.state_dict().get("pos_embed")
+    found = state.get("pos_embed")
+    if (
+        own is None
+        or found is None
+        or own.shape == found.shape
+        or found.ndim != 3
+        or own.shape[-1] != found.shape[-1]
+    ):
+        return
+    from timm.layers import resample_abs_pos_embed
+
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is None:
+        raise StaError(
+            f"The position embedding {listed(['pos_embed'])} cannot be resampled: the model has no patch "
+            "grid."
+        )
+    prefix = (
+        0
+        if getattr(model, "no_embed_class", False)
+        else int(cast(Any, getattr(model, "num_prefix_tokens", 0)))
+    )
+    with torch.no_grad():
+        state["pos_embed"] = resample_abs_pos_embed(found, new_size=list(grid), num_prefix_tokens=prefix)

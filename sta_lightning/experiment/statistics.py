@@ -1,0 +1,61 @@
+"""Sampling error of accuracies that are measured on a limited number of test images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Bits = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def average_accuracy(accuracy: Mapping[str, float]) -> float:
+    """Unweighted mean over the tasks, in the unit of the input."""
+    return sum(accuracy.values()) / len(accuracy)
+
+
+def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> float:
+    """Standard error of the average accuracy over tasks, in points.
+
+    Each task's accuracy is a proportion of its own independent images: the variances a(1 - a)/n add up.
+
+    Args:
+        accuracy: task -> accuracy in percent.
+        images: task -> number of test images.
+    """
+    variance = 0.0
+    for task, percent in accuracy.items():
+        share = percent / 100
+        variance += share * (1 - share) / images[task]
+    return 100 * math.sqrt(variance) / len(accuracy)
+
+
+def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> tuple[float, float]:
+    """Difference of two average accuracies measured on the same images, and its standard error, in points.
+
+    Image by image the difference is -1, 0 or 1; what both methods get right or wrong together cancels.
+
+    Args:
+        first: task -> whether each image was classified rightly.
+        second: the same images under the other method.
+
+    Returns:
+        ``first - second`` and its standard error.
+    """
+    difference, variance = 0.0, 0.0
+    for task, bits in first.items():
+        change = bits.astype(np.float64) - second[task].astype(np.float64)
+        difference += float(change.mean())
+        variance += float(change.var()) / len(change)
+    return 100 * difference / len(first), 100 * math.sqrt(variance) / len(first)
+
+
+def verdict(difference: float, error: float) -> str:
+    """What a difference in points says, given its standard error."""
+    if abs(difference) > 2 * error:
+        return "more than two standard errors"
+    if abs(difference) > error:
+        return "between one and two standard errors: a hint, no proof"
+    return "within one standard error: no difference was measured"

@@ -1,0 +1,16 @@
+"""Lightning modules: pretraining, fine-tuning, evaluating on several tasks, fusing and forgetting."""
+
+from sta_lightning.modules.classifier import CLIPClassifier
+from sta_lightning.modules.contrastive import ContrastivePretraining
+from sta_lightning.modules.evaluation import MultiTaskEvaluation
+from sta_lightning.modules.forget import ForgetModule
+from sta_lightning.modules.merge import MergeModule, TaskSource
+
+__all__ = [
+    "CLIPClassifier",
+    "ContrastivePretraining",
+    "ForgetModule",
+    "MergeModule",
+    "MultiTaskEvaluation",
+    "TaskSource",
+]

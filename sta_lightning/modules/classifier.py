@@ -1,0 +1,255 @@
+"""Fine-tuning one image encoder on one task, by the recipe of the paper."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from sta_lightning.encoders import ClassificationHead
+from sta_lightning.errors import StaError
+from sta_lightning.modules.padding import real_samples
+from sta_lightning.modules.parts import blank_encoder, head_for, start_encoder
+from sta_lightning.modules.schedule import warmup_cosine
+from sta_lightning.tasks import get_task
+
+Trainable = Literal["encoder", "head", "both"]
+_TRAINABLE = ("encoder", "head", "both")
+
+
+class CLIPClassifier(LightningModule):
+    """An image encoder with a classification head: the unit that is fine-tuned, scored and merged.
+
+    The head is made once from the task's class names and prompts (or from prototypes, for encoders without a text tower) and
+    is frozen by default, as in the paper. The text tower is gone before training starts, so that it is in no checkpoint and
+    no gradient exchange. Encoder and head are built when the trainer sets up, or from the checkpoint:
+    ``load_from_checkpoint`` reads neither data nor network nor pretrained weights.
+
+    The defaults are the paper's: AdamW, learning rate 1e-5, weight decay 0.1, 500 warm-up steps, a cosine to zero at every
+    step, no label smoothing. Its gradient clipping at norm 1.0 is the trainer's ``gradient_clip_val``.
+
+    Args:
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
+        task: A task's name, or the path of a task's YAML file.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        weights: A file with an encoder to start from in place of the pretrained one, such as a merged or a fine-tuned
+            one; the head still comes from ``pretrained``.
+        head: A head's safetensors file; nothing to make the task's own.
+        image_size: Side of the input in pixels; nothing for the encoder's own.
+        trainable: What is trained: the ``encoder`` (the paper's choice), the ``head``, or ``both``.
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay of AdamW, on everything that is trained.
+        warmup_steps: Optimiser steps of the linear warm-up; at most half of the run counts.
+        label_smoothing: Share of the label's probability spread over all classes, 0 to 1; training only.
+        optimizer: Replaces AdamW with ``learning_rate`` and ``weight_decay``, which are not used then.
+        lr_scheduler: Replaces warm-up and cosine; stepped at every optimiser step.
+
+    Raises:
+        StaError: An argument is out of range, or encoder, weights, head and task do not fit each other.
+    """
+
+    encoder: nn.Module
+    head: ClassificationHead
+    train_acc: MulticlassAccuracy
+    val_acc: MulticlassAccuracy
+    test_acc: MulticlassAccuracy
+
+    def __init__(
+        self,
+        encoder: str = "miniature",
+        task: str = "digits",
+        pretrained: str | None = None,
+        weights: str | None = None,
+        head: str | None = None,
+        image_size: int | None = None,
+        trainable: Trainable = "encoder",
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.1,
+        warmup_steps: int = 500,
+        label_smoothing: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        if trainable not in _TRAINABLE:
+            raise StaError(f"trainable={trainable!r} was asked for; choose from {', '.join(_TRAINABLE)}.")
+        if warmup_steps < 0 or learning_rate < 0 or weight_decay < 0 or not 0 <= label_smoothing <= 1:
+            raise StaError(
+                f"learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_steps={warmup_steps} must not be "
+                f"negative, and label_smoothing={label_smoothing} must lie between 0 and 1."
+            )
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self._encoder_name, self._task, self._pretrained = encoder, task, pretrained
+        self._weights, self._head_file, self._image_size = weights, head, image_size
+        self._trainable, self._smoothing = trainable, label_smoothing
+        self._rate, self._decay, self._warmup = learning_rate, weight_decay, warmup_steps
+        self._optimizer, self._scheduler = optimizer, lr_scheduler
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Build encoder and head, unless they are there."""
+        datamodule = cast(Any, self.trainer).datamodule
+        found, asked = getattr(getattr(datamodule, "task", None), "name", None), get_task(self._task).name
+        if found is not None and found != asked:
+            raise StaError(
+                f"The module was made for the task {asked!r}, but the datamodule brings {found!r}. Give both the same task."
+            )
+        if not self.built:
+            self.build(datamodule)
+
+    @property
+    def built(self) -> bool:
+        """Whether encoder and head are there."""
+        return hasattr(self, "encoder") and hasattr(self, "head")
+
+    def build(self, datamodule: Any = None) -> None:
+        """Build the pretrained encoder and the task's head; ``setup`` calls it.
+
+        Args:
+            datamodule: Whose training split makes the prototypes of an encoder without a text tower.
+
+        Raises:
+            StaError: Weights, head or class names are missing or do not fit.
+        """
+        task = get_task(self._task)
+        original, encoder = start_encoder(
+            self._encoder_name, self._pretrained, self._weights, self._image_size
+        )
+        head = head_for(
+            task,
+            encoder_name=self._encoder_name,
+            pretrained=self._pretrained,
+            encoder=original,
+            file=self._head_file,
+            datamodule=datamodule,
+            trainable=self._trainable != "encoder",
+        )
+        self._assemble(encoder, head)
+
+    def _assemble(self, encoder: nn.Module, head: ClassificationHead) -> None:
+        # Before DDP wraps the module: what it finds trainable but never used is an error there.
+        encoder.requires_grad_(self._trainable != "head")
+        self.encoder = encoder
+        self.head = head
+        self.train_acc = MulticlassAccuracy(head.num_classes, average="micro", validate_args=False)
+        self.val_acc = deepcopy(self.train_acc)
+        self.test_acc = deepcopy(self.train_acc)
+        self.val_loss = MeanMetric()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the checkpoint's tensors: its encoder's architecture and a head of its size."""
+        state = checkpoint["state_dict"]
+        head = ClassificationHead.from_state_dict(state, "head.", trainable=self._trainable != "encoder")
+        if self.built:
+            self.head = head
+        else:
+            encoder = blank_encoder(self._encoder_name, self._pretrained, self._image_size)
+            self._assemble(encoder, head)
+
+    @classmethod
+    @override
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own kind of classmethod
+        cls, checkpoint_path: str | Path, map_location: Any = None, **settings: Any
+    ) -> CLIPClassifier:
+        """Load a fit's checkpoint: no data, no network, no pretrained weights, and no code from the file.
+
+        Args:
+            checkpoint_path: The ``.ckpt`` file.
+            map_location: Where to put the tensors, as for ``torch.load``.
+            **settings: Arguments of the class to replace those in the checkpoint.
+        """
+        settings.setdefault("weights_only", True)
+        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **settings)
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Keep a frozen encoder in evaluation mode: without dropout and with its statistics as they are."""
+        if self._trainable == "head":
+            self.encoder.eval()
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, C]`` of normalised images ``[B, 3, S, S]``."""
+        if not self.built:
+            raise StaError(
+                "This CLIPClassifier has no encoder yet: give it to a Trainer, call build(), or load a checkpoint."
+            )
+        return cast(Tensor, self.head(self.encoder(images)))
+
+    @override
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the cross-entropy of a batch."""
+        images, labels = batch
+        logits = self(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        self.train_acc(logits.detach(), labels)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count what a validation batch gets right."""
+        logits, labels = self._evaluated(batch, batch_idx, self.trainer.val_dataloaders)
+        self.val_loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        self.val_acc.update(logits, labels)
+        self.log("val/loss", self.val_loss)
+        self.log("val/acc", self.val_acc, prog_bar=True)
+
+    @override
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count what a test batch gets right."""
+        logits, labels = self._evaluated(batch, batch_idx, self.trainer.test_dataloaders)
+        self.test_acc.update(logits, labels)
+        self.log(f"test/{get_task(self._task).name}/acc", self.test_acc)
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the classes' probabilities ``[B, C]``, float32; labels, if there are any, are left unread."""
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        return cast(Tensor, self(images)).float().softmax(dim=-1)
+
+    def _evaluated(self, batch: tuple[Tensor, Tensor], batch_idx: int, loader: Any) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        count = real_samples(loader, batch_idx, len(labels))
+        return self(images).float()[:count], labels[:count]
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up and cosine, or what was given in their place, over what is trainable."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = (
+            self._optimizer(trained)
+            if self._optimizer
+            else AdamW(trained, lr=self._rate, weight_decay=self._decay)
+        )
+        if self._scheduler:
+            return cast(
+                OptimizerLRScheduler,
+                {
+                    "optimizer": optimizer,
+                    "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"},
+                },
+            )
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise StaError(
+                "A cosine to zero needs a run with an end, but neither max_steps nor max_epochs bounds this one. "
+                "Give the trainer one of them, or this module an lr_scheduler."
+            )
+        factor = partial(warmup_cosine, warmup_steps=self._warmup, total_steps=int(total))
+        schedule = LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,218 @@
+"""Evaluating one encoder on several tasks, each with its own head: what merging and forgetting share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from sta_lightning.callbacks.board import MergeBoard
+from sta_lightning.encoders import build_encoder
+from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.padding import real_samples
+from sta_lightning.modules.parts import head_for, read_encoder
+from sta_lightning.tasks import get_task
+
+
+class MultiTaskEvaluation(LightningModule):
+    """Evaluate an image encoder on several tasks and a control set; by itself, one that lies in a file.
+
+    The datamodule is a ``MultiTaskDataModule`` (or a ``TaskDataModule`` for one task): loader k belongs to its task k. Each
+    sample counts once on any number of processes. Logs ``test/<task>/acc`` for every task, ``test/avg_acc`` over the tasks,
+    and ``test/control/<name>/acc`` for the control, which is not part of the average; under ``validate``, the same with
+    ``val/``. Accuracies are shares from 0 to 1.
+
+    Args:
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships. The heads
+            are made from them.
+        weights: A file with the encoder to evaluate; nothing to evaluate the pretrained one.
+        heads: Head files by task name, for tasks whose head is not to be made.
+        image_size: Side of the input in pixels; nothing for the encoder's own.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "miniature",
+        pretrained: str | None = None,
+        weights: str | None = None,
+        heads: dict[str, str] | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
+        self._weights = weights
+        self._head_files = dict(heads or {})
+        # In a tuple: as an attribute of its own it would become a child, with its tensors in every checkpoint.
+        self._original: tuple[nn.Module, ...] = ()
+        self._names: list[str] = []
+        self.control: str | None = None
+        self.heads = nn.ModuleDict()
+        self.metrics = nn.ModuleDict()
+
+    def encoder_weights(self) -> Mapping[str, Tensor]:
+        """Return the weights to evaluate, by tensor name."""
+        state = self.original().state_dict()
+        return (
+            state if self._weights is None else read_encoder(self._weights, state, "the encoder to evaluate")
+        )
+
+    def original(self) -> nn.Module:
+        """Return the pretrained encoder, built once and never changed."""
+        if not self._original:
+            self._original = (build_encoder(self._encoder_name, self._pretrained, self._image_size).eval(),)
+        return self._original[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that tell this evaluation from others, for the loggers' tables of runs."""
+        weights = None if self._weights is None else Path(self._weights).name
+        return {"encoder": self._encoder_name, "weights": weights}
+
+    @override
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Attach what logs hyper-parameters, selection rates and figures."""
+        return [MergeBoard()]
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Load the weights to evaluate and get a head and a metric for every task of the datamodule."""
+        if stage not in ("validate", "test"):
+            raise StaError(
+                f"{type(self).__name__} has nothing to {stage}: it evaluates. Use validate or test, or CLIPClassifier."
+            )
+        datamodule = cast(Any, self.trainer).datamodule
+        members = _members(datamodule)
+        self._names = list(
+            getattr(datamodule, "validation_names" if stage == "validate" else "task_names", members)
+        )
+        self.control = getattr(datamodule, "control_name", None)
+        self.check_tasks([name for name in self._names if name != self.control])
+        for name in self._names:
+            if _key(name) not in self.heads:
+                head = head_for(
+                    members[name].task,
+                    encoder_name=self._encoder_name,
+                    pretrained=self._pretrained,
+                    encoder=self.original(),
+                    file=self._head_files.get(name),
+                    datamodule=members[name],
+                )
+                self.heads[_key(name)] = head
+                self.metrics[_key(name)] = MulticlassAccuracy(
+                    head.num_classes, average="micro", validate_args=False
+                )
+        if not hasattr(self, "encoder"):
+            self.encoder = deepcopy(self.original()).requires_grad_(False)
+            self.encoder.load_state_dict(dict(self.encoder_weights()))
+
+    def check_tasks(self, names: list[str]) -> None:
+        """Refuse tasks of the datamodule that this module cannot evaluate; overridden where tasks have a role."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features ``[B, D]`` of normalised images ``[B, 3, S, S]``."""
+        return cast(Tensor, self.encoder(images))
+
+    @override
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count what a batch gets right, with the head of its task."""
+        self._count(batch, batch_idx, dataloader_idx, self.trainer.val_dataloaders)
+
+    @override
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count what a batch gets right, with the head of its task."""
+        self._count(batch, batch_idx, dataloader_idx, self.trainer.test_dataloaders)
+
+    def _count(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int, loaders: Any) -> None:
+        images, labels = batch
+        loader = loaders[dataloader_idx] if isinstance(loaders, Sequence) else loaders
+        count = real_samples(loader, batch_idx, len(labels))
+        key = _key(self._names[dataloader_idx])
+        logits = self.heads[key](self(images)).float()
+        cast(MulticlassAccuracy, self.metrics[key]).update(logits[:count], labels[:count])
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies under ``val/``."""
+        self._log_accuracies("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies under ``test/``."""
+        self._log_accuracies("test")
+
+    def _log_accuracies(self, stage: str) -> None:
+        found: dict[str, Tensor] = {}
+        for name in self._names:
+            metric = cast(MulticlassAccuracy, self.metrics[_key(name)])
+            found[name] = metric.compute()
+            metric.reset()
+        logged = {f"{stage}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
+        for tag, value in {**logged, **self.headline(stage, found)}.items():
+            # Every process has the same number already; a maximum leaves it as it is, to the last bit.
+            self.log(tag, value, sync_dist=True, reduce_fx="max")
+
+    def headline(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what else is logged: the average over the tasks, for a test also under ``hp/``.
+
+        Args:
+            stage: ``val`` or ``test``.
+            found: Accuracy by task name, the control's too.
+        """
+        tasks = [accuracy for name, accuracy in found.items() if name != self.control]
+        if not tasks:
+            return {}
+        average = torch.stack(tasks).mean()
+        tags = [f"{stage}/avg_acc"] + (["hp/avg_acc"] if stage == "test" else [])
+        return dict.fromkeys(tags, average)
+
+    def tag(self, name: str) -> str:
+        """Return what stands between ``test/`` and ``/acc`` for a task."""
+        return f"control/{name}" if name == self.control else name
+
+
+def _members(datamodule: Any) -> Mapping[str, Any]:
+    members = getattr(datamodule, "members", None)
+    if members is not None:
+        return cast(Mapping[str, Any], members)
+    task = getattr(datamodule, "task", None)
+    if task is None:
+        found = "no datamodule" if datamodule is None else type(datamodule).__name__
+        raise StaError(
+            f"Evaluation across tasks needs a MultiTaskDataModule, but the trainer has {found}. "
+            "Give the trainer datamodule=MultiTaskDataModule(tasks=[...])."
+        )
+    return {task.name: datamodule}
+
+
+def _key(name: str) -> str:
+    """A task's name as a module's name: any characters, but no dots, and nothing that a ModuleDict has itself."""
+    return "task_" + name.encode().hex()
+
+
+def task_name(spec: str) -> str:
+    """Return the name of the task that a name or a YAML file stands for."""
+    return get_task(spec).name
+
+
+def refuse_difference(asked: Sequence[str], given: Sequence[str], what: str) -> None:
+    """Raise a StaError if the datamodule's tasks are not those that a module knows.
+
+    Args:
+        asked: Tasks of the module.
+        given: Tasks of the datamodule.
+        what: What the module does with them, for the message.
+    """
+    unknown = [name for name in given if name not in asked]
+    if unknown:
+        raise StaError(
+            f"The datamodule brings {listed(unknown)}, but {what} {listed(asked)}. Give both the same tasks; a set that is "
+            "only watched is the datamodule's control."
+        )

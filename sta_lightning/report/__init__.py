@@ -1,0 +1,27 @@
+"""Tables and figures from recorded results; knows nothing of models or training."""
+
+from sta_lightning.report.figures import (
+    Curve,
+    MethodResult,
+    forgetting_figure,
+    fusion_figure,
+    selection_figure,
+    sweep_figure,
+)
+from sta_lightning.report.selection import KeptShare, Selection
+from sta_lightning.report.style import save_png
+from sta_lightning.report.tables import Row, Table
+
+__all__ = [
+    "Curve",
+    "KeptShare",
+    "MethodResult",
+    "Row",
+    "Selection",
+    "Table",
+    "forgetting_figure",
+    "fusion_figure",
+    "save_png",
+    "selection_figure",
+    "sweep_figure",
+]

@@ -1,0 +1,179 @@
+"""One task for Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data.distributed import DistributedSampler
+
+from sta_lightning.encoders.spec import encoder_spec
+from sta_lightning.errors import StaError
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
+from sta_lightning.tasks.preprocess import Preprocess
+from sta_lightning.tasks.registry import get_task
+from sta_lightning.tasks.split import limited_indices
+from sta_lightning.tasks.task import Split
+
+Batches = DataLoader[tuple[Tensor, int]]
+
+
+class TaskDataModule(L.LightningDataModule):
+    """Training, validation and test images of one task, preprocessed for an encoder.
+
+    Args:
+        task: A task's name (``sta`` lists them when it does not know one), or the path of a YAML file that
+            describes folders of images.
+        root: Folder with the task's files. By default the embedded suite uses its cache, the published sets
+            the folder in the environment variable STA_DATA, and a YAML file what it says itself.
+        encoder: The encoder that the images are for; it sets image size, mean, deviation and interpolation.
+        image_size: Side of the encoder's input in pixels; by default the encoder's own.
+        batch_size: Images in a batch, per process.
+        num_workers: Processes that load images; with 0 the main process does.
+        seed: Seed of the order of training images and of random crops. The division into training and
+            validation images does not depend on it.
+        train_limit: Use at most this many training images, a fixed random choice; all by default.
+        validation_limit: The same for validation images.
+        test_limit: The same for test images.
+        augment: Take random crops of training images (90% to 100% of the area) instead of the centre.
+        download: Fetch the published files if they are missing.
+        pretrained: The encoder's weights as the model has them; it matters only where a tag of open_clip
+            stands for weights that want another mean and deviation.
+
+    Raises:
+        StaError: if the task or the encoder is unknown.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        root: str | None = None,
+        encoder: str = "miniature",
+        image_size: int | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        train_limit: int | None = None,
+        validation_limit: int | None = None,
+        test_limit: int | None = None,
+        augment: bool = False,
+        download: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise StaError(
+                f"batch_size={batch_size}, num_workers={num_workers} was asked for: use 1 or more, and 0 or "
+                "more."
+            )
+        self.task = get_task(task)
+        self.root = root
+        self.spec = encoder_spec(encoder, image_size, pretrained)
+        self.preprocess = Preprocess(
+            self.spec.image_size, self.spec.mean, self.spec.std, self.spec.interpolation
+        )
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.limits: dict[Split, int | None] = {
+            "train": train_limit,
+            "validation": validation_limit,
+            "test": test_limit,
+        }
+        self.augment = augment
+        self.download = download
+        self._opened: dict[Split, Dataset[Any]] = {}
+
+    def prepare_data(self) -> None:
+        """Fetch the published files, if asked for."""
+        if self.download:
+            self.task.download(self.root)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits that a stage needs, so that missing files are told before anything else happens."""
+        needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "validation"), "validate": ("validation",)}
+        for split in needed.get(stage, ("test",)):
+            self._base(split)
+
+    def dataset(self, split: Split, augment: bool = False) -> PreparedDataset:
+        """Return a split, ready for the encoder.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            augment: Whether crops are random. Scores, prototypes and evaluations take the centre.
+
+        Returns:
+            A data set of ``(float32 [3, S, S], label)``.
+        """
+        return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
+
+    def scoring_samples(self, n: int, seed: int = 0) -> list[int]:
+        """Draw samples for importance scoring, without replacement.
+
+        Args:
+            n: How many.
+            seed: Seed of the draw; nothing else decides it.
+
+        Returns:
+            Indices into ``dataset("train")``.
+
+        Raises:
+            StaError: if there are fewer training images.
+        """
+        size = len(self.dataset("train"))
+        if not 1 <= n <= size:
+            raise StaError(
+                f"{n} samples for scoring were asked for; '{self.task.name}' has {size} training images "
+                "here. Ask for fewer, or raise train_limit."
+            )
+        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+
+    def evaluation_loader(self, split: Split) -> Batches:
+        """Return a split in its order, under the evaluation transform."""
+        return self._loader(self.dataset(split))
+
+    def train_dataloader(self) -> Batches:
+        """Return the training split in an order that depends on seed and epoch alone."""
+        data = self.dataset("train", augment=self.augment)
+        sampler: EpochSampler | DistributedSampler[Any] = EpochSampler(data, self.seed)
+        if self.trainer is not None and self.trainer.world_size > 1:
+            # Lightning would make one of its own, seeded by another number than this module's.
+            replicas, rank = self.trainer.world_size, self.trainer.global_rank
+            sampler = DistributedSampler(data, replicas, rank, shuffle=True, seed=self.seed)
+        return self._loader(data, sampler)
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation split."""
+        return self.evaluation_loader("validation")
+
+    def test_dataloader(self) -> Batches:
+        """Return the test split."""
+        return self.evaluation_loader("test")
+
+    def predict_dataloader(self) -> Batches:
+        """Return the test split."""
+        return self.evaluation_loader("test")
+
+    def _base(self, split: Split) -> Dataset[Any]:
+        if split not in self._opened:
+            whole = self.task.dataset(split, self.root)
+            size = len(whole)  # type: ignore[arg-type]
+            limit = self.limits[split]
+            chosen = limited_indices(size, limit)
+            self._opened[split] = whole if len(chosen) == size else Subset(whole, chosen)
+        return self._opened[split]
+
+    def _loader(self, data: PreparedDataset, sampler: Any = None) -> Batches:
+        return DataLoader(
+            data,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0 and sampler is not None,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
+            generator=torch.Generator().manual_seed(self.seed),
+        )

@@ -1,0 +1,163 @@
+"""The seven sets of the embedded suite: what each draws, its class names, its prompts and its two styles.
+
+``web`` is how the pretraining corpus shows the domain, ``task`` how the task's own pictures look. The gap between them, and
+how seldom the corpus names a class, make zero-shot accuracy what it is: middling, as CLIP's is on the sets that these mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sta_lightning.tasks.miniature.canvas import Style, camera
+from sta_lightning.tasks.miniature.digits import DIGITS, draw_digits, draw_street_numbers
+from sta_lightning.tasks.miniature.land_cover import LAND_COVER, draw_land_cover
+from sta_lightning.tasks.miniature.objects import OBJECTS, draw_objects
+from sta_lightning.tasks.miniature.random import Floats, Uniforms, image_keys
+from sta_lightning.tasks.miniature.textures import TEXTURES, draw_textures
+from sta_lightning.tasks.miniature.traffic_signs import TRAFFIC_SIGNS, draw_traffic_signs
+from sta_lightning.tasks.miniature.vehicles import VEHICLES, draw_vehicles
+
+VERSION = 1
+"""Raise it when any picture changes: it is part of every image's key and of the cache's name."""
+
+Draw = Callable[[Uniforms, npt.NDArray[np.int64], Style], Floats]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One set of the suite.
+
+    Attributes:
+        draw: Renders scenes for given labels.
+        class_names: The classes, in label order.
+        templates: Prompt templates; ``{}`` stands for the class name.
+        web: The style in which the pretraining corpus shows the domain.
+        task: The style of the task's own images.
+    """
+
+    draw: Draw
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    web: Style
+    task: Style
+
+
+def _draw_objects(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+    return draw_objects(u, labels, style)[0]
+
+
+SCENES: dict[str, Scene] = {
+    "digits": Scene(
+        draw_digits,
+        DIGITS,
+        ("a photo of the number {}.", "the handwritten digit {}."),
+        web=Style(
+            invert=0.5,
+            cast=0.15,
+            rotation=0.04,
+            scale=(0.6, 0.95),
+            offset=0.2,
+            contrast=(0.5, 1.0),
+            noise=0.12,
+            blur=0.7,
+        ),
+        task=Style(rotation=0.06, scale=(0.55, 0.9), offset=0.2, noise=0.25, blur=1.0),
+    ),
+    "vehicles": Scene(
+        draw_vehicles,
+        VEHICLES,
+        ("a photo of a {}.", "a {} on the road."),
+        web=Style(rotation=0.03, scale=(0.65, 0.95), offset=0.2, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
+        task=Style(
+            rotation=0.05,
+            scale=(0.55, 0.85),
+            offset=0.25,
+            contrast=(0.4, 0.9),
+            noise=0.25,
+            blur=0.8,
+            clutter=0.3,
+        ),
+    ),
+    "street_numbers": Scene(
+        draw_street_numbers,
+        DIGITS,
+        ("a photo of the number {}.", "a street sign of the number {}."),
+        web=Style(rotation=0.03, scale=(0.65, 0.95), offset=0.15, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
+        task=Style(rotation=0.05, scale=(0.65, 0.9), offset=0.15, contrast=(0.5, 1.0), noise=0.2, blur=0.8),
+    ),
+    "traffic_signs": Scene(
+        draw_traffic_signs,
+        TRAFFIC_SIGNS,
+        ("a photo of a {} traffic sign.", "the {} sign."),
+        web=Style(rotation=0.03, scale=(0.55, 0.95), offset=0.2, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
+        task=Style(
+            rotation=0.05,
+            scale=(0.4, 0.75),
+            offset=0.25,
+            contrast=(0.3, 0.8),
+            noise=0.3,
+            blur=1.0,
+            brightness=0.2,
+        ),
+    ),
+    "textures": Scene(
+        draw_textures,
+        TEXTURES,
+        ("a photo of a {} texture.", "a {} pattern."),
+        web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.5, 1.0), noise=0.12, blur=0.6),
+        task=Style(rotation=0.5, scale=(0.6, 0.9), contrast=(0.3, 0.8), noise=0.35, blur=0.9, squeeze=0.25),
+    ),
+    "land_cover": Scene(
+        draw_land_cover,
+        LAND_COVER,
+        ("a satellite photo of {}.", "{} seen from above."),
+        web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.6, 1.0), noise=0.08, cast=0.08, blur=0.5),
+        task=Style(
+            rotation=0.5,
+            scale=(0.6, 0.9),
+            contrast=(0.4, 0.8),
+            cast=0.15,
+            brightness=0.15,
+            noise=0.15,
+            blur=0.6,
+        ),
+    ),
+    "objects": Scene(
+        _draw_objects,
+        OBJECTS,
+        ("a photo of a {}.", "a picture of a {}."),
+        web=Style(rotation=0.05, scale=(0.6, 0.95), offset=0.2, contrast=(0.6, 1.0), noise=0.1, blur=0.6),
+        task=Style(rotation=0.05, scale=(0.6, 0.95), offset=0.2, contrast=(0.6, 1.0), noise=0.1, blur=0.6),
+    ),
+}
+SUITE_TASKS = ("digits", "vehicles", "street_numbers", "traffic_signs", "textures", "land_cover")
+CONTROL = "objects"
+
+_CHUNK = 1024
+
+
+def render(
+    name: str, split: str, indices: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Render images of a set: a pure function of suite version, set, split and index.
+
+    Args:
+        name: A key of ``SCENES``.
+        split: Any word; the suite uses ``train``, ``validation`` and ``test``.
+        indices: Which images, shape ``[B]``. The label is the index modulo the number of classes.
+
+    Returns:
+        Bytes of shape ``[B, 3, 32, 32]`` and labels of shape ``[B]``.
+    """
+    scene = SCENES[name]
+    labels = indices % len(scene.class_names)
+    images = np.empty((len(indices), 3, 32, 32), dtype=np.uint8)
+    for start in range(0, len(indices), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        u = Uniforms(image_keys(f"{VERSION}/{name}/{split}", indices[part]))
+        images[part] = camera(u, scene.draw(u, labels[part], scene.task), scene.task)
+    return images, labels

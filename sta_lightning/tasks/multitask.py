@@ -1,0 +1,124 @@
+"""Several tasks for Lightning, one loader each: for evaluating a merged model."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from sta_lightning.errors import StaError, listed
+from sta_lightning.tasks.datamodule import Batches, TaskDataModule
+from sta_lightning.tasks.task import Split
+
+
+class MultiTaskDataModule(L.LightningDataModule):
+    """Validation and test images of several tasks, preprocessed for one encoder.
+
+    Args:
+        tasks: Names of tasks, or paths of YAML files that describe folders of images.
+        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left out.
+        control: A task that tells what was broken besides: evaluated after the others, and not part of their
+            average.
+        encoder: The encoder that the images are for.
+        image_size: Side of the encoder's input in pixels; by default the encoder's own.
+        batch_size: Images in a batch, per process.
+        num_workers: Processes that load images, for each task.
+        seed: Seed of whatever is random; evaluation is not.
+        train_limit: Use at most this many training images of each task (for prototypes), a fixed random
+            choice.
+        validation_limit: The same for validation images.
+        test_limit: The same for test images.
+        augment: Not used in evaluation; here so that one config serves both datamodules.
+        download: Fetch the published files if they are missing.
+        pretrained: See ``TaskDataModule``.
+
+    Raises:
+        StaError: if a task is unknown, or two have the same name.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str],
+        roots: dict[str, str] | None = None,
+        control: str | None = None,
+        encoder: str = "miniature",
+        image_size: int | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        train_limit: int | None = None,
+        validation_limit: int | None = None,
+        test_limit: int | None = None,
+        augment: bool = False,
+        download: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        specs = [*tasks, *([] if control is None else [control])]
+        if not specs:
+            raise StaError("No task was given: name one or more in `tasks`.")
+        self.members: dict[str, TaskDataModule] = {}
+        for spec in specs:
+            member = TaskDataModule(
+                spec,
+                encoder=encoder,
+                image_size=image_size,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                seed=seed,
+                train_limit=train_limit,
+                validation_limit=validation_limit,
+                test_limit=test_limit,
+                augment=augment,
+                download=download,
+                pretrained=pretrained,
+            )
+            name = member.task.name
+            if name in self.members:
+                raise StaError(
+                    f"The task '{name}' was given twice: tasks (and the control) need names of their own."
+                )
+            member.root = (roots or {}).get(name, (roots or {}).get(spec))
+            self.members[name] = member
+        unknown = set(roots or {}) - set(self.members) - set(specs)
+        if unknown:
+            raise StaError(
+                f"`roots` names {listed(sorted(unknown))}, but the tasks are {listed(self.members)}."
+            )
+        self.control_name = None if control is None else list(self.members)[-1]
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names in the order of the test loaders, the control last."""
+        return tuple(self.members)
+
+    @property
+    def validation_names(self) -> tuple[str, ...]:
+        """The names in the order of the validation loaders, less a control without validation images."""
+        return tuple(
+            name
+            for name, member in self.members.items()
+            if name != self.control_name or "validation" in member.task.splits
+        )
+
+    def prepare_data(self) -> None:
+        """Fetch the published files, if asked for."""
+        for member in self.members.values():
+            member.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Open the splits that a stage needs, so that missing files are told before anything else happens."""
+        split: Split = "validation" if stage == "validate" else "test"
+        names = self.validation_names if stage == "validate" else self.task_names
+        for name in names:
+            self.members[name].dataset(split)
+
+    def val_dataloader(self) -> list[Batches]:
+        """Return one loader for each of ``validation_names``."""
+        return [self.members[name].val_dataloader() for name in self.validation_names]
+
+    def test_dataloader(self) -> list[Batches]:
+        """Return one loader for each of ``task_names``."""
+        return [self.members[name].test_dataloader() for name in self.task_names]
+
+    def predict_dataloader(self) -> list[Batches]:
+        """Return one loader for each of ``task_names``."""
+        return self.test_dataloader()

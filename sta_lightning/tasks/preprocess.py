@@ -1,0 +1,105 @@
+"""From an image as it is stored to the input of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from sta_lightning.errors import StaError
+
+_SMALLEST_CROP = 0.9
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the short side, crop the centre, scale to 0..1, normalise.
+
+    With a generator the crop is random instead: between 90% and 100% of the area, at any place, resized to
+    the input (the light augmentation that CLIP models are fine-tuned with). Images are never mirrored: digits
+    and signs would change their meaning.
+
+    Attributes:
+        image_size: Side S of the result, in pixels.
+        mean: Mean per channel of pixels scaled to 0..1.
+        std: Standard deviation per channel.
+        interpolation: ``bicubic`` or ``bilinear``, both with antialiasing.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Turn one image (PIL, or uint8 ``[3 or 1, H, W]``) into float32 ``[3, S, S]``."""
+        return self.batch([image], generator)[0]
+
+    def batch(self, images: Sequence[Any], generator: torch.Generator | None = None) -> Tensor:
+        """Turn images into float32 ``[B, 3, S, S]``; tensors of one size are treated all at once.
+
+        Args:
+            images: PIL images, or uint8 tensors of shape ``[3 or 1, H, W]``.
+            generator: Source of random crops; centre crops if not given.
+
+        Raises:
+            StaError: if an image is neither.
+        """
+        if generator is None and all(
+            isinstance(image, Tensor) and image.shape == images[0].shape for image in images
+        ):
+            pixels = self._centre(_rgb(torch.stack(list(images))))
+        else:
+            pixels = torch.stack([self._pixels(image, generator) for image in images])
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        scaled: Tensor = pixels.float().div_(255)
+        return scaled.sub_(mean).div_(std)
+
+    def _pixels(self, image: Any, generator: torch.Generator | None) -> Tensor:
+        image = _rgb(image)
+        cropped = self._centre(image) if generator is None else self._random(image, generator)
+        return cropped if isinstance(cropped, Tensor) else F.pil_to_tensor(cropped)
+
+    def _centre(self, image: Any) -> Any:
+        size = [self.image_size, self.image_size]
+        width, height = F.get_image_size(image)
+        if min(width, height) != self.image_size:
+            image = F.resize(image, [self.image_size], self._mode, antialias=True)
+        return image if [height, width] == size else F.center_crop(image, size)
+
+    def _random(self, image: Any, generator: torch.Generator) -> Any:
+        width, height = F.get_image_size(image)
+        share, down, across = torch.rand(3, generator=generator).tolist()
+        # A square as large as fits, times the root of the share of its area.
+        side = max(1, round(min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * share) ** 0.5))
+        top, left = round(down * (height - side)), round(across * (width - side))
+        target = [self.image_size, self.image_size]
+        return F.resized_crop(image, top, left, side, side, target, self._mode, antialias=True)
+
+    @property
+    def _mode(self) -> InterpolationMode:
+        return InterpolationMode(self.interpolation)
+
+
+def _rgb(image: Any) -> Any:
+    """Grey images (and palettes, and transparency) become red, green, blue."""
+    if isinstance(image, Image.Image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if (
+        isinstance(image, Tensor)
+        and image.dtype == torch.uint8
+        and image.ndim in (3, 4)
+        and image.shape[-3] in (1, 3)
+    ):
+        return image.expand(*image.shape[:-3], 3, -1, -1)
+    found = (
+        f"a tensor {image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    )
+    raise StaError(f"An image must be a PIL image or a uint8 tensor [3, height, width]; found {found}.")

@@ -1,0 +1,95 @@
+"""A task: one classification problem with its class names, prompts and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from torch.utils.data import Dataset, Subset
+
+from sta_lightning.errors import StaError, listed
+from sta_lightning.tasks.split import split_indices
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+Opener = Callable[[Split, Path | None], Dataset[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classification problem.
+
+    Attributes:
+        name: A short name without spaces; logged metrics and files carry it.
+        class_names: The classes in label order, as they appear in prompts.
+        templates: Prompt templates; ``{}`` stands for the class name.
+        opener: Opens a split below a root folder (or its default place) as a data set of ``(image, label)``,
+            the image a PIL image or a uint8 tensor ``[3, H, W]``. It must be picklable, hence a function of a
+            module or an object of a class.
+        own_validation: Whether the opener has a validation split of its own. Otherwise ``train`` opens the
+            whole published training set, and ``split_indices`` divides it.
+        head: ``auto`` (zero-shot, or class prototypes for encoders without a text tower), or ``own`` for the
+            classifier that the model came with.
+        splits: The splits that the task has; a control set may have ``test`` alone.
+        downloader: Fetches the published files into a root folder, for tasks whose files can be fetched.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    opener: Opener
+    own_validation: bool = False
+    head: Literal["auto", "own"] = "auto"
+    splits: tuple[Split, ...] = SPLITS
+    downloader: Callable[[Path | None], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or any(letter.isspace() or letter in "/." for letter in self.name):
+            raise StaError(f"A task was named '{self.name}': use a name without spaces, slashes and dots.")
+        if not self.class_names:
+            raise StaError(f"The task '{self.name}' has no classes.")
+        wrong = [template for template in self.templates if "{}" not in template]
+        if not self.templates or wrong:
+            raise StaError(
+                f"Prompt templates of '{self.name}' need '{{}}' in the class name's place; without it: "
+                f"{listed(wrong)}."
+            )
+
+    def dataset(self, split: Split, root: str | Path | None = None) -> Dataset[Any]:
+        """Open one split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            root: The folder that holds the data; by default the task's own place.
+
+        Returns:
+            A map-style data set of ``(image, label)``.
+
+        Raises:
+            StaError: if the task has no such split, or its files are missing.
+        """
+        if split not in self.splits:
+            raise StaError(
+                f"The split '{split}' of the task '{self.name}' was asked for; it has {listed(self.splits)}."
+            )
+        folder = None if root is None else Path(root).expanduser()
+        if split == "test" or self.own_validation:
+            return self.opener(split, folder)
+        whole = self.opener("train", folder)
+        train, validation = split_indices(len(cast(Any, whole)))
+        return Subset(whole, train if split == "train" else validation)
+
+    def download(self, root: str | Path | None = None) -> None:
+        """Fetch the published files; does nothing if they are there.
+
+        Raises:
+            StaError: if this task's files cannot be fetched.
+        """
+        if self.downloader is None:
+            raise StaError(
+                f"The images of the task '{self.name}' cannot be downloaded: leave `download` out."
+            )
+        self.downloader(None if root is None else Path(root).expanduser())

@@ -1,0 +1,127 @@
+"""The image encoder inside a larger checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+from sta_lightning.arithmetic.states import StateDict
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.io import load_weights
+
+# What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers, DataParallel,
+# torch.compile.
+_WRAPPERS = frozenset(
+    {
+        "visual",
+        "encoder",
+        "image_encoder",
+        "model",
+        "module",
+        "_orig_mod",
+        "_forward_module",
+        "backbone",
+        "net",
+    }
+)
+# What may lie beside an encoder without being part of it: a text tower, a temperature, a classifier.
+_BESIDE = (
+    "head.",
+    "head_dist.",
+    "classifier.",
+    "classification_head.",
+    "fc.",
+    "text.",
+    "token_embedding.",
+    "ln_final.",
+)
+_BESIDE_WHOLE = frozenset({"logit_scale", "logit_bias", "text_projection"})
+
+
+def encoder_weights(
+    source: str | os.PathLike[str] | StateDict, *, names: Collection[str], prefix: str | None = None
+) -> dict[str, Tensor]:
+    """Take the image encoder out of a state dict.
+
+    Args:
+        source: a weights file (see :func:`~sta_lightning.weights.load_weights`) or a state dict: the encoder
+            alone, a whole CLIP model, a Lightning checkpoint, wrapped or compiled modules.
+        names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict) has shapes
+            compared too.
+        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it among the
+            usual wrappers (none, ``visual.``, ``encoder.``, ``module.``, ``model.visual.`` and their like).
+
+    Returns:
+        Tensor name without prefix -> tensor, in the order of ``names``. The text tower, ``logit_scale`` and
+        heads are left.
+
+    Raises:
+        StaError: if tensors are missing, the encoder holds others too, a shape differs, or more than one
+            prefix fits.
+    """
+    if isinstance(source, Mapping):
+        state, title = source, "the state dict"
+    else:
+        state, title = load_weights(source), f"'{os.fspath(source)}'"
+    if not names:
+        raise StaError("the encoder has no tensors to look for: names is empty.")
+    chosen = _find_prefix(state, names, title) if prefix is None else prefix
+    _check_complete(state, names, chosen, title)
+    found = {name: state[chosen + name] for name in names}
+    if isinstance(names, Mapping):
+        shapes = [
+            f"{name} {tuple(tensor.shape)} instead of {tuple(names[name].shape)}"
+            for name, tensor in found.items()
+            if tensor.shape != names[name].shape
+        ]
+        if shapes:
+            raise StaError(
+                f"{title} holds another encoder: shapes differ in {listed(shapes)}. Name the encoder and the "
+                "image size that it was made with."
+            )
+    return found
+
+
+def _find_prefix(state: StateDict, names: Collection[str], title: str) -> str:
+    counts: dict[str, int] = {}
+    for name in names:
+        for key in state:
+            if key == name or key.endswith(f".{name}"):
+                counts[key[: -len(name)]] = counts.get(key[: -len(name)], 0) + 1
+    usual = {prefix: count for prefix, count in counts.items() if set(prefix.split(".")[:-1]) <= _WRAPPERS}
+    whole = [prefix for prefix, count in usual.items() if count == len(names)]
+    if len(whole) == 1:
+        return whole[0]
+    if whole:
+        raise StaError(
+            f"{title} holds the encoder more than once, under {listed(whole)}. Say which one with prefix, or "
+            "save it alone."
+        )
+    unusual = [prefix for prefix, count in counts.items() if count == len(names)]
+    if unusual:
+        raise StaError(
+            f"{title} holds the encoder under {listed(unusual)}, which is no usual place. Say so with "
+            "prefix, or save it alone."
+        )
+    # The fullest place tells the most about what is missing.
+    return max(usual, key=lambda prefix: usual[prefix], default="")
+
+
+def _check_complete(state: StateDict, names: Collection[str], prefix: str, title: str) -> None:
+    wanted = set(names)
+    inside = {key[len(prefix) :] for key in state if key.startswith(prefix)}
+    missing = [name for name in names if name not in inside]
+    extra = sorted(name for name in inside - wanted if not _is_beside(name))
+    place = f"under '{prefix}'" if prefix else "at the top level"
+    if missing or extra:
+        raise StaError(
+            f"{title} does not hold this encoder {place}: missing {len(missing)} of {len(wanted)} tensors: "
+            f"{listed(missing)}; unknown {len(extra)}: {listed(extra)}. Name the encoder that the file was "
+            "made with."
+        )
+
+
+def _is_beside(name: str) -> bool:
+    return name in _BESIDE_WHOLE or name.startswith(_BESIDE)

@@ -1,0 +1,120 @@
+"""Writing the safetensors format: streamed, and the same bytes for the same content.
+
+The library's own writer orders the metadata by a random hash, holds the whole file in memory once more, and
+refuses tensors that share memory. Reading is the library's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from sta_lightning.errors import StaError, listed
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_RESERVED = "__metadata__"
+_ALIGNMENT = 8
+
+
+def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Whether the format can hold this.
+
+    Raises:
+        StaError: names the tensors of a type or layout that the format lacks, and metadata that is not text.
+    """
+    odd = [
+        str(name)
+        for name, tensor in tensors.items()
+        if not isinstance(name, str)
+        or name == _RESERVED
+        or not isinstance(tensor, Tensor)
+        or tensor.layout != torch.strided
+        or tensor.device.type == "meta"
+        or tensor.dtype not in _NAMES
+    ]
+    if odd:
+        raise StaError(
+            f"cannot save {listed(odd)}: safetensors holds dense tensors of real, integer and boolean type "
+            f"under a text name other than '{_RESERVED}'."
+        )
+    wrong = [
+        str(key) for key, value in metadata.items() if not isinstance(key, str) or not isinstance(value, str)
+    ]
+    if wrong:
+        raise StaError(f"cannot save the metadata {listed(wrong)}: names and values must be text.")
+
+
+def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """The header, with its length in front, and the order in which the tensors follow it.
+
+    Wide types come first, so that every tensor is aligned to its entries' size; within a type, by name.
+
+    Args:
+        tensors: name -> tensor; only name, shape and type count.
+        metadata: text -> text.
+
+    Returns:
+        The bytes in front of the data, and the names in the order of the data.
+    """
+    order = sorted(
+        tensors, key=lambda name: (-tensors[name].element_size(), _NAMES[tensors[name].dtype], name)
+    )
+    entries: dict[str, object] = {_RESERVED: dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a whole safetensors file, one tensor in memory at a time.
+
+    Args:
+        stream: where to; written from its present position.
+        tensors: name -> tensor, on any device, contiguous or not, sharing memory or not.
+        metadata: text -> text.
+
+    Raises:
+        StaError: if the format cannot hold this, see :func:`check_writable`.
+    """
+    if sys.byteorder != "little":
+        raise StaError("weights can be saved on little-endian machines only; the format is little-endian.")
+    check_writable(tensors, metadata)
+    header, order = header_of(tensors, metadata)
+    stream.write(header)
+    for name in order:
+        flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
+        if flat.numel():
+            # A single entry counts as contiguous whatever its stride; as bytes it must really be.
+            packed = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+            stream.write(packed.view(torch.uint8).numpy().data)

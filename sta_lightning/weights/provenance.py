@@ -1,0 +1,76 @@
+"""What a weights file says about where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+from sta_lightning import __version__
+from sta_lightning.errors import StaError
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, 64 hexadecimal digits.
+
+    Raises:
+        StaError: names the file if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StaError(f"cannot read '{path}': {error.strerror}. Check the path.") from error
+
+
+def provenance(
+    kind: str, settings: Mapping[str, object], sources: Mapping[str, str | os.PathLike[str]]
+) -> dict[str, str]:
+    """Metadata for :func:`~sta_lightning.weights.save_weights`.
+
+    It holds no date and no folder, so that the same merge gives the same bytes on two machines.
+
+    Args:
+        kind: what the file is and the method that made it, for example ``"fused:sta"`` or
+            ``"importance:lp"``.
+        settings: the method's settings; numbers, text, booleans, ``None``, lists and mappings of these. Of a
+            path only the file name is kept.
+        sources: role -> file that was read, for example ``{"pretrained": ..., "finetuned/mnist": ...}``.
+
+    Returns:
+        ``format`` (``"pt"``), ``package``, ``version``, ``kind``, ``settings`` (JSON) and ``sources`` (JSON:
+        role -> file name and SHA-256).
+
+    Raises:
+        StaError: if a source cannot be read or a setting cannot be written as JSON.
+    """
+    described = {role: {"file": Path(path).name, "sha256": sha256(path)} for role, path in sources.items()}
+    return {
+        "format": "pt",
+        "package": "sta_lightning",
+        "version": __version__,
+        "kind": kind,
+        "settings": _json(settings),
+        "sources": _json(described),
+    }
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain, separators=(",", ":")
+        )
+    except (TypeError, ValueError) as error:
+        raise StaError(f"the settings cannot be recorded as JSON: {error}.") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PurePath):
+        return value.name
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}")

@@ -1,0 +1,86 @@
+"""Importance scoring on 1, 2, 3 and 5 real processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sta_lightning.weights import load_weights, read_metadata
+from tests.launch import launch
+from tests.toys import write_pretrained
+
+WORKER = Path(__file__).with_name("scoring_worker.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring")
+    write_pretrained(folder / "pretrained.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Tensor]:
+    launch(WORKER, 1, folder)
+    return load_weights(folder / "on1" / "score.safetensors")
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> list[dict[str, str]]:
+    """What each of two processes said of the failures that were staged."""
+    outputs = launch(WORKER, 2, folder)
+    lines = [line for text in outputs for line in text.splitlines() if line.startswith("SAID ")]
+    return [json.loads(line.removeprefix("SAID ")) for line in lines]
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6 * float(expected[name].max()))
+    assert sum(float(tensor.sum()) for tensor in found.values()) > 0
+
+
+@pytest.mark.parametrize("processes", [3, 5])
+def test_more_processes_give_the_same_importance(
+    folder: Path, alone: dict[str, Tensor], processes: int
+) -> None:
+    launch(WORKER, processes, folder)
+    path = folder / f"on{processes}" / "score.safetensors"
+    assert_same(load_weights(path), alone)
+    assert read_metadata(path) == read_metadata(folder / "on1" / "score.safetensors")
+    if processes == 5:
+        # Two samples: three of the five processes have none.
+        assert (folder / "on5" / "few.safetensors").is_file()
+
+
+def test_two_processes_give_the_same_importance_alone_and_under_validate(
+    folder: Path, alone: dict[str, Tensor], said: list[dict[str, str]]
+) -> None:
+    for name in ("score", "validate"):
+        assert_same(load_weights(folder / "on2" / f"{name}.safetensors"), alone)
+
+
+def test_a_fit_on_two_processes_follows_the_fit_without_scoring(
+    folder: Path, said: list[dict[str, str]]
+) -> None:
+    for rank in (0, 1):
+        plain: dict[str, Any] = torch.load(folder / "on2" / f"without-{rank}.pt", weights_only=True)
+        scored: dict[str, Any] = torch.load(folder / "on2" / f"with-{rank}.pt", weights_only=True)
+        assert torch.equal(plain["random"], scored["random"])
+        assert plain["weights"].keys() == scored["weights"].keys()
+        assert all(torch.equal(tensor, scored["weights"][name]) for name, tensor in plain["weights"].items())
+    assert (folder / "on2" / "fit.safetensors").is_file()
+
+
+def test_one_process_failing_ends_all_with_one_message(folder: Path, said: list[dict[str, str]]) -> None:
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "process 1" in said[0]["reading"]
+    assert "image 3 is unreadable" in said[0]["reading"]
+    assert "writing.safetensors" in said[0]["writing"]
+    assert not (folder / "on2" / "reading.safetensors").exists()

@@ -1,0 +1,86 @@
+"""Exit statuses and the one message."""
+
+import pytest
+
+from sta_lightning.cli.guard import guarded
+from sta_lightning.errors import StaError
+
+
+class MisconfigurationException(Exception):
+    """Bears the name of Lightning's."""
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+def wrapped(error: Exception) -> None:
+    try:
+        raise error
+    except Exception as inner:
+        raise ValueError("a library's long wrapping text") from inner
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (StaError("asked, found, mend"), 2, "asked, found, mend"),
+        (FileNotFoundError(2, "No such file or directory", "weights.safetensors"), 2, "weights.safetensors"),
+        (PermissionError(13, "Permission denied", "runs/x"), 2, "runs/x"),
+        (MisconfigurationException("no such device"), 2, "no such device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero"),
+        (ValueError("two\nlines"), 1, "ValueError: two lines"),
+    ],
+)
+def test_one_message_and_the_status(
+    error: BaseException, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(lambda: raise_(error), debug=False) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert ("--debug" in err) == (status == 1)
+
+
+def test_success_and_exit_codes_pass() -> None:
+    assert guarded(lambda: None, debug=False) == 0
+    assert guarded(lambda: raise_(SystemExit(0)), debug=False) == 0
+    assert guarded(lambda: raise_(SystemExit(None)), debug=False) == 0
+    assert guarded(lambda: raise_(SystemExit(7)), debug=False) == 7
+
+
+def test_a_wrapped_mistake_is_unwrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: wrapped(StaError("the real reason")), debug=False) == 2
+    err = capsys.readouterr().err
+    assert "the real reason" in err
+    assert "wrapping" not in err
+
+
+def test_lightnings_answer_to_ctrl_c_is_an_interruption() -> None:
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904  # as Lightning does it
+
+    assert guarded(interrupted, debug=False) == 130
+
+
+@pytest.mark.parametrize("error", [StaError("mine"), KeyboardInterrupt()])
+def test_only_the_first_process_speaks(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert guarded(lambda: raise_(error), debug=False) in (2, 130)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_internal_error_of_another_process_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert guarded(lambda: raise_(OSError("disk full")), debug=False) == 1
+    assert "process 3" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""One quick run of every subcommand, chained as a user would chain them, and what each refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sta_lightning.cli.main import main
+from tests.conftest import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+# Untrained weights: these tests are about the plumbing, and need no file of the package.
+QUIET = ["--model.pretrained=random", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+TASKS = ("digits", "textures")
+
+
+def sta(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def config(kind: str, name: str) -> list[str]:
+    return ["--config", str(CONFIGS / kind / f"{name}.yaml")]
+
+
+@pytest.fixture(scope="module")
+def finetuned(tiny_suite: Path) -> Path:
+    """The folder in which two encoders have been fine-tuned by the shipped configs, for two steps."""
+    for task in TASKS:
+        assert (
+            sta("fit", *config("finetune", task), *QUIET, "--trainer.max_epochs=1", "--data.batch_size=24")
+            == 0
+        )
+    return tiny_suite
+
+
+@pytest.fixture(scope="module")
+def scored(finetuned: Path) -> Path:
+    """The same folder, with importances."""
+    for task in TASKS:
+        assert sta("score", *config("score", task), *QUIET, "--samples=4") == 0
+    return finetuned
+
+
+@pytest.fixture(scope="module")
+def merge_config(scored: Path) -> Path:
+    """The shipped merge, of the two tasks that were fine-tuned."""
+    import yaml
+
+    content = yaml.safe_load((CONFIGS / "merge" / "miniature.yaml").read_text())
+    content["model"]["tasks"] = {task: content["model"]["tasks"][task] for task in TASKS}
+    file = scored / "merge.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata())
+
+
+def test_fit_leaves_what_the_other_configs_read(finetuned: Path) -> None:
+    for task in TASKS:
+        folder = finetuned / "runs" / "finetune" / task
+        for name in ("encoder.safetensors", "head.safetensors", "checkpoints/last.ckpt", "fit.yaml"):
+            assert (folder / name).is_file(), name
+        assert list(folder.glob("events.out.tfevents*"))
+        assert list(folder.glob("csv/*/metrics.csv"))
+
+
+def test_fit_resumes(finetuned: Path) -> None:
+    folder = finetuned / "runs" / "finetune" / "digits"
+    words = [
+        *QUIET,
+        "--data.batch_size=24",
+        "--trainer.max_epochs=2",
+        f"--ckpt_path={folder / 'checkpoints/last.ckpt'}",
+    ]
+    assert sta("fit", *config("finetune", "digits"), *words) == 0
+    assert json.loads(metadata(folder / "encoder.safetensors")["settings"])["steps"] == 4
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_evaluations_leave_the_records_of_the_fit_alone(name: str, finetuned: Path) -> None:
+    folder = finetuned / "runs" / "finetune" / "digits"
+    before = {file: file.read_bytes() for file in (folder / "fit.yaml", *folder.glob("csv/*/metrics.csv"))}
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    assert sta(name, *config("finetune", "digits"), *QUIET, f"--ckpt_path={checkpoint}") == 0
+    assert {file: file.read_bytes() for file in before} == before
+    assert (folder / f"{name}.yaml").is_file()
+
+
+def test_predict_writes_probabilities(finetuned: Path) -> None:
+    checkpoint = finetuned / "runs" / "finetune" / "digits" / "checkpoints" / "last.ckpt"
+    output = finetuned / "probabilities.safetensors"
+    words = [*config("finetune", "digits"), *QUIET, f"--ckpt_path={checkpoint}", f"--output={output}"]
+    assert sta("predict", *words) == 0
+    probabilities = load_file(output)["probabilities"]
+    assert probabilities.shape[0] == 24
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(24))
+
+
+def test_score_takes_a_checkpoint_too(scored: Path) -> None:
+    folder = scored / "runs" / "finetune" / "digits"
+    words = [f"--weights={folder / 'checkpoints' / 'last.ckpt'}", f"--output={scored / 'again.safetensors'}"]
+    assert sta("score", *config("score", "digits"), *QUIET, "--samples=4", *words) == 0
+    first, again = load_file(folder / "importance.safetensors"), load_file(scored / "again.safetensors")
+    assert first.keys() == again.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(again[name], tensor)
+    assert any(tensor.any() for tensor in first.values())
+
+
+def test_score_by_amplitude_and_seed(scored: Path) -> None:
+    folder = scored / "runs" / "finetune" / "digits"
+    output = scored / "amplitude.safetensors"
+    assert sta("score", *config("score", "digits"), *QUIET, "--measure=amp", f"--output={output}") == 0
+    weights = load_file(folder / "encoder.safetensors")
+    amplitude = load_file(output)
+    name = next(iter(amplitude))
+    torch.testing.assert_close(amplitude[name], weights[f"visual.{name}"].square())
+
+
+def test_merge_writes_evaluates_and_prints(merge_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sta("merge", "--config", merge_config, *QUIET) == 0
+    out = capsys.readouterr().out
+    folder = merge_config.parent / "runs" / "merge" / "miniature"
+    for line in (*TASKS, "average", "objects (control)"):
+        assert any(row.startswith(line) and row.rstrip().endswith("%") for row in out.splitlines()), line
+    about = metadata(folder / "fused.safetensors")
+    assert json.loads(about["settings"])["p"] == 0.7
+    assert (folder / "merge.yaml").is_file()
+    assert list(folder.glob("csv/*/metrics.csv"))
+
+
+def test_merge_without_evaluation_reads_no_images(
+    merge_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = merge_config.parent / "new" / "folder" / "average.safetensors"
+    words = ["--model.method=average", "--evaluate=false", f"--output={output}", "--data.control=null"]
+    assert sta("merge", "--config", merge_config, *QUIET, *words) == 0
+    assert "accuracy" not in capsys.readouterr().out
+    one, two = (
+        load_file(merge_config.parent / "runs" / "finetune" / task / "encoder.safetensors") for task in TASKS
+    )
+    fused = load_file(output)
+    for name in fused:
+        torch.testing.assert_close(fused[name], (one[name] + two[name]) / 2)
+
+
+def test_forget_writes_evaluates_and_prints(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sta("forget", *config("forget", "digits"), *QUIET) == 0
+    out = capsys.readouterr().out
+    assert [row.split()[0] for row in out.splitlines() if row.rstrip().endswith("%")] == ["target", "control"]
+    about = metadata(scored / "runs" / "forget" / "digits" / "forgotten.safetensors")
+    assert json.loads(about["settings"])["target"] == "digits"
+
+
+def not_a_number(file: Path) -> None:
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file)
+
+
+def another_shape(file: Path) -> None:
+    tensors = load_file(file)
+    name = next(name for name in tensors if tensors[name].ndim == 2)
+    tensors[name] = torch.zeros(2, 3)
+    save_file(tensors, file)
+
+
+def another_architecture(file: Path) -> None:
+    save_file({"layer1.conv.weight": torch.ones(3, 3), "layer1.conv.bias": torch.ones(3)}, file)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (not_a_number, "class_embedding"),
+        (another_shape, "shape"),
+        (another_architecture, "encoder"),
+        (cut_short, "bad.safetensors"),
+        (Path.unlink, "bad.safetensors"),
+    ],
+)
+def test_merge_refuses_bad_sources_and_writes_nothing(
+    damage: Callable[[Path], None],
+    expected: str,
+    merge_config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes((merge_config.parent / "runs/finetune/digits/encoder.safetensors").read_bytes())
+    damage(bad)
+    tasks = {
+        task: {
+            "finetuned": str(bad) if task == "digits" else f"runs/finetune/{task}/encoder.safetensors",
+            "importance": f"runs/finetune/{task}/importance.safetensors",
+        }
+        for task in TASKS
+    }
+    output = tmp_path / "out" / "fused.safetensors"
+    words = [f"--model.tasks={json.dumps(tasks)}", f"--output={output}"]
+    assert sta("merge", "--config", merge_config, *QUIET, *words) == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("sta: error:") == 1
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", ["fit", "test"])
+def test_a_checkpoint_of_another_model_is_refused(
+    name: str, finetuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = torch.load(finetuned / "runs/finetune/digits/checkpoints/last.ckpt", weights_only=True)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {key: state[key] for key in state if "mlp" not in key}
+    file = finetuned / "other.ckpt"
+    torch.save(checkpoint, file)
+    assert (
+        sta(name, *config("finetune", "digits"), *QUIET, "--trainer.logger=false", f"--ckpt_path={file}") == 2
+    )
+    err = capsys.readouterr().err
+    assert "other.ckpt" in err
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    file = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": Evil()}, file)
+    assert sta("test", *config("finetune", "digits"), *QUIET, f"--ckpt_path={file}") == 2
+    assert sta("score", *config("score", "digits"), *QUIET, f"--weights={file}") == 2
+    assert "evil.ckpt" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()

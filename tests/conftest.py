@@ -1,0 +1,31 @@
+"""Fixtures that several rooms share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: tests are many small operations, which threads only slow down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The embedded suite with a few images per split, rendered into a folder that becomes the current one."""
+    from sta_lightning.tasks.miniature import suite
+
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STA_CACHE", str(folder / "cache"))
+        patch.setattr(suite, "SPLIT_SIZES", {"train": 48, "validation": 16, "test": 24})
+        patch.chdir(folder)
+        yield folder

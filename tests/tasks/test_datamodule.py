@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from sta_lightning.errors import StaError
+from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
+from tests.tasks import layouts
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    layouts.write_mnist(tmp_path, (40, 10))
+    return tmp_path
+
+
+def mnist(root: Path, **settings: Any) -> TaskDataModule:
+    return TaskDataModule("mnist", root=str(root), **{"batch_size": 8, **settings})
+
+
+def pass_over(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+class Recorder(LightningModule):
+    """Notes the labels that a fit sees, epoch by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.seen: list[list[float]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.seen.append([])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, _ = batch
+        self.seen[-1].extend(images.mean(dim=(1, 2, 3)).tolist())
+        return self.layer(images.new_ones(1)).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=folder, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, **settings,
+    )  # fmt: skip
+
+
+def test_loaders_give_the_encoders_input(root: Path) -> None:
+    data = mnist(root)
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert float(images.min()) >= -1
+    assert float(images.max()) <= 1
+    assert [len(data.dataset(split)) for split in ("train", "validation", "test")] == [36, 4, 10]
+    assert len(pass_over(data.predict_dataloader())[1]) == 10
+    assert mnist(root, image_size=48).dataset("test")[0][0].shape == (3, 48, 48)
+
+
+def test_training_order_depends_on_seed_and_epoch_alone(root: Path) -> None:
+    first = mnist(root, seed=3).train_dataloader()
+    order = [pass_over(first)[0] for _ in range(2)]
+    torch.manual_seed(99)
+    again = mnist(root, seed=3).train_dataloader()
+    before = torch.get_rng_state()
+    assert torch.equal(pass_over(again)[0], order[0])
+    assert torch.equal(pass_over(again)[0], order[1])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(order[0], order[1])
+    assert not torch.equal(pass_over(mnist(root, seed=4).train_dataloader())[0], order[0])
+    evaluated = pass_over(mnist(root).evaluation_loader("train"))[0]
+    assert not torch.equal(evaluated, order[0])
+    assert torch.equal(evaluated.flatten(1).sum(1).sort().values, order[0].flatten(1).sum(1).sort().values)
+
+
+def test_resumed_fit_meets_the_order_of_an_unbroken_one(root: Path, tmp_path: Path) -> None:
+    whole, half, rest = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(whole, mnist(root))
+    first = trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    first.fit(half, mnist(root))
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    second = trainer(tmp_path, max_epochs=3, enable_checkpointing=False)
+    second.fit(rest, mnist(root), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    assert whole.seen == half.seen + rest.seen
+    assert whole.seen[0] != whole.seen[1]
+
+
+def test_workers_give_what_the_main_process_gives(root: Path) -> None:
+    alone = pass_over(mnist(root, num_workers=0).train_dataloader())
+    helped = pass_over(mnist(root, num_workers=2).train_dataloader())
+    assert torch.equal(alone[0], helped[0])
+    assert torch.equal(alone[1], helped[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_crops_are_reproducible(root: Path, workers: int) -> None:
+    settings: dict[str, Any] = {"augment": True, "num_workers": workers, "seed": 5}
+    torch.manual_seed(1)
+    first = pass_over(mnist(root, **settings).train_dataloader())[0]
+    torch.manual_seed(2)
+    assert torch.equal(pass_over(mnist(root, **settings).train_dataloader())[0], first)
+    plain = pass_over(mnist(root, **{**settings, "augment": False}).train_dataloader())[0]
+    assert not torch.equal(first, plain)
+
+
+def test_dataset_is_picklable_and_batches_equal_single_samples(root: Path) -> None:
+    data = pickle.loads(pickle.dumps(mnist(root).dataset("train", augment=False)))
+    batch = data.__getitems__([3, 1, 7])
+    for (image, label), index in zip(batch, (3, 1, 7), strict=True):
+        assert torch.equal(image, data[index][0])
+        assert isinstance(label, int)
+        assert label == data[index][1]
+    augmented = mnist(root).dataset("train", augment=True)
+    augmented[0]
+    pickle.loads(pickle.dumps(augmented))[0]
+
+
+def test_limits_choose_a_fixed_part_whatever_the_seed(root: Path) -> None:
+    few = mnist(root, train_limit=5, validation_limit=2, test_limit=3, seed=1)
+    assert [len(few.dataset(split)) for split in ("train", "validation", "test")] == [5, 2, 3]
+    other = mnist(root, train_limit=5, seed=2)
+    assert all(torch.equal(few.dataset("train")[i][0], other.dataset("train")[i][0]) for i in range(5))
+    assert len(mnist(root, test_limit=1000).dataset("test")) == 10
+
+
+def test_scoring_samples_depend_on_their_seed_alone(root: Path) -> None:
+    data = mnist(root, seed=1)
+    drawn = data.scoring_samples(12, seed=7)
+    assert len(set(drawn)) == 12
+    assert set(drawn) <= set(range(36))
+    assert drawn == mnist(root, seed=2, batch_size=3).scoring_samples(12, seed=7)
+    assert drawn != data.scoring_samples(12, seed=8)
+    with pytest.raises(StaError, match=r"37 samples.*36 training"):
+        data.scoring_samples(37)
+
+
+def test_missing_files_are_told_at_setup(tmp_path: Path) -> None:
+    with pytest.raises(StaError, match="MNIST/raw"):
+        mnist(tmp_path).setup("fit")
+
+
+def test_wrong_settings_are_refused(root: Path) -> None:
+    for settings in ({"batch_size": 0}, {"num_workers": -1}, {"encoder": "nothing"}, {"image_size": 0}):
+        with pytest.raises(StaError):
+            mnist(root, **settings)
+    with pytest.raises(StaError, match="cannot be downloaded"):
+        TaskDataModule("cars", root=str(root), download=True).prepare_data()
+
+
+def test_several_tasks_with_a_control(root: Path) -> None:
+    layouts.write_gtsrb(root)
+    for name in ("a", "b"):
+        layouts.picture(root / "flat" / f"n_{name}.png")
+    control = root / "watch.yaml"
+    control.write_text("{layout: flat, test: flat}")
+    data = MultiTaskDataModule(
+        ["mnist", "gtsrb"], roots={"mnist": str(root), "gtsrb": str(root)}, control=str(control), batch_size=4
+    )
+    assert data.task_names == ("mnist", "gtsrb", "watch")
+    assert data.control_name == "watch"
+    assert data.validation_names == ("mnist", "gtsrb")
+    data.setup("test")
+    assert [len(pass_over(loader)[1]) for loader in data.test_dataloader()] == [10, 5, 2]
+    data.setup("validate")
+    assert [len(pass_over(loader)[1]) for loader in data.val_dataloader()] == [4, 4]
+    # The image of the control's second class is its second file, at every evaluation.
+    assert pass_over(data.test_dataloader()[2])[1].tolist() == [0, 1]
+
+
+def test_mistakes_with_several_tasks_are_told(root: Path) -> None:
+    with pytest.raises(StaError, match="'mnist' was given twice"):
+        MultiTaskDataModule(["mnist", "gtsrb"], control="mnist")
+    with pytest.raises(StaError, match=r"'minst'.*'mnist'"):
+        MultiTaskDataModule(["mnist"], roots={"minst": str(root)})
+    with pytest.raises(StaError, match="No task"):
+        MultiTaskDataModule([])
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_processes_share_the_training_images(root: Path, epoch: int) -> None:
+    parts = []
+    for rank in range(3):
+        data = mnist(root, seed=4)
+        data.trainer = cast(Any, SimpleNamespace(world_size=3, global_rank=rank))
+        torch.manual_seed(rank)
+        sampler = cast(Any, data.train_dataloader().sampler)
+        sampler.set_epoch(epoch)
+        parts.append(list(sampler))
+    assert sorted(index for part in parts for index in part) == list(range(36))
+    assert parts[0] != sorted(parts[0])

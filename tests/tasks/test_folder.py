@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+from sta_lightning.errors import StaError
+from sta_lightning.tasks import Task, get_task
+from tests.tasks.layouts import picture
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for split, count in (("train", 4), ("val", 2)):
+        for number, name in enumerate(("n01_cat", "n02", "n03")):
+            for image in range(count):
+                picture(
+                    tmp_path / "data" / split / name / f"{image}.png",
+                    (6 + number, 6),
+                    "L" if image else "RGB",
+                )
+    for name in ("n02_big_dog.JPEG", "n01_tench.jpg", "n03_ping-pong_ball.PNG", "notes.txt"):
+        path = tmp_path / "data" / "flat" / name
+        picture(path) if path.suffix != ".txt" else path.write_text("not an image")
+    return tmp_path / "data"
+
+
+def load(folder: Path, text: str) -> Task:
+    path = folder / "task.yaml"
+    path.write_text(text)
+    return get_task(str(path))
+
+
+def labels(data: Any) -> list[int]:
+    return [int(data[index][1]) for index in range(len(data))]
+
+
+def test_paths_are_relative_to_the_file(data: Path) -> None:
+    task = load(data, "{name: pets, train: train, test: val}")
+    assert (task.name, task.class_names) == ("pets", ("n01 cat", "n02", "n03"))
+    assert labels(task.dataset("test")) == [0, 0, 1, 1, 2, 2]
+    assert len(cast(Any, task.dataset("train"))) == 11
+    assert len(cast(Any, task.dataset("validation"))) == 1
+    opened = pickle.loads(pickle.dumps(task.dataset("train")))
+    assert isinstance(opened[0][0], Image.Image)
+
+
+def test_name_and_templates_have_defaults(data: Path) -> None:
+    task = load(data, "{test: val}")
+    assert task.name == "task"
+    assert all("{}" in template for template in task.templates)
+    assert (task.splits, task.head) == (("test",), "auto")
+
+
+def test_mapping_names_and_chooses_classes(data: Path) -> None:
+    task = load(data, "{train: train, test: val, class_names: {n03: bird, n01_cat: cat}}")
+    assert task.class_names == ("cat", "bird")
+    assert labels(task.dataset("test")) == [0, 0, 1, 1]
+    image, _ = cast(Any, task.dataset("test"))[2]
+    assert image.size == (8, 6)
+
+
+def test_include_and_list_of_names(data: Path) -> None:
+    task = load(data, "{train: train, test: val, include: [n03, n02], class_names: [dog, bird]}")
+    assert task.class_names == ("dog", "bird")
+    assert labels(task.dataset("test")) == [0, 0, 1, 1]
+
+
+def test_validation_folder_is_used_where_given(data: Path) -> None:
+    task = load(data, "{train: train, validation: val, test: val}")
+    assert len(cast(Any, task.dataset("train"))) == 12
+    assert len(cast(Any, task.dataset("validation"))) == 6
+
+
+def test_root_may_come_from_environment_file_or_option(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    text = "{root: $SOME_IMAGES, train: train, test: val, class_names: {n02: dog}}"
+    monkeypatch.delenv("SOME_IMAGES", raising=False)
+    task = load(other, text)
+    with pytest.raises(StaError, match=r"\$SOME_IMAGES.*not set.*`root`"):
+        task.dataset("test")
+    assert len(cast(Any, task.dataset("test", data))) == 2
+    monkeypatch.setenv("SOME_IMAGES", str(data))
+    assert len(cast(Any, task.dataset("test"))) == 2
+    relative = load(other, "{root: ../data, test: val}")
+    assert len(cast(Any, relative.dataset("test"))) == 6
+    with pytest.raises(StaError, match="elsewhere"):
+        relative.dataset("test", other)
+
+
+def test_flat_folder_has_one_image_a_class(data: Path) -> None:
+    task = load(data, "{layout: flat, test: flat, head: own}")
+    assert task.class_names == ("tench", "big dog", "ping-pong ball")
+    assert (task.head, task.splits) == ("own", ("test",))
+    opened = cast(Any, task.dataset("test"))
+    assert labels(opened) == [0, 1, 2]
+    assert opened[0][0].mode == "RGB"
+    assert len(pickle.loads(pickle.dumps(opened))) == 3
+
+
+def test_flat_folder_must_have_every_class(data: Path) -> None:
+    task = load(data, "{layout: flat, test: flat, class_names: imagenet}")
+    assert len(task.class_names) == 1000
+    with pytest.raises(StaError, match=r"1000 classes.*holds 3"):
+        task.dataset("test")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{train: train}", "test: <folder>"),
+        ("{test: val, trian: train}", "unknown keys 'trian'.*'train'"),
+        ("[train, val]", "keys and values"),
+        ("{test: [", "not a YAML file"),
+        ("{test: val, layout: tree}", "layout: tree.*'folders', 'flat'"),
+        ("{test: val, head: best}", "head: best"),
+        ("{test: nowhere}", "nowhere.*no such folder"),
+        ("{test: val, class_names: [a, b]}", "2 names for 3"),
+        ("{test: val, include: n02}", "`include` should be a list"),
+        ("{test: val, include: [n02, n09], class_names: {n02: dog}}", "'n09'"),
+        ("{test: val, templates: [a photo]}", "'a photo'"),
+        ("{layout: flat, test: flat, include: [n02]}", "flat layout has none"),
+        ("{layout: flat, test: flat, class_names: {a: b}}", "cannot be a mapping"),
+        ("{test: val, class_names: nonsense}", "'nonsense' was asked for"),
+    ],
+)
+def test_mistakes_in_the_file_are_told(data: Path, text: str, complaint: str) -> None:
+    with pytest.raises(StaError, match=f"(?s){complaint}"):
+        load(data, text)
+
+
+def test_missing_file_class_or_image_is_told(data: Path) -> None:
+    with pytest.raises(StaError, match="no such file"):
+        get_task(str(data / "absent.yaml"))
+    task = load(data, "{test: val, class_names: {n02: dog, n07: cow}}")
+    with pytest.raises(StaError, match=r"'n07'.*no folder in"):
+        task.dataset("test")
+    (data / "val" / "n07").mkdir()
+    with pytest.raises(StaError, match="n07"):
+        task.dataset("test")

@@ -1,0 +1,193 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sta_lightning.errors import StaError
+from sta_lightning.weights import atomic, atomic_path
+
+
+def leftovers(folder: Path, *expected: str) -> set[str]:
+    return {entry.name for entry in folder.iterdir()} - set(expected)
+
+
+def write_half(target: Path, error: BaseException) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+
+
+def test_a_new_file_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "table.csv"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.suffix == ".csv"
+        temporary.write_text("a,b")
+        assert not target.exists()
+    assert target.read_text() == "a,b"
+    assert not leftovers(target.parent, "table.csv")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_whatever_ends_the_block_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    before = target.stat()
+    with pytest.raises(error):
+        write_half(target, error())
+    assert target.read_text() == "old"
+    assert (target.stat().st_ino, target.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not leftovers(tmp_path, "file.txt")
+
+
+def test_a_failure_without_an_old_file_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop"):
+        write_half(tmp_path / "file.txt", ValueError("stop"))
+    assert not leftovers(tmp_path)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(StaError, match=r"file.txt': No space left.*make room"):
+        write_half(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert target.read_text() == "old"
+    assert not leftovers(tmp_path, "file.txt")
+
+
+def test_an_error_of_the_block_s_own_is_not_disguised(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt"):
+        (tmp_path / "missing").read_text()
+
+
+def test_a_block_that_moves_its_file_away_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StaError, match="moved away"), atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.unlink()
+    assert not leftovers(tmp_path)
+
+
+def test_data_and_folder_are_flushed_before_and_after_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(descriptor: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def record_replace(source: object, target: object) -> None:
+        events.append("rename")
+        replace(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("x")
+    assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_an_ordinary_new_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "file.txt") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_permissions_of_an_old_file_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    target.chmod(0o640)
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    real = tmp_path / "real" / "file.txt"
+    real.parent.mkdir()
+    real.write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(real)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+
+
+def test_folders_and_devices_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StaError, match="it is a folder"), atomic_path(tmp_path):
+        pass
+    with pytest.raises(StaError, match="not an ordinary file"), atomic_path("/dev/null"):
+        pass
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StaError, match="cannot write"), atomic_path(tmp_path / "file" / "below.txt"):
+        pass
+
+
+def test_a_read_only_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    # The superuser, as whom tests may run, could write any file.
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == target and mode == os.W_OK))
+    with pytest.raises(StaError, match="read-only"), atomic_path(target):
+        pass
+    assert target.read_text() == "old"
+
+
+def test_names_of_the_greatest_length_work(tmp_path: Path) -> None:
+    for name in ("x" * 251 + ".csv", "é" * 125 + ".csv", ".hidden", "no_suffix"):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("x")
+        assert (tmp_path / name).read_text() == "x"
+
+
+def test_two_writers_at_once_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    with atomic_path(target) as first, atomic_path(target) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first"
+    assert not leftovers(tmp_path, "file.txt")
+
+
+def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("0" * 200_000)
+    code = (
+        "import runpy, sys\n"
+        "atomic_path = runpy.run_path(sys.argv[2])['atomic_path']\n"  # without the package: no torch
+        "print('ready', flush=True)\n"
+        "for i in range(10**9):\n"
+        "    with atomic_path(sys.argv[1]) as temporary:\n"
+        "        temporary.write_text(str(i % 10) * 200_000)\n"
+    )
+    for delay in (0.0, 0.023):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(target), atomic.__file__], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        content = target.read_text()
+        assert len(content) == 200_000
+        assert len(set(content)) == 1
+    assert all(name.startswith(".file") for name in leftovers(tmp_path, "file.txt"))
