@@ -24,14 +24,13 @@ from sta_lightning.arithmetic.masks import (
 from sta_lightning.arithmetic.methods import (
     FORGET_METHODS,
     FUSION_METHODS,
-    Merged,
     Method,
     merge,
     unlearn,
 )
 from sta_lightning.arithmetic.normalization import NORMALIZATIONS, normalize
 from sta_lightning.arithmetic.selection import rank
-from sta_lightning.arithmetic.states import StateDict, floating_names
+from sta_lightning.arithmetic.states import Merged, StateDict, floating_names
 from sta_lightning.arithmetic.vectors import average, change_size, negate, task_arithmetic, task_vector
 
 __all__ = [

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_dtype, check_importance, check_result, check_share
-from sta_lightning.arithmetic.fusion import Masked
 from sta_lightning.arithmetic.masks import forget_mask, random_forget_mask, tensor_generator
-from sta_lightning.arithmetic.states import StateDict, working_dtype
+from sta_lightning.arithmetic.states import Merged, StateDict, working_dtype
 from sta_lightning.arithmetic.vectors import check_triple, difference
 
 
@@ -62,7 +61,7 @@ def forget_masked(
     p: float = 0.7,
     task: str = "target",
     dtype: torch.dtype | None = None,
-) -> Masked:
+) -> Merged:
     """:func:`forget`, together with the share of entries that the mask keeps, under the name ``task``.
 
     Takes and raises what :func:`forget` does.
@@ -84,7 +83,7 @@ def forget_random(
     seed: int = 0,
     task: str = "target",
     dtype: torch.dtype | None = None,
-) -> Masked:
+) -> Merged:
     """The control of :func:`forget`: a random mask of the same density.
 
     It keeps numel - rank(numel, p) entries of each tensor.
@@ -124,7 +123,7 @@ def _subtract(
     mask_of: Callable[[str, Tensor], Tensor],
     task: str,
     dtype: torch.dtype | None,
-) -> Masked:
+) -> Merged:
     """theta_k - M * delta, tensor by tensor (Eq. 20)."""
     check_dtype(dtype)
     weights: dict[str, Tensor] = {}
@@ -138,4 +137,4 @@ def _subtract(
         total = base.detach().to(working_dtype(base, delta)) - torch.where(mask, delta, 0.0)
         weights[name] = check_result(total.to(dtype or base.dtype), name)
         kept[name] = {task: int(mask.sum()) / max(1, base.numel())}
-    return Masked(weights, kept)
+    return Merged(weights, kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,25 +11,12 @@ from sta_lightning.arithmetic.checks import check_dtype, check_importance, check
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
 from sta_lightning.arithmetic.normalization import bounds
 from sta_lightning.arithmetic.selection import rank
-from sta_lightning.arithmetic.states import StateDict, pieces, working_dtype
+from sta_lightning.arithmetic.states import Merged, StateDict, floating_names, pieces, working_dtype
 from sta_lightning.arithmetic.vectors import check_models
 from sta_lightning.errors import StaError, listed
 
 PieceMasks = Callable[[slice], Iterable[Tensor]]
 """A slice of the flattened tensor -> one boolean mask a task, in the order of the tasks."""
-
-
-@dataclass(frozen=True)
-class Masked:
-    """A masked merge and what its masks kept.
-
-    Attributes:
-        weights: the merged model.
-        kept: tensor name -> task -> share of the entries kept, 0 to 1.
-    """
-
-    weights: dict[str, Tensor]
-    kept: dict[str, dict[str, float]]
 
 
 def fuse(
@@ -53,9 +39,8 @@ def fuse(
         importance: task name -> importance (tensor name -> tensor) of every floating-point tensor, the same
             tasks.
         p: quantile in [0, 1]. Without ties N - :func:`~sta_lightning.arithmetic.rank` (N, p) tasks are kept
-            at every
-            position: of 2, 3, 6, 8 tasks 1, 1, 2, 3 at the default. 0 keeps all but the smallest, 1 keeps
-                nothing.
+            at every position, at the default 1, 1, 2, 3 of 2, 3, 6, 8 tasks. 0 keeps all but the smallest,
+            1 keeps nothing.
         normalize: over what Eq. 13 takes minimum and maximum: ``"tensor"`` (the paper's), ``"block"``,
             ``"model"`` or ``"none"``.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``. Sums
@@ -87,7 +72,7 @@ def fuse_masked(
     p: float = 0.7,
     normalize: str = "tensor",
     dtype: torch.dtype | None = None,
-) -> Masked:
+) -> Merged:
     """:func:`fuse`, together with the share of entries that each mask keeps (the paper's Fig. 4).
 
     Takes and raises what :func:`fuse` does.
@@ -95,7 +80,8 @@ def fuse_masked(
     k = _check_fusion(pretrained, finetuned, p)
     _check_importances(pretrained, finetuned, importance)
     tasks = sorted(finetuned)
-    limits = {task: bounds(importance[task], normalize) for task in tasks}
+    names = floating_names(pretrained)
+    limits = {task: bounds(importance[task], normalize, names) for task in tasks}
 
     def masks_of(name: str, base: Tensor) -> PieceMasks:
         flat = [importance[task][name].detach().reshape(-1) for task in tasks]
@@ -119,7 +105,7 @@ def fuse_random(
     p: float = 0.7,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-) -> Masked:
+) -> Merged:
     """The control of :func:`fuse`: a random mask of the same density, N - rank(N, p) tasks at every position.
 
     Args:
@@ -153,7 +139,7 @@ def _fuse(
     tasks: Sequence[str],
     masks_of: Callable[[str, Tensor], PieceMasks],
     dtype: torch.dtype | None,
-) -> Masked:
+) -> Merged:
     """Eq. 18 and 19, tensor by tensor."""
     check_dtype(dtype)
     weights: dict[str, Tensor] = {}
@@ -167,7 +153,7 @@ def _fuse(
         weights[name] = check_result(result, name)
         size = max(1, base.numel())
         kept[name] = {task: count / size for task, count in zip(tasks, counts, strict=True)}
-    return Masked(weights, kept)
+    return Merged(weights, kept)
 
 
 def masked_sum(

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sta_lightning.arithmetic.forgetting import forget_masked, forget_random
 from sta_lightning.arithmetic.fusion import fuse_masked, fuse_random
-from sta_lightning.arithmetic.states import StateDict
+from sta_lightning.arithmetic.states import Merged, StateDict
 from sta_lightning.arithmetic.vectors import average, negate, task_arithmetic
 from sta_lightning.errors import StaError, listed
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What a method makes.
-
-    Attributes:
-        weights: the merged model; tensor name -> tensor.
-        kept: tensor name -> task -> share of the task vector's entries kept, 0 to 1; empty for methods
-            without a mask.
-    """
-
-    weights: dict[str, Tensor]
-    kept: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,11 +83,9 @@ def merge(
     if method == "sta":
         if importance is None:
             raise StaError(_NO_IMPORTANCE)
-        sta = fuse_masked(pretrained, finetuned, importance, p=p, normalize=normalize, dtype=dtype)
-        return Merged(sta.weights, sta.kept)
+        return fuse_masked(pretrained, finetuned, importance, p=p, normalize=normalize, dtype=dtype)
     if method == "random_mask":
-        control = fuse_random(pretrained, finetuned, p=p, seed=seed, dtype=dtype)
-        return Merged(control.weights, control.kept)
+        return fuse_random(pretrained, finetuned, p=p, seed=seed, dtype=dtype)
     if method == "average":
         return Merged(average(pretrained, finetuned, dtype=dtype))
     return Merged(task_arithmetic(pretrained, finetuned, scale=_scale(scale, found), dtype=dtype))
@@ -145,11 +128,9 @@ def unlearn(
     if method == "sta":
         if importance is None:
             raise StaError(_NO_IMPORTANCE)
-        sta = forget_masked(model, pretrained, finetuned, importance, p=p, task=task, dtype=dtype)
-        return Merged(sta.weights, sta.kept)
+        return forget_masked(model, pretrained, finetuned, importance, p=p, task=task, dtype=dtype)
     if method == "random_mask":
-        control = forget_random(model, pretrained, finetuned, p=p, seed=seed, task=task, dtype=dtype)
-        return Merged(control.weights, control.kept)
+        return forget_random(model, pretrained, finetuned, p=p, seed=seed, task=task, dtype=dtype)
     return Merged(negate(model, pretrained, finetuned, scale=_scale(scale, found), dtype=dtype))
 
 

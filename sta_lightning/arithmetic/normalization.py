@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -67,13 +68,16 @@ def block_of(name: str) -> str:
     return ".".join(parts[:-1]) or name
 
 
-def bounds(importance: StateDict, mode: str = "tensor") -> dict[str, Bounds]:
+def bounds(
+    importance: StateDict, mode: str = "tensor", names: Collection[str] | None = None
+) -> dict[str, Bounds]:
     """The minimum and maximum that Eq. 13 uses for each tensor.
 
     Args:
         importance: tensor name -> importance, finite. Empty tensors belong to no group.
         mode: ``"tensor"`` takes them over the tensor itself (a layer of the paper), ``"block"`` over all
             tensors of :func:`block_of`, ``"model"`` over all tensors, ``"none"`` leaves the values alone.
+        names: the tensors that take part; ``None`` for all.
 
     Returns:
         Tensor name -> :class:`Bounds`.
@@ -83,13 +87,15 @@ def bounds(importance: StateDict, mode: str = "tensor") -> dict[str, Bounds]:
     """
     if mode not in NORMALIZATIONS:
         raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
+    chosen = list(importance) if names is None else list(names)
     if mode == "none":
-        return {name: Bounds(0.0, 1.0, identity=True) for name in importance}
+        return {name: Bounds(0.0, 1.0, identity=True) for name in chosen}
     groups = {
-        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in importance
+        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in chosen
     }
     wide: dict[str, Bounds] = {}
-    for name, tensor in importance.items():
+    for name in chosen:
+        tensor = importance[name]
         if tensor.numel() == 0:
             continue
         low, high = extent(tensor)

@@ -109,6 +109,7 @@ class _Samples(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
+        self.source.trainer = self.trainer
         self.source.setup(stage)
 
     @override

@@ -242,7 +242,7 @@ def _descendants(base: type) -> list[type]:
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    return "litlogger" not in text and "litmodels" not in text and not text.startswith("Seed set to")
+    return "litlogger" not in text and "litmodels" not in text and "Seed set to" not in text
 
 
 # Lightning prints advertisements with every Trainer, and the seed, which the configuration shows: they would stand

@@ -84,8 +84,9 @@ class MultiTaskEvaluation(LightningModule):
     def setup(self, stage: str) -> None:
         """Load the weights to evaluate and get a head and a metric for every task of the datamodule."""
         if stage not in ("validate", "test"):
+            asked = str(getattr(stage, "value", stage))  # Lightning hands an enumeration
             raise StaError(
-                f"{type(self).__name__} has nothing to {stage}: it evaluates. Use validate or test, or CLIPClassifier."
+                f"{type(self).__name__} has nothing to {asked}: it evaluates. Use validate or test, or CLIPClassifier."
             )
         datamodule = cast(Any, self.trainer).datamodule
         members = _members(datamodule)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,7 @@ def _existing(path: PathLike) -> Path:
     if file.is_dir():
         raise StaError(f"'{path}' is a folder. Give the weights file in it.")
     if not file.is_file():
-        raise StaError(f"there is no weights file '{path}'. Check the path; it is relative to {_here(file)}.")
+        raise StaError(f"there is no weights file '{path}'{_here(file)}. Check the path.")
     if file.suffix not in (SAFETENSORS, *PICKLES):
         raise StaError(
             f"'{path}' has an unknown ending '{file.suffix}'. Weights are read from "
@@ -113,7 +115,7 @@ def _existing(path: PathLike) -> Path:
 
 
 def _here(file: Path) -> str:
-    return "nothing, being absolute" if file.is_absolute() else f"'{Path.cwd()}'"
+    return "" if file.is_absolute() else f" in '{Path.cwd()}'"
 
 
 def _opened(file: Path) -> Any:
@@ -137,20 +139,27 @@ def _broken(file: Path, error: Exception) -> StaError:
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
+    if _is_torchscript(file):
+        raise StaError(
+            f"'{file}' is a TorchScript archive, a program and not a checkpoint. Load it with torch.jit.load where you "
+            f"trust it, and save its state dict as {SAFETENSORS}."
+        )
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # What torch says here ends in the advice to load the file all the same; only the culprit's name is of use.
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" (it asks for '{culprit[1]}')" if culprit else ""
         raise StaError(
-            f"'{file}' holds more than tensors and plain values, or is no checkpoint; it was not loaded, "
-            f"because loading it could run code ({_first_line(error)}). Save its state dict alone, best as "
-            f"{SAFETENSORS}."
+            f"'{file}' holds more than tensors and plain values{found}, or is no checkpoint; it was not loaded, "
+            f"because loading it could run code. Save its state dict alone, best as {SAFETENSORS}."
         ) from error
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds for damaged archives, none of them documented
         raise StaError(
-            f"'{file}' cannot be read as a checkpoint ({_first_line(error)}). It may be truncated; copy or "
-            "make it again."
+            f"'{file}' cannot be read as a checkpoint ({_first_line(error)}). It may be truncated; copy or make it "
+            "again."
         ) from error
     state = content
     for key in _STATE_KEYS:
@@ -177,3 +186,11 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _is_torchscript(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -1,9 +1,8 @@
-"""What each process of the multi-process scoring tests runs: ``scoring_worker.py <processes> <folder>``."""
+"""What each process of the multi-process scoring tests runs."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,8 @@ class FaultyData(TaskDataModule):
         return list(range(n))
 
 
-def main() -> None:
+def main(processes: int, folder: Path) -> None:
     """Score alone, after a validation and after a fit; then let one process, and the writing, fail."""
-    processes, folder = int(sys.argv[1]), Path(sys.argv[2])
     out = folder / f"on{processes}"
     register_toys()
     data = TaskDataModule("spots", batch_size=4)
@@ -86,7 +84,3 @@ def main() -> None:
             except StaError as error:
                 said[name] = str(error)
         print("SAID " + json.dumps(said), flush=True)
-
-
-if __name__ == "__main__":
-    main()

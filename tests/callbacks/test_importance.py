@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -175,7 +175,7 @@ def test_measures(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> Non
     start = {name: tensor.clone() for name, tensor in module.encoder.state_dict().items()}
     with torch.no_grad():
         for parameter in module.encoder.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
     found: dict[str, dict[str, Tensor]] = {}
     for measure in ("lp", "amp", "lp+amp", "delta-lp", "delta-amp"):
         output = tmp_path / f"{measure}.safetensors"

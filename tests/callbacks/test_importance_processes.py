@@ -25,17 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> dict[str, Tensor]:
-    launch(WORKER, 1, folder)
-    return load_weights(folder / "on1" / "score.safetensors")
+def outputs(folder: Path) -> dict[int, list[str]]:
+    """What each process printed, after importances have been written on 1, 2, 3 and 5 processes."""
+    return launch(WORKER, [1, 2, 3, 5], folder)
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> list[dict[str, str]]:
-    """What each of two processes said of the failures that were staged."""
-    outputs = launch(WORKER, 2, folder)
-    lines = [line for text in outputs for line in text.splitlines() if line.startswith("SAID ")]
-    return [json.loads(line.removeprefix("SAID ")) for line in lines]
+def alone(folder: Path, outputs: dict[int, list[str]]) -> dict[str, Tensor]:
+    return load_weights(folder / "on1" / "score.safetensors")
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -49,7 +46,6 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_more_processes_give_the_same_importance(
     folder: Path, alone: dict[str, Tensor], processes: int
 ) -> None:
-    launch(WORKER, processes, folder)
     path = folder / f"on{processes}" / "score.safetensors"
     assert_same(load_weights(path), alone)
     assert read_metadata(path) == read_metadata(folder / "on1" / "score.safetensors")
@@ -59,14 +55,14 @@ def test_more_processes_give_the_same_importance(
 
 
 def test_two_processes_give_the_same_importance_alone_and_under_validate(
-    folder: Path, alone: dict[str, Tensor], said: list[dict[str, str]]
+    folder: Path, alone: dict[str, Tensor]
 ) -> None:
     for name in ("score", "validate"):
         assert_same(load_weights(folder / "on2" / f"{name}.safetensors"), alone)
 
 
 def test_a_fit_on_two_processes_follows_the_fit_without_scoring(
-    folder: Path, said: list[dict[str, str]]
+    folder: Path, outputs: dict[int, list[str]]
 ) -> None:
     for rank in (0, 1):
         plain: dict[str, Any] = torch.load(folder / "on2" / f"without-{rank}.pt", weights_only=True)
@@ -77,7 +73,9 @@ def test_a_fit_on_two_processes_follows_the_fit_without_scoring(
     assert (folder / "on2" / "fit.safetensors").is_file()
 
 
-def test_one_process_failing_ends_all_with_one_message(folder: Path, said: list[dict[str, str]]) -> None:
+def test_one_process_failing_ends_all_with_one_message(folder: Path, outputs: dict[int, list[str]]) -> None:
+    lines = [line for text in outputs[2] for line in text.splitlines() if line.startswith("SAID ")]
+    said = [json.loads(line.removeprefix("SAID ")) for line in lines]
     assert len(said) == 2
     assert said[0] == said[1]
     assert "process 1" in said[0]["reading"]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sta_lightning.cli.main import main
 from tests.conftest import REPOSITORY
+from tests.toys import write_pretrained
 
 CONFIGS = REPOSITORY / "configs"
 # Untrained weights: these tests are about the plumbing, and need no file of the package.
@@ -248,3 +249,27 @@ def test_a_checkpoint_with_code_in_it_is_not_run(
     assert sta("score", *config("score", "digits"), *QUIET, f"--weights={file}") == 2
     assert "evil.ckpt" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+def test_demo_runs(tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tiny_suite / "demo"
+    words = [
+        *(
+            "demo",
+            f"--pretrained={write_pretrained(tiny_suite / 'clip.safetensors')}",
+            "--tasks=[digits,textures]",
+        ),
+        *(
+            "--epochs=1",
+            "--warmup_steps=1",
+            "--batch_size=24",
+            "--samples=2",
+            "--scale_grid=[0.4]",
+            "--p_grid=[0.7]",
+        ),
+        *("--train_limit=24", "--test_limit=12", "--validation_limit=12", f"--output={output}"),
+    ]
+    assert sta(*words) == 0
+    assert (output / "report.md").is_file()
+    assert (output / "fused.safetensors").is_file()
+    assert f"tensorboard --logdir {output}" in capsys.readouterr().out

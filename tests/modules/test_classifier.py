@@ -53,7 +53,9 @@ def test_the_defaults_are_the_papers(pretrained: Path, data: TaskDataModule) -> 
     assert config.interval == "step"
 
 
-def test_the_rate_follows_warm_up_and_cosine_to_zero(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> None:
+def test_the_rate_follows_warm_up_and_cosine_to_zero(
+    pretrained: Path, data: TaskDataModule, tmp_path: Path
+) -> None:
     seen: list[float] = []
 
     class Watch(CLIPClassifier):
@@ -103,9 +105,12 @@ def test_it_learns_and_counts_right(pretrained: Path, data: TaskDataModule, tmp_
     probabilities = torch.cat([batch for batch in predicted if isinstance(batch, Tensor)])
     torch.testing.assert_close(probabilities.sum(1), torch.ones(7))
     labels = torch.tensor([label for _, label in data.dataset("test")])  # type: ignore[attr-defined]
-    assert results == {"test/spots/acc": pytest.approx(float((probabilities.argmax(1) == labels).float().mean()))}
+    assert results == {
+        "test/spots/acc": pytest.approx(float((probabilities.argmax(1) == labels).float().mean()))
+    }
     (validated,) = quiet_trainer().validate(module, data, verbose=False)
-    images, targets = (torch.stack(x) if isinstance(x[0], Tensor) else torch.tensor(x) for x in zip(*data.dataset("validation"), strict=True))  # type: ignore[call-overload]
+    pairs = [data.dataset("validation")[index] for index in range(7)]
+    images, targets = torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
     module.eval()
     with torch.no_grad():
         logits = module(images)
@@ -156,7 +161,9 @@ def test_a_resumed_fit_ends_where_the_whole_one_does(
     whole = classifier(pretrained, trainable="both", warmup_steps=2)
     quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[saver]).fit(whole, data)
     resumed = classifier(pretrained, trainable="both", warmup_steps=2)
-    quiet_trainer(max_epochs=3).fit(resumed, data, ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
+    again = ModelCheckpoint(tmp_path, every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[again])
+    trainer.fit(resumed, data, ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
     assert all(torch.equal(t, resumed.state_dict()[n]) for n, t in whole.state_dict().items())
 
 
@@ -194,7 +201,7 @@ def test_a_checkpoint_with_code_in_it_is_not_loaded(tmp_path: Path) -> None:
             return exec, (f"open({str(tmp_path / 'boom')!r}, 'w')",)
 
     torch.save({"state_dict": {}, "hyper_parameters": {"task": Bomb()}}, tmp_path / "bomb.ckpt")
-    with pytest.raises(Exception, match="weights_only|Unsupported|WeightsUnpickler"):
+    with pytest.raises(Exception, match=r"Weights only load failed"):
         CLIPClassifier.load_from_checkpoint(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "boom").exists()
 

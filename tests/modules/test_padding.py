@@ -27,7 +27,7 @@ def test_every_sample_is_kept_once(length: int, world: int, batch_size: int, shu
     data: Any = range(length)
     everything: list[int] = []
     for rank in range(world):
-        sampler = DistributedSampler(data, world, rank, shuffle=shuffle)
+        sampler: DistributedSampler[int] = DistributedSampler(data, world, rank, shuffle=shuffle)
         everything += kept(DataLoader(data, batch_size, sampler=sampler))
     assert sorted(everything) == list(range(length))
 

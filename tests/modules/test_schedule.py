@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_the_papers_schedule() -> None:
     assert factors[500] == 1
     assert factors[1250] == pytest.approx(0.5)
     assert factors[2000] == 0
-    assert all(a >= b for a, b in zip(factors[500:], factors[501:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[500:]))
 
 
 def test_a_warm_up_takes_at_most_half_of_the_run() -> None:
@@ -37,4 +38,6 @@ def test_very_short_runs_move_all_the_same(total: int) -> None:
 
 def test_no_warm_up() -> None:
     assert warmup_cosine(0, warmup_steps=0, total_steps=10) == 1
-    assert warmup_cosine(3, warmup_steps=0, total_steps=10) == pytest.approx(0.5 * (1 + math.cos(0.3 * math.pi)))
+    assert warmup_cosine(3, warmup_steps=0, total_steps=10) == pytest.approx(
+        0.5 * (1 + math.cos(0.3 * math.pi))
+    )

@@ -3,6 +3,7 @@
 import pickle
 import resource
 import stat
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,21 @@ def test_a_checkpoint_with_code_is_refused_and_nothing_runs(tmp_path: Path, prot
     with pytest.raises(StaError, match=r"bomb\.pt'"):
         load_weights(path)
     assert not trace.exists()
+
+
+def test_the_refusal_names_the_culprit_and_does_not_tell_to_load_it_all_the_same(tmp_path: Path) -> None:
+    torch.save({"w": Stranger()}, tmp_path / "w.pt")
+    with pytest.raises(StaError, match=r"asks for '.*Stranger'") as caught:
+        load_weights(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_torchscript_archive_is_refused_as_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        for member in ("clip/constants.pkl", "clip/data.pkl", "clip/code/model.py"):
+            archive.writestr(member, b"")
+    with pytest.raises(StaError, match=r"clip\.pt' is a TorchScript archive"):
+        load_weights(tmp_path / "clip.pt")
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy", "pickle"])

@@ -55,6 +55,9 @@ class Style:
         clutter: Probability of each of the three foreign patches that may lie over the picture.
         invert: Probability that the picture is a negative.
         squeeze: Largest relative change of the aspect ratio either way.
+        grey: Share of the colour that is lost, 0 to 1.
+        exposure: Brightness shift of every picture alike, in units of full white.
+        channels: Which channel each of red, green and blue shows; not in order, these are false colours.
     """
 
     rotation: float = 0.02
@@ -68,6 +71,9 @@ class Style:
     clutter: float = 0.0
     invert: float = 0.0
     squeeze: float = 0.1
+    grey: float = 0.0
+    exposure: float = 0.0
+    channels: tuple[int, int, int] = (0, 1, 2)
 
 
 def sine_cosine(turns: Floats) -> tuple[Floats, Floats]:
@@ -244,6 +250,9 @@ def camera(u: Uniforms, image: Floats, style: Style) -> npt.NDArray[np.uint8]:
         )
         cover = patch.cover(box(patch, 0, 0, u(0.08, 0.35), u(0.08, 0.35))) * present
         paint(image, cover, colour(u, u.integers(len(_PALETTE)), 0.2))
+    image = image[:, list(style.channels)]
+    luminance = (image[:, 0:1] + image[:, 1:2] + image[:, 2:3]) * np.float32(1 / 3)
+    image = image + (luminance - image) * np.float32(style.grey) + np.float32(style.exposure)
     image = image + (_blurred(image) - image) * u(0, style.blur)[:, :, None]
     half = np.float32(0.5)
     image = (

@@ -65,7 +65,7 @@ SCENES: dict[str, Scene] = {
             noise=0.12,
             blur=0.7,
         ),
-        task=Style(rotation=0.06, scale=(0.55, 0.9), offset=0.2, noise=0.25, blur=1.0),
+        task=Style(rotation=0.05, scale=(0.4, 0.55), offset=0.3, contrast=(0.6, 1.0), noise=0.1, blur=0.6),
     ),
     "vehicles": Scene(
         draw_vehicles,
@@ -73,13 +73,14 @@ SCENES: dict[str, Scene] = {
         ("a photo of a {}.", "a {} on the road."),
         web=Style(rotation=0.03, scale=(0.65, 0.95), offset=0.2, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
         task=Style(
-            rotation=0.05,
-            scale=(0.55, 0.85),
-            offset=0.25,
-            contrast=(0.4, 0.9),
-            noise=0.25,
-            blur=0.8,
-            clutter=0.3,
+            rotation=0.03,
+            scale=(0.65, 0.95),
+            offset=0.2,
+            contrast=(0.3, 0.5),
+            exposure=-0.3,
+            grey=1.0,
+            noise=0.06,
+            blur=0.5,
         ),
     ),
     "street_numbers": Scene(
@@ -87,7 +88,9 @@ SCENES: dict[str, Scene] = {
         DIGITS,
         ("a photo of the number {}.", "a street sign of the number {}."),
         web=Style(rotation=0.03, scale=(0.65, 0.95), offset=0.15, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
-        task=Style(rotation=0.05, scale=(0.65, 0.9), offset=0.15, contrast=(0.5, 1.0), noise=0.2, blur=0.8),
+        task=Style(
+            rotation=0.03, scale=(0.65, 0.95), offset=0.15, contrast=(0.3, 0.5), grey=1.0, noise=0.1, blur=1.0
+        ),
     ),
     "traffic_signs": Scene(
         draw_traffic_signs,
@@ -95,13 +98,13 @@ SCENES: dict[str, Scene] = {
         ("a photo of a {} traffic sign.", "the {} sign."),
         web=Style(rotation=0.03, scale=(0.55, 0.95), offset=0.2, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
         task=Style(
-            rotation=0.05,
-            scale=(0.4, 0.75),
-            offset=0.25,
-            contrast=(0.3, 0.8),
-            noise=0.3,
-            blur=1.0,
-            brightness=0.2,
+            rotation=0.03,
+            scale=(0.55, 0.95),
+            offset=0.2,
+            contrast=(0.35, 0.5),
+            exposure=-0.3,
+            grey=1.0,
+            noise=0.08,
         ),
     ),
     "textures": Scene(
@@ -109,7 +112,7 @@ SCENES: dict[str, Scene] = {
         TEXTURES,
         ("a photo of a {} texture.", "a {} pattern."),
         web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.5, 1.0), noise=0.12, blur=0.6),
-        task=Style(rotation=0.5, scale=(0.6, 0.9), contrast=(0.3, 0.8), noise=0.35, blur=0.9, squeeze=0.25),
+        task=Style(rotation=0.5, scale=(1.0, 1.4), contrast=(0.7, 1.0), grey=1.0, noise=0.03, blur=0.2),
     ),
     "land_cover": Scene(
         draw_land_cover,
@@ -117,13 +120,7 @@ SCENES: dict[str, Scene] = {
         ("a satellite photo of {}.", "{} seen from above."),
         web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.6, 1.0), noise=0.08, cast=0.08, blur=0.5),
         task=Style(
-            rotation=0.5,
-            scale=(0.6, 0.9),
-            contrast=(0.4, 0.8),
-            cast=0.15,
-            brightness=0.15,
-            noise=0.15,
-            blur=0.6,
+            rotation=0.5, scale=(0.7, 1.1), contrast=(0.6, 1.0), channels=(2, 0, 1), noise=0.06, blur=0.4
         ),
     ),
     "objects": Scene(

@@ -1,0 +1,71 @@
+"""Evaluation on 1, 2 and 3 real processes: the same numbers, no sample counted twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch import launch
+from tests.toys import SIZES, write_finetuned, write_importance, write_pretrained
+
+WORKER = Path(__file__).with_name("evaluation_worker.py")
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What each process found, by number of processes."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    pretrained = write_pretrained(folder / "pretrained.safetensors")
+    for seed, name in enumerate(("spots", "stripes")):
+        write_finetuned(folder / f"{name}.safetensors", pretrained, seed, amount=0.05)
+        write_importance(folder / f"{name}-importance.safetensors", pretrained, seed)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for world, outputs in launch(WORKER, [1, 2, 3], folder).items():
+        lines = [line for text in outputs for line in text.splitlines() if line.startswith("SAID ")]
+        found[world] = [json.loads(line.removeprefix("SAID ")) for line in lines]
+        assert len(found[world]) == world
+    return found
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_merge_scores_the_same_on_every_number_of_processes(
+    said: dict[int, list[dict[str, Any]]], world: int
+) -> None:
+    (alone,) = said[1]
+    assert {"test/spots/acc", "test/stripes/acc", "test/control/watch/acc", "test/avg_acc"} <= alone[
+        "merge"
+    ].keys()
+    for found in said[world]:
+        assert found["merge"] == alone["merge"]
+        assert found["digest"] == alone["digest"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_no_sample_is_counted_twice(said: dict[int, list[dict[str, Any]]], world: int) -> None:
+    shares = [found["counted"] for found in said[world]]
+    assert [sum(share) for share in zip(*shares, strict=True)] == [
+        SIZES[name]["test"] for name in ("spots", "stripes", "watch")
+    ]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_classifier_validates_the_same(said: dict[int, list[dict[str, Any]]], world: int) -> None:
+    (alone,) = said[1]
+    for found in said[world]:
+        assert found["classifier"]["val/acc"] == alone["classifier"]["val/acc"]
+        assert found["classifier"]["val/loss"] == pytest.approx(alone["classifier"]["val/loss"], rel=1e-5)
+
+
+def test_forgetting_on_two_and_three_processes_agrees(said: dict[int, list[dict[str, Any]]]) -> None:
+    results = [found["forget"] for world in (2, 3) for found in said[world]]
+    assert results[0].keys() >= {"test/target/acc", "test/control/acc"}
+    assert all(result == results[0] for result in results)
+
+
+def test_a_head_trained_on_two_processes_stays_one_head(said: dict[int, list[dict[str, Any]]]) -> None:
+    first, second = said[2]
+    assert first["moved"]
+    assert first["head"] == second["head"]
