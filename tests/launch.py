@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120.0
+TIMEOUT = 240.0
 
 
 def launch(script: Path, worlds: Sequence[int], folder: Path) -> dict[int, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ def taylor_importance(
     """Sum |θ · ∂L(xⱼ, yⱼ; θ)/∂θ| over samples, the absolute value taken per sample (Eq. 10 and 11).
 
     The gradient of a batch's mean loss gives another, wrong number, so each sample has a gradient of its own. The
-    arithmetic is float32 whatever the weights' type and whatever autocast or inference mode surrounds the call. The
-    module is left as it was: its weights, ``.grad``, training flags and the random state do not change.
+    arithmetic is float32 (no TensorFloat-32) whatever the weights' type and whatever autocast or inference mode
+    surrounds the call. The module is left as it was: its weights, ``.grad``, training flags and the random state do not change.
 
     Args:
         module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation mode.
@@ -60,6 +61,7 @@ def taylor_importance(
         sdpa_kernel(
             SDPBackend.MATH
         ),  # the fused attention kernels have no batching rule: slow, with a warning
+        _full_precision(),
         _evaluation_mode(module),
     ):
         parameters = dict(module.named_parameters())
@@ -122,6 +124,25 @@ def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     tensor = tensor.float() if tensor.is_floating_point() else tensor
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute products of float32 numbers in float32: convolutions on a GPU have fewer digits by default."""
+    places: tuple[Any, ...] = (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.mkldnn.matmul,
+        torch.backends.mkldnn.conv,
+    )
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class ExperimentSettings:
     roots: dict[str, str] = field(default_factory=dict)
     control: str = "objects"
     overrides: dict[str, TaskOverride] = field(default_factory=dict)
-    learning_rate: float = 1e-4
+    learning_rate: float = 2.5e-4
     weight_decay: float = 0.1
     warmup_steps: int = 20
     epochs: int = 4

@@ -71,6 +71,7 @@ class StepRunner:
         self.steps: list[Step] = []
         self._notice = notice
         self._before_work = before_work
+        self._finished: dict[tuple[str, str], Step] = {}
         self._hashes: dict[tuple[str, int, int], str] = {}
 
     def run(
@@ -92,6 +93,10 @@ class StepRunner:
             The finished step.
         """
         key = self._key(name, settings, inputs or {})
+        known = self._finished.get((name, key))
+        if known is not None:
+            # Asked for twice in one run, such as λ = 0.4 when it is the best λ too: no second time, not even by force.
+            return known
         final = self.folder / name
         partial = final.parent / f"{final.name}.{key[:16]}.partial"
         done = None if self.force else self._read(name, key, final)
@@ -112,6 +117,7 @@ class StepRunner:
             self._publish(partial, final)
             done = Step(name, final, json.loads(json.dumps(result)), seconds, skipped=False)
         self.steps.append(done)
+        self._finished[name, key] = done
         if self._notice is not None:
             self._notice(done)
         return done

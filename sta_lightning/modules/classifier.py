@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from sta_lightning.encoders import ClassificationHead
 from sta_lightning.errors import StaError
+from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.padding import real_samples
 from sta_lightning.modules.parts import blank_encoder, head_for, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
@@ -62,9 +61,9 @@ class CLIPClassifier(LightningModule):
 
     encoder: nn.Module
     head: ClassificationHead
-    train_acc: MulticlassAccuracy
-    val_acc: MulticlassAccuracy
-    test_acc: MulticlassAccuracy
+    train_acc: Accuracy
+    val_acc: Accuracy
+    test_acc: Accuracy
 
     def __init__(
         self,
@@ -143,9 +142,7 @@ class CLIPClassifier(LightningModule):
         encoder.requires_grad_(self._trainable != "head")
         self.encoder = encoder
         self.head = head
-        self.train_acc = MulticlassAccuracy(head.num_classes, average="micro", validate_args=False)
-        self.val_acc = deepcopy(self.train_acc)
-        self.test_acc = deepcopy(self.train_acc)
+        self.train_acc, self.val_acc, self.test_acc = Accuracy(), Accuracy(), Accuracy()
         self.val_loss = MeanMetric()
 
     @override
@@ -195,7 +192,7 @@ class CLIPClassifier(LightningModule):
         images, labels = batch
         logits = self(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
-        self.train_acc(logits.detach(), labels)
+        self.train_acc.update(logits.detach(), labels)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
         return loss

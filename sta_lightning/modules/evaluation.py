@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from sta_lightning.callbacks.board import MergeBoard
 from sta_lightning.encoders import build_encoder
 from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.padding import real_samples
 from sta_lightning.modules.parts import head_for, read_encoder
 from sta_lightning.tasks import get_task
@@ -106,9 +106,7 @@ class MultiTaskEvaluation(LightningModule):
                     datamodule=members[name],
                 )
                 self.heads[_key(name)] = head
-                self.metrics[_key(name)] = MulticlassAccuracy(
-                    head.num_classes, average="micro", validate_args=False
-                )
+                self.metrics[_key(name)] = Accuracy()
         if not hasattr(self, "encoder"):
             self.encoder = deepcopy(self.original()).requires_grad_(False)
             self.encoder.load_state_dict(dict(self.encoder_weights()))
@@ -137,7 +135,7 @@ class MultiTaskEvaluation(LightningModule):
         count = real_samples(loader, batch_idx, len(labels))
         key = _key(self._names[dataloader_idx])
         logits = self.heads[key](self(images)).float()
-        cast(MulticlassAccuracy, self.metrics[key]).update(logits[:count], labels[:count])
+        cast(Accuracy, self.metrics[key]).update(logits[:count], labels[:count])
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -152,7 +150,7 @@ class MultiTaskEvaluation(LightningModule):
     def _log_accuracies(self, stage: str) -> None:
         found: dict[str, Tensor] = {}
         for name in self._names:
-            metric = cast(MulticlassAccuracy, self.metrics[_key(name)])
+            metric = cast(Accuracy, self.metrics[_key(name)])
             found[name] = metric.compute()
             metric.reset()
         logged = {f"{stage}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}

@@ -192,6 +192,37 @@ def test_a_module_made_in_inference_mode_is_scored(samples: tuple[Tensor, Tensor
     assert torch.equal(scored(plain, samples)["linear.weight"], scored(other, samples)["linear.weight"])
 
 
+class Precision(nn.Module):
+    """Notes in what precision products of float32 numbers are computed when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 3)
+        self.seen: list[str] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
+        self.seen += [torch.backends.mkldnn.matmul.fp32_precision, torch.backends.mkldnn.conv.fp32_precision]
+        return cast(Tensor, self.linear(images.flatten(1)))
+
+
+def test_products_have_all_digits_of_float32_whatever_the_user_allows(samples: tuple[Tensor, Tensor]) -> None:
+    module = Precision()
+    for allowed in ("highest", "medium"):
+        torch.set_float32_matmul_precision(allowed)
+        before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+        try:
+            scored(module, samples, chunk_size=1)
+            assert torch.get_float32_matmul_precision() == allowed
+            assert before == (
+                torch.backends.cuda.matmul.fp32_precision,
+                torch.backends.cudnn.conv.fp32_precision,
+            )
+        finally:
+            torch.set_float32_matmul_precision("highest")
+    assert set(module.seen) == {"ieee"}
+
+
 def test_half_precision_weights_are_scored_in_float32(
     module: Attention, samples: tuple[Tensor, Tensor]
 ) -> None:

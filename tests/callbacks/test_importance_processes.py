@@ -14,6 +14,8 @@ from sta_lightning.weights import load_weights, read_metadata
 from tests.launch import launch
 from tests.toys import write_pretrained
 
+# On a busy machine; a process that hangs is ended, and its test failed, by launch() itself.
+pytestmark = pytest.mark.timeout(900)
 WORKER = Path(__file__).with_name("scoring_worker.py")
 
 

@@ -138,8 +138,24 @@ def test_a_failed_step_leaves_the_former_result(tmp_path: Path) -> None:
 
 def test_notice_gets_every_step(tmp_path: Path) -> None:
     told: list[Step] = []
+    StepRunner(tmp_path, notice=told.append).run("a", {}, Work())
     runner = StepRunner(tmp_path, notice=told.append)
     runner.run("a", {}, Work())
-    runner.run("a", {}, Work())
     assert [(step.name, step.skipped) for step in told] == [("a", False), ("a", True)]
-    assert runner.steps == told
+    assert runner.steps == told[1:]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_step_asked_for_twice_in_one_run_is_one_step(tmp_path: Path, force: bool) -> None:
+    told: list[Step] = []
+    work = Work()
+    runner = StepRunner(tmp_path, force=force, notice=told.append)
+    assert runner.run("a", {}, work) == runner.run("a", {}, work)
+    assert work.runs == len(told) == len(runner.steps) == 1
+
+
+def test_preparation_happens_before_work_only(tmp_path: Path) -> None:
+    prepared: list[int] = []
+    StepRunner(tmp_path, before_work=lambda: prepared.append(1)).run("a", {}, Work())
+    StepRunner(tmp_path, before_work=lambda: prepared.append(2)).run("a", {}, Work())
+    assert prepared == [1]

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torchmetrics.classification import MulticlassAccuracy
 
 from sta_lightning.modules import CLIPClassifier, ForgetModule, MergeModule, TaskSource
+from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
 from tests.toys import quiet_trainer, register_toys
 
@@ -23,9 +23,8 @@ class Counted(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in pl_module.modules():
-            if isinstance(metric, MulticlassAccuracy) and metric.update_called:
-                counts: Any = metric
-                self.samples.append(int(counts.tp + counts.fn))
+            if isinstance(metric, Accuracy):
+                self.samples.append(int(metric.total))
 
 
 def main(processes: int, folder: Path) -> None:

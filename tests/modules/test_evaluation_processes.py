@@ -11,6 +11,8 @@ import pytest
 from tests.launch import launch
 from tests.toys import SIZES, write_finetuned, write_importance, write_pretrained
 
+# On a busy machine; a process that hangs is ended, and its test failed, by launch() itself.
+pytestmark = pytest.mark.timeout(900)
 WORKER = Path(__file__).with_name("evaluation_worker.py")
 
 

@@ -76,11 +76,10 @@ SCENES: dict[str, Scene] = {
             rotation=0.03,
             scale=(0.65, 0.95),
             offset=0.2,
-            contrast=(0.3, 0.5),
+            contrast=(0.3, 0.45),
             exposure=-0.3,
-            grey=1.0,
-            noise=0.06,
-            blur=0.5,
+            grey=0.7,
+            noise=0.04,
         ),
     ),
     "street_numbers": Scene(
@@ -88,9 +87,7 @@ SCENES: dict[str, Scene] = {
         DIGITS,
         ("a photo of the number {}.", "a street sign of the number {}."),
         web=Style(rotation=0.03, scale=(0.65, 0.95), offset=0.15, contrast=(0.5, 1.0), noise=0.12, blur=0.6),
-        task=Style(
-            rotation=0.03, scale=(0.65, 0.95), offset=0.15, contrast=(0.3, 0.5), grey=1.0, noise=0.1, blur=1.0
-        ),
+        task=Style(rotation=0.03, scale=(0.44, 0.58), offset=0.15, contrast=(0.5, 0.9), noise=0.04),
     ),
     "traffic_signs": Scene(
         draw_traffic_signs,
@@ -112,7 +109,15 @@ SCENES: dict[str, Scene] = {
         TEXTURES,
         ("a photo of a {} texture.", "a {} pattern."),
         web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.5, 1.0), noise=0.12, blur=0.6),
-        task=Style(rotation=0.5, scale=(1.0, 1.4), contrast=(0.7, 1.0), grey=1.0, noise=0.03, blur=0.2),
+        task=Style(
+            rotation=0.02,
+            scale=(1.0, 1.3),
+            contrast=(0.35, 0.6),
+            exposure=-0.25,
+            grey=0.6,
+            noise=0.02,
+            blur=0.1,
+        ),
     ),
     "land_cover": Scene(
         draw_land_cover,
@@ -120,7 +125,7 @@ SCENES: dict[str, Scene] = {
         ("a satellite photo of {}.", "{} seen from above."),
         web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.6, 1.0), noise=0.08, cast=0.08, blur=0.5),
         task=Style(
-            rotation=0.5, scale=(0.7, 1.1), contrast=(0.6, 1.0), channels=(2, 0, 1), noise=0.06, blur=0.4
+            rotation=0.5, scale=(0.7, 1.1), contrast=(0.4, 0.7), channels=(2, 0, 1), noise=0.04, blur=0.4
         ),
     ),
     "objects": Scene(
