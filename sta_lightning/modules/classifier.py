@@ -19,7 +19,7 @@ from typing_extensions import override
 from sta_lightning.encoders import ClassificationHead
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
-from sta_lightning.modules.padding import real_samples
+from sta_lightning.modules.padding import accept_padding, real_samples
 from sta_lightning.modules.parts import blank_encoder, head_for, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks import get_task
@@ -99,6 +99,7 @@ class CLIPClassifier(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Build encoder and head, unless they are there."""
+        accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
         found, asked = getattr(getattr(datamodule, "task", None), "name", None), get_task(self._task).name
         if found is not None and found != asked:

@@ -16,7 +16,7 @@ from sta_lightning.callbacks.board import MergeBoard
 from sta_lightning.encoders import build_encoder
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.accuracy import Accuracy
-from sta_lightning.modules.padding import real_samples
+from sta_lightning.modules.padding import accept_padding, real_samples
 from sta_lightning.modules.parts import head_for, read_encoder
 from sta_lightning.tasks import get_task
 
@@ -88,6 +88,7 @@ class MultiTaskEvaluation(LightningModule):
             raise StaError(
                 f"{type(self).__name__} has nothing to {asked}: it evaluates. Use validate or test, or CLIPClassifier."
             )
+        accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
         members = _members(datamodule)
         self._names = list(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 from torch.utils.data import DataLoader, DistributedSampler
@@ -34,3 +35,8 @@ def real_samples(loader: Any, batch_idx: int, size: int) -> int:
     # Sample k of process r is sample r + k · processes of the whole (of a permutation of it, if shuffled).
     share = len(range(sampler.rank, length, sampler.num_replicas))
     return min(max(share - batch_idx * batch_size, 0), size)
+
+
+def accept_padding() -> None:
+    """Silence Lightning's advice to evaluate on one device: it is about the repetitions that ``real_samples`` cuts off."""
+    warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")

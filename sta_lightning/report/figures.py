@@ -204,7 +204,7 @@ def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] |
     columns = 2 if len(shown) <= 4 else 3
     rows = max(1, -(-len(shown) // columns))
     figure = new_figure(3.7 * columns, 2.6 * rows + 0.9)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for number, axes in enumerate(panels.flat):
         if number >= len(shown):
             axes.set_visible(False)

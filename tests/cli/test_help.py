@@ -103,7 +103,7 @@ def test_print_config(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
     else:
         assert {"seed_everything", "trainer", "model", "data"} <= printed.keys()
     if words[0] == "fit":
-        assert printed["model"]["class_path"] == "sta_lightning.modules.CLIPClassifier"
+        assert printed["model"]["class_path"].endswith(".CLIPClassifier")
         assert printed["model"]["init_args"]["task"] == "textures"
 
 

@@ -66,5 +66,5 @@ def main(processes: int, folder: Path) -> None:
         trainer = quiet_trainer(max_epochs=1, **several)
         trainer.fit(classifier, data)
         said["moved"] = not torch.equal(before, classifier.head.weight)
-        said["head"] = float(classifier.head.weight.double().sum())
+        said["head"] = float(classifier.head.weight.detach().double().sum())
     print("SAID " + json.dumps(said), flush=True)

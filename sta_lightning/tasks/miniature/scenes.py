@@ -111,12 +111,13 @@ SCENES: dict[str, Scene] = {
         web=Style(rotation=0.5, scale=(0.7, 1.1), contrast=(0.5, 1.0), noise=0.12, blur=0.6),
         task=Style(
             rotation=0.02,
-            scale=(1.0, 1.3),
-            contrast=(0.35, 0.6),
+            scale=(1.1, 1.4),
+            contrast=(0.45, 0.75),
             exposure=-0.25,
-            grey=0.6,
+            grey=0.4,
             noise=0.02,
             blur=0.1,
+            squeeze=0.05,
         ),
     ),
     "land_cover": Scene(
