@@ -16,7 +16,8 @@ from sta_lightning.tasks import TaskDataModule
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_optimiser_and_scheduler_come_from_yaml(pretrained: Path, tmp_path: Path) -> None:
-    config = {
+    config: dict[str, object] = {
+        "seed_everything": 1,
         "model": {
             "task": "spots",
             "pretrained": str(pretrained),
