@@ -129,12 +129,8 @@ def _plain(tensor: Tensor) -> Tensor:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Compute products of float32 numbers in float32: convolutions on a GPU have fewer digits by default."""
-    places: tuple[Any, ...] = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.mkldnn.matmul,
-        torch.backends.mkldnn.conv,
-    )
+    kinds: Any = torch.backends
+    places = (kinds.cuda.matmul, kinds.cudnn.conv, kinds.mkldnn.matmul, kinds.mkldnn.conv)
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -192,6 +192,12 @@ def test_a_module_made_in_inference_mode_is_scored(samples: tuple[Tensor, Tensor
     assert torch.equal(scored(plain, samples)["linear.weight"], scored(other, samples)["linear.weight"])
 
 
+def precisions() -> list[str]:
+    kinds: Any = torch.backends
+    places = (kinds.cuda.matmul, kinds.cudnn.conv, kinds.mkldnn.matmul, kinds.mkldnn.conv)
+    return [place.fp32_precision for place in places]
+
+
 class Precision(nn.Module):
     """Notes in what precision products of float32 numbers are computed when it runs."""
 
@@ -201,25 +207,23 @@ class Precision(nn.Module):
         self.seen: list[str] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen += [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
-        self.seen += [torch.backends.mkldnn.matmul.fp32_precision, torch.backends.mkldnn.conv.fp32_precision]
+        self.seen += precisions()
         return cast(Tensor, self.linear(images.flatten(1)))
 
 
-def test_products_have_all_digits_of_float32_whatever_the_user_allows(samples: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("allowed", ["highest", "medium"])
+def test_products_have_all_digits_of_float32_whatever_the_user_allows(
+    samples: tuple[Tensor, Tensor], allowed: str
+) -> None:
     module = Precision()
-    for allowed in ("highest", "medium"):
-        torch.set_float32_matmul_precision(allowed)
-        before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-        try:
-            scored(module, samples, chunk_size=1)
-            assert torch.get_float32_matmul_precision() == allowed
-            assert before == (
-                torch.backends.cuda.matmul.fp32_precision,
-                torch.backends.cudnn.conv.fp32_precision,
-            )
-        finally:
-            torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(allowed)
+    before = precisions()
+    try:
+        scored(module, samples, chunk_size=1)
+        assert precisions() == before
+        assert torch.get_float32_matmul_precision() == allowed
+    finally:
+        torch.set_float32_matmul_precision("highest")
     assert set(module.seen) == {"ieee"}
 
 
