@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ DType = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class MergedEvaluation(MultiTaskEvaluation):
+class MergedEvaluation(MultiTaskEvaluation, ABC):
     """What fusing and forgetting share: the merged weights are made once, saved with their origin, and evaluated."""
 
     _merged: Merged | None = None
@@ -50,13 +51,13 @@ class MergedEvaluation(MultiTaskEvaluation):
             self._merged = self.compute()
         return self._merged
 
+    @abstractmethod
     def compute(self) -> Merged:
         """Read the sources and make the merged model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def origin(self) -> tuple[str, dict[str, Any], dict[str, str | Path]]:
         """Return the kind of file, the settings and the sources that its metadata names."""
-        raise NotImplementedError
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:
