@@ -4,7 +4,14 @@ Every function is pure: it reads mappings from tensor name to tensor, changes no
 tensors.
 """
 
-from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
+from sta_lightning.arithmetic.checks import (
+    check_compatible,
+    check_finite,
+    check_importance,
+    check_state,
+    torch_device,
+    torch_dtype,
+)
 from sta_lightning.arithmetic.forgetting import forget
 from sta_lightning.arithmetic.fusion import fuse
 from sta_lightning.arithmetic.importance import (
@@ -14,6 +21,7 @@ from sta_lightning.arithmetic.importance import (
     importance_for,
     loss_preservation_amplitude,
 )
+from sta_lightning.arithmetic.linear import average, negate, task_arithmetic
 from sta_lightning.arithmetic.masks import (
     forget_mask,
     fusion_mask,
@@ -21,17 +29,19 @@ from sta_lightning.arithmetic.masks import (
     random_fusion_mask,
     tensor_generator,
 )
+from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.methods import (
     FORGET_METHODS,
     FUSION_METHODS,
-    Method,
+    has_setting,
+    make_method,
     merge,
     unlearn,
 )
 from sta_lightning.arithmetic.normalization import NORMALIZATIONS, normalize
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import Merged, StateDict, floating_names
-from sta_lightning.arithmetic.vectors import average, change_size, negate, task_arithmetic, task_vector
+from sta_lightning.arithmetic.vectors import change_size, task_vector
 
 __all__ = [
     "FORGET_METHODS",
@@ -40,7 +50,7 @@ __all__ = [
     "NORMALIZATIONS",
     "SAMPLE_MEASURES",
     "Merged",
-    "Method",
+    "MergeMethod",
     "StateDict",
     "amplitude",
     "average",
@@ -54,8 +64,10 @@ __all__ = [
     "forget_mask",
     "fuse",
     "fusion_mask",
+    "has_setting",
     "importance_for",
     "loss_preservation_amplitude",
+    "make_method",
     "merge",
     "negate",
     "normalize",
@@ -65,5 +77,7 @@ __all__ = [
     "task_arithmetic",
     "task_vector",
     "tensor_generator",
+    "torch_device",
+    "torch_dtype",
     "unlearn",
 ]

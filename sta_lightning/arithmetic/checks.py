@@ -50,12 +50,13 @@ def check_dtype(dtype: torch.dtype | None) -> None:
         )
 
 
-def check_state(state: StateDict, name: str) -> None:
+def check_state(state: StateDict, name: str, *, finite: bool = True) -> None:
     """Whether something is a mapping name -> tensor with real, dense tensors, all of them finite.
 
     Args:
         state: what was given.
         name: what to call it in the message, for example ``"the pretrained model"``.
+        finite: whether every entry is looked at; a merge does so on its way.
 
     Raises:
         StaError: names the tensors that are no tensors, are complex, sparse or without data, or hold NaN or
@@ -78,7 +79,8 @@ def check_state(state: StateDict, name: str) -> None:
             f"{name} holds complex, sparse, quantised or meta tensors, which cannot be merged: "
             f"{listed(odd)}. Convert them to dense real tensors first."
         )
-    check_finite(state, name)
+    if finite:
+        check_finite(state, name)
 
 
 def check_finite(state: StateDict, name: str) -> None:
@@ -194,3 +196,37 @@ def _is_plain(tensor: Tensor) -> bool:
         and not tensor.is_quantized
         and tensor.device.type != "meta"
     )
+
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """The floating-point type of that name; nothing for nothing.
+
+    Raises:
+        StaError: if there is none.
+    """
+    if name is None:
+        return None
+    if name not in _DTYPES:
+        raise StaError(f"dtype={name!r} was asked for; choose one of {listed(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        StaError: if there is none on this machine.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch raises either, for an unknown name and for a missing GPU
+        raise StaError(
+            f"device={name!r} was asked for, and this machine does not have it ({str(error).splitlines()[0]}). "
+            "Use 'cpu', or 'cuda' where PyTorch finds a GPU."
+        ) from error

@@ -2,15 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_dtype, check_importance, check_result, check_share
-from sta_lightning.arithmetic.masks import forget_mask, random_forget_mask, tensor_generator
-from sta_lightning.arithmetic.states import Merged, StateDict, working_dtype
-from sta_lightning.arithmetic.vectors import check_triple, difference
+from sta_lightning.arithmetic.checks import check_share
+from sta_lightning.arithmetic.linear import FORGETS
+from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, NativeLoop
+from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.selection import (
+    SMALL,
+    Counts,
+    count_digits,
+    kth_from_counts,
+    kth_smallest_entry,
+    rank,
+)
+from sta_lightning.arithmetic.states import Merged, StateDict, wide_dtype
+from sta_lightning.kernels import loops, loops_are_built
+
+
+def masked_difference(block: Block, mask: Tensor) -> Combined:
+    """Base - mask * delta (Eq. 20)."""
+    (delta,) = block.deltas()
+    return Combined(block.base - torch.where(mask, delta, 0.0), mask.sum().reshape(1))
+
+
+@dataclass(frozen=True)
+class StaForgetting(MergeMethod):
+    """Subtract the important part of a task vector: theta_k - M * delta, with no coefficient (Eq. 20).
+
+    Args:
+        p: quantile in [0, 1], see :func:`forget`.
+
+    Raises:
+        StaError: if ``p`` is out of range.
+    """
+
+    p: float = 0.7
+
+    title: ClassVar[str] = "STA"
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_share(self.p)
+
+    @override
+    def prepare_tensor(self, entries: Entries, prepared: Any) -> float:
+        """The p-quantile of the tensor's importances: one of them, exactly."""
+        (source,) = entries.scores
+        if not entries.numel:
+            return 0.0
+        entries.extent(source)  # refuses NaN, which has no rank
+        return float(kth_entry(entries, rank(entries.numel, self.p)))
+
+    @override
+    def combine(self, block: Block, state: float) -> Combined:
+        (scores,) = block.scores
+        return masked_difference(block, scores > state)
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        def load() -> NativeLoop | None:
+            found = loops()
+            if found is None:
+                return None
+
+            def call(addresses: Addresses, state: float, out: int, size: int) -> Answer:
+                base, origin, (tuned,), (score,) = addresses
+                status, kept = found.subtract(base, origin, tuned, score, state, out, size)
+                return Answer(status, [kept])
+
+            return call
+
+        return Native(load, loops_are_built)
+
+
+def kth_entry(entries: Entries, k: int) -> Tensor:
+    """The k-th smallest importance of a tensor of one task, a piece in memory at a time.
+
+    Args:
+        entries: the tensor, with the importance of one task, finite.
+        k: rank, 1..numel.
+
+    Returns:
+        A tensor of shape ``[]``.
+    """
+    (source,) = entries.scores
+    dtype = wide_dtype(source.dtype)
+    if entries.numel <= SMALL:
+        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
+
+    def count(shift: int, prefix: int) -> Counts:
+        total, lock = np.zeros(1 << 16, dtype=np.int64), threading.Lock()
+
+        def look(values: Tensor | int, size: int) -> None:
+            if isinstance(values, Tensor):
+                counts = count_digits(values, shift, prefix)
+            else:
+                counts = np.zeros_like(total)
+                assert entries.workers.loops is not None
+                status = entries.workers.loops.count(values, size, shift, prefix, counts.ctypes.data)
+                entries.refuse_changed(status)
+            with lock:
+                np.add(total, counts, out=total)
+
+        entries.over(source, look)
+        return total
+
+    return kth_from_counts(count, k, dtype)
+
+
+@dataclass(frozen=True)
+class RandomForgetting(MergeMethod):
+    """The control of :class:`StaForgetting`: a random mask of the same density.
+
+    It keeps numel - rank(numel, p) entries of each tensor.
+
+    Args:
+        p: quantile in [0, 1].
+        seed: the mask of a tensor is a function of this number and the tensor's name.
+
+    Raises:
+        StaError: if ``p`` is out of range.
+    """
+
+    p: float = 0.7
+    seed: int = 0
+
+    title: ClassVar[str] = "Random mask"
+
+    def __post_init__(self) -> None:
+        check_share(self.p)
+
+    @override
+    def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:
+        """The mask, bool ``[numel]``."""
+        return random_forget_mask(entries.shape, self.p, tensor_generator(self.seed, entries.name)).reshape(
+            -1
+        )
+
+    @override
+    def combine(self, block: Block, state: Tensor) -> Combined:
+        return masked_difference(block, state[block.piece].to(block.base.device))
 
 
 def forget(
@@ -66,11 +207,14 @@ def forget_masked(
 
     Takes and raises what :func:`forget` does.
     """
-    check_share(p)
-    check_triple(model, pretrained, finetuned)
-    check_importance(finetuned, importance, name=f"the importance of task '{task}'")
-    return _subtract(
-        model, pretrained, finetuned, lambda name, _: forget_mask(importance[name], p), task, dtype
+    return run_in_memory(
+        StaForgetting(p),
+        model,
+        {task: finetuned},
+        {task: importance},
+        origin=pretrained,
+        base_title=FORGETS,
+        dtype=dtype,
     )
 
 
@@ -103,38 +247,11 @@ def forget_random(
     Raises:
         StaError: as :func:`forget`.
     """
-    check_share(p)
-    check_triple(model, pretrained, finetuned)
-    return _subtract(
+    return run_in_memory(
+        RandomForgetting(p, seed),
         model,
-        pretrained,
-        finetuned,
-        lambda name, base: random_forget_mask(base.shape, p, tensor_generator(seed, name)),
-        task,
-        dtype,
+        {task: finetuned},
+        origin=pretrained,
+        base_title=FORGETS,
+        dtype=dtype,
     )
-
-
-@torch.no_grad()
-def _subtract(
-    model: StateDict,
-    pretrained: StateDict,
-    finetuned: StateDict,
-    mask_of: Callable[[str, Tensor], Tensor],
-    task: str,
-    dtype: torch.dtype | None,
-) -> Merged:
-    """theta_k - M * delta, tensor by tensor (Eq. 20)."""
-    check_dtype(dtype)
-    weights: dict[str, Tensor] = {}
-    kept: dict[str, dict[str, float]] = {}
-    for name, base in model.items():
-        if not base.is_floating_point():
-            weights[name] = base.detach().clone()
-            continue
-        mask = mask_of(name, base).to(base.device)
-        delta = difference(pretrained[name], finetuned[name]).to(base.device)
-        total = base.detach().to(working_dtype(base, delta)) - torch.where(mask, delta, 0.0)
-        weights[name] = check_result(total.to(dtype or base.dtype), name)
-        kept[name] = {task: int(mask.sum()) / max(1, base.numel())}
-    return Merged(weights, kept)

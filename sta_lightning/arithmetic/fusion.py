@@ -2,21 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_dtype, check_importance, check_result
+from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
-from sta_lightning.arithmetic.normalization import bounds
+from sta_lightning.arithmetic.memory import check_tasks, run_in_memory
+from sta_lightning.arithmetic.method import (
+    Addresses,
+    Answer,
+    Combined,
+    MergeMethod,
+    Native,
+    NativeLoop,
+    Survey,
+)
+from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, check_normalization, grouped
+from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.selection import rank
-from sta_lightning.arithmetic.states import Merged, StateDict, floating_names, pieces, working_dtype
-from sta_lightning.arithmetic.vectors import check_models
+from sta_lightning.arithmetic.states import Merged, StateDict
 from sta_lightning.errors import StaError, listed
+from sta_lightning.kernels import fused, fused_is_built
 
-PieceMasks = Callable[[slice], Iterable[Tensor]]
-"""A slice of the flattened tensor -> one boolean mask a task, in the order of the tasks."""
+
+def masked_sum(block: Block, masks: Iterable[Tensor]) -> Combined:
+    """Base + sum of mask_i * delta_i (Eq. 18 and 19).
+
+    Args:
+        block: the entries.
+        masks: one boolean mask a task, of the shape of ``block.base``.
+    """
+    total = torch.zeros_like(block.base)
+    kept = []
+    for delta, mask in zip(block.deltas(), masks, strict=True):
+        total += torch.where(mask, delta, 0.0)
+        kept.append(mask.sum())
+    return Combined(block.base + total, torch.stack(kept))
+
+
+class MaskedFusion(MergeMethod):
+    """Fusion of whatever the masks keep (Eq. 18 and 19)."""
+
+    @abstractmethod
+    def masks(self, block: Block, state: Any) -> Iterator[Tensor]:
+        """One boolean mask a task, of the shape of ``block.base``."""
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        return masked_sum(block, self.masks(block, state))
+
+    @override
+    def check(self, problem: Problem) -> None:
+        refuse_one_task(problem)
+
+
+@dataclass(frozen=True)
+class Sta(MaskedFusion):
+    """Selective task arithmetic: theta_0 + sum of M_i * delta_i, with no coefficient (Eq. 13-19).
+
+    Args:
+        p: quantile in [0, 1], see :func:`fuse`.
+        normalize: over what Eq. 13 takes minimum and maximum, see :func:`fuse`.
+
+    Raises:
+        StaError: if a setting is out of range.
+    """
+
+    p: float = 0.7
+    normalize: str = "tensor"
+
+    title: ClassVar[str] = "STA"
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_share(self.p)
+        check_normalization(self.normalize)
+
+    @override
+    def prepare(self, survey: Survey) -> Any:
+        """The bounds of every tensor and task, if they span several tensors."""
+        if self.normalize in ("tensor", "none"):
+            return None
+        found = survey.each(lambda entries: [entries.extent(source) for source in entries.scores])
+        full = {name: extents for name, extents in found.items() if survey.entries(name).numel}
+        tasks = range(len(survey.problem.tasks))
+        by_task = [
+            grouped({name: extents[task] for name, extents in full.items()}, self.normalize) for task in tasks
+        ]
+        return {name: [bounds[name] for bounds in by_task] for name in full}
+
+    @override
+    def prepare_tensor(self, entries: Entries, prepared: Any) -> list[Bounds]:
+        """The bounds of this tensor's importances, one for each task."""
+        if self.normalize == "none":
+            return [IDENTITY] * len(entries.scores)
+        if prepared is not None:
+            return prepared.get(entries.name, [Bounds(0.0, 0.0)] * len(entries.scores))  # type: ignore[no-any-return]
+        return [Bounds(*entries.extent(source)) for source in entries.scores]
+
+    @override
+    def masks(self, block: Block, state: Sequence[Bounds]) -> Iterator[Tensor]:
+        rows = [bounds.apply(scores) for bounds, scores in zip(state, block.scores, strict=True)]
+        for mask in above_kth(rows, rank(len(rows), self.p)):
+            yield mask.to(block.base.device)
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        k = rank(tasks, self.p)
+
+        def load() -> NativeLoop | None:
+            loop = fused(tasks, k)
+            if loop is None:
+                return None
+
+            def call(addresses: Addresses, state: Sequence[Bounds], out: int, size: int) -> Answer:
+                extents = [None if bounds.identity else (bounds.low, bounds.high) for bounds in state]
+                return Answer(*loop(addresses.base, addresses.tuned, addresses.scores, extents, out, size))
+
+            return call
+
+        return Native(load, lambda: fused_is_built(tasks, k))
+
+
+@dataclass(frozen=True)
+class RandomMask(MaskedFusion):
+    """The control of :class:`Sta`: a random mask of the same density, N - rank(N, p) tasks at every position.
+
+    Args:
+        p: quantile in [0, 1].
+        seed: the masks are a function of this number, the tensor's name and the number of tasks.
+
+    Raises:
+        StaError: if ``p`` is out of range.
+    """
+
+    p: float = 0.7
+    seed: int = 0
+
+    title: ClassVar[str] = "Random mask"
+
+    def __post_init__(self) -> None:
+        check_share(self.p)
+
+    @override
+    def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:
+        """The masks, bool ``[N, numel]``."""
+        tasks = len(entries.tuned)
+        mask = random_fusion_mask(tasks, entries.shape, self.p, tensor_generator(self.seed, entries.name))
+        return mask.reshape(tasks, -1)
+
+    @override
+    def masks(self, block: Block, state: Tensor) -> Iterator[Tensor]:
+        return iter(state[:, block.piece].to(block.base.device))
+
+
+def refuse_one_task(problem: Problem) -> None:
+    """Refuse to rank a single task.
+
+    Raises:
+        StaError: if there are fewer than two tasks.
+    """
+    if len(problem.tuned) < 2:
+        raise StaError(
+            f"fusing needs at least two tasks, and there is one: {listed(problem.tuned)}. The quantile over a "
+            "single task keeps nothing (Eq. 15-17), so the result would be the pretrained model. Use the "
+            "fine-tuned model itself."
+        )
 
 
 def fuse(
@@ -77,25 +234,9 @@ def fuse_masked(
 
     Takes and raises what :func:`fuse` does.
     """
-    k = _check_fusion(pretrained, finetuned, p)
-    _check_importances(pretrained, finetuned, importance)
-    tasks = sorted(finetuned)
-    names = floating_names(pretrained)
-    limits = {task: bounds(importance[task], normalize, names) for task in tasks}
-
-    def masks_of(name: str, base: Tensor) -> PieceMasks:
-        flat = [importance[task][name].detach().reshape(-1) for task in tasks]
-
-        def masks(piece: slice) -> Iterable[Tensor]:
-            rows = [
-                limits[task][name].apply(scores[piece].to(base.device))
-                for task, scores in zip(tasks, flat, strict=True)
-            ]
-            return above_kth(rows, k)
-
-        return masks
-
-    return _fuse(pretrained, finetuned, tasks, masks_of, dtype)
+    method = Sta(p, normalize)
+    check_tasks(finetuned)
+    return run_in_memory(method, pretrained, finetuned, importance, dtype=dtype)
 
 
 def fuse_random(
@@ -106,13 +247,13 @@ def fuse_random(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> Merged:
-    """The control of :func:`fuse`: a random mask of the same density, N - rank(N, p) tasks at every position.
+    """The control of :func:`fuse`: see :class:`RandomMask`.
 
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, two or more.
         p: quantile in [0, 1].
-        seed: the masks are a function of this number, the tensor's name and the sorted task names.
+        seed: seed of the masks.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
 
     Returns:
@@ -121,97 +262,4 @@ def fuse_random(
     Raises:
         StaError: as :func:`fuse`.
     """
-    _check_fusion(pretrained, finetuned, p)
-    tasks = sorted(finetuned)
-
-    def masks_of(name: str, base: Tensor) -> PieceMasks:
-        mask = random_fusion_mask(len(tasks), base.shape, p, tensor_generator(seed, name))
-        flat = mask.reshape(len(tasks), -1)
-        return lambda piece: flat[:, piece]
-
-    return _fuse(pretrained, finetuned, tasks, masks_of, dtype)
-
-
-@torch.no_grad()
-def _fuse(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    tasks: Sequence[str],
-    masks_of: Callable[[str, Tensor], PieceMasks],
-    dtype: torch.dtype | None,
-) -> Merged:
-    """Eq. 18 and 19, tensor by tensor."""
-    check_dtype(dtype)
-    weights: dict[str, Tensor] = {}
-    kept: dict[str, dict[str, float]] = {}
-    for name, base in pretrained.items():
-        if not base.is_floating_point():
-            weights[name] = base.detach().clone()
-            continue
-        tuned = [finetuned[task][name] for task in tasks]
-        result, counts = masked_sum(base, tuned, masks_of(name, base), dtype or base.dtype)
-        weights[name] = check_result(result, name)
-        size = max(1, base.numel())
-        kept[name] = {task: count / size for task, count in zip(tasks, counts, strict=True)}
-    return Merged(weights, kept)
-
-
-def masked_sum(
-    base: Tensor, tuned: Sequence[Tensor], masks: PieceMasks, dtype: torch.dtype
-) -> tuple[Tensor, list[int]]:
-    """One fused tensor, base + sum of mask_i * (tuned_i - base) (Eq. 18 and 19), a piece at a time.
-
-    Args:
-        base: the pretrained tensor, any shape.
-        tuned: the N fine-tuned tensors, the same shape.
-        masks: gives the N masks of a piece.
-        dtype: type of the result.
-
-    Returns:
-        A new tensor on the device of ``base``, and for each task the number of entries kept.
-    """
-    work = working_dtype(base, *tuned)
-    flat = base.detach().reshape(-1)
-    flat_tuned = [tensor.detach().reshape(-1) for tensor in tuned]
-    result = torch.empty(flat.shape, dtype=dtype, device=flat.device)
-    counts = torch.zeros(len(tuned), dtype=torch.int64, device=flat.device)
-    for piece in pieces(flat):
-        start = flat[piece].to(work)
-        total = torch.zeros_like(start)
-        for task, (tensor, mask) in enumerate(zip(flat_tuned, masks(piece), strict=True)):
-            delta = tensor[piece].to(start.device, work) - start
-            kept = mask.to(start.device)
-            total += torch.where(kept, delta, 0.0)
-            counts[task] += kept.sum()
-        result[piece] = start + total
-    return result.reshape(base.shape), [int(count) for count in counts.tolist()]
-
-
-def _check_fusion(pretrained: StateDict, finetuned: Mapping[str, StateDict], p: float) -> int:
-    check_models(pretrained, finetuned)
-    k = rank(len(finetuned), p)
-    if len(finetuned) < 2:
-        raise StaError(
-            f"fusing needs at least two tasks, and there is one: {listed(finetuned)}. The quantile over a "
-            "single task keeps nothing (Eq. 15-17), so the result would be the pretrained model. Use the "
-            "fine-tuned model itself."
-        )
-    return k
-
-
-def _check_importances(
-    pretrained: StateDict, finetuned: Mapping[str, StateDict], importance: Mapping[str, StateDict]
-) -> None:
-    if not isinstance(importance, Mapping):
-        raise StaError(
-            f"importance must map task names to importances, and is a {type(importance).__name__}. Compute "
-            "them with importance_for."
-        )
-    missing, unknown = sorted(set(finetuned) - set(importance)), sorted(set(importance) - set(finetuned))
-    if missing or unknown:
-        raise StaError(
-            f"every task needs its importance: missing for {listed(missing)}, left over for "
-            f"{listed(unknown)}. Give fine-tuned models and importances under the same task names."
-        )
-    for task in finetuned:
-        check_importance(pretrained, importance[task], name=f"the importance of task '{task}'")
+    return run_in_memory(RandomMask(p, seed), pretrained, finetuned, dtype=dtype)

@@ -2,49 +2,74 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from sta_lightning.arithmetic.forgetting import forget_masked, forget_random
-from sta_lightning.arithmetic.fusion import fuse_masked, fuse_random
+from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
+from sta_lightning.arithmetic.fusion import RandomMask, Sta
+from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArithmetic
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import MergeMethod
+from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.states import Merged, StateDict
-from sta_lightning.arithmetic.vectors import average, negate, task_arithmetic
 from sta_lightning.errors import StaError, listed
 
-
-@dataclass(frozen=True)
-class Method:
-    """What a method is called and what it takes.
-
-    Attributes:
-        title: its name in a table.
-        needs_importance: whether it ranks entries by importance.
-        uses_p: whether the quantile p matters to it.
-        default_scale: the coefficient if none is given; ``None`` for a method without one.
-    """
-
-    title: str
-    needs_importance: bool = False
-    uses_p: bool = False
-    default_scale: float | None = None
-
-
-FUSION_METHODS: Mapping[str, Method] = {
-    "sta": Method("STA", needs_importance=True, uses_p=True),
-    "random_mask": Method("Random mask", uses_p=True),
-    "average": Method("Average"),
-    "task_arithmetic": Method("Task arithmetic", default_scale=0.4),
+FUSION_METHODS: Mapping[str, type[MergeMethod]] = {
+    "sta": Sta,
+    "random_mask": RandomMask,
+    "average": Average,
+    "task_arithmetic": TaskArithmetic,
+    "vectors": AddVectors,
 }
 """The methods of :func:`merge` by name."""
 
-FORGET_METHODS: Mapping[str, Method] = {
-    "sta": Method("STA", needs_importance=True, uses_p=True),
-    "random_mask": Method("Random mask", uses_p=True),
-    "task_arithmetic": Method("Task arithmetic", default_scale=1.0),
+FORGET_METHODS: Mapping[str, type[MergeMethod]] = {
+    "sta": StaForgetting,
+    "random_mask": RandomForgetting,
+    "task_arithmetic": Negation,
+    "vector": SubtractVector,
 }
 """The methods of :func:`unlearn` by name."""
+
+
+def has_setting(method: type[MergeMethod], name: str) -> bool:
+    """Whether a method has a setting of that name."""
+    return any(field.name == name for field in dataclasses.fields(method))  # type: ignore[arg-type]
+
+
+def make_method(
+    name: str,
+    methods: Mapping[str, type[MergeMethod]],
+    *,
+    scale: float | None = None,
+    **settings: Any,
+) -> MergeMethod:
+    """A method by its name, with the settings that it has.
+
+    Args:
+        name: one of ``methods``.
+        methods: :data:`FUSION_METHODS` or :data:`FORGET_METHODS`.
+        scale: its coefficient; ``None`` for its default.
+        settings: settings of which it takes those that it has.
+
+    Raises:
+        StaError: if the method is unknown, is given a scale and has none, or a setting is out of range.
+    """
+    found = methods.get(name)
+    what = "forgetting" if methods is FORGET_METHODS else "merging"
+    if found is None:
+        raise StaError(f"{what} method '{name}' is unknown. Choose one of {listed(methods)}.")
+    if scale is not None:
+        if not has_setting(found, "scale"):
+            raise StaError(
+                f"{what} method '{name}' has no coefficient, and scale={scale!r} was given. Leave scale out, or "
+                "choose 'task_arithmetic'."
+            )
+        settings["scale"] = scale
+    return found(**{key: value for key, value in settings.items() if has_setting(found, key)})
 
 
 def merge(
@@ -79,16 +104,11 @@ def merge(
         StaError: if the method is unknown, needs an importance and has none, or is given a scale and has
             none; and whatever the method itself refuses.
     """
-    found = _find(method, FUSION_METHODS, "merging", scale)
-    if method == "sta":
-        if importance is None:
-            raise StaError(_NO_IMPORTANCE)
-        return fuse_masked(pretrained, finetuned, importance, p=p, normalize=normalize, dtype=dtype)
-    if method == "random_mask":
-        return fuse_random(pretrained, finetuned, p=p, seed=seed, dtype=dtype)
-    if method == "average":
-        return Merged(average(pretrained, finetuned, dtype=dtype))
-    return Merged(task_arithmetic(pretrained, finetuned, scale=_scale(scale, found), dtype=dtype))
+    made = make_method(method, FUSION_METHODS, scale=scale, p=p, normalize=normalize, seed=seed)
+    if made.needs_importance and importance is None:
+        raise StaError(NO_IMPORTANCE)
+    scores = importance if made.needs_importance else None
+    return run_in_memory(made, pretrained, finetuned, scores, dtype=dtype)
 
 
 def unlearn(
@@ -124,35 +144,21 @@ def unlearn(
     Raises:
         StaError: as :func:`merge`.
     """
-    found = _find(method, FORGET_METHODS, "forgetting", scale)
-    if method == "sta":
-        if importance is None:
-            raise StaError(_NO_IMPORTANCE)
-        return forget_masked(model, pretrained, finetuned, importance, p=p, task=task, dtype=dtype)
-    if method == "random_mask":
-        return forget_random(model, pretrained, finetuned, p=p, seed=seed, task=task, dtype=dtype)
-    return Merged(negate(model, pretrained, finetuned, scale=_scale(scale, found), dtype=dtype))
+    made = make_method(method, FORGET_METHODS, scale=scale, p=p, seed=seed)
+    if made.needs_importance and importance is None:
+        raise StaError(NO_IMPORTANCE)
+    return run_in_memory(
+        made,
+        model,
+        {task: finetuned},
+        {task: importance} if made.needs_importance and importance is not None else None,
+        origin=pretrained,
+        base_title=FORGETS,
+        dtype=dtype,
+    )
 
 
-_NO_IMPORTANCE = (
+NO_IMPORTANCE = (
     "method 'sta' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
     "or compute importance_for('amp', ...), which needs no data."
 )
-
-
-def _find(name: str, methods: Mapping[str, Method], what: str, scale: float | None) -> Method:
-    found = methods.get(name)
-    if found is None:
-        raise StaError(f"{what} method '{name}' is unknown. Choose one of {listed(methods)}.")
-    if scale is not None and found.default_scale is None:
-        raise StaError(
-            f"{what} method '{name}' has no coefficient, and scale={scale!r} was given. Leave scale out, or "
-            "choose 'task_arithmetic'."
-        )
-    return found
-
-
-def _scale(scale: float | None, method: Method) -> float:
-    chosen = method.default_scale if scale is None else scale
-    assert chosen is not None
-    return chosen

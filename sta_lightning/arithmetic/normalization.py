@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -55,6 +55,10 @@ class Bounds:
         return (values - self.low) / span
 
 
+IDENTITY = Bounds(0.0, 1.0, identity=True)
+"""Values are left as they are."""
+
+
 def block_of(name: str) -> str:
     """The block that a tensor belongs to, by its name.
 
@@ -85,25 +89,39 @@ def bounds(
     Raises:
         StaError: if ``mode`` is unknown.
     """
-    if mode not in NORMALIZATIONS:
-        raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
+    check_normalization(mode)
     chosen = list(importance) if names is None else list(names)
     if mode == "none":
-        return {name: Bounds(0.0, 1.0, identity=True) for name in chosen}
+        return dict.fromkeys(chosen, IDENTITY)
+    found = {name: extent(importance[name]) for name in chosen if importance[name].numel()}
+    return {name: Bounds(0.0, 0.0) for name in chosen} | grouped(found, mode)
+
+
+def grouped(extents: Mapping[str, tuple[float, float]], mode: str) -> dict[str, Bounds]:
+    """The bounds of each tensor's group.
+
+    Args:
+        extents: tensor name -> smallest and largest entry, of tensors that are not empty.
+        mode: ``"tensor"``, ``"block"`` or ``"model"``, see :func:`bounds`.
+    """
     groups = {
-        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in chosen
+        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in extents
     }
     wide: dict[str, Bounds] = {}
-    for name in chosen:
-        tensor = importance[name]
-        if tensor.numel() == 0:
-            continue
-        low, high = extent(tensor)
-        if groups[name] in wide:
-            other = wide[groups[name]]
-            low, high = min(low, other.low), max(high, other.high)
-        wide[groups[name]] = Bounds(low, high)
-    return {name: wide.get(group, Bounds(0.0, 0.0)) for name, group in groups.items()}
+    for name, (low, high) in extents.items():
+        other = wide.get(groups[name], Bounds(low, high))
+        wide[groups[name]] = Bounds(min(low, other.low), max(high, other.high))
+    return {name: wide[group] for name, group in groups.items()}
+
+
+def check_normalization(mode: str) -> None:
+    """Whether there is such a normalisation.
+
+    Raises:
+        StaError: lists those that there are.
+    """
+    if mode not in NORMALIZATIONS:
+        raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
 
 
 def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:

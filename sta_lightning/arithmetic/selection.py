@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.states import pieces
 from sta_lightning.errors import StaError
+from sta_lightning.kernels import selection_network
 
 
 def rank(n: int, p: float) -> int:
@@ -40,41 +43,6 @@ def rank(n: int, p: float) -> int:
     if abs(product - nearest) <= 4 * sys.float_info.epsilon * n:
         return 1 + nearest
     return 1 + math.floor(product)
-
-
-@lru_cache(maxsize=256)
-def selection_network(n: int, k: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """The comparators that the k-th smallest of n depends on.
-
-    They are taken from Batcher's merge exchange (Knuth, The Art of Computer Programming, 5.2.2, algorithm M).
-
-    Args:
-        n: number of rows, at least 1.
-        k: rank wanted, 1..n.
-
-    Returns:
-        Steps ``(low, high, keep_minimum, keep_maximum)``: row ``low`` becomes the minimum of the two rows,
-        row ``high`` the maximum, each only if a later step needs it. Afterwards row ``k - 1`` is the k-th
-        smallest.
-    """
-    comparators: list[tuple[int, int]] = []
-    top = 1 << max(0, (n - 1).bit_length() - 1)
-    p = top
-    while p > 0:
-        q, r, d = top, 0, p
-        while True:
-            comparators.extend((i, i + d) for i in range(n - d) if i & p == r)
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-        p >>= 1
-    needed, steps = {k - 1}, []
-    for low, high in reversed(comparators):
-        keep_minimum, keep_maximum = low in needed, high in needed
-        if keep_minimum or keep_maximum:
-            steps.append((low, high, keep_minimum, keep_maximum))
-            needed |= {low, high}
-    return tuple(reversed(steps))
 
 
 def kth_smallest(rows: Sequence[Tensor], k: int) -> Tensor:
@@ -117,39 +85,70 @@ def kth_smallest_entry(tensor: Tensor, k: int) -> Tensor:
         flat = flat.to(torch.int64)
     elif flat.dtype != torch.float64:
         flat = flat.to(torch.float32)
-    return flat.sort().values[k - 1] if flat.numel() <= _SMALL else kth_by_digits(flat, k)
+    return flat.sort().values[k - 1] if flat.numel() <= SMALL else kth_by_digits(flat, k)
 
+
+Counts = npt.NDArray[np.int64]
 
 _DIGIT = 16
 _HALF = 1 << (_DIGIT - 1)
 _MASK = (1 << _DIGIT) - 1
-_SMALL = 1 << 15  # below, sorting costs less than counting into 65 536 bins
+SMALL = 1 << 15  # below, sorting costs less than counting into 65 536 bins
 
 
 def kth_by_digits(flat: Tensor, k: int) -> Tensor:
-    """:func:`kth_smallest_entry` of one dimension in float32, float64 or int64: digit by digit, the highest first.
+    """:func:`kth_smallest_entry` of one dimension in float32, float64 or int64, without sorting."""
 
-    One pass counts how often each value of a digit occurs among the entries that have the digits found so far.
+    def count(shift: int, prefix: int) -> Counts:
+        total = np.zeros(1 << _DIGIT, dtype=np.int64)
+        for piece in pieces(flat):
+            total += count_digits(flat[piece], shift, prefix)
+        return total
+
+    return kth_from_counts(count, k, flat.dtype).to(flat.device)
+
+
+def kth_from_counts(count: Callable[[int, int], Counts], k: int, dtype: torch.dtype) -> Tensor:
+    """The k-th smallest of some entries, digit by digit, the highest first.
+
+    Args:
+        count: (shift, prefix) -> how often each value of the digit at that shift occurs, among the entries whose higher
+            digits are the prefix: :func:`count_digits` summed over all entries.
+        k: rank, 1..number of entries.
+        dtype: float32, float64 or int64.
+
+    Returns:
+        A tensor of shape ``[]`` on the CPU.
     """
-    width = 8 * flat.element_size()
+    width = 8 * dtype.itemsize
     prefix, left = 0, k
     for shift in range(width - _DIGIT, -1, -_DIGIT):
-        top = shift == width - _DIGIT
-        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64, device=flat.device)
-        for piece in pieces(flat):
-            keys = _ordered(flat[piece])
-            if not top:
-                keys = keys[keys >> (shift + _DIGIT) == prefix]
-            # The highest digit carries the sign.
-            digits = (keys >> shift) + _HALF if top else (keys >> shift) & _MASK
-            counts += torch.bincount(digits, minlength=1 << _DIGIT)
-        reached = counts.cumsum(0).cpu()
-        digit = int(torch.searchsorted(reached, left))
+        reached = np.cumsum(count(shift, prefix))
+        digit = int(np.searchsorted(reached, left))
         left -= int(reached[digit - 1]) if digit else 0
-        prefix = digit - _HALF if top else prefix << _DIGIT | digit
+        prefix = digit - _HALF if shift == width - _DIGIT else prefix << _DIGIT | digit
     key = torch.tensor(prefix, dtype=torch.int32 if width == 32 else torch.int64, device="cpu")
-    value = _ordered(key.view(flat.dtype)).view(flat.dtype) if flat.is_floating_point() else key
-    return value.to(flat.device)
+    return _ordered(key.view(dtype)).view(dtype) if dtype.is_floating_point else key
+
+
+def count_digits(values: Tensor, shift: int, prefix: int) -> Counts:
+    """How often each value of a 16-bit digit of the ordered bits occurs.
+
+    Args:
+        values: one dimension, float32, float64 or int64, no NaN.
+        shift: the digit's place in bits; the highest carries the sign and is counted from -32768.
+        prefix: all higher digits together; entries with others are left out. Not read for the highest digit.
+
+    Returns:
+        int64 ``[65536]``.
+    """
+    keys = _ordered(values)
+    if shift == 8 * values.element_size() - _DIGIT:
+        counts = torch.bincount((keys >> shift) + _HALF, minlength=1 << _DIGIT)
+    else:
+        keys = keys[keys >> (shift + _DIGIT) == prefix]
+        counts = torch.bincount((keys >> shift) & _MASK, minlength=1 << _DIGIT)
+    return cast(Counts, counts.cpu().numpy())
 
 
 def _ordered(values: Tensor) -> Tensor:

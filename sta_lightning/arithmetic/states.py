@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -43,19 +42,28 @@ def floating_names(state: StateDict) -> list[str]:
     return [name for name, tensor in state.items() if tensor.is_floating_point()]
 
 
-def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """The type in which these tensors are added up: float32, or float64 as soon as one of them is float64.
+def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The type in which entries of these types are added up: float32, or float64 as soon as one of them is float64.
 
     float16 and bfloat16 hold too few digits to sum task vectors that are a hundredth of the weights; float64
     is kept because rounding a float64 model to float32 would change it even where no task changes it.
     """
-    wide = (torch.float64 for tensor in tensors if tensor.dtype == torch.float64)
-    return reduce(torch.promote_types, wide, torch.float32)
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """:func:`wide_dtype` of some tensors."""
+    return wide_dtype(*(tensor.dtype for tensor in tensors))
+
+
+def piece_size(device: torch.device) -> int:
+    """How many entries of a tensor are worked on at once."""
+    return _PIECE_ON_CPU if device.type == "cpu" else _PIECE_ELSEWHERE
 
 
 def pieces(tensor: Tensor) -> Iterator[slice]:
     """Consecutive slices that cover the flattened tensor, so that temporaries stay small."""
-    step = _PIECE_ON_CPU if tensor.device.type == "cpu" else _PIECE_ELSEWHERE
+    step = piece_size(tensor.device)
     for start in range(0, tensor.numel(), step):
         yield slice(start, min(start + step, tensor.numel()))
 

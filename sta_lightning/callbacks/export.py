@@ -9,11 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from typing_extensions import override
 
-from sta_lightning.callbacks.digest import tensor_digest
 from sta_lightning.callbacks.together import together
 from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.weights import provenance, save_weights
+from sta_lightning.weights.digest import tensor_digest
 
 _FILES = ("pretrained", "weights", "head", "task")
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from sta_lightning.callbacks.importance import ImportanceScoring, Measure, check_strategy, sample_source
+from sta_lightning.arithmetic.taylor import Precision
+from sta_lightning.callbacks.importance import ImportanceScoring, Measure
+from sta_lightning.callbacks.scorable import check_strategy, sample_source
 
 
 def score(
@@ -24,7 +26,9 @@ def score(
     measure: Measure = "lp",
     samples: int = 32,
     seed: int = 0,
-    chunk_size: int = 8,
+    chunk_size: int | None = None,
+    precision: Precision = "float32",
+    report_agreement: bool = False,
     ckpt_path: str | Path | None = None,
 ) -> Path:
     """Write the importance of a fine-tuned encoder; no validation image is read.
@@ -37,7 +41,9 @@ def score(
         measure: See :class:`ImportanceScoring`, as for the following.
         samples: Number of training samples.
         seed: Which samples.
-        chunk_size: Samples differentiated at once.
+        chunk_size: Samples that go through the encoder together; nothing is 8 on a CPU and 32 elsewhere.
+        precision: ``float32`` or ``bf16``.
+        report_agreement: Whether to record how far bf16 and float32 agree.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
 
     Returns:
@@ -46,7 +52,7 @@ def score(
     Raises:
         StaError: See :class:`ImportanceScoring`.
     """
-    scoring = ImportanceScoring(str(output), measure, samples, seed, chunk_size)
+    scoring = ImportanceScoring(str(output), measure, samples, seed, chunk_size, precision, report_agreement)
     run = _ScoringRun(module, datamodule, scoring)
     trainer.validate(
         run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True

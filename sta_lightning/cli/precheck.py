@@ -80,3 +80,16 @@ def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group:
             elif word == prefix and index + 1 < len(words):
                 value = yaml.safe_load(words[index + 1])
     return value
+
+
+def asked_alone(words: Sequence[str], configs: Iterable[Mapping[str, Any]], name: str) -> Any:
+    """The value that the user gave for an option outside of all groups, the last one if several; None if none was given."""
+    value = None
+    for config in configs:
+        value = config.get(name, value)
+    for index, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            value = yaml.safe_load(word.removeprefix(f"--{name}="))
+        elif word == f"--{name}" and index + 1 < len(words):
+            value = yaml.safe_load(words[index + 1])
+    return value

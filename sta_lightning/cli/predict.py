@@ -1,59 +1,15 @@
-"""``sta predict``: class probabilities, in one safetensors file."""
+"""``sta predict``: pictures classified by a model in a file, or the test split of a configured datamodule."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-
-from sta_lightning.cli.checks import check_output
-from sta_lightning.cli.screen import say
-from sta_lightning.cli.train import launch
-from sta_lightning.errors import StaError
-from sta_lightning.weights import provenance, save_weights
+# What only a run through Lightning's trainer has.
+_CONFIGURED = ("--config", "-c", "--print_config", "--data", "--trainer", "--ckpt_path", "--seed_everything")
 
 
-class PredictTrainer(Trainer):
-    """A trainer that writes what it predicts."""
-
-    def predict(  # type: ignore[override]  # Lightning's own returns the batches, which a command line would lose
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule,
-        output: Path,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = True,
-    ) -> None:
-        """Write the class probabilities of every image of the test split.
-
-        Args:
-            model: The classifier.
-            datamodule: The images, in the order of the test split.
-            output: File for the probabilities (safetensors: one float32 tensor ``probabilities`` of shape images by classes);
-                it is replaced whole.
-            ckpt_path: Checkpoint of the classifier; nothing for the model as configured.
-            weights_only: Whether to refuse a checkpoint that holds more than tensors and plain values.
-
-        Raises:
-            StaError: The run has several processes, each of which sees a part of the images.
-        """
-        check_output(output)
-        if self.world_size > 1:
-            raise StaError(
-                f"sta predict runs in one process, found {self.world_size}. Give --trainer.devices=1 --trainer.num_nodes=1."
-            )
-        batches: Any = super().predict(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only
-        )
-        if not batches:
-            raise StaError(
-                "the test split gave no images to predict. Raise data.test_limit or trainer.limit_predict_batches."
-            )
-        sources = {} if ckpt_path is None else {"checkpoint": Path(ckpt_path)}
-        metadata = provenance("probabilities", {"model": type(model).__name__}, sources)
-        save_weights(output, {"probabilities": torch.cat(batches)}, metadata)
-        say(f"written: {output}")
+def of_pictures(words: Sequence[str]) -> bool:
+    """Whether a command line asks for pictures to be classified: it has no option of a configured run."""
+    options = [word.split("=")[0] for word in words if word.startswith("-")]
+    return not any(option.split(".")[0] in _CONFIGURED or option.startswith("--model.") for option in options)
 
 
 def run(name: str, words: Sequence[str]) -> None:
@@ -63,4 +19,14 @@ def run(name: str, words: Sequence[str]) -> None:
         name: ``predict``.
         words: The command line after it.
     """
-    launch(name, words, PredictTrainer)
+    if of_pictures(words):
+        from sta_lightning.cli import classify
+
+        if not {"-h", "--help"} & set(words):
+            classify.run(name, words)
+            return
+        print(classify.build_parser().format_help())
+        print("With --config, or with options of a trainer and a datamodule, it is another command:\n")
+    from sta_lightning.cli import predict_split
+
+    predict_split.run(name, words)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta_lightning.engine.heads import CLASSES_ENTRY, TaskHead, read_head_file
 from sta_lightning.errors import StaError
 
 
@@ -88,14 +90,23 @@ class ClassificationHead(nn.Module):
             state[f"{prefix}weight"], state.get(f"{prefix}bias"), normalize=normalize, trainable=trainable
         )
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the head to a safetensors file; ``normalize`` goes into its metadata."""
+    def save(
+        self,
+        path: str | Path,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write the head to a safetensors file; ``normalize`` goes into its metadata, and the class names if they are given."""
         from sta_lightning.weights import save_weights
 
         tensors = {"weight": self.weight.detach()}
         if self.bias is not None:
             tensors["bias"] = self.bias.detach()
-        save_weights(Path(path), tensors, {**(metadata or {}), "normalize": str(self.normalize).lower()})
+        said = {**(metadata or {}), "normalize": str(self.normalize).lower()}
+        if class_names is not None:
+            said[CLASSES_ENTRY] = json.dumps(list(class_names), ensure_ascii=False)
+        save_weights(Path(path), tensors, said)
 
     @classmethod
     def load(cls, path: str | Path, *, trainable: bool = False) -> ClassificationHead:
@@ -104,13 +115,19 @@ class ClassificationHead(nn.Module):
         Raises:
             StaError: if the file is missing or holds no head.
         """
-        from sta_lightning.weights import load_weights, read_metadata
+        return cls.of(read_head_file(path), trainable=trainable)
 
-        tensors, metadata = load_weights(Path(path)), read_metadata(Path(path))
-        if "weight" not in tensors or metadata.get("normalize") not in ("true", "false"):
-            raise StaError(
-                f"{path} is not a classification head: it should hold 'weight' and say 'normalize' in its "
-                "metadata."
-            )
-        normalize = metadata["normalize"] == "true"
-        return cls(tensors["weight"], tensors.get("bias"), normalize=normalize, trainable=trainable)
+    @classmethod
+    def of(cls, head: TaskHead, *, trainable: bool = False) -> ClassificationHead:
+        """Make the module of a head that came with a merged encoder."""
+        return cls(head.weight, head.bias, normalize=head.normalize, trainable=trainable)
+
+    def for_file(self, class_names: Sequence[str] | None = None) -> TaskHead:
+        """Return what goes with a merged encoder into its file.
+
+        Args:
+            class_names: The classes in label order.
+        """
+        bias = None if self.bias is None else self.bias.detach().cpu()
+        names = None if class_names is None else tuple(class_names)
+        return TaskHead(self.weight.detach().cpu(), bias, self.normalize, names)

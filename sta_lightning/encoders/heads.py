@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -10,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta_lightning.encoders.build import build_clip, has_text_tower, tokenize, weights_file
+from sta_lightning.encoders.architectures import TIMM_PREFIX, has_text_tower
+from sta_lightning.encoders.build import build_clip, tokenize
 from sta_lightning.encoders.head import ClassificationHead
-from sta_lightning.encoders.loading import RANDOM
-from sta_lightning.encoders.spec import TIMM_PREFIX
+from sta_lightning.encoders.head_cache import cached_head
+from sta_lightning.encoders.sources import find_weights
 from sta_lightning.errors import StaError, listed
 
 PROTOTYPE_SCALE = 20.0
@@ -87,7 +87,8 @@ def zeroshot_head(
 ) -> Tensor:
     """Build a zero-shot head as CLIP and task arithmetic do.
 
-    Per class: embed every prompt, normalise, average, normalise; then scale all by exp(logit_scale).
+    Per class: embed every prompt, normalise, average, normalise; then scale all by exp(logit_scale). The head is kept in the
+    cache folder (``$STA_CACHE``, else ``~/.cache/sta_lightning``) and read from there the next time.
 
     Args:
         name: An encoder with a text tower.
@@ -104,19 +105,11 @@ def zeroshot_head(
     """
     if not class_names or not templates:
         raise StaError("A zero-shot head needs at least one class name and one prompt template.")
-    file = None if pretrained == RANDOM else weights_file(name, pretrained)
-    if file is None:
-        return _zeroshot(name, pretrained, tuple(class_names), tuple(templates))
-    # A comparison of methods asks for the same few heads again and again, and a text tower is slow to build.
-    written = file.stat().st_mtime_ns
-    return _remembered(name, str(file.resolve()), written, tuple(class_names), tuple(templates)).clone()
-
-
-@functools.lru_cache(maxsize=32)
-def _remembered(
-    name: str, file: str, written: int, class_names: tuple[str, ...], templates: tuple[str, ...]
-) -> Tensor:
-    return _zeroshot(name, file, class_names, templates)
+    if not has_text_tower(name):
+        raise StaError(f"'{name}' has no text tower: its head is made of class prototypes, not of prompts.")
+    weights = find_weights(name, pretrained)
+    names, prompts = tuple(class_names), tuple(templates)
+    return cached_head(name, weights, names, prompts, lambda: _zeroshot(name, pretrained, names, prompts))
 
 
 @torch.no_grad()

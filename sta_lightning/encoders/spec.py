@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from sta_lightning.encoders.architectures import (
+    MINIATURE,
+    MINIATURE_CONFIG,
+    TIMM_PREFIX,
+    is_hub_name,
+    model_config,
+)
+from sta_lightning.encoders.hub import Repository
+from sta_lightning.encoders.sources import tag_config
 from sta_lightning.errors import StaError, listed
 
-MINIATURE = "miniature"
-TIMM_PREFIX = "timm/"
-MINIATURE_CONFIG = Path(__file__).with_name("miniature.json")
+__all__ = ["MINIATURE", "MINIATURE_CONFIG", "TIMM_PREFIX", "EncoderSpec", "encoder_spec"]
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_OPEN_CLIP_SIZE = 224  # where a description does not say it
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,8 @@ class EncoderSpec:
     """The input that an encoder was trained on, and how its weights are named in files.
 
     Attributes:
-        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a timm model's
-            name.
+        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name``, or ``timm/`` and a timm
+            model's name.
         image_size: Side of the square input, in pixels.
         mean: Mean per channel (red, green, blue) of pixels scaled to 0..1.
         std: Standard deviation per channel.
@@ -43,10 +49,10 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
     """Return what the encoder ``name`` expects of its input.
 
     Args:
-        name: ``miniature``, an open_clip architecture, or ``timm/`` and a timm model's name.
+        name: ``miniature``, an open_clip architecture, ``hf-hub:org/name``, or ``timm/`` and a timm model's name.
         image_size: Side of the input in pixels; by default the architecture's own.
         pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation than CLIP's
-            own). A file, ``random`` or nothing leaves the defaults of the architecture.
+            own). A file, ``random`` or nothing leaves the defaults of the architecture, or what the repository says.
 
     Raises:
         StaError: if there is no encoder of that name, or its images are resized in a way that is not
@@ -55,7 +61,7 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
     if image_size is not None and image_size < 1:
         raise StaError(f"An image size of {image_size} pixels was asked for: give a positive number.")
     if name == MINIATURE:
-        own_size = int(json.loads(MINIATURE_CONFIG.read_text())["vision_cfg"]["image_size"])
+        own_size = int(model_config(name)["vision_cfg"]["image_size"])
         half = (0.5, 0.5, 0.5)
         return EncoderSpec(name, image_size or own_size, half, half, "bicubic", "visual.")
     if name.startswith(TIMM_PREFIX):
@@ -83,28 +89,28 @@ def _timm_spec(name: str, image_size: int | None) -> EncoderSpec:
 
 
 def _open_clip_spec(name: str, image_size: int | None, pretrained: str | None) -> EncoderSpec:
+    config = model_config(name)
     import open_clip
 
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise StaError(
-            f"The encoder '{name}' was asked for. Known are '{MINIATURE}', a timm model as 'timm/<name>' and "
-            f"the models of open_clip: {listed(open_clip.list_models(), limit=12)}."
-        )
     preprocess: dict[str, Any] = {
         "mean": open_clip.OPENAI_DATASET_MEAN,
         "std": open_clip.OPENAI_DATASET_STD,
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    preprocess.update(open_clip.get_pretrained_cfg(name, pretrained) or {} if pretrained else {})
+    if is_hub_name(name):
+        said = Repository.parse(name).config().get("preprocess_cfg") or {}
+    else:
+        said = (tag_config(name, pretrained) if pretrained else None) or {}
+    preprocess.update({key: value for key, value in said.items() if value is not None})
     if preprocess["resize_mode"] != "shortest":
+        which = f"'{pretrained}' " if pretrained else ""
         raise StaError(
-            f"The weights '{pretrained}' of '{name}' want images resized by the rule "
+            f"The weights {which}of '{name}' want images resized by the rule "
             f"'{preprocess['resize_mode']}'; only 'shortest' (short side, then a centre crop) is supported. "
             "Choose other weights."
         )
-    size = config["vision_cfg"]["image_size"]
+    size = config["vision_cfg"].get("image_size", _OPEN_CLIP_SIZE)
     if image_size is None and not isinstance(size, int):
         raise StaError(
             f"The encoder '{name}' wants images of {size} pixels; only square images are supported."

@@ -102,7 +102,7 @@ class Comparison:
                 f"fusion/fine_tuned_{task}",
                 suite.identity("test", task),
                 work,
-                {**suite.files(task), **self._head_files(task), "encoder": Path(source.finetuned)},
+                {**suite.files(task), **self._head_files(task), "encoder": _encoder(source)},
             )
             for field in merged:
                 merged[field] |= step.result[field]
@@ -179,7 +179,7 @@ class Comparison:
         inputs = {
             **suite.files(task, suite.control),
             **self._head_files(task, suite.control),
-            "encoder": Path(source.finetuned),
+            "encoder": _encoder(source),
         }
         if method == "task_arithmetic":
             key["scale"] = settings.forget_scale
@@ -230,7 +230,7 @@ class Comparison:
         }
         inputs = {**suite.files(*suite.tasks), **self._head_files(*suite.tasks)}
         for task, source in self.models.sources.items():
-            inputs[f"encoder/{task}"] = Path(source.finetuned)
+            inputs[f"encoder/{task}"] = _encoder(source)
             if fusion.method == "sta" and fusion.measure != "amp" and source.importance is not None:
                 inputs[f"importance/{task}"] = Path(source.importance)
         return self.runner.run(f"{group}/{fusion.name}", key, work, inputs)
@@ -273,3 +273,9 @@ class Comparison:
     def _outcome(self, found: Mapping[str, Any]) -> str:
         tasks = {task: value for task, value in found["accuracy"].items() if task != self.suite.control}
         return f"{average_accuracy(tasks):.1f}%" + (" on average" if len(tasks) > 1 else "")
+
+
+def _encoder(source: TaskSource) -> Path:
+    """The file of a task's fine-tuned encoder, which every task of the chain has."""
+    assert source.finetuned is not None
+    return Path(source.finetuned)

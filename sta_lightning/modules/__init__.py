@@ -1,16 +1,20 @@
 """Lightning modules: pretraining, fine-tuning, evaluating on several tasks, fusing and forgetting."""
 
+from sta_lightning.engine import TaskSource
 from sta_lightning.modules.classifier import CLIPClassifier
 from sta_lightning.modules.contrastive import ContrastivePretraining
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
 from sta_lightning.modules.forget import ForgetModule
-from sta_lightning.modules.merge import MergeModule, TaskSource
+from sta_lightning.modules.merge import MergeModule
+from sta_lightning.modules.several import MultiModelEvaluation, evaluate_many
 
 __all__ = [
     "CLIPClassifier",
     "ContrastivePretraining",
     "ForgetModule",
     "MergeModule",
+    "MultiModelEvaluation",
     "MultiTaskEvaluation",
     "TaskSource",
+    "evaluate_many",
 ]

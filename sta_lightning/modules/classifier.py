@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,7 +20,8 @@ from typing_extensions import override
 from sta_lightning.encoders import ClassificationHead
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
-from sta_lightning.modules.padding import accept_padding, real_samples
+from sta_lightning.modules.compiled import CompileSetting, compiled_forward
+from sta_lightning.modules.padding import accept_padding, real_samples, training_share
 from sta_lightning.modules.parts import blank_encoder, head_for, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks import get_task
@@ -54,6 +56,8 @@ class CLIPClassifier(LightningModule):
         label_smoothing: Share of the label's probability spread over all classes, 0 to 1; training only.
         optimizer: Replaces AdamW with ``learning_rate`` and ``weight_decay``, which are not used then.
         lr_scheduler: Replaces warm-up and cosine; stepped at every optimiser step.
+        compile: Whether the encoder runs under ``torch.compile`` in training and evaluation, or keywords for it such as
+            ``{mode: max-autotune}``. The weights keep their names; scoring uses the plain encoder.
 
     Raises:
         StaError: An argument is out of range, or encoder, weights, head and task do not fit each other.
@@ -80,6 +84,7 @@ class CLIPClassifier(LightningModule):
         label_smoothing: float = 0.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        compile: CompileSetting = False,
     ) -> None:
         super().__init__()
         if trainable not in _TRAINABLE:
@@ -95,6 +100,8 @@ class CLIPClassifier(LightningModule):
         self._trainable, self._smoothing = trainable, label_smoothing
         self._rate, self._decay, self._warmup = learning_rate, weight_decay, warmup_steps
         self._optimizer, self._scheduler = optimizer, lr_scheduler
+        self._compile: CompileSetting = compile
+        self._features: Callable[[Tensor], Tensor] | None = None
 
     @override
     def setup(self, stage: str) -> None:
@@ -142,6 +149,7 @@ class CLIPClassifier(LightningModule):
         # Before DDP wraps the module: what it finds trainable but never used is an error there.
         encoder.requires_grad_(self._trainable != "head")
         self.encoder = encoder
+        self._features = None if self._compile is False else compiled_forward(encoder, self._compile)
         self.head = head
         self.train_acc, self.val_acc, self.test_acc = Accuracy(), Accuracy(), Accuracy()
         self.val_loss = MeanMetric()
@@ -185,18 +193,41 @@ class CLIPClassifier(LightningModule):
             raise StaError(
                 "This CLIPClassifier has no encoder yet: give it to a Trainer, call build(), or load a checkpoint."
             )
-        return cast(Tensor, self.head(self.encoder(images)))
+        if self._compile is False:
+            return cast(Tensor, self.head(self.encoder(images)))
+        if self._features is None:
+            self._features = compiled_forward(self.encoder, self._compile)
+        return cast(Tensor, self.head(self._features(images)))
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy compiles for itself: compiled code belongs to one encoder, and cannot be pickled.
+        return {**super().__getstate__(), "_features": None}
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy of a batch."""
+        """Return the cross-entropy of a batch, such that the mean over the processes is that of all their samples."""
         images, labels = batch
-        logits = self(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        count, weight = training_share(self.trainer.train_dataloader, batch_idx, len(labels))
+        logits, labels = self(images).float()[:count], labels[:count]
+        # The sum of nothing is zero, with the gradients of zero that the other processes wait for.
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing) if count else logits.sum()
         self.train_acc.update(logits.detach(), labels)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
-        return loss
+        if self._shows_loss(batch_idx):
+            self.log("train/loss", loss.detach().cpu(), prog_bar=True)
+        return loss if weight == 1 else loss * weight
+
+    def _shows_loss(self, batch_idx: int) -> bool:
+        """Whether somebody looks at this batch's loss: logging takes time, and reading a number waits for the GPU."""
+        trainer = self.trainer
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logged = every > 0 and (trainer.global_step + 1) % every == 0
+        return bool(logged or batch_idx == 0 or trainer.is_last_batch)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's accuracy."""
+        self.log("train/acc", self.train_acc)
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -97,7 +97,7 @@ class MultiTaskEvaluation(LightningModule):
         self.control = getattr(datamodule, "control_name", None)
         self.check_tasks([name for name in self._names if name != self.control])
         for name in self._names:
-            if _key(name) not in self.heads:
+            if module_key(name) not in self.heads:
                 head = head_for(
                     members[name].task,
                     encoder_name=self._encoder_name,
@@ -106,8 +106,14 @@ class MultiTaskEvaluation(LightningModule):
                     file=self._head_files.get(name),
                     datamodule=members[name],
                 )
-                self.heads[_key(name)] = head
-                self.metrics[_key(name)] = Accuracy()
+                self.heads[module_key(name)] = head
+        self.load()
+
+    def load(self) -> None:
+        """Get the encoder to evaluate and a metric for every task, unless they are there."""
+        for name in self._names:
+            if module_key(name) not in self.metrics:
+                self.metrics[module_key(name)] = Accuracy()
         if not hasattr(self, "encoder"):
             self.encoder = deepcopy(self.original()).requires_grad_(False)
             self.encoder.load_state_dict(dict(self.encoder_weights()))
@@ -134,9 +140,12 @@ class MultiTaskEvaluation(LightningModule):
         images, labels = batch
         loader = loaders[dataloader_idx] if isinstance(loaders, Sequence) else loaders
         count = real_samples(loader, batch_idx, len(labels))
-        key = _key(self._names[dataloader_idx])
-        logits = self.heads[key](self(images)).float()
-        cast(Accuracy, self.metrics[key]).update(logits[:count], labels[:count])
+        self.count(self._names[dataloader_idx], images, labels, count)
+
+    def count(self, name: str, images: Tensor, labels: Tensor, count: int) -> None:
+        """Count what the first ``count`` samples of a batch of the task ``name`` get right."""
+        logits = self.heads[module_key(name)](self(images)).float()
+        cast(Accuracy, self.metrics[module_key(name)]).update(logits[:count], labels[:count])
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -149,14 +158,13 @@ class MultiTaskEvaluation(LightningModule):
         self._log_accuracies("test")
 
     def _log_accuracies(self, stage: str) -> None:
-        found: dict[str, Tensor] = {}
-        for name in self._names:
-            metric = cast(Accuracy, self.metrics[_key(name)])
-            found[name] = metric.compute()
-            metric.reset()
+        found = {name: accuracy_of(self.metrics[module_key(name)]) for name in self._names}
         logged = {f"{stage}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
-        for tag, value in {**logged, **self.headline(stage, found)}.items():
-            # Every process has the same number already; a maximum leaves it as it is, to the last bit.
+        self.log_alike({**logged, **self.headline(stage, found)})
+
+    def log_alike(self, values: Mapping[str, Tensor]) -> None:
+        """Log numbers that every process has the same already; a maximum leaves them as they are, to the last bit."""
+        for tag, value in values.items():
             self.log(tag, value, sync_dist=True, reduce_fx="max")
 
     def headline(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,6 +186,14 @@ class MultiTaskEvaluation(LightningModule):
         return f"control/{name}" if name == self.control else name
 
 
+def accuracy_of(metric: nn.Module) -> Tensor:
+    """Return what an :class:`Accuracy` has counted on all processes, and let it begin anew."""
+    accuracy = cast(Accuracy, metric)
+    value: Tensor = accuracy.compute()
+    accuracy.reset()
+    return value
+
+
 def _members(datamodule: Any) -> Mapping[str, Any]:
     members = getattr(datamodule, "members", None)
     if members is not None:
@@ -192,9 +208,9 @@ def _members(datamodule: Any) -> Mapping[str, Any]:
     return {task.name: datamodule}
 
 
-def _key(name: str) -> str:
-    """A task's name as a module's name: any characters, but no dots, and nothing that a ModuleDict has itself."""
-    return "task_" + name.encode().hex()
+def module_key(*names: str) -> str:
+    """Return names of tasks and models as a module's name: any characters, but no dots, and nothing that a ModuleDict has."""
+    return "_".join(["task", *(name.encode().hex() for name in names)])
 
 
 def task_name(spec: str) -> str:

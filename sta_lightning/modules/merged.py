@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged, change_size
-from sta_lightning.callbacks.digest import tensor_digest
+from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.encoders import encoder_spec
-from sta_lightning.errors import StaError, listed
+from sta_lightning.encoders.pretrained import pretrained_file
+from sta_lightning.engine import Job, Pretrained, TaskHead
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
-from sta_lightning.modules.sources import pretrained_file
-from sta_lightning.weights import provenance, save_weights
-
-DType = Literal["float32", "float16", "bfloat16"]
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from sta_lightning.weights import tensor_digest
 
 
 class MergedEvaluation(MultiTaskEvaluation, ABC):
@@ -51,13 +46,14 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
             self._merged = self.compute()
         return self._merged
 
+    @property
     @abstractmethod
+    def job(self) -> Job:
+        """What is merged, and how."""
+
     def compute(self) -> Merged:
         """Read the sources and make the merged model."""
-
-    @abstractmethod
-    def origin(self) -> tuple[str, dict[str, Any], dict[str, str | Path]]:
-        """Return the kind of file, the settings and the sources that its metadata names."""
+        return self.job.in_memory(self._original_for_merge())
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:
@@ -77,35 +73,22 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
         Raises:
             StaError: The merge is refused, or the file cannot be written; nothing has been changed then.
         """
-        weights = self.merge().weights
-        kind, settings, sources = self.origin()
-        original = pretrained_file(self._encoder_name, self._pretrained)
-        if original is not None:
-            sources = {"pretrained": original, **sources}
-        metadata = provenance(kind, settings, sources)
-        metadata["pretrained_sha256"] = tensor_digest(self.original().state_dict())
-        prefix = encoder_spec(self._encoder_name, self._image_size).key_prefix
-        save_weights(path, {prefix + name: tensor for name, tensor in weights.items()}, metadata)
+        self.job.write(self._original_for_merge(), path, heads=self.task_heads())
         return Path(path)
+
+    def task_heads(self) -> dict[str, TaskHead]:
+        """By task: the heads that go into the file beside the encoder; none by default."""
+        return {}
+
+    def _original_for_merge(self) -> Pretrained:
+        name, size = self._encoder_name, self._image_size
+        state = self.original().state_dict()
+        file = pretrained_file(name, self._pretrained)
+        digest = None if file is not None else tensor_digest(state)
+        prefix = encoder_spec(name, size).key_prefix
+        tag = self._pretrained if file is None else None
+        return Pretrained(name, in_memory(state), prefix, file, digest, size, tag)
 
     @override
     def describe(self) -> dict[str, Any]:
-        return self.origin()[1]
-
-
-def check_choice(name: str, value: str, known: Collection[str]) -> None:
-    """Raise a StaError that lists what there is if ``value`` is not among it."""
-    if value not in known:
-        raise StaError(f"{name}={value!r} was asked for; choose one of {listed(known)}.")
-
-
-def torch_dtype(name: str | None) -> torch.dtype | None:
-    """Return the type of that name.
-
-    Raises:
-        StaError: There is none.
-    """
-    if name is None:
-        return None
-    check_choice("dtype", name, _DTYPES)
-    return _DTYPES[name]
+        return self.job.origin(self._original_for_merge())[1]

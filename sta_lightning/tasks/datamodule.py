@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from torch.utils.data.distributed import DistributedSampler
 
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
-from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
+from sta_lightning.tasks.image_cache import CachedDataset, Source, cached
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, SharedEpochSampler
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.registry import get_task
 from sta_lightning.tasks.split import limited_indices
@@ -31,7 +31,7 @@ class TaskDataModule(L.LightningDataModule):
             the folder in the environment variable STA_DATA, and a YAML file what it says itself.
         encoder: The encoder that the images are for; it sets image size, mean, deviation and interpolation.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
-        batch_size: Images in a batch, per process.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that load images; with 0 the main process does.
         seed: Seed of the order of training images and of random crops. The division into training and
             validation images does not depend on it.
@@ -42,6 +42,11 @@ class TaskDataModule(L.LightningDataModule):
         download: Fetch the published files if they are missing.
         pretrained: The encoder's weights as the model has them; it matters only where a tag of open_clip
             stands for weights that want another mean and deviation.
+        global_batch: Whether ``batch_size`` counts the training images of all processes together. A fit then takes the same
+            batches, in the same order, on any number of processes that divides it.
+        cache_images: Whether validation and test images are decoded once, into files under ``$STA_CACHE`` that every later
+            run maps into memory; they take 3 S² bytes an image. The result is the same to the last bit. Training images are
+            not cached: random crops need them as they are, and scoring reads a few of them.
 
     Raises:
         StaError: if the task or the encoder is unknown.
@@ -62,6 +67,8 @@ class TaskDataModule(L.LightningDataModule):
         augment: bool = False,
         download: bool = False,
         pretrained: str | None = None,
+        global_batch: bool = False,
+        cache_images: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -85,7 +92,10 @@ class TaskDataModule(L.LightningDataModule):
         }
         self.augment = augment
         self.download = download
+        self.global_batch = global_batch
+        self.cache_images = cache_images
         self._opened: dict[Split, Dataset[Any]] = {}
+        self._cached: dict[Split, CachedDataset] = {}
 
     def prepare_data(self) -> None:
         """Fetch the published files, if asked for."""
@@ -96,9 +106,9 @@ class TaskDataModule(L.LightningDataModule):
         """Open the splits that a stage needs, so that missing files are told before anything else happens."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "validation"), "validate": ("validation",)}
         for split in needed.get(stage, ("test",)):
-            self._base(split)
+            self.dataset(split)
 
-    def dataset(self, split: Split, augment: bool = False) -> PreparedDataset:
+    def dataset(self, split: Split, augment: bool = False) -> PreparedDataset | CachedDataset:
         """Return a split, ready for the encoder.
 
         Args:
@@ -108,7 +118,18 @@ class TaskDataModule(L.LightningDataModule):
         Returns:
             A data set of ``(float32 [3, S, S], label)``.
         """
-        return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
+        if augment or split == "train" or not self.cache_images:
+            return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
+        if split not in self._cached:
+            source = Source(
+                self.task.name,
+                split,
+                f"limit {self.limits[split]}",
+                lambda: self.task.fingerprint(split, self.root),
+            )
+            data = PreparedDataset(self._base(split), self.preprocess)
+            self._cached[split] = cached(data, source, num_workers=self.num_workers)
+        return self._cached[split]
 
     def scoring_samples(self, n: int, seed: int = 0) -> list[int]:
         """Draw samples for importance scoring, without replacement.
@@ -138,12 +159,17 @@ class TaskDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Return the training split in an order that depends on seed and epoch alone."""
         data = self.dataset("train", augment=self.augment)
-        sampler: EpochSampler | DistributedSampler[Any] = EpochSampler(data, self.seed)
-        if self.trainer is not None and self.trainer.world_size > 1:
-            # Lightning would make one of its own, seeded by another number than this module's.
-            replicas, rank = self.trainer.world_size, self.trainer.global_rank
-            sampler = DistributedSampler(data, replicas, rank, shuffle=True, seed=self.seed)
-        return self._loader(data, sampler)
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        if processes == 1:
+            return self._loader(data, EpochSampler(data, self.seed))
+        if self.global_batch and self.batch_size % processes:
+            raise StaError(
+                f"A batch of {self.batch_size} images cannot be shared out among {processes} processes: with "
+                f"global_batch, let batch_size be a multiple of {processes}, or change the number of processes."
+            )
+        # Lightning would make a sampler of its own, with another order.
+        sampler = SharedEpochSampler(data, self.seed, processes, cast(Any, self.trainer).global_rank)
+        return self._loader(data, sampler, self.batch_size // processes if self.global_batch else None)
 
     def val_dataloader(self) -> Batches:
         """Return the validation split."""
@@ -166,10 +192,12 @@ class TaskDataModule(L.LightningDataModule):
             self._opened[split] = whole if len(chosen) == size else Subset(whole, chosen)
         return self._opened[split]
 
-    def _loader(self, data: PreparedDataset, sampler: Any = None) -> Batches:
+    def _loader(
+        self, data: Dataset[tuple[Tensor, int]], sampler: Any = None, batch_size: int | None = None
+    ) -> Batches:
         return DataLoader(
             data,
-            batch_size=self.batch_size,
+            batch_size=batch_size or self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and sampler is not None,

@@ -5,36 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import yaml
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from sta_lightning.errors import StaError, listed
+from sta_lightning.tasks.image_cache import files_fingerprint
+from sta_lightning.tasks.images import ImageList, read_image
 from sta_lightning.tasks.task import SPLITS, Split, Task
+from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile, image_folder
 
-_KEYS = (
-    "name",
-    "root",
-    "layout",
-    "train",
-    "validation",
-    "test",
-    "include",
-    "class_names",
-    "templates",
-    "head",
-)
-_TEMPLATES = ("a photo of a {}.", "a picture of a {}.")
+_KEYS = (*COMMON_KEYS, "layout", "train", "validation", "test", "include")
 
 
 def load_folder_task(path: Path) -> Task:
     """Read a task from a YAML file.
 
-    Its keys:
+    With the key ``csv`` it is a table of paths and labels (see ``load_table_task``), with ``huggingface`` a data set for the
+    package ``datasets`` (see ``load_hub_task``); otherwise it is folders, and its keys are:
 
     - ``name``: the task's name; by default the file's.
     - ``root``: the folder that the other paths are below, in which ``~`` and ``$VARIABLES`` are expanded; by
@@ -46,43 +36,50 @@ def load_folder_task(path: Path) -> Task:
     - ``class_names``: a mapping from folder to name (other folders are not used), a list in label order, or
       the name of a task with the same classes, such as ``imagenet``. By default the folders' names (or the
       files', after the first ``_``).
-    - ``include``: the folders to use, if not all.
+    - ``include``: the folders to use, if not all. Without it (or a mapping) the splits must have the same folders.
     - ``templates``: prompts in which ``{}`` stands for the class name.
     - ``head``: ``auto`` (default) or ``own``.
 
     Raises:
         StaError: that says what is wrong with the file.
     """
-    settings = _read(path)
-    layout = _one_of(path, settings, "layout", ("folders", "flat"))
-    head = cast(Literal["auto", "own"], _one_of(path, settings, "head", ("auto", "own")))
-    folders = tuple((split, str(settings[split])) for split in SPLITS if settings.get(split) is not None)
+    file = TaskFile.read(path)
+    kinds = [kind for kind in ("csv", "huggingface") if kind in file.settings]
+    if len(kinds) == 2:
+        raise StaError(f"{path} has both `csv` and `huggingface`: a task's images come from one of them.")
+    if kinds == ["csv"]:
+        from sta_lightning.tasks.table import load_table_task
+
+        return load_table_task(file)
+    if kinds == ["huggingface"]:
+        from sta_lightning.tasks.hub import load_hub_task
+
+        return load_hub_task(file)
+    return _folders(file)
+
+
+def _folders(file: TaskFile) -> Task:
+    file.only((*_KEYS, "csv", "huggingface"))
+    layout = file.one_of("layout", ("folders", "flat"))
+    folders = tuple(
+        (split, str(file.settings[split])) for split in SPLITS if file.settings.get(split) is not None
+    )
     given = dict(folders)
     if "test" not in given:
-        raise StaError(f"{path} names no folder of test images: give `test: <folder>`.")
-    home = str(settings.get("root") or path.absolute().parent)
-    if settings.get("root") is not None and not Path(os.path.expandvars(home)).expanduser().is_absolute():
-        home = home if "$" in home else str(path.absolute().parent / home)
+        raise StaError(f"{file.path} names no folder of test images: give `test: <folder>`.")
+    path, home = file.path, file.home()
+    opener: FolderOpener | FlatOpener
     if layout == "flat":
-        if settings.get("include") is not None:
+        if file.settings.get("include") is not None:
             raise StaError(
                 f"{path}: `include` chooses class folders; the flat layout has none. Leave it out."
             )
-        names = _flat_names(path, settings, FlatOpener(path, home, folders))
-        opener: FolderOpener | FlatOpener = FlatOpener(path, home, folders, len(names))
+        names = _flat_names(file, FlatOpener(path, home, folders))
+        opener = FlatOpener(path, home, folders, len(names))
     else:
-        classes, names = _classes(path, settings, FolderOpener(path, home, folders, ()))
-        opener = FolderOpener(path, home, folders, classes)
-    own_validation = "validation" in given or "train" not in given
-    return Task(
-        name=str(settings.get("name") or path.stem),
-        class_names=names,
-        templates=_strings(path, settings, "templates") or _TEMPLATES,
-        opener=opener,
-        own_validation=own_validation,
-        head=head,
-        splits=tuple(split for split in SPLITS if split in given) if own_validation else SPLITS,
-    )
+        classes, names, every = _classes(file, FolderOpener(path, home, folders, ()))
+        opener = FolderOpener(path, home, folders, classes, every)
+    return file.task(names, opener, given)
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,8 @@ class _Opener:
 
     def folder(self, split: Split, root: Path | None = None) -> Path:
         """Return the folder of a split, which must exist."""
-        base = str(root) if root is not None else os.path.expandvars(self.home)
-        if "$" in base:
-            raise StaError(
-                f"The images of {self.source} lie below '{base}', but that environment variable is not set: "
-                "set it, or give the folder with the option `root`."
-            )
-        path = Path(base).expanduser() / os.path.expandvars(dict(self.folders)[split])
+        base = image_folder(self.source, self.home, root)
+        path = base / os.path.expandvars(dict(self.folders)[split])
         if not path.is_dir():
             raise StaError(
                 f"The {split} images of {self.source} were looked for in {path}, but there is no such "
@@ -107,12 +99,22 @@ class _Opener:
             )
         return path
 
+    def fingerprint(self, split: Split, root: Path | None) -> str:
+        """Name what the split's images follow from: the files' names, sizes and times of change, and the classes."""
+        return f"{files_fingerprint(self.folder(split, root))} as {getattr(self, 'classes', 'flat')}"
+
 
 @dataclass(frozen=True)
 class FolderOpener(_Opener):
-    """Opens one folder a class, through torchvision's ``ImageFolder``."""
+    """Opens one folder a class, through torchvision's ``ImageFolder``.
+
+    Attributes:
+        classes: The class folders in label order.
+        every: Whether a folder that is no class is a mistake, and not only left out.
+    """
 
     classes: tuple[str, ...]
+    every: bool = False
 
     def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
         """Open a split; every class needs images in it."""
@@ -123,10 +125,19 @@ class FolderOpener(_Opener):
                 f"The classes {listed(missing)} of {self.source} have no folder in {path}: one folder a "
                 "class is needed."
             )
+        others = sorted(set(class_folders(path)) - set(self.classes)) if self.every else []
+        if others:
+            raise StaError(
+                f"{path} has the folders {listed(others)}, which are none of the {len(self.classes)} classes of {self.source}: "
+                "move them away, or choose the classes with `include`."
+            )
         try:
             return _ChosenFolders(path, self.classes)
         except FileNotFoundError as error:
-            raise StaError(f"The {split} images of {self.source} cannot be read: {error}") from error
+            raise StaError(
+                f"The {split} images of {self.source} cannot be read: {error}. Put images there, or leave "
+                "the class out with `include`."
+            ) from error
 
 
 class _ChosenFolders(ImageFolder):
@@ -134,11 +145,16 @@ class _ChosenFolders(ImageFolder):
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._chosen = classes
-        super().__init__(str(path))
+        super().__init__(str(path), loader=read_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Return the chosen classes."""
         return list(self._chosen), {name: label for label, name in enumerate(self._chosen)}
+
+
+def class_folders(path: Path) -> list[str]:
+    """Return the names of a folder's folders in sorted order, without hidden ones."""
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ class FlatOpener(_Opener):
 
     count: int = 0
 
-    def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
+    def __call__(self, split: Split, root: Path | None) -> ImageList:
         """Open a split; the number of files must be the number of classes."""
         files = self.files(split, root)
         if len(files) != self.count:
@@ -155,7 +171,7 @@ class FlatOpener(_Opener):
                 f"{self.folder(split, root)} should hold one image for each of the {self.count} classes of "
                 f"{self.source}; it holds {len(files)} images."
             )
-        return FlatFolder(files)
+        return ImageList(files, range(len(files)))
 
     def files(self, split: Split, root: Path | None = None) -> list[Path]:
         """Return the image files of a split in label order."""
@@ -163,98 +179,38 @@ class FlatOpener(_Opener):
         return sorted(file for file in found if file.suffix.lower() in IMG_EXTENSIONS)
 
 
-class FlatFolder(Dataset[tuple[Image.Image, int]]):
-    """Images whose label is their place in the list."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        with Image.open(self.files[index]) as image:
-            return image.convert("RGB"), range(len(self.files))[index]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise StaError(f"The task file {path} was asked for, but there is no such file.")
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StaError(f"{path} is not a YAML file: {error}") from error
-    if not isinstance(settings, dict):
-        raise StaError(
-            f"{path} should hold keys and values, such as `name: my_task`; it holds "
-            f"{type(settings).__name__}."
-        )
-    unknown = [str(key) for key in settings if key not in _KEYS]
-    if unknown:
-        raise StaError(
-            f"{path} has the unknown keys {listed(unknown)}; a task file knows {listed(_KEYS, limit=20)}."
-        )
-    return settings
-
-
-def _one_of(path: Path, settings: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
-    value = settings.get(key, allowed[0])
-    if value not in allowed:
-        raise StaError(f"{path} says `{key}: {value}`; it can be {listed(allowed)}.")
-    return str(value)
-
-
-def _strings(path: Path, settings: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = settings.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not value:
-        raise StaError(f"{path}: `{key}` should be a list of texts.")
-    return tuple(str(item) for item in value)
-
-
-def _classes(
-    path: Path, settings: dict[str, Any], opener: FolderOpener
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the class folders in label order, and the classes' names."""
-    names = settings.get("class_names")
-    mapping = {str(folder): str(name) for folder, name in names.items()} if isinstance(names, dict) else {}
-    include = _strings(path, settings, "include")
+def _classes(file: TaskFile, opener: FolderOpener) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Return the class folders in label order, the classes' names, and whether these are all folders there may be."""
+    mapping = file.mapping("class_names")
+    include = file.strings("include")
     if mapping and set(include) - set(mapping):
         raise StaError(
-            f"{path}: `include` has {listed(sorted(set(include) - set(mapping)))}, which `class_names` does "
+            f"{file.path}: `include` has {listed(sorted(set(include) - set(mapping)))}, which `class_names` does "
             "not name."
         )
     folders = tuple(sorted(set(include or mapping)))
-    if not folders:
+    every = not folders
+    if every:
         split: Split = "train" if "train" in dict(opener.folders) else "test"
-        folders = tuple(sorted(entry.name for entry in opener.folder(split).iterdir() if entry.is_dir()))
+        folders = tuple(class_folders(opener.folder(split)))
     if not folders:
-        raise StaError(f"{path}: there is no class folder in {opener.folder('test')}.")
+        raise StaError(f"{file.path}: there is no class folder in {opener.folder('test')}.")
     if mapping:
-        return folders, tuple(mapping[folder] for folder in folders)
-    return folders, _given_names(path, settings, len(folders)) or tuple(
-        folder.replace("_", " ") for folder in folders
-    )
-
-
-def _flat_names(path: Path, settings: dict[str, Any], opener: FlatOpener) -> tuple[str, ...]:
-    given = _given_names(path, settings, None)
-    return given or tuple(file.stem.split("_", 1)[-1].replace("_", " ") for file in opener.files("test"))
-
-
-def _given_names(path: Path, settings: dict[str, Any], count: int | None) -> tuple[str, ...]:
-    value = settings.get("class_names")
-    if isinstance(value, str):
-        from sta_lightning.tasks.registry import get_task
-
-        names = get_task(value).class_names
-    elif isinstance(value, dict):
+        return folders, tuple(mapping[folder] for folder in folders), False
+    names = file.names()
+    if names and len(names) != len(folders):
         raise StaError(
-            f"{path}: `class_names` cannot be a mapping from folders here; use a list, or the name of a task."
+            f"{file.path}: `class_names` has {len(names)} names for {len(folders)} class folders: "
+            f"{listed(folders, limit=10)}."
         )
-    else:
-        names = _strings(path, settings, "class_names")
-    if names and count is not None and len(names) != count:
-        raise StaError(f"{path}: `class_names` has {len(names)} names for {count} class folders.")
-    return names
+    return folders, names or tuple(folder.replace("_", " ") for folder in folders), every
+
+
+def _flat_names(file: TaskFile, opener: FlatOpener) -> tuple[str, ...]:
+    if isinstance(file.settings.get("class_names"), dict):
+        raise StaError(
+            f"{file.path}: `class_names` cannot be a mapping from folders here; use a list, or the name of a task."
+        )
+    return file.names() or tuple(
+        image.stem.split("_", 1)[-1].replace("_", " ") for image in opener.files("test")
+    )

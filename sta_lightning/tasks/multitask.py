@@ -19,7 +19,7 @@ class MultiTaskDataModule(L.LightningDataModule):
             average.
         encoder: The encoder that the images are for.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
-        batch_size: Images in a batch, per process.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that load images, for each task.
         seed: Seed of whatever is random; evaluation is not.
         train_limit: Use at most this many training images of each task (for prototypes), a fixed random
@@ -29,6 +29,7 @@ class MultiTaskDataModule(L.LightningDataModule):
         augment: Not used in evaluation; here so that one config serves both datamodules.
         download: Fetch the published files if they are missing.
         pretrained: See ``TaskDataModule``.
+        cache_images: See ``TaskDataModule``: worth while where more than one model is evaluated on the same images.
 
     Raises:
         StaError: if a task is unknown, or two have the same name.
@@ -50,6 +51,7 @@ class MultiTaskDataModule(L.LightningDataModule):
         augment: bool = False,
         download: bool = False,
         pretrained: str | None = None,
+        cache_images: bool = False,
     ) -> None:
         super().__init__()
         specs = [*tasks, *([] if control is None else [control])]
@@ -70,6 +72,7 @@ class MultiTaskDataModule(L.LightningDataModule):
                 augment=augment,
                 download=download,
                 pretrained=pretrained,
+                cache_images=cache_images,
             )
             name = member.task.name
             if name in self.members:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, RandomSampler, get_worker_info
+from torch.utils.data import Dataset, DistributedSampler, RandomSampler
 
 from sta_lightning.tasks.preprocess import Preprocess
+
+
+class Turn(NamedTuple):
+    """An image's turn in training: which one, in which epoch. It decides the random crop."""
+
+    image: int
+    epoch: int
 
 
 class PreparedDataset(Dataset[tuple[Tensor, int]]):
@@ -21,9 +29,9 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         base: A map-style data set of ``(PIL image or uint8 tensor, label)``.
         preprocess: The encoder's preprocessing.
         augment: Whether crops are random.
-        seed: Seed of the random crops. They come from a generator of their own, so that PyTorch's global
-            random state is left alone; in worker processes its seed is the one that the loader gives each
-            worker.
+        seed: Seed of the random crops. A crop follows from the seed, the image's index and the epoch alone: it is the same
+            on any number of processes and workers, and in a fit that was resumed. PyTorch's global random state is left
+            alone.
     """
 
     def __init__(
@@ -33,37 +41,60 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         self.preprocess = preprocess
         self.augment = augment
         self.seed = seed
-        self._crops: tuple[int, torch.Generator] | None = None
 
     def __len__(self) -> int:
         return len(cast(Any, self.base))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int | Turn) -> tuple[Tensor, int]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int | Turn]) -> list[tuple[Tensor, int]]:
+        pixels, labels = self.pixels(indices)
+        return list(zip(self.preprocess.normalize(pixels).unbind(0), labels, strict=True))
+
+    def pixels(self, indices: Sequence[int | Turn]) -> tuple[Tensor, list[int]]:
+        """Return images before normalisation, uint8 ``[B, 3, S, S]``, and their labels.
+
+        Args:
+            indices: Which images; without a turn's epoch, a random crop is that of epoch 0.
+        """
+        turns = [index if isinstance(index, Turn) else Turn(index, 0) for index in indices]
+        plain = [turn.image for turn in turns]
         batched = getattr(self.base, "__getitems__", None)
-        samples = batched(indices) if callable(batched) else [self.base[index] for index in indices]
-        images = self.preprocess.batch([sample[0] for sample in samples], self._generator())
-        return [(image, int(sample[1])) for image, sample in zip(images.unbind(0), samples, strict=True)]
+        samples = batched(plain) if callable(batched) else [self.base[index] for index in plain]
+        crops = self._crops(turns) if self.augment else None
+        pixels = self.preprocess.pixels([sample[0] for sample in samples], crops)
+        return pixels, [int(sample[1]) for sample in samples]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_crops": None}
+    def _crops(self, turns: Sequence[Turn]) -> Tensor:
+        # Imported here: only training with random crops needs it, and the suite beside it takes time to import.
+        from sta_lightning.tasks.miniature.random import Uniforms, image_keys
 
-    def _generator(self) -> torch.Generator | None:
-        if not self.augment:
-            return None
-        worker = get_worker_info()
-        seed = self.seed if worker is None else worker.seed
-        if self._crops is None or self._crops[0] != seed:
-            self._crops = (seed, torch.Generator().manual_seed(seed))
-        return self._crops[1]
+        numbers = np.array([(turn.epoch << 32) + turn.image for turn in turns], dtype=np.int64)
+        return torch.from_numpy(Uniforms(image_keys(f"crop/{self.seed}", numbers)).many(3))
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch of training takes the images, whatever the number of processes.
+
+    Args:
+        size: How many images there are.
+        seed: Seed of all orders.
+        epoch: Which epoch, from 0.
+    """
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def _turns(order: list[int], epoch: int, dataset: Any) -> Iterator[Any]:
+    return iter([Turn(index, epoch) for index in order] if getattr(dataset, "augment", False) else order)
 
 
 class EpochSampler(RandomSampler):
     """A random order that depends on seed and epoch alone: a resumed fit meets that of an unbroken one.
 
-    Lightning tells the epoch through ``set_epoch``; without it, every pass takes the next one.
+    Lightning tells the epoch through ``set_epoch``; without it, every pass takes the next one. A data set with random crops
+    gets :class:`Turn` in place of numbers.
 
     Args:
         dataset: Anything with a length.
@@ -79,7 +110,30 @@ class EpochSampler(RandomSampler):
         """Choose the epoch of the next pass."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        self.epoch += 1
-        return iter(torch.randperm(len(self), generator=generator).tolist())
+    def __iter__(self) -> Iterator[Any]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return _turns(epoch_order(len(self), self.seed, epoch), epoch, self.data_source)
+
+
+class SharedEpochSampler(DistributedSampler[Any]):
+    """One process's share of the order of :class:`EpochSampler`: r, r + processes, … of it.
+
+    So the k-th batches of all processes together are the k-th batch that one process would take with as large a batch. Where
+    the images cannot be shared out evenly, the first ones of the order stand at the end of some shares once more, and
+    :func:`sta_lightning.modules.padding.training_share` leaves them out of the loss.
+
+    Args:
+        dataset: Anything with a length.
+        seed: Seed of all orders.
+        processes: How many processes share the images.
+        rank: Which of them this is.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int, processes: int, rank: int) -> None:
+        super().__init__(dataset, processes, rank, shuffle=True, seed=seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        size = len(cast(Any, self.dataset))
+        order = epoch_order(size, self.seed, self.epoch)
+        filled = [order[place % size] for place in range(self.rank, self.total_size, self.num_replicas)]
+        return _turns(filled, self.epoch, self.dataset)

@@ -21,7 +21,7 @@ _SMALLEST_CROP = 0.9
 class Preprocess:
     """Resize the short side, crop the centre, scale to 0..1, normalise.
 
-    With a generator the crop is random instead: between 90% and 100% of the area, at any place, resized to
+    With crops the crop is random instead: between 90% and 100% of the area, at any place, resized to
     the input (the light augmentation that CLIP models are fine-tuned with). Images are never mirrored: digits
     and signs would change their meaning.
 
@@ -41,30 +41,43 @@ class Preprocess:
         """Turn one image (PIL, or uint8 ``[3 or 1, H, W]``) into float32 ``[3, S, S]``."""
         return self.batch([image], generator)[0]
 
-    def batch(self, images: Sequence[Any], generator: torch.Generator | None = None) -> Tensor:
+    def batch(
+        self, images: Sequence[Any], generator: torch.Generator | None = None, *, crops: Tensor | None = None
+    ) -> Tensor:
         """Turn images into float32 ``[B, 3, S, S]``; tensors of one size are treated all at once.
 
         Args:
             images: PIL images, or uint8 tensors of shape ``[3 or 1, H, W]``.
-            generator: Source of random crops; centre crops if not given.
+            generator: Source of random crops.
+            crops: In a generator's place three numbers of [0, 1) for each image, ``[B, 3]``: its share of the area, and the
+                place from above and from the left. Centre crops if neither is given.
 
         Raises:
             StaError: if an image is neither.
         """
-        if generator is None and all(
+        if generator is not None:
+            crops = torch.rand(len(images), 3, generator=generator)
+        return self.normalize(self.pixels(images, crops))
+
+    def pixels(self, images: Sequence[Any], crops: Tensor | None = None) -> Tensor:
+        """Resize and crop images, as ``batch`` does, into uint8 ``[B, 3, S, S]``: all that comes before ``normalize``."""
+        if crops is None and all(
             isinstance(image, Tensor) and image.shape == images[0].shape for image in images
         ):
-            pixels = self._centre(_rgb(torch.stack(list(images))))
-        else:
-            pixels = torch.stack([self._pixels(image, generator) for image in images])
+            return torch.as_tensor(self._centre(_rgb(torch.stack(list(images)))))
+        places = [None] * len(images) if crops is None else crops.tolist()
+        return torch.stack([self._pixels(image, place) for image, place in zip(images, places, strict=True)])
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 ``[B, 3, S, S]`` into the encoder's float32 input."""
         mean = torch.tensor(self.mean).view(3, 1, 1)
         std = torch.tensor(self.std).view(3, 1, 1)
         scaled: Tensor = pixels.float().div_(255)
         return scaled.sub_(mean).div_(std)
 
-    def _pixels(self, image: Any, generator: torch.Generator | None) -> Tensor:
+    def _pixels(self, image: Any, place: list[float] | None) -> Tensor:
         image = _rgb(image)
-        cropped = self._centre(image) if generator is None else self._random(image, generator)
+        cropped = self._centre(image) if place is None else self._random(image, *place)
         return cropped if isinstance(cropped, Tensor) else F.pil_to_tensor(cropped)
 
     def _centre(self, image: Any) -> Any:
@@ -74,9 +87,8 @@ class Preprocess:
             image = F.resize(image, [self.image_size], self._mode, antialias=True)
         return image if [height, width] == size else F.center_crop(image, size)
 
-    def _random(self, image: Any, generator: torch.Generator) -> Any:
+    def _random(self, image: Any, share: float, down: float, across: float) -> Any:
         width, height = F.get_image_size(image)
-        share, down, across = torch.rand(3, generator=generator).tolist()
         # A square as large as fits, times the root of the share of its area.
         side = max(1, round(min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * share) ** 0.5))
         top, left = round(down * (height - side)), round(across * (width - side))

@@ -28,7 +28,8 @@ class Task:
         templates: Prompt templates; ``{}`` stands for the class name.
         opener: Opens a split below a root folder (or its default place) as a data set of ``(image, label)``,
             the image a PIL image or a uint8 tensor ``[3, H, W]``. It must be picklable, hence a function of a
-            module or an object of a class.
+            module or an object of a class. A method ``fingerprint(split, root)`` of it, if it has one, returns a text that
+            changes whenever the split's images or labels do; only then can decoded images be cached.
         own_validation: Whether the opener has a validation split of its own. Otherwise ``train`` opens the
             whole published training set, and ``split_indices`` divides it.
         head: ``auto`` (zero-shot, or class prototypes for encoders without a text tower), or ``own`` for the
@@ -81,6 +82,26 @@ class Task:
         whole = self.opener("train", folder)
         train, validation = split_indices(len(cast(Any, whole)))
         return Subset(whole, train if split == "train" else validation)
+
+    def fingerprint(self, split: Split, root: str | Path | None = None) -> str:
+        """Return a text that changes whenever the images or labels of a split do, without reading the images.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            root: As for ``dataset``.
+
+        Raises:
+            StaError: if the opener cannot tell.
+        """
+        tell = getattr(self.opener, "fingerprint", None)
+        if not callable(tell):
+            raise StaError(
+                f"The images of the task '{self.name}' cannot be cached: nothing tells when they change. Leave `cache_images` "
+                "out, or give the task's opener a method fingerprint(split, root)."
+            )
+        folder = None if root is None else Path(root).expanduser()
+        opened: Split = split if split == "test" or self.own_validation else "train"
+        return f"{split} of {tell(opened, folder)}"
 
     def download(self, root: str | Path | None = None) -> None:
         """Fetch the published files; does nothing if they are there.

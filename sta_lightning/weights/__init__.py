@@ -1,16 +1,34 @@
 """Weights on disk: reading, whole writing, provenance, the encoder inside a checkpoint."""
 
 from sta_lightning.weights.atomic import atomic_path
-from sta_lightning.weights.encoder import encoder_weights
+from sta_lightning.weights.digest import tensor_digest
+from sta_lightning.weights.encoder import encoder_part, encoder_prefix, encoder_weights, is_encoder_tensor
+from sta_lightning.weights.extents import extents, read_extents, write_extents
+from sta_lightning.weights.hashes import sha256
 from sta_lightning.weights.io import load_weights, read_metadata, save_weights
-from sta_lightning.weights.provenance import provenance, sha256
+from sta_lightning.weights.mapped import FileTensor, TensorFile
+from sta_lightning.weights.provenance import provenance
+from sta_lightning.weights.sparse import SparseFile
+from sta_lightning.weights.streamed import FileSink, streamed
 
 __all__ = [
+    "FileSink",
+    "FileTensor",
+    "SparseFile",
+    "TensorFile",
     "atomic_path",
+    "encoder_part",
+    "encoder_prefix",
     "encoder_weights",
+    "is_encoder_tensor",
+    "extents",
     "load_weights",
+    "read_extents",
     "provenance",
     "read_metadata",
     "save_weights",
     "sha256",
+    "streamed",
+    "tensor_digest",
+    "write_extents",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.states import StateDict
@@ -43,7 +45,7 @@ _BESIDE_WHOLE = frozenset({"logit_scale", "logit_bias", "text_projection"})
 def encoder_weights(
     source: str | os.PathLike[str] | StateDict, *, names: Collection[str], prefix: str | None = None
 ) -> dict[str, Tensor]:
-    """Take the image encoder out of a state dict.
+    """Take the image encoder out of a file or a state dict.
 
     Args:
         source: a weights file (see :func:`~sta_lightning.weights.load_weights`) or a state dict: the encoder
@@ -62,9 +64,32 @@ def encoder_weights(
             prefix fits.
     """
     if isinstance(source, Mapping):
-        state, title = source, "the state dict"
-    else:
-        state, title = load_weights(source), f"'{os.fspath(source)}'"
+        return encoder_part(source, names=names, prefix=prefix, title="the state dict")
+    return encoder_part(load_weights(source), names=names, prefix=prefix, title=f"'{os.fspath(source)}'")
+
+
+class Shaped(Protocol):
+    """A tensor, read or not."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Its shape."""
+
+
+Part = TypeVar("Part", bound=Shaped)
+
+
+def encoder_part(
+    state: Mapping[str, Part], *, names: Collection[str], prefix: str | None = None, title: str
+) -> dict[str, Part]:
+    """:func:`encoder_weights` of tensors that need not have been read.
+
+    Args:
+        state: tensor name -> anything with a shape.
+        names: see :func:`encoder_weights`.
+        prefix: see :func:`encoder_weights`.
+        title: what to call ``state`` in a message.
+    """
     if not names:
         raise StaError("the encoder has no tensors to look for: names is empty.")
     chosen = _find_prefix(state, names, title) if prefix is None else prefix
@@ -84,7 +109,7 @@ def encoder_weights(
     return found
 
 
-def _find_prefix(state: StateDict, names: Collection[str], title: str) -> str:
+def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> str:
     counts: dict[str, int] = {}
     for name in names:
         for key in state:
@@ -109,7 +134,7 @@ def _find_prefix(state: StateDict, names: Collection[str], title: str) -> str:
     return max(usual, key=lambda prefix: usual[prefix], default="")
 
 
-def _check_complete(state: StateDict, names: Collection[str], prefix: str, title: str) -> None:
+def _check_complete(state: Collection[str], names: Collection[str], prefix: str, title: str) -> None:
     wanted = set(names)
     inside = {key[len(prefix) :] for key in state if key.startswith(prefix)}
     missing = [name for name in names if name not in inside]
@@ -121,6 +146,21 @@ def _check_complete(state: StateDict, names: Collection[str], prefix: str, title
             f"{listed(missing)}; unknown {len(extra)}: {listed(extra)}. Name the encoder that the file was "
             "made with."
         )
+
+
+def encoder_prefix(names: Collection[str]) -> str:
+    """What stands in front of the image encoder's names in a file that says no more than its names.
+
+    A whole CLIP has its image encoder under ``visual.``, perhaps behind a wrapper; anything else is an image encoder alone.
+    """
+    found = {name[: name.index("visual.") + 7] for name in names if "visual." in name}
+    usual = sorted(prefix for prefix in found if set(prefix.split(".")[:-1]) <= _WRAPPERS)
+    return usual[0] if usual else ""
+
+
+def is_encoder_tensor(name: str, prefix: str) -> bool:
+    """Whether a tensor of a file is the image encoder's: under the prefix, and no part that lies beside one."""
+    return name.startswith(prefix) and not _is_beside(name[len(prefix) :])
 
 
 def _is_beside(name: str) -> bool:

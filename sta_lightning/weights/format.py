@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,12 +33,26 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_RESERVED = "__metadata__"
+DTYPES = {text: dtype for dtype, text in _NAMES.items()}
+"""The format's names of types."""
+RESERVED = "__metadata__"
 _ALIGNMENT = 8
 
 
-def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+class Writable(Protocol):
+    """What bytes can be written to."""
+
+    def write(self, data: bytes | memoryview, /) -> Any:
+        """Write all of them."""
+
+
+def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, meta: bool = False) -> None:
     """Whether the format can hold this.
+
+    Args:
+        tensors: name -> tensor.
+        metadata: text -> text.
+        meta: whether tensors without data are meant, of which shape and type alone count.
 
     Raises:
         StaError: names the tensors of a type or layout that the format lacks, and metadata that is not text.
@@ -47,16 +61,16 @@ def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
         str(name)
         for name, tensor in tensors.items()
         if not isinstance(name, str)
-        or name == _RESERVED
+        or name == RESERVED
         or not isinstance(tensor, Tensor)
         or tensor.layout != torch.strided
-        or tensor.device.type == "meta"
+        or (tensor.device.type == "meta") != meta
         or tensor.dtype not in _NAMES
     ]
     if odd:
         raise StaError(
             f"cannot save {listed(odd)}: safetensors holds dense tensors of real, integer and boolean type "
-            f"under a text name other than '{_RESERVED}'."
+            f"under a text name other than '{RESERVED}'."
         )
     wrong = [
         str(key) for key, value in metadata.items() if not isinstance(key, str) or not isinstance(value, str)
@@ -80,7 +94,7 @@ def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     order = sorted(
         tensors, key=lambda name: (-tensors[name].element_size(), _NAMES[tensors[name].dtype], name)
     )
-    entries: dict[str, object] = {_RESERVED: dict(sorted(metadata.items()))} if metadata else {}
+    entries: dict[str, object] = {RESERVED: dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name in order:
         tensor = tensors[name]
@@ -96,7 +110,7 @@ def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     return len(text).to_bytes(8, "little") + text, order
 
 
-def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(stream: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a whole safetensors file, one tensor in memory at a time.
 
     Args:
@@ -113,8 +127,14 @@ def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
     header, order = header_of(tensors, metadata)
     stream.write(header)
     for name in order:
-        flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
-        if flat.numel():
-            # A single entry counts as contiguous whatever its stride; as bytes it must really be.
-            packed = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
-            stream.write(packed.view(torch.uint8).numpy().data)
+        stream.write(packed(tensors[name]))
+
+
+def packed(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's entries, one after another, in this machine's order."""
+    flat = tensor.detach().cpu().resolve_neg().contiguous().reshape(-1)
+    if not flat.numel():
+        return memoryview(b"")
+    # A single entry counts as contiguous whatever its stride; as bytes it must really be.
+    whole = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+    return whole.view(torch.uint8).numpy().data

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,7 @@ from sta_lightning.arithmetic.checks import check_dtype
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.format import write
+from sta_lightning.weights.hashes import remember_sha256
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -43,13 +45,13 @@ def load_weights(path: PathLike, *, dtype: torch.dtype | None = None) -> dict[st
         StaError: names the file if it is missing, truncated, of another format, or holds more than tensors.
     """
     check_dtype(dtype)
-    file = _existing(path)
+    file = existing(path)
     if file.suffix == SAFETENSORS:
         with _opened(file) as source:
             try:
                 state = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (no mapping)
             except (SafetensorError, OSError, RuntimeError) as error:
-                raise _broken(file, error) from error
+                raise not_safetensors(file, error) from error
     else:
         state = _unpickled(file)
     if dtype is None:
@@ -69,7 +71,7 @@ def read_metadata(path: PathLike) -> dict[str, str]:
     Raises:
         StaError: if the file is missing, broken or of another format.
     """
-    file = _existing(path)
+    file = existing(path)
     if file.suffix != SAFETENSORS:
         raise StaError(f"'{path}' carries no metadata: only {SAFETENSORS} files do.")
     with _opened(file) as source:
@@ -95,10 +97,29 @@ def save_weights(
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        write(stream, tensors, metadata or {})
+        hashed = _Hashed(stream)
+        write(hashed, tensors, metadata or {})
+    remember_sha256(path, hashed.digest.hexdigest())
 
 
-def _existing(path: PathLike) -> Path:
+class _Hashed:
+    """A stream that knows the hash of what went through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.digest.update(data)
+        self._stream.write(data)
+
+
+def existing(path: PathLike) -> Path:
+    """The path of a weights file that is there, may be read, and has a known ending.
+
+    Raises:
+        StaError: says which of these it is not.
+    """
     file = Path(path)
     if file.is_dir():
         raise StaError(f"'{path}' is a folder. Give the weights file in it.")
@@ -122,19 +143,21 @@ def _opened(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise _broken(file, error) from error
+        raise not_safetensors(file, error) from error
 
 
-def _broken(file: Path, error: Exception) -> StaError:
+def not_safetensors(file: Path, reason: object) -> StaError:
+    """The error for a file that its name calls safetensors and that is not."""
     with file.open("rb") as stream:
-        start = stream.read(2)
-    if start[:1] == b"\x80" or start == b"PK":
+        start = stream.read(9)
+    # A header of 640 bytes begins as a pickle does, but a brace follows its length.
+    if (start[:1] == b"\x80" and start[8:] not in (b"", b"{")) or start[:2] == b"PK":
         return StaError(
             f"'{file}' is a pickled checkpoint under a name that ends in {SAFETENSORS}; it was not loaded. "
             "If you trust it, rename it to .pt: it is then read without running any code in it."
         )
     return StaError(
-        f"'{file}' is not a whole safetensors file ({error}). It may be truncated; copy or make it again."
+        f"'{file}' is not a whole safetensors file ({reason}). It may be truncated; copy or make it again."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,19 +9,7 @@ from pathlib import Path, PurePath
 
 from sta_lightning import __version__
 from sta_lightning.errors import StaError
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, 64 hexadecimal digits.
-
-    Raises:
-        StaError: names the file if it cannot be read.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise StaError(f"cannot read '{path}': {error.strerror}. Check the path.") from error
+from sta_lightning.weights.hashes import sha256
 
 
 def provenance(

@@ -9,6 +9,7 @@ from sta_lightning.arithmetic import (
     average,
     forget,
     fuse,
+    has_setting,
     merge,
     negate,
     task_arithmetic,
@@ -52,13 +53,13 @@ def test_the_masked_methods_say_what_they_kept(suite) -> None:
     floating = {"conv.weight", "blocks.0.w", "blocks.0.b", "scale", "empty"}
     for method in FUSION_METHODS:
         kept = merge(method, s.pretrained, s.finetuned, s.importance).kept
-        assert set(kept) == (floating if FUSION_METHODS[method].uses_p else set())
+        assert set(kept) == (floating if has_setting(FUSION_METHODS[method], "p") else set())
         assert all(set(shares) == set(s.finetuned) for shares in kept.values())
     for method in FORGET_METHODS:
         merged = unlearn(
             method, s.pretrained, s.pretrained, s.finetuned["task0"], s.importance["task0"], task="digits"
         )
-        assert set(merged.kept) == (floating if FORGET_METHODS[method].uses_p else set())
+        assert set(merged.kept) == (floating if has_setting(FORGET_METHODS[method], "p") else set())
         assert all(set(shares) == {"digits"} for shares in merged.kept.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from typing import Any, cast
 
 import pytest
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic.taylor import taylor_importance
+from tests.oracles.taylor import by_definition
 
 
 class Attention(nn.Module):
@@ -61,22 +61,6 @@ def names(module: nn.Module) -> list[str]:
     return [name for name, _ in module.named_parameters()]
 
 
-def reference(module: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """One backward pass per sample in float64, the definition word for word."""
-    module = deepcopy(module).double().eval()
-    sums = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    for image, target in zip(images.double(), targets, strict=True):
-        loss = F.cross_entropy(module(image[None]), target[None])
-        for parameter, gradient, total in zip(
-            module.parameters(),
-            torch.autograd.grad(loss, list(module.parameters())),
-            sums.values(),
-            strict=True,
-        ):
-            total += (parameter * gradient).abs().detach()
-    return sums
-
-
 def scored(module: nn.Module, samples: tuple[Tensor, Tensor], chunk_size: int = 8) -> dict[str, Tensor]:
     return taylor_importance(module, F.cross_entropy, *samples, names=names(module), chunk_size=chunk_size)
 
@@ -89,7 +73,7 @@ def test_every_chunk_size_gives_the_sum_of_absolute_products(
     torch.manual_seed(0)
     module = kind()
     found = scored(module, samples, chunk_size=chunk_size)
-    expected = reference(module, *samples)
+    expected = by_definition(module, *samples)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert tensor.dtype == torch.float32

@@ -287,6 +287,9 @@ def test_more_samples_than_images_is_an_error(pretrained: Path, data: TaskDataMo
         ({"measure": "fisher"}, "measure='fisher'"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"precision": "fp16"}, "precision='fp16'"),
+        ({"report_agreement": True}, "report_agreement compares"),
+        ({"report_agreement": True, "precision": "bf16", "measure": "amp"}, "measure='amp'"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:

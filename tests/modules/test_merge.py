@@ -281,7 +281,7 @@ def test_a_missing_file_is_named(pretrained: Path, tasks: dict[str, TaskSource])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "ties"}, "method='ties'"),
+        ({"method": "ties"}, "merging method 'ties' is unknown"),
         ({"measure": "fisher"}, "measure='fisher'"),
         ({"p": 1.3}, "1.3"),
         ({"normalize": "row"}, "normalize='row'"),

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import pickle
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
+from sta_lightning.tasks.prepared import EpochSampler, SharedEpochSampler, Turn
 from tests.tasks import layouts
 
 
@@ -110,15 +114,26 @@ def test_workers_give_what_the_main_process_gives(root: Path) -> None:
     assert torch.equal(alone[1], helped[1])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_random_crops_are_reproducible(root: Path, workers: int) -> None:
-    settings: dict[str, Any] = {"augment": True, "num_workers": workers, "seed": 5}
+def test_random_crops_follow_from_seed_epoch_and_image(root: Path) -> None:
+    settings: dict[str, Any] = {"augment": True, "seed": 5}
     torch.manual_seed(1)
-    first = pass_over(mnist(root, **settings).train_dataloader())[0]
+    loader = mnist(root, **settings).train_dataloader()
+    first, second = pass_over(loader)[0], pass_over(loader)[0]
     torch.manual_seed(2)
-    assert torch.equal(pass_over(mnist(root, **settings).train_dataloader())[0], first)
+    again = mnist(root, **settings, num_workers=2).train_dataloader()
+    assert torch.equal(pass_over(again)[0], first), "whichever process loads them"
+    assert torch.equal(pass_over(again)[0], second)
+    resumed = mnist(root, **settings, batch_size=5).train_dataloader()
+    cast(Any, resumed.sampler).set_epoch(1)
+    assert torch.equal(pass_over(resumed)[0], second), "in the second epoch, whatever came before"
     plain = pass_over(mnist(root, **{**settings, "augment": False}).train_dataloader())[0]
     assert not torch.equal(first, plain)
+    data = mnist(root, **settings).dataset("train", augment=True)
+    assert not torch.equal(data[3][0], data[Turn(3, 1)][0])
+    assert torch.equal(data[3][0], data[Turn(3, 0)][0])
+    assert not torch.equal(
+        data[3][0], mnist(root, **{**settings, "seed": 6}).dataset("train", augment=True)[3][0]
+    )
 
 
 def test_dataset_is_picklable_and_batches_equal_single_samples(root: Path) -> None:
@@ -194,15 +209,59 @@ def test_mistakes_with_several_tasks_are_told(root: Path) -> None:
         MultiTaskDataModule([])
 
 
+def share(root: Path, processes: int, rank: int, **settings: Any) -> DataLoader[Any]:
+    """The training loader of one process out of several."""
+    data = mnist(root, **settings)
+    data.trainer = cast(Any, SimpleNamespace(world_size=processes, global_rank=rank))
+    return data.train_dataloader()
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_processes_share_the_training_images(root: Path, epoch: int) -> None:
     parts = []
     for rank in range(3):
-        data = mnist(root, seed=4)
-        data.trainer = cast(Any, SimpleNamespace(world_size=3, global_rank=rank))
         torch.manual_seed(rank)
-        sampler = cast(Any, data.train_dataloader().sampler)
+        sampler = cast(Any, share(root, 3, rank, seed=4).sampler)
         sampler.set_epoch(epoch)
         parts.append(list(sampler))
     assert sorted(index for part in parts for index in part) == list(range(36))
     assert parts[0] != sorted(parts[0])
+
+
+@given(
+    size=st.integers(1, 50),
+    processes=st.integers(1, 7),
+    batch=st.integers(1, 5),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_batches_of_all_processes_make_those_of_one(
+    size: int, processes: int, batch: int, seed: int, epoch: int
+) -> None:
+    data: Any = range(size)
+    alone = EpochSampler(data, seed)
+    alone.set_epoch(epoch)
+    shares = [SharedEpochSampler(data, seed, processes, rank) for rank in range(processes)]
+    for sampler in shares:
+        sampler.set_epoch(epoch)
+    whole = list(BatchSampler(alone, batch * processes, drop_last=False))
+    parts = [list(BatchSampler(sampler, batch, drop_last=False)) for sampler in shares]
+    assert {len(part) for part in parts} == {len(whole)}
+    for together, *own in zip(whole, *parts, strict=True):
+        # In the last batch, what fills up the shares comes on top.
+        taken = [index for batches in zip_longest(*own) for index in batches if index is not None]
+        assert taken[: len(together)] == together
+
+
+def test_the_batch_size_is_of_each_process_or_of_all(root: Path) -> None:
+    sizes = {
+        shared: [
+            [len(labels) for _, labels in share(root, 2, rank, batch_size=10, global_batch=shared)]
+            for rank in range(2)
+        ]
+        for shared in (False, True)
+    }
+    assert sizes == {False: [[10, 8]] * 2, True: [[5, 5, 5, 3]] * 2}
+    assert len(pass_over(mnist(root, batch_size=10, global_batch=True).train_dataloader())[1]) == 36
+    with pytest.raises(StaError, match="batch of 10 images cannot be shared out among 3 processes"):
+        share(root, 3, 0, batch_size=10, global_batch=True)

@@ -128,6 +128,11 @@ def test_flat_folder_must_have_every_class(data: Path) -> None:
         ("{layout: flat, test: flat, include: [n02]}", "flat layout has none"),
         ("{layout: flat, test: flat, class_names: {a: b}}", "cannot be a mapping"),
         ("{test: val, class_names: nonsense}", "'nonsense' was asked for"),
+        ("{test: val, class_names: [cat, dog, cat]}", "more than one class is named 'cat'"),
+        ("{test: val, class_names: {n02: dog, n03: dog}}", "more than one class is named 'dog'"),
+        ("{test: val, class_names: [cat, no, yes]}", "has False where a text should be.*quotes"),
+        ("{test: val, csv: a.csv, huggingface: {path: a}}", "both `csv` and `huggingface`"),
+        ("{train: train, csv: a.csv}", "unknown keys 'train'"),
     ],
 )
 def test_mistakes_in_the_file_are_told(data: Path, text: str, complaint: str) -> None:
@@ -144,3 +149,27 @@ def test_missing_file_class_or_image_is_told(data: Path) -> None:
     (data / "val" / "n07").mkdir()
     with pytest.raises(StaError, match="n07"):
         task.dataset("test")
+
+
+def test_folders_that_are_no_class_are_told_unless_classes_are_chosen(data: Path) -> None:
+    picture(data / "val" / "n99" / "0.png")
+    for text in ("{train: train, test: val}", "{train: train, test: val, class_names: [a, b, c]}"):
+        task = load(data, text)
+        assert len(cast(Any, task.dataset("train"))) == 11
+        with pytest.raises(StaError, match=r"'n99'.*none of the 3 classes.*`include`"):
+            task.dataset("test")
+    chosen = load(data, "{train: train, test: val, include: [n01_cat, n02, n03]}")
+    assert len(cast(Any, chosen.dataset("test"))) == 6
+    (data / "train" / ".thumbnails").mkdir()
+    assert len(load(data, "{test: train}").class_names) == 3
+
+
+def test_an_image_that_does_not_decode_is_named_when_met(data: Path) -> None:
+    for path in (data / "val" / "n02" / "0.png", data / "flat" / "n02_big_dog.JPEG"):
+        path.write_bytes(path.read_bytes()[:40])
+    data_set = cast(Any, load(data, "{train: train, test: val}").dataset("test"))
+    assert data_set[0][1] == 0
+    with pytest.raises(StaError, match=r"n02/0\.png cannot be decoded.*Replace the file"):
+        data_set[2]
+    with pytest.raises(StaError, match=r"big_dog\.JPEG cannot be decoded"):
+        cast(Any, load(data, "{layout: flat, test: flat}").dataset("test"))[1]

@@ -75,6 +75,19 @@ def test_random_crops_follow_the_generator_alone() -> None:
     assert first.shape == (4, 3, 16, 16)
 
 
+def test_random_crops_can_be_given() -> None:
+    prepare, images = Preprocess(16, MEAN, STD), [photo(40, 30, seed=seed) for seed in range(3)]
+    crops = torch.rand(3, 3, generator=torch.Generator().manual_seed(1))
+    found = prepare.batch(images, crops=crops)
+    assert torch.equal(found, prepare.batch(images, torch.Generator().manual_seed(1)))
+    assert torch.equal(found[1:], prepare.batch(images[1:], crops=crops[1:])), "each image has its own"
+    corner = prepare.pixels([torch.arange(256, dtype=torch.uint8).view(1, 16, 16)], torch.zeros(1, 3))
+    assert corner.dtype == torch.uint8
+    assert corner[0, 0, 0, 0] < 3, "no place from above and from the left"
+    with pytest.raises(ValueError, match="shorter"):
+        prepare.batch(images, crops=crops[:2])
+
+
 def test_random_crops_keep_most_of_the_image_and_never_mirror() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64).contiguous()
     found = Preprocess(64, (0, 0, 0), (1, 1, 1)).batch([ramp] * 30, torch.Generator().manual_seed(0)) * 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,18 @@ from torchvision import datasets
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import SPLITS, get_task
-from sta_lightning.tasks.published import PUBLISHED_TASKS
+from sta_lightning.tasks.published import EPOCHS, PUBLISHED_TASKS, SUITES
 from sta_lightning.tasks.published.cars import CAR_NAMES
 from sta_lightning.tasks.published.names import DTD_FOLDERS, EUROSAT_FOLDERS
-from tests.tasks import layouts
+from tests.tasks import layouts, suite_layouts
 
 CLASSES = {
-    "mnist": 10, "svhn": 10, "gtsrb": 43, "dtd": 47, "eurosat": 10, "cars": 196, "cifar10": 10, "imagenet": 1000,
+    "mnist": 10, "svhn": 10, "gtsrb": 43, "dtd": 47, "eurosat": 10, "cars": 196, "sun397": 397, "resisc45": 45, "stl10": 10,
+    "oxford_pets": 37, "flowers102": 102, "cifar100": 100, "pcam": 2, "fer2013": 7, "cifar10": 10, "food101": 101,
+    "fashion_mnist": 10, "rendered_sst2": 2, "emnist": 10, "kmnist": 10, "imagenet": 1000,
 }  # fmt: skip
+NOT_FETCHED = ("cars", "imagenet", "sun397", "resisc45", "fer2013")
+OWN_VALIDATION = ("resisc45", "flowers102", "pcam", "rendered_sst2")
 
 
 def labels(data: Any) -> list[int]:
@@ -30,8 +35,9 @@ def labels(data: Any) -> list[int]:
 
 
 def write(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer: Callable[..., None] = getattr(layouts, f"write_{name}")
-    if name in ("svhn", "cifar10"):
+    home = layouts if hasattr(layouts, f"write_{name}") else suite_layouts
+    writer: Callable[..., None] = getattr(home, f"write_{name}")
+    if "monkeypatch" in inspect.signature(writer).parameters:
         writer(root, monkeypatch)
     else:
         writer(root)
@@ -50,6 +56,13 @@ def test_class_names_are_complete_and_distinct() -> None:
     )
 
 
+def test_suites_name_known_tasks_and_every_one_has_its_epochs() -> None:
+    sizes = {"paper6": 6, "eight": 8, "fourteen": 14, "twenty": 20}
+    assert {name: len(set(suite)) for name, suite in SUITES.items()} == sizes
+    assert set(SUITES["paper6"]) < set(SUITES["eight"]) < set(SUITES["fourteen"]) < set(SUITES["twenty"])
+    assert set(SUITES["twenty"]) == set(EPOCHS) == set(PUBLISHED_TASKS) - {"imagenet"}
+
+
 @pytest.mark.parametrize("name", list(CLASSES))
 def test_reads_the_published_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(name, tmp_path, monkeypatch)
@@ -60,8 +73,11 @@ def test_reads_the_published_layout(name: str, tmp_path: Path, monkeypatch: pyte
         image, label = data[0]
         assert isinstance(image, Image.Image)
         assert 0 <= int(label) < CLASSES[name]
-    # Training and validation are parts of the same published training set, without an image in common.
     train, validation = opened["train"], opened["validation"]
+    assert len(pickle.loads(pickle.dumps(opened["test"]))) == len(opened["test"])
+    if name in OWN_VALIDATION:
+        return
+    # Training and validation are parts of the same published training set, without an image in common.
     assert isinstance(train, Subset)
     assert isinstance(validation, Subset)
     assert sorted([*train.indices, *validation.indices]) == list(range(len(cast(Any, train.dataset))))
@@ -81,7 +97,7 @@ def test_environment_variable_names_the_folder(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("name", list(CLASSES))
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_says_which_files_to_put_where(name: str, split: Any, tmp_path: Path) -> None:
-    part = "test" if split == "test" else "train"
+    part = split if split == "test" or name in OWN_VALIDATION else "train"
     task = get_task(name)
     with pytest.raises(StaError) as caught:
         task.dataset(split, tmp_path)
@@ -89,7 +105,8 @@ def test_says_which_files_to_put_where(name: str, split: Any, tmp_path: Path) ->
     assert str(tmp_path) in message
     for file in dict(cast(Any, task.opener).files)[part]:
         assert file in message
-    assert ("download: true" in message) == (name not in ("cars", "imagenet"))
+    assert ("download: true" in message) == (name not in NOT_FETCHED)
+    assert (task.downloader is not None) == (name not in NOT_FETCHED)
 
 
 def test_labels_follow_the_publishers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sta_lightning.cache import cache_directory
 from sta_lightning.tasks.miniature.scenes import SCENES, VERSION, render
 from sta_lightning.weights import atomic_path
 
@@ -20,16 +19,15 @@ SPLIT_SIZES = {"train": 4000, "validation": 600, "test": 1000}
 """Images in each split of each set."""
 
 
-def cache_directory() -> Path:
-    """Where rendered sets are kept: ``$STA_CACHE``, else ``~/.cache/sta_lightning``."""
-    chosen = os.environ.get("STA_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "sta_lightning"
+def identity(name: str, split: str) -> str:
+    """Name what the images of a split follow from: the set's look and the split's size."""
+    look = zlib.crc32(repr(SCENES[name].task).encode())
+    return f"{name}-{split}-{SPLIT_SIZES[split]}-{look:08x}"
 
 
 def _cached(name: str, split: str) -> npt.NDArray[np.uint8]:
     size = SPLIT_SIZES[split]
-    look = zlib.crc32(repr(SCENES[name].task).encode())
-    path = cache_directory() / f"miniature-{VERSION}" / f"{name}-{split}-{size}-{look:08x}.npy"
+    path = cache_directory() / f"miniature-{VERSION}" / f"{identity(name, split)}.npy"
     try:
         images: npt.NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
         if images.shape == (size, 3, 32, 32) and images.dtype == np.uint8:

@@ -1,5 +1,6 @@
-"""Published data sets, read by torchvision's own classes: the paper's, CIFAR-10 and ImageNet."""
+"""Published data sets, read by torchvision's own classes: the paper's, those of the literature's suites, and ImageNet."""
 
 from sta_lightning.tasks.published.suite import PUBLISHED_TASKS
+from sta_lightning.tasks.published.suites import EPOCHS, SUITES
 
-__all__ = ["PUBLISHED_TASKS"]
+__all__ = ["PUBLISHED_TASKS", "SUITES", "EPOCHS"]

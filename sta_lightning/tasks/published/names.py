@@ -4,6 +4,29 @@ from __future__ import annotations
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
+STL10_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+FASHION_MNIST_NAMES = (
+    "T-shirt or top",
+    "pair of trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+KMNIST_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+FER2013_NAMES = ("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+
+PCAM_NAMES = ("lymph node tissue without a tumour", "lymph node tissue with a tumour")
+
+SST2_NAMES = ("negative", "positive")
+
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 GTSRB_NAMES = (

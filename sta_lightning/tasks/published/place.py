@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from sta_lightning.errors import StaError, listed
+from sta_lightning.tasks.image_cache import files_fingerprint
 from sta_lightning.tasks.task import Split
 
 DATA_VARIABLE = "STA_DATA"
 """The environment variable that names the folder of published sets."""
 
 Build = Callable[[Split, Path, bool], Dataset[Any]]
+
+_EITHER = " or "
 
 
 def data_folder(task: str, root: Path | None) -> Path:
@@ -46,21 +50,23 @@ class PublishedOpener:
 
     Attributes:
         task: The task's name.
-        files: What must lie below the root folder, by the split that needs it.
+        classes: How many classes it has; other labels are refused.
+        files: What must lie below the root folder, by the split that needs it. ``one or other`` is there if either is.
         build: Builds torchvision's data set from split, root folder, and whether to download.
         advice: A sentence on how to come by the files.
     """
 
     task: str
+    classes: int
     files: tuple[tuple[Split, tuple[str, ...]], ...]
     build: Build
     advice: str = "Or let `download: true` fetch them."
 
     def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
-        """Open a split (``train`` or ``test``)."""
+        """Open a split that ``files`` names."""
         folder = data_folder(self.task, root)
         wanted = dict(self.files)[split]
-        missing = [name for name in wanted if not (folder / name).exists()]
+        missing = [name for name in wanted if _present(folder, name) is None]
         if missing:
             raise StaError(
                 f"The {split} images of the task '{self.task}' were looked for below {folder}, but there is "
@@ -69,15 +75,23 @@ class PublishedOpener:
             )
         return self._built(split, folder, False)
 
+    def fingerprint(self, split: Split, root: Path | None) -> str:
+        """Name what the split's images follow from: the files' names, sizes and times of change."""
+        folder = data_folder(self.task, root)
+        names = (_present(folder, name) or name for name in dict(self.files)[split])
+        return files_fingerprint(folder, names)
+
     def download(self, root: Path | None) -> None:
-        """Let torchvision fetch the published files, training and test."""
+        """Let torchvision fetch the published files of all splits."""
         folder = data_folder(self.task, root)
         for split, _ in self.files:
             self._built(split, folder, True)
 
     def _built(self, split: Split, folder: Path, download: bool) -> Dataset[Any]:
         try:
-            return self.build(split, folder, download)
+            data = self.build(split, folder, download)
+            self._check_labels(split, folder, data)
+            return data
         except StaError:
             raise
         except Exception as error:
@@ -88,17 +102,55 @@ class PublishedOpener:
                 f"published. {self.advice}"
             ) from error
 
+    def _check_labels(self, split: Split, folder: Path, data: Dataset[Any]) -> None:
+        labels = known_labels(data)
+        if labels is None or len(labels) == 0:
+            return
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= self.classes:
+            raise StaError(
+                f"The {split} images of the task '{self.task}' below {folder} have labels from {lowest} to {highest}; its "
+                f"{self.classes} classes are 0 to {self.classes - 1}. Put the published files there: "
+                f"{listed(dict(self.files)[split], limit=10)}."
+            )
 
-def check_classes(task: str, found: list[str], expected: tuple[str, ...], where: Path) -> None:
+
+def _present(folder: Path, name: str) -> str | None:
+    """Return the first of the alternatives that is there."""
+    return next((one for one in name.split(_EITHER) if (folder / one).exists()), None)
+
+
+def known_labels(data: Any) -> torch.Tensor | None:
+    """Return the labels of a data set of torchvision's where they lie in memory, without reading an image.
+
+    Returns:
+        int64 of any length (for a part of a set, those of the whole), or nothing where the labels are not in memory.
+    """
+    if isinstance(data, Subset):
+        return known_labels(data.dataset)
+    if isinstance(data, ConcatDataset):
+        parts = [known_labels(part) for part in data.datasets]
+        kept = [part for part in parts if part is not None]
+        return torch.cat(kept) if kept else None
+    for name in ("targets", "labels", "_labels"):
+        found = getattr(data, name, None)
+        if found is not None:
+            return torch.as_tensor(found, dtype=torch.int64).flatten()
+    samples = getattr(data, "_samples", None)
+    return None if samples is None else torch.tensor([int(label) for _, label in samples], dtype=torch.int64)
+
+
+def check_classes(task: str, found: Sequence[str], expected: Sequence[str], where: Path) -> None:
     """Refuse a data set whose class folders would give other labels than the task's.
 
     Raises:
         StaError: that names the classes missing and superfluous.
     """
-    if tuple(found) != expected:
+    if tuple(found) != tuple(expected):
         missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        order = "" if missing or extra else " They are the same, in another order."
         raise StaError(
             f"The task '{task}' has {len(expected)} classes; below {where} are {len(found)}. Missing: "
-            f"{listed(missing)}; not its own: {listed(extra)}. Labels would be wrong: put the published "
+            f"{listed(missing)}; not its own: {listed(extra)}.{order} Labels would be wrong: put the published "
             "folders there."
         )

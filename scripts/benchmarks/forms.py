@@ -1,0 +1,93 @@
+"""The fusion of one tensor in memory: as the equations read, eager, and compiled, beside a copy of the inputs."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from scripts.benchmarks.inputs import Inputs
+from scripts.benchmarks.table import Section, interleaved, verdict
+from sta_lightning.arithmetic.fusion import Sta
+from sta_lightning.arithmetic.memory import run_in_memory
+
+SHAPE, TASKS, P = (2304, 1024), 6, 0.7
+
+
+def as_the_equations_read(base: Tensor, tuned: list[Tensor], scores: list[Tensor]) -> Tensor:
+    """Eq. 13 to 19, one after another, on whole tensors."""
+    stack = torch.stack([(score - score.min()) / (score.max() - score.min()) for score in scores])
+    threshold = torch.quantile(stack, P, dim=0)
+    return base + ((stack > threshold) * (torch.stack(tuned) - base)).sum(0)
+
+
+def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
+    """Times, bytes per second and ratios."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random() -> Tensor:
+        return torch.randn(SHAPE, generator=generator)
+
+    base = random()
+    tuned = [base + 1e-3 * random() for _ in range(TASKS)]
+    scores = [random().abs().pow(3) for _ in range(TASKS)]
+    names = [f"task{i}" for i in range(TASKS)]
+    models = ({"w": base}, {n: {"w": t} for n, t in zip(names, tuned, strict=True)})
+    importance = {n: {"w": s} for n, s in zip(names, scores, strict=True)}
+    everything = [base, *tuned, *scores]
+    copies = [torch.empty_like(tensor) for tensor in everything]
+    # The bounds of the importances come with their files; here "none" leaves them out of the kernel's time.
+    kernel = Sta(P, "none")
+    wanted = run_in_memory(kernel, *models, importance, compiled=False).weights["w"]
+    if not torch.equal(wanted, run_in_memory(kernel, *models, importance, compiled=True).weights["w"]):
+        raise SystemExit("the compiled form differs from the eager one")
+
+    def copy() -> None:
+        for source, target in zip(everything, copies, strict=True):
+            target.copy_(source)
+
+    quick = interleaved(
+        {
+            "compiled": lambda: run_in_memory(kernel, *models, importance, compiled=True),
+            "compiled, with Eq. 13": lambda: run_in_memory(Sta(P), *models, importance, compiled=True),
+            "eager": lambda: run_in_memory(kernel, *models, importance, compiled=False),
+            "copy of the inputs": copy,
+        },
+        4 * arguments.repetitions,
+    )
+    slow = interleaved(
+        {"torch.quantile": lambda: as_the_equations_read(base, tuned, scores)}, arguments.repetitions
+    )
+    times = quick | slow
+    size = 4 * base.numel()
+    streams = {name: 2 * (1 + 2 * TASKS) if name.startswith("copy") else 2 + 2 * TASKS for name in times}
+    speed = {name: streams[name] * size / seconds / 1e9 for name, seconds in times.items()}
+    section = Section(
+        f"Fusion of one tensor in memory ({SHAPE[0]} × {SHAPE[1]}, N = {TASKS}, p = {P})",
+        (
+            "form",
+            "time (ms)",
+            "bytes read and written (GB/s)",
+            "of the copy's",
+            "times faster than torch.quantile",
+        ),
+    )
+    for name in ("torch.quantile", "eager", "compiled, with Eq. 13", "compiled", "copy of the inputs"):
+        section.add(
+            name,
+            f"{1e3 * times[name]:.1f}",
+            f"{speed[name]:.1f}",
+            f"{speed[name] / speed['copy of the inputs']:.0%}",
+            f"{times['torch.quantile'] / times[name]:.1f}",
+        )
+    ratio, share = (
+        times["torch.quantile"] / times["compiled"],
+        speed["compiled"] / speed["copy of the inputs"],
+    )
+    section.notes = [
+        f"Asked: at least 30 times torch.quantile ({verdict(ratio, 30, most=False)}: {ratio:.1f}) and 70% of the copy "
+        f"({verdict(share, 0.7, most=False)}: {share:.0%}). Median of {4 * arguments.repetitions} rounds in turn "
+        f"(torch.quantile: {arguments.repetitions}); the compiled form is bit for bit the eager one.",
+    ]
+    return section

@@ -1,0 +1,198 @@
+"""The methods without masks: average, task arithmetic, negation (Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, NativeLoop
+from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.states import StateDict
+from sta_lightning.kernels import loops, loops_are_built
+
+
+def add_scaled(block: Block, scale: float) -> Tensor:
+    """Base + scale * sum of delta_i."""
+    total = torch.zeros_like(block.base)
+    for delta in block.deltas():
+        total += delta
+    return block.base + scale * total
+
+
+def native_sum(scale: float) -> Native:
+    """:func:`add_scaled` in machine code."""
+
+    def load() -> NativeLoop | None:
+        found = loops()
+        if found is None:
+            return None
+
+        def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
+            return Answer(found.linear(addresses.base, addresses.tuned, scale, out, size))
+
+        return call
+
+    return Native(load, loops_are_built)
+
+
+@dataclass(frozen=True)
+class Average(MergeMethod):
+    """The plain average of the fine-tuned models: theta_0 + (1/N) sum of delta_i."""
+
+    title: ClassVar[str] = "Average"
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        return Combined(add_scaled(block, 1.0 / len(block.tuned)))
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        return native_sum(1.0 / tasks)
+
+
+@dataclass(frozen=True)
+class TaskArithmetic(MergeMethod):
+    """Task arithmetic: theta_0 + scale * sum of delta_i (Eq. 8).
+
+    Args:
+        scale: the coefficient lambda; the STA paper's baseline uses 0.4.
+
+    Raises:
+        StaError: if ``scale`` is not finite.
+    """
+
+    scale: float = 0.4
+
+    title: ClassVar[str] = "Task arithmetic"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        return Combined(add_scaled(block, self.scale))
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        return native_sum(self.scale)
+
+
+@dataclass(frozen=True)
+class Negation(MergeMethod):
+    """Forgetting by task arithmetic: theta_k - scale * delta.
+
+    Args:
+        scale: the coefficient gamma.
+
+    Raises:
+        StaError: if ``scale`` is not finite.
+    """
+
+    scale: float = 1.0
+
+    title: ClassVar[str] = "Task arithmetic"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        (delta,) = block.deltas()
+        return Combined(block.base - self.scale * delta)
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        def load() -> NativeLoop | None:
+            found = loops()
+            if found is None:
+                return None
+
+            def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
+                (tuned,) = addresses.tuned
+                return Answer(found.negate(addresses.base, addresses.origin, tuned, self.scale, out, size))
+
+            return call
+
+        return Native(load, loops_are_built)
+
+
+def average(
+    pretrained: StateDict, finetuned: Mapping[str, StateDict], *, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The plain average of the fine-tuned models: theta_0 + (1/N) sum of delta_i.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if there is no task, models do not match, or an entry is not finite.
+    """
+    return run_in_memory(Average(), pretrained, finetuned, dtype=dtype).weights
+
+
+def task_arithmetic(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    *,
+    scale: float = 0.4,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Task arithmetic: theta_0 + scale * sum of delta_i (Eq. 8).
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        scale: the coefficient lambda; the STA paper's baseline uses 0.4.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is not
+            finite.
+    """
+    return run_in_memory(TaskArithmetic(scale), pretrained, finetuned, dtype=dtype).weights
+
+
+def negate(
+    model: StateDict,
+    pretrained: StateDict,
+    finetuned: StateDict,
+    *,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Forgetting by task arithmetic: theta_k - scale * delta.
+
+    Args:
+        model: the model that shall forget; tensor name -> tensor of any shape.
+        pretrained: the model that ``finetuned`` started from; the same names and shapes.
+        finetuned: the model fine-tuned on the task to forget.
+        scale: the coefficient gamma.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
+
+    Returns:
+        A new model; integer buffers are copied from ``model``.
+
+    Raises:
+        StaError: if ``scale`` is not finite, models do not match, or an entry is not finite.
+    """
+    return run_in_memory(
+        Negation(scale), model, {"target": finetuned}, origin=pretrained, base_title=FORGETS, dtype=dtype
+    ).weights
+
+
+FORGETS = "the model that shall forget"

@@ -1,0 +1,136 @@
+"""A merge of models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.checks import check_dtype, check_state
+from sta_lightning.arithmetic.method import MergeMethod
+from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.arithmetic.run import run
+from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.states import Merged, StateDict
+from sta_lightning.errors import StaError, listed
+
+PRETRAINED = "the pretrained model"
+
+
+class MemorySink:
+    """New tensors, on the devices of those that they replace.
+
+    Args:
+        like: the model whose names, shapes, devices and types the result has.
+        dtype: type of the floating-point tensors; nothing for those of ``like``.
+    """
+
+    def __init__(self, like: StateDict, dtype: torch.dtype | None) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self._flat: dict[str, Tensor] = {}
+        for name, tensor in like.items():
+            if tensor.is_floating_point():
+                kept = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=tensor.device)
+                self._flat[name] = kept.view(-1)
+            else:
+                kept = tensor.detach().clone()
+            self.weights[name] = kept
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which a tensor is kept."""
+        return self.weights[name].dtype
+
+    def address(self, name: str) -> int | None:
+        """The tensor's memory, if it is float32 on the CPU."""
+        flat = self._flat[name]
+        plain = flat.dtype == torch.float32 and flat.device.type == "cpu"
+        return flat.data_ptr() if plain else None
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Keep some entries."""
+        self._flat[name][start : start + values.numel()] = values
+
+
+def run_in_memory(
+    method: MergeMethod,
+    base: StateDict,
+    finetuned: Mapping[str, StateDict],
+    importance: Mapping[str, StateDict] | None = None,
+    *,
+    origin: StateDict | None = None,
+    base_title: str = PRETRAINED,
+    dtype: torch.dtype | None = None,
+    compiled: bool | None = None,
+) -> Merged:
+    """Merge models that are in memory.
+
+    Args:
+        method: what is done.
+        base: the model that is changed; tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes.
+        importance: task name -> importance of every floating-point tensor, the same tasks, for a method that needs it.
+        origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
+        base_title: what to call ``base`` in a message.
+        dtype: floating-point type of the result; nothing keeps each tensor's type in ``base``.
+        compiled: see :func:`~sta_lightning.arithmetic.run.run`.
+
+    Returns:
+        The merged model, names in the order of ``base``, integer buffers copied from it, and the shares kept.
+
+    Raises:
+        StaError: see :func:`~sta_lightning.arithmetic.run.run`.
+    """
+    check_dtype(dtype)
+    check_state(base, base_title, finite=False)
+    if origin is not None:
+        check_state(origin, PRETRAINED, finite=False)
+    check_tasks(finetuned)
+    for task, model in finetuned.items():
+        check_state(model, f"the model fine-tuned on '{task}'", finite=False)
+    if method.needs_importance:
+        importance = _check_scored(finetuned, importance)
+    problem = Problem(
+        base=in_memory(base),
+        tuned={task: in_memory(model) for task, model in finetuned.items()},
+        scores={task: in_memory(scores) for task, scores in (importance or {}).items()},
+        origin=None if origin is None else in_memory(origin),
+        base_title=base_title,
+    )
+    sink = MemorySink(base, dtype)
+    kept = run(method, problem, sink, compiled=compiled)
+    return Merged(sink.weights, kept)
+
+
+def check_tasks(finetuned: Mapping[str, object]) -> None:
+    """Whether there is something to merge.
+
+    Raises:
+        StaError: if it is no mapping, or empty.
+    """
+    if not isinstance(finetuned, Mapping):
+        raise StaError(
+            f"finetuned must map task names to state dicts, and is a {type(finetuned).__name__}. "
+            "For example {'mnist': state_dict}."
+        )
+    if not finetuned:
+        raise StaError("there is nothing to merge: give at least one fine-tuned model.")
+
+
+def _check_scored(
+    finetuned: Mapping[str, StateDict], importance: Mapping[str, StateDict] | None
+) -> Mapping[str, StateDict]:
+    if not isinstance(importance, Mapping):
+        raise StaError(
+            f"importance must map task names to importances, and is a {type(importance).__name__}. Compute "
+            "them with importance_for."
+        )
+    missing, unknown = sorted(set(finetuned) - set(importance)), sorted(set(importance) - set(finetuned))
+    if missing or unknown:
+        raise StaError(
+            f"every task needs its importance: missing for {listed(missing)}, left over for "
+            f"{listed(unknown)}. Give fine-tuned models and importances under the same task names."
+        )
+    for task, scores in importance.items():
+        check_state(scores, f"the importance of task '{task}'", finite=False)
+    return importance

@@ -1,0 +1,136 @@
+"""What a merging method is: which passes it needs, and what it does with the entries that it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.workers import Processes, Workers, shared_out, together
+from sta_lightning.kernels import OK
+
+
+class Combined(NamedTuple):
+    """What a method makes of a block.
+
+    Attributes:
+        values: the merged entries, of the shape and type of ``block.base``.
+        kept: how many entries of each task's vector were kept, int64 ``[N]``; nothing for a method without a mask.
+    """
+
+    values: Tensor
+    kept: Tensor | None = None
+
+
+class Addresses(NamedTuple):
+    """Where the float32 entries of one piece lie."""
+
+    base: int
+    origin: int
+    tuned: list[int]
+    scores: list[int]
+
+
+class Answer(NamedTuple):
+    """What a compiled loop says: its status (see :mod:`sta_lightning.kernels`) and how many entries each task kept."""
+
+    status: int = OK
+    kept: list[int] | None = None
+
+
+NativeLoop = Callable[[Addresses, Any, int, int], Answer]
+"""(addresses, the tensor's state, address of the result, number of entries) -> answer."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A method's loop in machine code, for float32 on the CPU; its bits are those of ``combine``.
+
+    Attributes:
+        load: gives the loop, compiling it if need be; nothing where it cannot be compiled.
+        built: whether that needs no compiling.
+    """
+
+    load: Callable[[], NativeLoop | None]
+    built: Callable[[], bool]
+
+
+class Survey:
+    """The whole models, for a method that needs to know them before it merges the first tensor."""
+
+    def __init__(self, problem: Problem, workers: Workers, processes: Processes, device: Any = None) -> None:
+        self.problem = problem
+        self.workers = workers
+        self.processes = processes
+        self._device = device
+
+    def entries(self, name: str) -> Entries:
+        """The tensor of that name of every model."""
+        return self.problem.entries(name, self.workers, self._device)
+
+    def each(self, look: Callable[[Entries], Any]) -> dict[str, Any]:
+        """What ``look`` finds in every tensor, by name; the tensors are shared out among the processes.
+
+        Args:
+            look: gives something small that can be pickled.
+        """
+        names = self.problem.names
+        sizes = {name: self.entries(name).numel for name in names}
+        found = together(
+            self.processes,
+            lambda: {name: look(self.entries(name)) for name in shared_out(sizes, self.processes)},
+        )
+        merged = {name: value for part in found for name, value in part.items()}
+        return {name: merged[name] for name in names}
+
+
+class MergeMethod(ABC):
+    """A way to merge models, or to make one forget. A subclass is a frozen dataclass whose fields are its settings.
+
+    The engine calls ``prepare`` once, then ``prepare_tensor`` for every tensor, then ``combine`` for every block of it. A
+    subclass says what it needs by what it overrides and by ``scope``; the engine chooses the passes.
+
+    Attributes:
+        title: the method's name in a table.
+        scope: ``"position"`` if an entry of the result depends on the entries at that position alone (and on what was
+            prepared): then a block is any piece of a tensor. ``"tensor"`` for a method that needs a whole tensor.
+        needs_importance: whether it ranks entries by importance.
+        takes_vectors: whether its ``tuned`` are masked task vectors in place of fine-tuned models.
+    """
+
+    title: ClassVar[str]
+    scope: ClassVar[Literal["position", "tensor"]] = "position"
+    needs_importance: ClassVar[bool] = False
+    takes_vectors: ClassVar[bool] = False
+
+    def check(self, problem: Problem) -> None:  # noqa: B027 (most methods take any number of models)
+        """Refuse what cannot be merged, before anything is read.
+
+        Raises:
+            StaError: says why.
+        """
+
+    def prepare(self, survey: Survey) -> Any:
+        """Find what depends on whole task vectors; given to ``prepare_tensor``."""
+        return None
+
+    def prepare_tensor(self, entries: Entries, prepared: Any) -> Any:
+        """Find what depends on one whole tensor; given to ``combine`` for its blocks."""
+        return prepared
+
+    @abstractmethod
+    def combine(self, block: Block, state: Any) -> Combined:
+        """Merge the entries of a block."""
+
+    def native(self, tasks: int) -> Native | None:
+        """The same in machine code for that many fine-tuned models, or nothing."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """The method's settings by name, for a file's metadata."""
+        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}

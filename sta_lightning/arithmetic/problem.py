@@ -1,0 +1,315 @@
+"""What a merge works on: the same tensor of every model, and pieces of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.states import extent, piece_size, wide_dtype
+from sta_lightning.arithmetic.workers import Workers
+from sta_lightning.errors import StaError, listed
+from sta_lightning.kernels import GONE, OK
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The same entries of every model of a merge.
+
+    Attributes:
+        name: the tensor's name.
+        start: index of the first entry in the flattened tensor.
+        base: entries of the model that is changed; one dimension, or the tensor's own shape for a method whose scope
+            is a whole tensor. All weights of a block have one type, float32, or float64 if one of the models is so.
+        origin: entries of the model that the fine-tuned ones started from; in a fusion that is ``base``.
+        tuned: entries of the fine-tuned models, in the order of the sorted task names.
+        scores: entries of their importances, float32 or float64; empty for a method without.
+    """
+
+    name: str
+    start: int
+    base: Tensor
+    origin: Tensor
+    tuned: Sequence[Tensor]
+    scores: Sequence[Tensor]
+
+    def deltas(self) -> Iterator[Tensor]:
+        """The task vectors (Eq. 7), one at a time."""
+        for tuned in self.tuned:
+            yield tuned - self.origin
+
+    @property
+    def piece(self) -> slice:
+        """Which entries of the flattened tensor these are."""
+        return slice(self.start, self.start + self.base.numel())
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The same tensor of every model of a merge.
+
+    Attributes:
+        name: the tensor's name.
+        base: the model that is changed.
+        origin: the model that the fine-tuned ones started from.
+        tuned: the fine-tuned models, in the order of the sorted task names.
+        scores: their importances, or nothing.
+        titles: what to call each of these in a message, in the order base, origin, tuned, scores.
+        workers: the threads that work on it.
+        device: where the arithmetic is done.
+    """
+
+    name: str
+    base: TensorSource
+    origin: TensorSource
+    tuned: tuple[TensorSource, ...]
+    scores: tuple[TensorSource, ...]
+    titles: tuple[str, ...]
+    workers: Workers
+    device: torch.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """The tensor's shape."""
+        return self.base.shape
+
+    @property
+    def numel(self) -> int:
+        """How many entries it has."""
+        return math.prod(self.base.shape)
+
+    @property
+    def work(self) -> torch.dtype:
+        """The type in which the weights are added up."""
+        return wide_dtype(self.base.dtype, self.origin.dtype, *(source.dtype for source in self.tuned))
+
+    @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        """All of them, in the order of ``titles``."""
+        return (self.base, self.origin, *self.tuned, *self.scores)
+
+    def pieces(self, size: int | None = None) -> list[slice]:
+        """Consecutive slices that cover the flattened tensor."""
+        step = size or piece_size(self.device)
+        return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
+
+    def block(self, piece: slice, *, whole: bool = False) -> Block:
+        """Read some entries of every model.
+
+        Args:
+            piece: which.
+            whole: give the weights the tensor's own shape; ``piece`` covers all of it.
+        """
+        shape = self.shape if whole else (-1,)
+
+        def weights(source: TensorSource) -> Tensor:
+            return source.read(piece, self.work).to(self.device).reshape(shape)
+
+        base = weights(self.base)
+        return Block(
+            name=self.name,
+            start=piece.start,
+            base=base,
+            origin=base if self.origin is self.base else weights(self.origin),
+            tuned=[weights(source) for source in self.tuned],
+            scores=[
+                source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
+                for source in self.scores
+            ],
+        )
+
+    def extent(self, source: TensorSource) -> tuple[float, float]:
+        """Smallest and largest entry of one of the sources: known beforehand, or found now.
+
+        Raises:
+            StaError: if an entry is NaN or infinite.
+        """
+        found = source.extent()
+        if found is not None or not self.numel:
+            return found or (0.0, 0.0)
+        parts = self.over(source, self._piece_extent)
+        if not all(math.isfinite(bound) for part in parts for bound in part):
+            self.refuse_infinite()
+        return min(low for low, _ in parts), max(high for _, high in parts)
+
+    def _piece_extent(self, values: Tensor | int, size: int) -> tuple[float, float]:
+        if isinstance(values, Tensor):
+            return extent(values)
+        assert self.workers.loops is not None
+        status, low, high = self.workers.loops.extent(values, size)
+        self.refuse_changed(status)
+        return (low, high) if status == OK else (math.nan, math.nan)
+
+    def over(self, source: TensorSource, look: Callable[[Tensor | int, int], Result]) -> list[Result]:
+        """Look at every piece of one of the sources.
+
+        Args:
+            source: one of ``sources``.
+            look: (the entries: their address if compiled loops may read them where they lie, else a tensor; how many) ->
+                what is found. A loop's status goes to :meth:`refuse_changed`.
+        """
+        address = None if self.workers.loops is None else source.address()
+        dtype = wide_dtype(source.dtype)
+
+        def one(piece: slice) -> Result:
+            size = piece.stop - piece.start
+            if address is not None:
+                return look(address + 4 * piece.start, size)
+            return look(source.read(piece, dtype), size)
+
+        return self.workers.map(one, self.pieces())
+
+    def refuse_changed(self, status: int) -> None:
+        """Refuse what a loop found gone.
+
+        Raises:
+            StaError: if the status says that a file became shorter.
+        """
+        if status == GONE:
+            for source in self.sources:
+                source.check()
+            raise StaError(
+                f"one of the files became shorter while tensor '{self.name}' was read. Nothing was written; start again "
+                "when no other program changes them."
+            )
+
+    def refuse_infinite(self) -> None:
+        """Look at every entry of every source.
+
+        Raises:
+            StaError: names the model and the tensor of which an entry is NaN or infinite.
+        """
+        for source, title in zip(self.sources, self.titles, strict=True):
+            source.check()
+            dtype = wide_dtype(source.dtype)
+            for piece in self.pieces():
+                if not all(math.isfinite(bound) for bound in extent(source.read(piece, dtype))):
+                    raise StaError(
+                        f"{title} holds NaN or Inf in tensor '{self.name}'. Nothing can be computed from it; train, score "
+                        "or export it again."
+                    )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The models of a merge.
+
+    Attributes:
+        base: the model that is changed: the pretrained one in a fusion, any one in a forgetting.
+        tuned: task name -> fine-tuned model.
+        scores: task name -> importance; empty for a method without.
+        origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
+        base_title: what to call ``base`` in a message.
+        origin_title: what to call ``origin`` in a message.
+        titles: task name -> what to call the fine-tuned model.
+        score_titles: task name -> what to call the importance.
+    """
+
+    base: SourceDict
+    tuned: Mapping[str, SourceDict]
+    scores: Mapping[str, SourceDict] = field(default_factory=dict)
+    origin: SourceDict | None = None
+    base_title: str = "the pretrained model"
+    origin_title: str = "the pretrained model"
+    titles: Mapping[str, str] = field(default_factory=dict)
+    score_titles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in the order in which they are added up: sorted, so that the order given changes no digit."""
+        return tuple(sorted(self.tuned))
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors that take part, those of floating-point type."""
+        return [name for name, source in self.base.items() if source.dtype.is_floating_point]
+
+    def entries(self, name: str, workers: Workers, device: torch.device | None = None) -> Entries:
+        """The tensor of that name of every model.
+
+        Args:
+            name: the tensor.
+            workers: the threads that work on it.
+            device: where the arithmetic is done; nothing for where ``base`` is.
+        """
+        base = self.base[name]
+        tasks, scored = self.tasks, self.tasks if self.scores else ()
+        titles = [self.titles.get(task, f"the model fine-tuned on '{task}'") for task in tasks]
+        titles += [self.score_titles.get(task, f"the importance of task '{task}'") for task in scored]
+        return Entries(
+            name=name,
+            base=base,
+            origin=base if self.origin is None else self.origin[name],
+            tuned=tuple(self.tuned[task][name] for task in tasks),
+            scores=tuple(self.scores[task][name] for task in scored),
+            titles=(self.base_title, self.origin_title, *titles),
+            workers=workers,
+            device=device or base.device,
+        )
+
+    def check_names(self) -> None:
+        """Whether all models have the same tensors, with the same shapes and kinds.
+
+        Raises:
+            StaError: names the model and the tensors that are missing, unknown, of another shape or of another kind.
+        """
+        others = {self.titles.get(t, f"the model fine-tuned on '{t}'"): m for t, m in self.tuned.items()}
+        reference, title = self.base, self.base_title
+        if self.origin is not None:
+            reference, title = self.origin, self.origin_title
+            others = {self.base_title: self.base, **others}
+        for name, model in others.items():
+            compare_names(reference, model, reference_name=title, other_name=name)
+        floating = {name: self.base[name] for name in self.names}
+        integers = set(self.base) - set(floating)
+        for task, scores in self.scores.items():
+            taking_part = {name: source for name, source in scores.items() if name not in integers}
+            title = self.score_titles.get(task, f"the importance of task '{task}'")
+            compare_names(floating, taking_part, reference_name="the model", other_name=title, kinds=False)
+
+
+def compare_names(
+    reference: SourceDict, other: SourceDict, *, reference_name: str, other_name: str, kinds: bool = True
+) -> None:
+    """Whether two models have the same names, shapes and, unless ``kinds`` is false, kinds of tensor.
+
+    Raises:
+        StaError: names the tensors that differ.
+    """
+    lead = f"{other_name} does not match {reference_name}"
+    missing, unknown = sorted(set(reference) - set(other)), sorted(set(other) - set(reference))
+    if missing or unknown:
+        raise StaError(
+            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
+            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
+            "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
+        )
+    shapes = [
+        f"{name} {tuple(other[name].shape)} instead of {tuple(reference[name].shape)}"
+        for name in reference
+        if reference[name].shape != other[name].shape
+    ]
+    if shapes:
+        raise StaError(
+            f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same input size."
+        )
+    odd = [
+        f"{name} {other[name].dtype} instead of {reference[name].dtype}"
+        for name in reference
+        if kinds and reference[name].dtype.is_floating_point != other[name].dtype.is_floating_point
+    ]
+    if odd:
+        raise StaError(
+            f"{lead}: a floating-point tensor stands against an integer one in {listed(odd)}. Dequantise it first."
+        )
+
+
+def _tensors(names: Sequence[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"

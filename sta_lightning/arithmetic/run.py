@@ -1,0 +1,207 @@
+"""The passes of a merge: the same for models in memory and in files, in machine code and without, on every device."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.method import Addresses, MergeMethod, NativeLoop, Survey
+from sta_lightning.arithmetic.problem import Entries, Problem
+from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.arithmetic.states import extent
+from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
+from sta_lightning.errors import StaError
+from sta_lightning.kernels import OK, loops
+
+Kept = dict[str, dict[str, float]]
+"""Tensor name -> task -> share of the task vector's entries kept, 0 to 1."""
+
+# Compiling takes as long as the eager form takes for about this many entries, times models.
+_PAYS = 30_000_000
+
+
+class Sink(Protocol):
+    """Where the merged entries go."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which a tensor is kept."""
+
+    def address(self, name: str) -> int | None:
+        """Where a tensor's entries belong in this process's memory, if they are kept there as float32."""
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Keep some entries, one dimension, from index ``start`` of the flattened tensor."""
+
+
+@torch.no_grad()
+def run(
+    method: MergeMethod,
+    problem: Problem,
+    sink: Sink,
+    *,
+    device: torch.device | None = None,
+    threads: int | None = None,
+    processes: Processes | None = None,
+    compiled: bool | None = None,
+) -> Kept:
+    """Merge every floating-point tensor.
+
+    Args:
+        method: what is done.
+        problem: the models.
+        sink: where the result goes.
+        device: where the arithmetic is done; nothing for where each tensor of ``base`` is.
+        threads: threads of this process for compiled loops; nothing for as many as PyTorch uses.
+        processes: the processes among which the tensors are shared out; every one of them calls this. Nothing for this
+            one alone.
+        compiled: whether loops in machine code are used (where a compiler is present); nothing for where it pays. The
+            result is the same to the last bit.
+
+    Returns:
+        The shares kept, of all tensors on every process; empty for a method without a mask.
+
+    Raises:
+        StaError: if the models do not match, a setting is out of range, an entry is NaN or infinite, or the result
+            overflows its type. The message names the model and the tensor.
+    """
+    group = Alone() if processes is None else processes
+    problem.check_names()
+    method.check(problem)
+    loop = None if device is not None and device.type != "cpu" else _loop(method, problem, compiled)
+    with Workers((threads or torch.get_num_threads()) if loop else 1, loops() if loop else None) as workers:
+        survey = Survey(problem, workers, group, device)
+        prepared = method.prepare(survey)
+        sizes = {name: survey.entries(name).numel for name in problem.names}
+
+        def mine() -> Kept:
+            return {
+                name: _Tensor(method, survey.entries(name), sink, loop, prepared, problem.tasks).merge()
+                for name in shared_out(sizes, group)
+            }
+
+        found = {name: kept for part in together(group, mine) for name, kept in part.items()}
+    return {name: found[name] for name in problem.names if found[name]}
+
+
+def _loop(method: MergeMethod, problem: Problem, compiled: bool | None) -> NativeLoop | None:
+    native = method.native(len(problem.tuned))
+    if native is None or compiled is False:
+        return None
+    if compiled is None and not native.built():
+        entries = sum(problem.base[name].shape.numel() for name in problem.names)
+        if entries * (len(problem.tuned) + 1) < _PAYS:
+            return None
+    return native.load()
+
+
+class _Tensor:
+    """One tensor of a merge."""
+
+    def __init__(
+        self,
+        method: MergeMethod,
+        entries: Entries,
+        sink: Sink,
+        loop: NativeLoop | None,
+        prepared: Any,
+        tasks: tuple[str, ...],
+    ) -> None:
+        self.method, self.entries, self.sink, self.tasks = method, entries, sink, tasks
+        self.dtype = sink.dtype(entries.name)
+        self.loop = loop if self._is_plain() else None
+        self.scratch = threading.local()
+        self.state = method.prepare_tensor(entries, prepared)
+
+    def merge(self) -> dict[str, float]:
+        """Merge all its blocks and return the shares kept."""
+        entries = self.entries
+        pieces = entries.pieces(entries.numel or 1) if self.method.scope == "tensor" else entries.pieces()
+        work = self._eager if self.loop is None else self._native
+        # Eager operations have threads of their own.
+        counts = [work(p) for p in pieces] if self.loop is None else entries.workers.map(work, pieces)
+        if not counts and self.method.scope == "position":  # an empty tensor: nothing of it is kept
+            nothing = self.method.combine(entries.block(slice(0, 0)), self.state)
+            return {} if nothing.kept is None else dict.fromkeys(self.tasks, 0.0)
+        if not counts or counts[0] is None:
+            return {}
+        totals = [
+            sum(column) for column in zip(*(count for count in counts if count is not None), strict=True)
+        ]
+        return {task: total / entries.numel for task, total in zip(self.tasks, totals, strict=True)}
+
+    def _is_plain(self) -> bool:
+        """Whether the loops can take it: float32 once read (16-bit types are read as float32, exactly), on the CPU."""
+        sources = self.entries.sources
+        cpu = self.entries.device.type == "cpu" and all(source.device.type == "cpu" for source in sources)
+        return cpu and all(source.dtype in _NARROW for source in sources)
+
+    def _eager(self, piece: slice) -> list[int] | None:
+        whole = self.method.scope == "tensor"
+        block = self.entries.block(piece, whole=whole)
+        for part in (block.base, block.origin, *block.tuned, *block.scores):
+            low, high = extent(part)
+            if not (abs(low) < float("inf") and abs(high) < float("inf")):
+                self.entries.refuse_infinite()
+        values, kept = self.method.combine(block, self.state)
+        self._write(piece.start, values.reshape(-1))
+        return None if kept is None else [int(count) for count in kept.tolist()]
+
+    def _native(self, piece: slice) -> list[int] | None:
+        assert self.loop is not None
+        size = piece.stop - piece.start
+        held: list[Tensor] = []  # keeps what was read alive until the loop is done
+        target = self.sink.address(self.entries.name)
+        if target is None:
+            result = self._result(size)
+            out = result.data_ptr()
+        else:
+            out = target + 4 * piece.start
+        base = origin = self._place(self.entries.base, piece, held)
+        if self.entries.origin is not self.entries.base:
+            origin = self._place(self.entries.origin, piece, held)
+        addresses = Addresses(
+            base,
+            origin,
+            [self._place(source, piece, held) for source in self.entries.tuned],
+            [self._place(source, piece, held) for source in self.entries.scores],
+        )
+        status, kept = self.loop(addresses, self.state, out, size)
+        self.entries.refuse_changed(status)
+        if status != OK:  # NaN or infinity in a source; or finite numbers whose sum, kept or not, overflows
+            self.entries.refuse_infinite()
+            return self._eager(piece)
+        if target is None:
+            self._write(piece.start, result, finite=True)
+        return kept
+
+    def _place(self, source: TensorSource, piece: slice, held: list[Tensor]) -> int:
+        address = source.address()
+        if address is not None:
+            return int(address + 4 * piece.start)
+        values = source.read(piece, torch.float32).contiguous()
+        held.append(values)
+        return int(values.data_ptr())
+
+    def _result(self, size: int) -> Tensor:
+        """Memory of this thread for a piece of the result."""
+        buffer: Tensor | None = getattr(self.scratch, "buffer", None)
+        if buffer is None or buffer.numel() < size:
+            buffer = self.scratch.buffer = torch.empty(size, dtype=torch.float32)
+        return buffer[:size]
+
+    def _write(self, start: int, values: Tensor, *, finite: bool = False) -> None:
+        stored = values.to(self.dtype)
+        if stored.dtype != values.dtype or not finite:
+            low, high = extent(stored)
+            if not (abs(low) < float("inf") and abs(high) < float("inf")):
+                raise StaError(
+                    f"the result overflows {self.dtype} in tensor '{self.entries.name}'. Ask for a wider type, "
+                    "dtype=torch.float32."
+                )
+        self.sink.write(self.entries.name, start, stored)
+
+
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})

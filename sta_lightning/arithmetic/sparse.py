@@ -1,0 +1,43 @@
+"""Masked task vectors by themselves: added to a model, or taken out of one (Eq. 19 and 20)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from sta_lightning.arithmetic.method import Combined, MergeMethod
+from sta_lightning.arithmetic.problem import Block
+
+
+@dataclass(frozen=True)
+class AddVectors(MergeMethod):
+    """A model plus masked task vectors: theta + sum of M_i * delta_i, where ``tuned`` are the products themselves.
+
+    From the pretrained model and the vectors of all tasks of a fusion it makes that fusion again, bit for bit.
+    """
+
+    title: ClassVar[str] = "Masked task vectors"
+    takes_vectors: ClassVar[bool] = True
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        total = torch.zeros_like(block.base)
+        for vector in block.tuned:
+            total += vector
+        return Combined(block.base + total)
+
+
+@dataclass(frozen=True)
+class SubtractVector(MergeMethod):
+    """A model without a masked task vector: theta - M * delta, where ``tuned`` is the product itself."""
+
+    title: ClassVar[str] = "Masked task vector"
+    takes_vectors: ClassVar[bool] = True
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        (vector,) = block.tuned
+        return Combined(block.base - vector)

@@ -1,0 +1,134 @@
+"""Who does the work: threads of one process, and the tensors shared out among processes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sta_lightning.errors import StaError
+from sta_lightning.kernels import Loops
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Some threads that stay until the block ends.
+
+    Args:
+        threads: how many; with one, everything is done by the caller.
+        loops: the compiled loops that they may use; nothing for none.
+    """
+
+    def __init__(self, threads: int = 1, loops: Loops | None = None) -> None:
+        self.threads = max(1, threads)
+        self.loops = loops
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        if self.threads > 1:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sta")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Do the work on every item; the first error stops the others and is raised."""
+        waiting = list(items)
+        if self._pool is None or len(waiting) < 2:
+            return [work(item) for item in waiting]
+        results: list[Any] = [None] * len(waiting)
+        numbers, lock, stop = iter(range(len(waiting))), threading.Lock(), threading.Event()
+
+        def serve() -> None:
+            try:
+                while not stop.is_set():
+                    with lock:
+                        number = next(numbers, None)
+                    if number is None:
+                        return
+                    results[number] = work(waiting[number])
+            except BaseException:
+                stop.set()
+                raise
+
+        started = [self._pool.submit(serve) for _ in range(min(self.threads, len(waiting)))]
+        try:
+            errors = [future.exception() for future in started]
+        except BaseException:  # an interrupt of the one who waits
+            stop.set()
+            with contextlib.suppress(BaseException):
+                for future in started:
+                    future.exception()
+            raise
+        for error in errors:
+            if error is not None:
+                raise error
+        return results
+
+
+class Processes(Protocol):
+    """The processes among which tensors are shared out."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order, on every one of them."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """The one value."""
+        return [value]
+
+
+def together(processes: Processes, work: Callable[[], Result]) -> list[Result]:
+    """Do some work on every process and gather what came out; if it fails on one, all of them raise.
+
+    Raises:
+        StaError: what the first process to fail raised, on every other process too.
+    """
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work()
+    except Exception as caught:
+        if processes.size == 1:
+            raise
+        error = caught
+    found = processes.gather((None if error is None else f"{error}", result))
+    if error is not None:
+        raise error
+    for rank, (message, _) in enumerate(found):
+        if message is not None:
+            raise StaError(f"process {rank}: {message}")
+    return [value for _, value in found]
+
+
+def shared_out(sizes: Mapping[str, int], processes: Processes) -> Iterator[str]:
+    """The names that fall to this process: largest first, each to the process that has the least so far."""
+    loads = [0] * processes.size
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        rank = loads.index(min(loads))
+        loads[rank] += sizes[name]
+        if rank == processes.rank:
+            yield name

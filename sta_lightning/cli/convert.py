@@ -1,0 +1,114 @@
+"""``sta convert``: a checkpoint of one program, written so that another reads it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sta_lightning.cli.explain import explain
+from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.screen import say
+from sta_lightning.errors import StaError
+
+DESCRIPTION = (
+    "Write a model in another program's layout. Reads this package's files, Lightning checkpoints, open_clip state dicts, "
+    "OpenAI's archives, Hugging Face's CLIPModel and CLIPVisionModel (file or folder, in shards or not), timm's vision "
+    "transformers; no code in any of them is run. The output is written whole or not at all."
+)
+UNSAFE = (
+    "also read a module that was pickled whole, as the task-vectors repository does. Its classes are not built and its code is "
+    "not run; what the file asks to call beyond a fixed list is refused"
+)
+
+
+def build_parser() -> RaisingParser:
+    """The options of ``sta convert``."""
+    parser = RaisingParser(prog="sta convert", description=DESCRIPTION)
+    parser.add_argument(
+        "source", type=Path, metavar="IN", help="the checkpoint: a file, or a folder from a model hub"
+    )
+    parser.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help="file that ends in .safetensors; for huggingface a new folder",
+    )
+    parser.add_argument(
+        "--to",
+        type=Literal["open_clip", "huggingface", "safetensors"],
+        required=True,
+        help="open_clip: a whole CLIP for open_clip.create_model(NAME, pretrained=OUT). huggingface: a folder for "
+        "from_pretrained. safetensors: the image encoder alone, as this package reads it",
+    )
+    parser.add_argument(
+        "--encoder",
+        type=str | None,
+        default=None,
+        help="architecture, as open_clip names it, or miniature; needed where the file does not say how it computes",
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=Path | None,
+        default=None,
+        help="the model that it was fine-tuned from: lends text tower and projection where IN has none, and is compared with it",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float32", "float16", "bfloat16"] | None,
+        default=None,
+        help="type of the weights written; nothing for that of IN",
+    )
+    parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
+    return parser
+
+
+def known_architectures() -> Mapping[str, Mapping[str, Any]]:
+    """open_clip's configurations and that of the package's own encoder, by name; open_clip is not imported."""
+    import json
+
+    from sta_lightning.encoders.spec import MINIATURE, MINIATURE_CONFIG, encoder_spec
+    from sta_lightning.weights.formats import open_clip_configs
+
+    spec = encoder_spec(MINIATURE)
+    own = json.loads(MINIATURE_CONFIG.read_text(encoding="utf-8"))
+    return {**open_clip_configs(), MINIATURE: {**own, "preprocess_cfg": {"mean": spec.mean, "std": spec.std}}}
+
+
+def run(name: str, words: Sequence[str]) -> None:
+    """Run ``sta convert``.
+
+    Args:
+        name: ``convert``.
+        words: The command line after it.
+
+    Raises:
+        StaError: An option is not understood, a file is broken or does not fit, or the output cannot be written.
+    """
+    parser = build_parser()
+    try:
+        asked = parser.parse_args(list(words))
+    except RejectedError as error:
+        if "required" in str(error):
+            raise StaError(
+                "a checkpoint, a place to write to and a layout are needed: `sta convert IN OUT --to FORMAT`. "
+                "`sta convert --help` lists the layouts."
+            ) from error
+        options = [action.dest for action in parser._actions]
+        raise StaError(explain(str(error), command=name, options=options)) from error
+
+    # torch takes seconds to import: --help and a mistyped option must not wait for it.
+    from sta_lightning.arithmetic import torch_dtype
+    from sta_lightning.weights.formats import convert
+
+    start = time.perf_counter()
+    what = convert(
+        asked.source,
+        asked.output,
+        asked.to,
+        configs=known_architectures(),
+        encoder=asked.encoder,
+        pretrained=asked.pretrained,
+        dtype=torch_dtype(asked.dtype),
+        unsafe_pickle=asked.unsafe_pickle,
+    )
+    say(f"written: {asked.output} ({what}; {time.perf_counter() - start:.2f} s)")

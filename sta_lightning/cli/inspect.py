@@ -1,0 +1,140 @@
+"""``sta inspect``: what a checkpoint is, what is in it, and who made it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sta_lightning.cli.convert import UNSAFE, known_architectures
+from sta_lightning.cli.explain import explain
+from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.screen import say
+from sta_lightning.errors import StaError
+
+DESCRIPTION = (
+    "Describe checkpoints of any layout that `sta convert` reads: architecture (guessed from shapes), tensors, types, "
+    "parameters, metadata, who made them. With --pretrained also the norm of the task vector, per block. No code in a file "
+    "is run."
+)
+_LONGEST = 160  # characters of a value
+
+
+def build_parser() -> RaisingParser:
+    """The options of ``sta inspect``."""
+    parser = RaisingParser(prog="sta inspect", description=DESCRIPTION)
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="checkpoints: files, or folders from a model hub"
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=Path | None,
+        default=None,
+        help="the model that they were fine-tuned from: tells the norm of the task vector per block, absolute and relative to "
+        "the pretrained weights",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
+    return parser
+
+
+def run(name: str, words: Sequence[str]) -> None:
+    """Run ``sta inspect``.
+
+    Args:
+        name: ``inspect``.
+        words: The command line after it.
+
+    Raises:
+        StaError: An option is not understood, or files cannot be read; the others are described all the same.
+    """
+    parser = build_parser()
+    try:
+        asked = parser.parse_args(list(words))
+    except RejectedError as error:
+        if "required" in str(error):
+            raise StaError("no file was named: `sta inspect FILE…`.") from error
+        options = [action.dest for action in parser._actions]
+        raise StaError(explain(str(error), command=name, options=options)) from error
+
+    # torch takes seconds to import: --help and a mistyped option must not wait for it.
+    from sta_lightning.weights.formats.inspection import inspect
+
+    configs = known_architectures()
+    found: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for file in asked.files:
+        try:
+            one = inspect(
+                file, configs=configs, pretrained=asked.pretrained, unsafe_pickle=asked.unsafe_pickle
+            )
+        except StaError as error:
+            failed.append(str(error))
+            found.append({"file": str(file), "error": str(error)})
+            continue
+        found.append(one)
+        if not asked.json:
+            say("\n".join(described(one)) + "\n")
+    if asked.json:
+        say(json.dumps({"files": found}, indent=2, ensure_ascii=False))
+    if failed:
+        raise StaError(" ".join(failed))
+
+
+def described(one: Mapping[str, Any]) -> Iterator[str]:
+    """The lines for people."""
+    shards = f" in {len(one['files'])} files" if len(one["files"]) > 1 else ""
+    yield f"{one['file']}  ({_bytes(one['bytes'])}{shards}, {one['container']})"
+    yield from _row("holds", one["kind"] or "weights")
+    yield from _row("layout", one["layout"])
+    yield from _row("made by", one["made_by"])
+    architecture = one["architecture"]
+    if architecture is not None:
+        yield from _row("architecture", architecture["title"])
+        yield from _row("known as", ", ".join(architecture["names"]) or architecture["name"])
+        yield from _row("activation", architecture["activation"] or "it does not say")
+    parameters = one["parameters"]
+    parts = [f"{what} {count:,}" for what, count in parameters.items() if count and what != "all"]
+    yield from _row("parameters", f"{parameters['all']:,}" + (f" ({', '.join(parts)})" if parts else ""))
+    for kind, row in one["types"].items():
+        yield from _row(kind, f"{row['tensors']} tensors, {row['entries']:,} entries, {_bytes(row['bytes'])}")
+    for key in ("settings", "sources", "metadata", "facts"):
+        yield from _table(key, one[key])
+    if "task_vector" in one:
+        yield from _norms(one["task_vector"])
+
+
+def _row(label: str, value: object) -> Iterator[str]:
+    if value is not None and value != "":
+        text = _printable(" ".join(str(value).split()))
+        yield f"  {label:<13} {text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
+
+
+def _table(label: str, content: Any) -> Iterator[str]:
+    if not isinstance(content, Mapping):
+        yield from _row(label, content)
+        return
+    for position, (key, value) in enumerate(content.items()):
+        if isinstance(value, Mapping) and set(value) == {"file", "sha256"}:
+            text = f"{value['file']}, SHA-256 {str(value['sha256'])[:16]}…"
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield from _row(label if position == 0 else "", f"{key}: {text}")
+
+
+def _norms(norms: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    width = max(len(block) for block in norms)
+    yield f"  {'task vector':<{width + 2}}  {'norm':>12}  {'relative':>10}"
+    for block, row in norms.items():
+        yield f"    {_printable(block):<{width}}  {row['norm']:12.6g}  {row['relative']:10.3e}"
+
+
+def _printable(text: str) -> str:
+    """A file's own words, without characters that a terminal would take for orders."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

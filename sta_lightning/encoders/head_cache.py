@@ -1,0 +1,108 @@
+"""Zero-shot heads kept on disk: a text tower of hundreds of megabytes is built once for every set of prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from sta_lightning.cache import cache_directory
+from sta_lightning.encoders.architectures import model_config
+from sta_lightning.encoders.sources import Weights
+from sta_lightning.errors import StaError
+from sta_lightning.weights import (
+    TensorFile,
+    encoder_prefix,
+    load_weights,
+    read_metadata,
+    save_weights,
+    tensor_digest,
+)
+from sta_lightning.weights.io import SAFETENSORS
+
+_RECIPE = 1
+"""Counted up whenever the same text tower and prompts are made into another head."""
+
+
+def cached_head(
+    name: str,
+    weights: Weights,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    make: Callable[[], Tensor],
+) -> Tensor:
+    """Return a zero-shot head from the cache, or make and keep it.
+
+    The file is named after everything that the head follows from: the text tower's tensors and description, the class
+    names, the templates. The image encoder is no part of it, nor is the place of the file.
+
+    Args:
+        name: The encoder's name.
+        weights: Where its weights come from; random ones are not cached.
+        class_names: The classes.
+        templates: The prompt templates.
+        make: Makes the head ``[C, D]``.
+    """
+    if weights.file is None:
+        return make()
+    key = _key(name, weights, class_names, templates)
+    path = cache_directory() / "heads" / f"{key}.safetensors"
+    found = _read(path)
+    if found is None:
+        found = make().contiguous()
+        # Where nothing can be kept, the head is made again next time.
+        with contextlib.suppress(StaError):
+            save_weights(
+                path, {"weight": found}, {"kind": "head", "sha256": tensor_digest({"weight": found})}
+            )
+    return found
+
+
+def _key(name: str, weights: Weights, class_names: Sequence[str], templates: Sequence[str]) -> str:
+    assert weights.file is not None
+    status = weights.file.stat()
+    tower = _tower_digest(str(weights.file.resolve()), status.st_mtime_ns, status.st_size)
+    config = {key: value for key, value in model_config(name).items() if key != "vision_cfg"}
+    # Some of the library's tokenizers are chosen by the architecture's name.
+    described = [_RECIPE, name, config, weights.quick_gelu, tower, list(class_names), list(templates)]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _tower_digest(path: str, written: int, size: int) -> str:
+    """Digest of all tensors of a CLIP but its image encoder's; of a file in an unknown layout all tensors count."""
+    if not path.endswith(SAFETENSORS):
+        state = load_weights(path)
+        prefix = encoder_prefix(state)
+        return tensor_digest({key: state[key] for key in state if not _is_under(key, prefix)})
+    with TensorFile(path) as file:
+        prefix = encoder_prefix(file)
+        chosen = {key: file[key] for key in file if not _is_under(key, prefix)}
+        # Only the text tower is read, which is a small part of a large model.
+        return tensor_digest(
+            {
+                key: found.read(slice(0, found.shape.numel()), found.dtype).reshape(found.shape)
+                for key, found in chosen.items()
+            }
+        )
+
+
+def _is_under(name: str, prefix: str) -> bool:
+    return bool(prefix) and name.startswith(prefix)
+
+
+def _read(path: Path) -> Tensor | None:
+    """A head of the cache, if it is there and whole."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, said = load_weights(path), read_metadata(path)
+    except StaError:
+        return None
+    head = tensors.get("weight")
+    return head if head is not None and said.get("sha256") == tensor_digest({"weight": head}) else None

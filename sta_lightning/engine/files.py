@@ -1,0 +1,184 @@
+"""The files that a merge reads, as sources of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sta_lightning.arithmetic import SAMPLE_MEASURES, MergeMethod
+from sta_lightning.arithmetic.sources import (
+    SourceDict,
+    Squared,
+    SquaredDelta,
+    TensorSource,
+    Weighted,
+    in_memory,
+)
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_weights, read_extents
+
+SAFETENSORS = ".safetensors"
+
+
+@dataclass
+class TaskSource:
+    """The files of one task that goes into a merge.
+
+    Args:
+        finetuned: The fine-tuned encoder's weights; nothing if ``vector`` is given.
+        importance: The importance that ``sta score`` wrote; nothing where the method or the measure needs none.
+        head: The task's head; nothing to make it from the pretrained model.
+        vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a fine-tuned encoder.
+    """
+
+    finetuned: str | None = None
+    importance: str | None = None
+    head: str | None = None
+    vector: str | None = None
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Put in front of an error's message what it is about."""
+    try:
+        yield
+    except StaError as error:
+        raise StaError(f"{what}: {error}") from error
+
+
+def open_weights(path: str | Path, stack: ExitStack) -> tuple[SourceDict, dict[str, str]]:
+    """The tensors of a weights file, and what its metadata says.
+
+    A safetensors file is read as its tensors are; of another checkpoint all tensors are loaded, without running code in it.
+
+    Raises:
+        StaError: names the file if it is missing, broken or of another format.
+    """
+    if Path(path).suffix != SAFETENSORS:
+        return in_memory(load_weights(path)), {}
+    file = stack.enter_context(TensorFile(path))
+    return file, file.metadata
+
+
+def open_encoder(
+    path: str | Path, reference: SourceDict, what: str, stack: ExitStack
+) -> tuple[SourceDict, dict[str, str]]:
+    """The encoder in a weights file, and what its metadata says.
+
+    Args:
+        path: a weights file that holds the encoder, alone or inside a larger model.
+        reference: the pretrained encoder, whose names and shapes are wanted.
+        what: whose weights they are, for messages: ``"task 'digits'"``.
+        stack: what closes the file.
+
+    Raises:
+        StaError: the file is missing or broken, or names or shapes differ.
+    """
+    with saying(what):
+        tensors, metadata = open_weights(path, stack)
+        return encoder_part(tensors, names=reference, title=f"'{path}'"), metadata
+
+
+def open_task(
+    task: str, files: TaskSource, method: MergeMethod, reference: SourceDict, stack: ExitStack
+) -> tuple[SourceDict, dict[str, str]]:
+    """What a method reads of a task besides importance: the fine-tuned encoder or the masked task vector, and metadata.
+
+    Args:
+        task: the task's name.
+        files: its files.
+        method: what is done with them.
+        reference: the pretrained encoder.
+        stack: what closes the file.
+
+    Raises:
+        StaError: the file is not given, is missing or broken, or does not fit.
+    """
+    wanted, other = ("vector", "finetuned") if method.takes_vectors else ("finetuned", "vector")
+    path = getattr(files, wanted)
+    if path is None or getattr(files, other) is not None:
+        raise StaError(
+            f"task {task!r}: method '{method.title}' reads {wanted!r} and not {other!r}; given are "
+            f"{listed(key for key in ('finetuned', 'vector') if getattr(files, key) is not None)}. Masked task vectors are "
+            "added by method 'vectors' and taken out by method 'vector' of sta forget; the others take fine-tuned encoders."
+        )
+    if wanted == "finetuned":
+        return open_encoder(path, reference, f"task {task!r}", stack)
+    with saying(f"task {task!r}"):
+        vector = stack.enter_context(SparseFile(path))
+    # A vector is of floating-point tensors alone; in a model's place the others are the model's own.
+    buffers = {name: source for name, source in reference.items() if not source.dtype.is_floating_point}
+    return {**buffers, **vector}, vector.metadata
+
+
+def open_scores(
+    path: str | None,
+    measure: str,
+    *,
+    what: str,
+    finetuned: SourceDict,
+    pretrained: SourceDict,
+    digest: str | None,
+    stack: ExitStack,
+) -> dict[str, TensorSource]:
+    """The importance of one task's weights by a measure.
+
+    Args:
+        path: the file that scoring wrote; not read by the measures that need no data.
+        measure: a measure of :data:`sta_lightning.arithmetic.MEASURES`.
+        what: whose importance it is, for messages.
+        finetuned: the task's weights.
+        pretrained: the pretrained weights.
+        digest: digest of the task's weights, if their file tells it.
+        stack: what closes the file.
+
+    Raises:
+        StaError: there is no file, it holds another measure, or it was scored on other weights.
+    """
+    names = [name for name, source in finetuned.items() if source.dtype.is_floating_point]
+    if measure == "amp":
+        return {name: Squared(finetuned[name]) for name in names}
+    if measure == "delta-amp":
+        return {name: SquaredDelta(finetuned[name], pretrained[name]) for name in names}
+    assert measure in SAMPLE_MEASURES
+    if path is None:
+        raise StaError(
+            f"The {what} by {measure!r} was asked for, but no importance file is given. Score the task with `sta score` "
+            "and name its file, or use measure 'amp', which needs none."
+        )
+    with saying(what):
+        scores, metadata = open_weights(path, stack)
+    _check_measure(str(path), metadata.get("measure", "lp"), measure, what)
+    scored = metadata.get("weights_sha256")
+    if digest is not None and scored is not None and digest != scored:
+        raise StaError(
+            f"{what}: '{path}' was scored on other weights than those given (their digests are {scored[:12]}… and "
+            f"{digest[:12]}…). Score the fine-tuned model that is to be merged: `sta score`."
+        )
+    known = _with_extents(scores, metadata)
+    if measure == "lp+amp" and metadata.get("measure", "lp") == "lp":
+        return {
+            name: Weighted(source, finetuned[name]) if name in finetuned else source
+            for name, source in known.items()
+        }
+    return known
+
+
+def _check_measure(path: str, stored: str, measure: str, what: str) -> None:
+    if stored != measure and (stored, measure) != ("lp", "lp+amp"):
+        raise StaError(
+            f"{what}: '{path}' was scored with measure {stored!r}, but {measure!r} is asked for. Score with measure 'lp', "
+            "from which 'lp' and 'lp+amp' are both made."
+        )
+
+
+def _with_extents(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, TensorSource]:
+    """The scores, with the smallest and largest entries that the file's own metadata tells."""
+    if not isinstance(scores, TensorFile):
+        return dict(scores)
+    known = read_extents(metadata) or {}
+    return {
+        name: source.with_extent(known[name]) if name in known else source for name, source in scores.items()
+    }

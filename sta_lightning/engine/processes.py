@@ -1,0 +1,47 @@
+"""The processes of a launcher, joined for one merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+from sta_lightning.arithmetic.workers import Alone, Processes
+
+
+class _Group:
+    """The processes of PyTorch's default group."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+
+@contextmanager
+def launched_processes() -> Iterator[Processes]:
+    """The processes that ``torchrun`` started, or this one alone.
+
+    Each works on tensors of its own; they meet a few times, through gloo, and need to see the same files.
+    """
+    if (
+        not (dist.is_available() and dist.is_torchelastic_launched())
+        or int(os.environ.get("WORLD_SIZE", "1")) == 1
+    ):
+        yield Alone()
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo")
+    try:
+        yield _Group()
+    finally:
+        if ours:
+            dist.destroy_process_group()

@@ -1,0 +1,33 @@
+"""Loops in machine code: the arithmetic's inner loops as C, compiled once by the machine's own compiler.
+
+They know addresses and counts, not models. Where there is no compiler nothing is lost but time: every caller has an
+eager form that gives the same bits.
+"""
+
+from sta_lightning.kernels.loops import (
+    GONE,
+    MOST_TASKS,
+    OK,
+    SUSPECT,
+    Fused,
+    Loops,
+    fused,
+    fused_is_built,
+    loops,
+    loops_are_built,
+)
+from sta_lightning.kernels.network import selection_network
+
+__all__ = [
+    "GONE",
+    "MOST_TASKS",
+    "OK",
+    "SUSPECT",
+    "Fused",
+    "Loops",
+    "fused",
+    "fused_is_built",
+    "loops",
+    "loops_are_built",
+    "selection_network",
+]

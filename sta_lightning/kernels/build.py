@@ -1,0 +1,169 @@
+"""C loops compiled by the machine's own compiler, once, and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from sta_lightning.cache import cache_directory
+
+_log = logging.getLogger(__name__)
+_FOLDER = Path(__file__).parent
+# No fused multiply-add and no reordering: every operation is rounded by itself, as in the eager form.
+_FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-shared",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+)
+_TIMEOUT = 300  # seconds
+_lock = threading.Lock()
+_loaded: dict[str, ctypes.CDLL | None] = {}
+# Handlers of guard.c through which SIGBUS goes, each with its library.
+_watching: dict[int, ctypes.CDLL] = {}
+
+
+def text(name: str) -> str:
+    """The C text of that name in this folder."""
+    return (_FOLDER / f"{name}.c").read_text(encoding="utf-8")
+
+
+@functools.cache
+def compiler() -> str | None:
+    """The C compiler's path (``$CC``, else ``cc``), or nothing where there is none that this package can use."""
+    if sys.byteorder != "little" or os.name != "posix" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    return shutil.which(os.environ.get("CC") or "cc")
+
+
+def is_built(source: str) -> bool:
+    """Whether the loops of this text can be had without compiling."""
+    return _loaded.get(source) is not None or (compiler() is not None and bool(_kept(source)))
+
+
+def library(source: str) -> ctypes.CDLL | None:
+    """The loops of a C text, compiled if they have not been before on this machine.
+
+    Args:
+        source: C text that stands behind ``guard.c``.
+
+    Returns:
+        The library, or nothing where there is no compiler or it refuses the text; the log says why. Callers have an
+        eager form that gives the same bits.
+    """
+    with _lock:
+        if source not in _loaded:
+            _loaded[source] = _load(source) if compiler() is not None else None
+        found = _loaded[source]
+        return found if found is not None and _watch(found) else None
+
+
+def _watch(found: ctypes.CDLL) -> bool:
+    """Let SIGBUS go through a handler of this library too."""
+    found.sta_current.restype = ctypes.c_void_p
+    if found.sta_current() not in _watching:  # none of ours yet, or something else has taken the signal since
+        _watching.clear()
+    if not any(other is found for other in _watching.values()):
+        if found.sta_watch() != 0:
+            return False
+        _watching[found.sta_current()] = found
+    return True
+
+
+def _load(source: str) -> ctypes.CDLL | None:
+    try:
+        for path in _kept(source):
+            # A library cut short can end the process that loads it; one of another machine is refused.
+            with contextlib.suppress(OSError):
+                if path.name == _name(source, path.read_bytes()):
+                    return ctypes.CDLL(str(path))
+        _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=_folder()) as folder:
+            made = _compile(source, Path(folder))
+            if made is None:
+                return None
+            found = ctypes.CDLL(str(made))  # before it is kept, so that nothing is kept that cannot be loaded
+            os.replace(made, _folder() / _name(source, made.read_bytes()))
+            return found
+    except OSError as error:
+        _log.info("the compiled loops cannot be kept or loaded (%s); the eager form serves.", error)
+        return None
+
+
+def _compile(source: str, folder: Path) -> Path | None:
+    command = compiler()
+    assert command is not None
+    (folder / "loops.c").write_text(f"{text('guard')}\n{source}", encoding="utf-8")
+    message = ""
+    # Not every compiler knows the first way of naming the machine it runs on.
+    for machine in ("-march=native", "-mcpu=native", None):
+        flags = [*_FLAGS, *([machine] if machine else [])]
+        try:
+            done = subprocess.run(
+                [command, *flags, "-o", "loops.so", "loops.c"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            message = str(error)
+            break
+        if done.returncode == 0:
+            return folder / "loops.so"
+        message = done.stderr.strip()
+    _log.info("the C compiler %s refuses the loops (%s); the eager form serves.", command, message[:500])
+    return None
+
+
+def _folder() -> Path:
+    return cache_directory() / "kernels"
+
+
+def _kept(source: str) -> list[Path]:
+    """The files that say that they are the library of a text."""
+    try:
+        return sorted(_folder().glob(f"{_stem(source)}-*.so"))
+    except OSError:
+        return []
+
+
+def _name(source: str, content: bytes) -> str:
+    """The name under which a library is kept, which tells what was compiled, where, and what came out."""
+    return f"{_stem(source)}-{hashlib.sha256(content).hexdigest()[:24]}.so"
+
+
+def _stem(source: str) -> str:
+    digest = hashlib.sha256()
+    for part in (text("guard"), source, " ".join(_FLAGS), *_machine()):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:24]
+
+
+@functools.cache
+def _machine() -> tuple[str, ...]:
+    """What the compiled loops depend on beside their text: compiler and processor."""
+    command = compiler() or ""
+    found = Path(command).resolve()
+    size = found.stat().st_size if command else 0
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return platform.system(), platform.machine(), flags, str(found), str(size)
+    return platform.system(), platform.machine(), platform.processor(), str(found), str(size)

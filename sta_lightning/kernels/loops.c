@@ -1,0 +1,131 @@
+/* One pass each over pieces of float32 tensors. The same operations in the same order, each rounded once, as the
+ * eager forms in arithmetic/: the same bits. */
+#define STA_BLOCK 512
+
+/* out = base + scale * sum of (tuned[t] - base); the sum in the order of the tasks. */
+static int sta_add_scaled(const float *restrict base, const float *const *tuned, int tasks, float scale,
+                          float *restrict out, int64_t size) {
+    int bad = 0;
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        float total[STA_BLOCK], all[STA_BLOCK];
+        const float *restrict b = base + at;
+        float *restrict o = out + at;
+        for (int e = 0; e < count; e++) total[e] = 0;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = tuned[t] + at;
+            for (int e = 0; e < count; e++) total[e] += f[e] - b[e];
+        }
+        for (int e = 0; e < count; e++) {
+            o[e] = b[e] + scale * total[e];
+            all[e] = total[e] + o[e];
+        }
+        for (int e = 0; e < count; e++) bad |= !STA_FINITE(all[e]);
+    }
+    return bad;
+}
+
+int sta_linear(const float *base, const float *const *tuned, int tasks, float scale, float *out, int64_t size) {
+    int bad = 0;
+    STA_GUARDED(bad = sta_add_scaled(base, tuned, tasks, scale, out, size));
+    return bad ? STA_SUSPECT : STA_OK;
+}
+
+/* out = model - scale * (tuned - origin) */
+static int sta_take_scaled(const float *restrict model, const float *restrict origin, const float *restrict tuned,
+                           float scale, float *restrict out, int64_t size) {
+    int bad = 0;
+    for (int64_t e = 0; e < size; e++) {
+        const float delta = tuned[e] - origin[e];
+        const float result = model[e] - scale * delta;
+        out[e] = result;
+        bad |= !STA_FINITE(result + delta);
+    }
+    return bad;
+}
+
+int sta_negate(const float *model, const float *origin, const float *tuned, float scale, float *out, int64_t size) {
+    int bad = 0;
+    STA_GUARDED(bad = sta_take_scaled(model, origin, tuned, scale, out, size));
+    return bad ? STA_SUSPECT : STA_OK;
+}
+
+/* out = model - (score > threshold ? tuned - origin : 0) */
+static int sta_take_above(const float *restrict model, const float *restrict origin, const float *restrict tuned,
+                          const float *restrict score, float threshold, float *restrict out, int64_t size,
+                          int64_t *kept) {
+    int bad = 0;
+    int64_t many = 0;
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        const float *restrict m = model + at, *restrict b = origin + at, *restrict f = tuned + at, *restrict s = score + at;
+        float *restrict o = out + at;
+        int some = 0;
+        for (int e = 0; e < count; e++) {
+            const int keep = s[e] > threshold;
+            const float delta = f[e] - b[e];
+            const float result = m[e] - (keep ? delta : 0.0f);
+            o[e] = result;
+            some += keep;
+            bad |= !(STA_FINITE(result + delta) & STA_FINITE(s[e]));
+        }
+        many += some;
+    }
+    *kept += many;
+    return bad;
+}
+
+int sta_subtract(const float *model, const float *origin, const float *tuned, const float *score, float threshold,
+                 float *out, int64_t size, int64_t *kept) {
+    int bad = 0;
+    STA_GUARDED(bad = sta_take_above(model, origin, tuned, score, threshold, out, size, kept));
+    return bad ? STA_SUSPECT : STA_OK;
+}
+
+/* Smallest and largest entry; a NaN or an infinity makes the status suspect. */
+static int sta_range(const float *restrict v, int64_t size, float *low, float *high) {
+    float least = *low, most = *high;
+    int bad = 0;
+    for (int64_t e = 0; e < size; e++) {
+        const float x = v[e];
+        least = x < least ? x : least;
+        most = x > most ? x : most;
+        bad |= !STA_FINITE(x);
+    }
+    *low = least;
+    *high = most;
+    return bad;
+}
+
+int sta_extent(const float *v, int64_t size, float *low, float *high) {
+    int bad = 0;
+    STA_GUARDED(bad = sta_range(v, size, low, high));
+    return bad ? STA_SUSPECT : STA_OK;
+}
+
+/* The bits of a float32 as an integer of the same order. */
+static inline int32_t sta_ordered(int32_t bits) { return bits < 0 ? bits ^ 0x7fffffff : bits; }
+
+static void sta_digits(const int32_t *restrict bits, int64_t size, int shift, int32_t prefix, int64_t *restrict counts) {
+    if (shift) {
+        for (int64_t e = 0; e < size; e++) counts[(sta_ordered(bits[e]) >> 16) + 32768]++;
+    } else {
+        for (int64_t e = 0; e < size; e++) {
+            const int32_t key = sta_ordered(bits[e]);
+            if (key >> 16 == prefix) counts[key & 0xffff]++;
+        }
+    }
+}
+
+/* How often each value of a 16-bit digit occurs: of the higher one (shift 16), or of the lower one (shift 0) among the
+ * entries whose higher digit is the prefix. */
+int sta_count(const float *v, int64_t size, int shift, int prefix, int64_t *counts) {
+    STA_GUARDED(sta_digits((const int32_t *)v, size, shift, prefix, counts));
+    return STA_OK;
+}
+
+/* A copy out of a mapped file. */
+int sta_copy(const void *from, void *to, int64_t bytes) {
+    STA_GUARDED(memcpy(to, from, (size_t)bytes));
+    return STA_OK;
+}

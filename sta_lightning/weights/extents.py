@@ -1,0 +1,80 @@
+"""Smallest and largest entry of every tensor, as an importance file carries them in its metadata.
+
+Min-max normalisation (Eq. 13) needs them before it can look at the first entry; with them in the file, a merge reads each
+importance once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sta_lightning.arithmetic.states import extent, floating_names
+from sta_lightning.errors import StaError
+
+KEY = "extents"
+"""The metadata's key."""
+
+
+def extents(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest entry of every floating-point tensor.
+
+    Args:
+        state: tensor name -> tensor of any shape.
+
+    Returns:
+        tensor name -> (smallest, largest), in the order of ``state``; (0, 0) for an empty tensor.
+    """
+    return {name: extent(state[name]) for name in floating_names(state)}
+
+
+def write_extents(found: Mapping[str, tuple[float, float]]) -> str:
+    """The text of :data:`KEY`: JSON, tensor name -> [smallest, largest].
+
+    Numbers are written by ``repr``, so that :func:`read_extents` gives back the same ones, bit for bit.
+
+    Raises:
+        StaError: if a number is not finite, which JSON cannot hold.
+    """
+    try:
+        return json.dumps(
+            {name: [float(low), float(high)] for name, (low, high) in found.items()},
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+    except ValueError as error:
+        raise StaError(
+            f"the extents of the tensors cannot be recorded: {error}. Score the model again."
+        ) from error
+
+
+def read_extents(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] | None:
+    """What :func:`write_extents` has written.
+
+    Args:
+        metadata: of the file, :func:`sta_lightning.weights.read_metadata`.
+
+    Returns:
+        tensor name -> (smallest, largest); None if the file does not tell, as one from elsewhere does not.
+
+    Raises:
+        StaError: if the entry is there and is something else.
+    """
+    text = metadata.get(KEY)
+    if text is None:
+        return None
+    try:
+        found = {str(name): (float(low), float(high)) for name, (low, high) in json.loads(text).items()}
+        for name, (low, high) in found.items():
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError(f"'{name}': {low} to {high}")
+        return found
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StaError(
+            f"the metadata's entry '{KEY}' is not a table of tensor name -> [smallest, largest] ({error}). It was not "
+            "written by this package, or was changed since; make the file again, or remove the entry."
+        ) from error

@@ -1,0 +1,33 @@
+"""Checkpoints of other programs, read and written; nothing in them is ever run."""
+
+from sta_lightning.weights.formats.architecture import Architecture, check_whole, guess, open_clip_configs
+from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, weight_files
+from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
+from sta_lightning.weights.formats.layout import Layout, recognise
+from sta_lightning.weights.formats.model import Model, open_model
+from sta_lightning.weights.formats.reading import load_state, open_sources
+from sta_lightning.weights.formats.towers import image_encoder, to_open_clip, whole_clip
+from sta_lightning.weights.formats.views import tensor
+
+__all__ = [
+    "TARGETS",
+    "Architecture",
+    "Checkpoint",
+    "Layout",
+    "Model",
+    "Target",
+    "check_whole",
+    "convert",
+    "guess",
+    "image_encoder",
+    "load_state",
+    "open_checkpoint",
+    "open_clip_configs",
+    "open_model",
+    "open_sources",
+    "recognise",
+    "tensor",
+    "to_open_clip",
+    "weight_files",
+    "whole_clip",
+]

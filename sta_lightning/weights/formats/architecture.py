@@ -1,0 +1,261 @@
+"""What a model is, told by the shapes of its tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.encoder import Shaped
+
+Configs = Mapping[str, Mapping[str, Any]]
+"""Architecture's name -> open_clip's configuration of it."""
+
+_SIZES = {
+    (192, 12): "Ti",
+    (384, 12): "S",
+    (768, 12): "B",
+    (1024, 24): "L",
+    (1280, 32): "H",
+    (1408, 40): "g",
+    (1664, 48): "bigG",
+}
+
+# What the configuration of a plain transformer says; with more, the same shapes compute something else.
+_PLAIN_VISION = {"image_size", "layers", "width", "patch_size", "mlp_ratio", "head_width"}
+_PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A transformer's sizes.
+
+    Attributes:
+        width: features of a token.
+        layers: how many blocks.
+        mlp: width of the hidden layer in a block.
+        tokens: how many tokens it has positions for.
+    """
+
+    width: int
+    layers: int
+    mlp: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model's sizes.
+
+    Attributes:
+        family: ``CLIP``, ``timm`` or ``unknown``.
+        vision: the image encoder's sizes; nothing where it is no plain vision transformer.
+        patch: side of a patch, in pixels.
+        image_size: side of the input, in pixels.
+        features: length of the image's feature vector.
+        text: the text tower's sizes; nothing where there is none, or none that is a plain transformer.
+        vocabulary: how many tokens the text tower knows.
+        names: the known architectures that have these sizes, the likeliest first; activations do not show in shapes.
+    """
+
+    family: str
+    vision: Tower | None = None
+    patch: int | None = None
+    image_size: int | None = None
+    features: int | None = None
+    text: Tower | None = None
+    vocabulary: int | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The architecture in a few words."""
+        if self.vision is None:
+            return "not a plain vision transformer" if self.family != "unknown" else "unknown"
+        size = _SIZES.get((self.vision.width, self.vision.layers))
+        plain = f"ViT of {self.vision.layers} blocks, width {self.vision.width}, patch {self.patch}"
+        name = plain if size is None else f"ViT-{size}/{self.patch}"
+        if "miniature" in self.names:
+            name = "miniature"
+        return f"{name} of {self.family}, {self.image_size}×{self.image_size} pixels"
+
+
+def guess(
+    encoder: Mapping[str, Shaped],
+    clip: Mapping[str, Shaped] | None = None,
+    configs: Configs | None = None,
+) -> Architecture:
+    """Tell an architecture by shapes.
+
+    Args:
+        encoder: the image encoder's tensors, in open_clip's or timm's names without a prefix.
+        clip: the whole CLIP's in open_clip's names, if there is one.
+        configs: known architectures to look among.
+    """
+    if "class_embedding" in encoder and "conv1.weight" in encoder:
+        return _clip(encoder, clip, configs or {})
+    if "patch_embed.proj.weight" in encoder:
+        return _timm(encoder)
+    return Architecture(
+        "CLIP" if clip is not None or "attnpool.positional_embedding" in encoder else "unknown"
+    )
+
+
+def differences(found: Architecture, config: Mapping[str, Any]) -> list[str]:
+    """In what an architecture is another than a configuration of open_clip says; the image size, which can differ, aside.
+
+    Args:
+        found: told by shapes.
+        config: the configuration.
+
+    Returns:
+        One phrase for each difference; none where it fits, or where the configuration is not of a plain vision transformer.
+    """
+    vision = config.get("vision_cfg", {})
+    if found.vision is None or set(vision) - _PLAIN_VISION:
+        return []
+    sizes = {
+        "width": (found.vision.width, vision.get("width", 768)),
+        "blocks": (found.vision.layers, vision.get("layers", 12)),
+        "patch": (found.patch, vision.get("patch_size", 16)),
+        "features": (found.features, config.get("embed_dim")),
+    }
+    return [f"{what} {own}, not {other}" for what, (own, other) in sizes.items() if own not in (None, other)]
+
+
+def open_clip_configs() -> dict[str, dict[str, Any]]:
+    """The architectures that the installed open_clip knows, by name, read without importing it."""
+    library = find_spec("open_clip")
+    if library is None or library.origin is None:
+        return {}
+    folder = Path(library.origin).parent / "model_configs"
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+
+
+def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
+    """Whether a vision transformer, or a whole CLIP of one, has all of its tensors.
+
+    Args:
+        tensors: in open_clip's or timm's names. Other models than vision transformers are not looked into.
+        title: what to call them in a message.
+
+    Raises:
+        StaError: names what is missing from a block or beside the blocks, and what has another shape than in the first block.
+    """
+    prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
+    missing: list[str] = []
+    if f"{prefix}class_embedding" in tensors:
+        wanted = ("conv1.weight", "positional_embedding", "ln_post.weight", "ln_post.bias")
+        missing += [prefix + name for name in wanted if prefix + name not in tensors]
+    if f"{prefix}patch_embed.proj.weight" in tensors:
+        missing += [
+            prefix + name for name in ("patch_embed.proj.bias", "pos_embed") if prefix + name not in tensors
+        ]
+    shapes: list[str] = []
+    for stem in (f"{prefix}transformer.resblocks.", f"{prefix}blocks.", "transformer.resblocks."):
+        blocks = _blocks(tensors, stem)
+        everywhere = {rest: shape for _, inside in blocks.items() for rest, shape in inside.items()}
+        for number in range(max(blocks, default=-1) + 1):
+            inside = blocks.get(number, {})
+            missing += [f"{stem}{number}.{rest}" for rest in everywhere if rest not in inside]
+            shapes += [f"{stem}{number}.{rest}" for rest, s in inside.items() if s != everywhere[rest]]
+    if missing or shapes:
+        raise StaError(
+            f"{title} is not whole: it lacks {listed(dict.fromkeys(missing))}; of another shape than in the other blocks are "
+            f"{listed(dict.fromkeys(shapes))}. It may be half a download, or saved in parts; get all of it."
+        )
+
+
+def _clip(encoder: Mapping[str, Shaped], clip: Mapping[str, Shaped] | None, configs: Configs) -> Architecture:
+    first = encoder["conv1.weight"].shape
+    vision = _tower(encoder, "positional_embedding")
+    if vision is None or len(first) != 4:
+        return Architecture("CLIP")
+    projection = encoder["proj"].shape if "proj" in encoder else None
+    text = None
+    if clip is not None:
+        plain = {name.removeprefix("text."): tensor for name, tensor in clip.items()}
+        text = _tower(plain, "positional_embedding")
+        vocabulary = plain["token_embedding.weight"].shape[0] if "token_embedding.weight" in plain else None
+    found = Architecture(
+        "CLIP",
+        vision,
+        patch=first[-1],
+        image_size=round(math.sqrt(vision.tokens - 1)) * first[-1],
+        features=None if projection is None else projection[-1],
+        text=text,
+        vocabulary=None if clip is None else vocabulary,
+    )
+    names = sorted(
+        (name for name, config in configs.items() if _fits(found, config)), key=lambda n: (len(n), n)
+    )
+    return Architecture(**{**vars(found), "names": tuple(names)})
+
+
+def _timm(encoder: Mapping[str, Shaped]) -> Architecture:
+    first = encoder["patch_embed.proj.weight"].shape
+    blocks = _blocks(encoder, "blocks.")
+    if len(first) != 4 or "pos_embed" not in encoder or len(encoder["pos_embed"].shape) != 3:
+        return Architecture("timm")
+    tokens = encoder["pos_embed"].shape[1]
+    special = sum(name in encoder for name in ("cls_token", "dist_token"))
+    hidden = encoder["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in encoder else 0
+    side = math.isqrt(max(0, tokens - special))
+    # Some models have no position for their class token.
+    side = side if side * side == tokens - special else math.isqrt(tokens)
+    vision = Tower(first[0], len(blocks), hidden, tokens)
+    return Architecture("timm", vision, patch=first[-1], image_size=side * first[-1], features=first[0])
+
+
+def _tower(tensors: Mapping[str, Shaped], positions: str) -> Tower | None:
+    blocks = _blocks(tensors, "transformer.resblocks.")
+    hidden = blocks.get(0, {}).get("mlp.c_fc.weight")
+    if hidden is None or positions not in tensors or len(tensors[positions].shape) != 2:
+        return None
+    tokens, width = tensors[positions].shape
+    return Tower(width, len(blocks), hidden[0], tokens)
+
+
+def _fits(found: Architecture, config: Mapping[str, Any]) -> bool:
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    tower = found.vision
+    assert tower is not None
+    width = vision.get("width", 768)
+    if set(vision) - _PLAIN_VISION or set(text) - _PLAIN_TEXT or "multimodal_cfg" in config:
+        return False
+    same = bool(
+        vision.get("layers", 12) == tower.layers
+        and width == tower.width
+        and vision.get("patch_size", 16) == found.patch
+        and vision.get("image_size", 224) == found.image_size
+        and int(width * vision.get("mlp_ratio", 4.0)) == tower.mlp
+        and found.features in (None, config.get("embed_dim"))
+    )
+    if not same or found.text is None:
+        return same
+    return bool(
+        text.get("width", 512) == found.text.width
+        and text.get("layers", 12) == found.text.layers
+        and text.get("context_length", 77) == found.text.tokens
+        and text.get("vocab_size", 49408) == found.vocabulary
+    )
+
+
+def _blocks(tensors: Mapping[str, Shaped], stem: str) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Block number -> name within the block -> shape."""
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, number, rest in _numbered(tensors, stem):
+        found.setdefault(number, {})[rest] = tuple(tensors[name].shape)
+    return found
+
+
+def _numbered(names: Collection[str], stem: str) -> Iterator[tuple[str, int, str]]:
+    for name in names:
+        number, dot, rest = name.removeprefix(stem).partition(".")
+        if name.startswith(stem) and dot and number.isdecimal() and len(number) < 5:
+            yield name, int(number), rest

@@ -1,0 +1,105 @@
+"""The model card: what a converted model is, how it was made and from what, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ACCURACY = "accuracy"
+"""The metadata's entry for measured accuracies: JSON, name of a task -> share of its images classified rightly, 0 to 1."""
+CARD = "model_card"
+"""The metadata's entry for the card itself, in single files."""
+
+
+def decoded(metadata: Mapping[str, str], key: str) -> Any:
+    """An entry of the metadata that is JSON; nothing where it is missing, the text itself where it is no JSON."""
+    text = metadata.get(key)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def model_card(
+    title: str, architecture: str, metadata: Mapping[str, str], loading: str, *, front_matter: bool
+) -> str:
+    """A model card in Markdown.
+
+    Args:
+        title: the model's name.
+        architecture: what it is, in a few words.
+        metadata: of the converted file: ``kind``, ``settings``, ``sources``, ``converted``, ``accuracy``; what is missing is
+            said to be.
+        loading: Python that loads it.
+        front_matter: whether it begins with the table that model hubs read.
+    """
+    lines: list[str] = []
+    if front_matter:
+        lines += ["---", "library_name: transformers", "tags:", "- clip", "- model-merging", "---", ""]
+    lines += [f"# {title}", "", f"{architecture[:1].upper()}{architecture[1:]}.", ""]
+    lines += ["## How it was made", "", *_making(metadata), ""]
+    lines += ["## From what", "", *_sources(metadata), ""]
+    lines += ["## Measured accuracy", "", *_accuracy(metadata), ""]
+    lines += ["## How to load it", "", "```python", loading.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _making(metadata: Mapping[str, str]) -> list[str]:
+    kind = metadata.get("kind", "")
+    lines: list[str] = []
+    if kind == "converted":
+        lines.append("Converted from another program's file, with its weights as they were.")
+    else:
+        lines.append(
+            f"Method: `{kind}` of {metadata.get('package', 'an unknown program')} {metadata.get('version', '')}."
+        )
+    converted = decoded(metadata, "converted")
+    if isinstance(converted, Mapping):
+        lines += [
+            "",
+            f"Converted to {converted.get('to')} by sta_lightning {converted.get('version')}; entries: "
+            f"{converted.get('dtype') or 'of the type that they had'}.",
+        ]
+    settings = decoded(metadata, "settings")
+    if isinstance(settings, Mapping) and settings:
+        lines += ["", "| setting | value |", "|---|---|"]
+        lines += [
+            f"| {_cell(key)} | {_cell(json.dumps(value, ensure_ascii=False))} |"
+            for key, value in sorted(settings.items())
+        ]
+    return lines
+
+
+def _sources(metadata: Mapping[str, str]) -> list[str]:
+    rows: list[tuple[str, Any]] = []
+    for key in ("sources", "converted"):
+        found = decoded(metadata, key)
+        inner = found.get("files", {}) if key == "converted" and isinstance(found, Mapping) else found
+        rows += list(inner.items()) if isinstance(inner, Mapping) else []
+    if not rows:
+        return ["The file that it was made from does not say."]
+    lines = ["| role | file | SHA-256 |", "|---|---|---|"]
+    for role, entry in rows:
+        file, digest = (entry.get("file"), entry.get("sha256")) if isinstance(entry, Mapping) else (entry, "")
+        lines.append(f"| {_cell(role)} | {_cell(file)} | `{_cell(digest)}` |")
+    return lines
+
+
+def _accuracy(metadata: Mapping[str, str]) -> list[str]:
+    found = decoded(metadata, ACCURACY)
+    if not isinstance(found, Mapping) or not found:
+        return ["None is recorded in the file that it was made from."]
+    lines = ["| task | accuracy |", "|---|---:|"]
+    for task, share in found.items():
+        value = f"{100 * share:.2f}%" if isinstance(share, (int, float)) else _cell(share)
+        lines.append(f"| {_cell(task)} | {value} |")
+    return lines
+
+
+def _cell(value: object) -> str:
+    """Text for a cell of a Markdown table: what is in a foreign file's metadata must not break out of it."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -1,0 +1,191 @@
+"""Any checkpoint, from a file or a folder, as named tensors that are not read yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.formats.archive import open_pickled
+from sta_lightning.weights.formats.states import facts_of, state_of
+from sta_lightning.weights.io import SAFETENSORS, existing
+from sta_lightning.weights.mapped import TensorFile
+
+INDEX = ".index.json"
+"""How the name of a table of shards ends."""
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# The names under which folders from a hub keep weights; the first that is there is read.
+_NAMES = (
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+    "open_clip_pytorch_model.bin",
+)
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors with what is known of where they come from.
+
+    Attributes:
+        path: what was asked for, a file or a folder.
+        container: what sort of file it is: ``safetensors``, ``torch archive``, ``TorchScript archive``, ``old torch file``,
+            ``plain pickle``.
+        tensors: by the names that they have in the file.
+        files: those that hold them, more than one if the checkpoint is in shards.
+        metadata: text -> text, of a safetensors file; of several, that of the first.
+        facts: plain values beside the tensors, of a pickled checkpoint.
+    """
+
+    path: Path
+    container: str
+    tensors: SourceDict
+    files: tuple[Path, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What to call it in a message."""
+        return f"'{self.path}'"
+
+    def config(self) -> Mapping[str, Any] | None:
+        """The ``config.json`` beside the weights, as Hugging Face writes it; nothing if there is none.
+
+        Raises:
+            StaError: it is no table in JSON.
+        """
+        return self._beside(CONFIG)
+
+    def preprocessor(self) -> Mapping[str, Any] | None:
+        """The ``preprocessor_config.json`` beside the weights; nothing if there is none.
+
+        Raises:
+            StaError: it is no table in JSON.
+        """
+        return self._beside(PREPROCESSOR)
+
+    def _beside(self, name: str) -> Mapping[str, Any] | None:
+        path = self.files[0].parent / name
+        return _json(path) if path.is_file() else None
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], stack: ExitStack, *, unsafe_pickle: bool = False
+) -> Checkpoint:
+    """Open a checkpoint; none of its tensors is read yet, and no code in it is run.
+
+    Args:
+        path: a ``.safetensors`` file; a pickled one (``.pt``, ``.pth``, ``.bin``, ``.ckpt``), TorchScript archives included; a
+            table of shards (``….index.json``); or a folder that holds one of these under a usual name.
+        stack: what closes the files.
+        unsafe_pickle: whether a pickled file may hold objects of unknown classes, as a module saved whole does. They are
+            kept as inert records: no class is built and nothing is called in either case.
+
+    Raises:
+        StaError: names the file if it is missing, broken or of another format, or names more than it may; names the shard
+            that is missing.
+    """
+    asked = Path(path)
+    file = _in_folder(asked) if asked.is_dir() else asked
+    if file.name.endswith(INDEX):
+        return _sharded(asked, file, stack)
+    shard = _SHARD.search(file.name)
+    if shard and int(shard[1]) > 1:
+        raise StaError(
+            f"'{path}' is one of {int(shard[1])} shards of a model. Give the folder that holds all of them and their table."
+        )
+    one = _one(existing(file), stack, unsafe_pickle)
+    return Checkpoint(asked, one.container, one.tensors, (file,), one.metadata, one.facts)
+
+
+def weight_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files that a checkpoint's tensors lie in, without opening them: what a hash is taken of.
+
+    Raises:
+        StaError: names the folder if it holds none, and a table of shards that is none.
+    """
+    asked = Path(path)
+    file = _in_folder(asked) if asked.is_dir() else asked
+    if file.name.endswith(INDEX):
+        return tuple(file.parent / name for name in sorted(set(_weight_map(file).values())))
+    return (file,)
+
+
+def _one(file: Path, stack: ExitStack, unsafe_pickle: bool) -> Checkpoint:
+    if file.suffix == SAFETENSORS:
+        tensors = stack.enter_context(TensorFile(file))
+        return Checkpoint(file, "safetensors", tensors, (file,), tensors.metadata)
+    pickled = open_pickled(file, stack, unsafe_pickle=unsafe_pickle)
+    return Checkpoint(file, pickled.kind, state_of(pickled), (file,), facts=facts_of(pickled))
+
+
+def _in_folder(folder: Path) -> Path:
+    found = [folder / name for name in _NAMES if (folder / name).is_file()]
+    if not found:
+        inside = sorted(item.name for item in folder.iterdir())
+        raise StaError(
+            f"'{folder}' is a folder without weights under a usual name ({listed(_NAMES, limit=len(_NAMES))}); it holds "
+            f"{listed(inside)}. Give the weights file itself, or finish the download."
+        )
+    return found[0]
+
+
+def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
+    places = _weight_map(index)
+    shards: dict[str, Checkpoint] = {}
+    for name in sorted(set(places.values())):
+        shard = index.parent / name
+        if not shard.is_file():
+            raise StaError(
+                f"'{asked}' is not complete: the shard '{name}' that '{index.name}' names is missing. Download it too."
+            )
+        shards[name] = _one(existing(shard), stack, unsafe_pickle=False)
+    tensors: dict[str, TensorSource] = {}
+    for tensor, name in places.items():
+        if tensor not in shards[name].tensors:
+            raise StaError(
+                f"'{index.parent / name}' lacks the tensor '{tensor}' that '{index.name}' says it holds. The shards are of "
+                "different models or downloads; download them again."
+            )
+        tensors[tensor] = shards[name].tensors[tensor]
+    first = shards[min(shards)]
+    files = tuple(index.parent / name for name in shards)
+    return Checkpoint(asked, first.container, tensors, files, first.metadata)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    if not index.is_file():
+        raise StaError(f"there is no table of shards '{index}'. Check the path.")
+    content = _json(index)
+    places = content.get("weight_map")
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(name, str) and Path(name).name == name for name in places.values())
+    ):
+        raise StaError(
+            f"'{index}' is no table of shards: its 'weight_map' does not give each tensor a file beside it. Download it again."
+        )
+    return {str(tensor): str(name) for tensor, name in places.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StaError(f"'{path}' is not readable as JSON ({error}). Copy or make it again.") from error
+    if not isinstance(content, dict):
+        raise StaError(f"'{path}' holds a {type(content).__name__}, not a table. Copy or make it again.")
+    return content

@@ -1,0 +1,173 @@
+"""What there is to know of a checkpoint: ``sta inspect``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from sta_lightning.arithmetic.normalization import block_of
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.states import wide_dtype
+from sta_lightning.weights.formats.architecture import Architecture, Configs, guess
+from sta_lightning.weights.formats.card import CARD, decoded
+from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
+from sta_lightning.weights.formats.layout import Layout, recognise
+from sta_lightning.weights.formats.model import open_model
+from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
+from sta_lightning.weights.formats.towers import image_encoder, whole_clip
+
+_PIECE = 1 << 22  # entries
+# Of the metadata, what is shown in a place of its own or is not for reading.
+_SHOWN = {"format", "package", "version", "kind", "settings", "sources", CARD, "extents"}
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    configs: Configs,
+    pretrained: str | os.PathLike[str] | None = None,
+    unsafe_pickle: bool = False,
+) -> dict[str, Any]:
+    """Describe a checkpoint. Only the norms of a task vector need its entries; they are read a piece at a time.
+
+    Args:
+        path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        configs: known architectures.
+        pretrained: the pretrained model; with it the norm of the task vector is told, per block.
+        unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+
+    Returns:
+        A table of plain values, for JSON: ``file``, ``bytes``, ``container``, ``layout``, ``kind``, ``made_by``,
+        ``architecture``, ``tensors``, ``parameters``, ``types``, ``settings``, ``sources``, ``metadata``, ``facts`` and, with
+        ``pretrained``, ``task_vector``.
+
+    Raises:
+        StaError: the file is missing or broken; with ``pretrained``, it is of another architecture.
+    """
+    with ExitStack() as stack:
+        checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+        layout = recognise(checkpoint.tensors, checkpoint.title)
+        known = layout.kind not in ("head", "unknown")
+        encoder = image_encoder(checkpoint.tensors, layout, title=checkpoint.title) if known else {}
+        clip = (
+            whole_clip(checkpoint.tensors, layout, title=checkpoint.title)
+            if known and layout.text is not None
+            else None
+        )
+        architecture = guess(encoder, clip, configs)
+        found: dict[str, Any] = {
+            "file": os.fspath(path),
+            "bytes": sum(file.stat().st_size for file in checkpoint.files),
+            "files": [file.name for file in checkpoint.files],
+            "container": checkpoint.container,
+            "layout": layout.title,
+            "kind": checkpoint.metadata.get("kind"),
+            "made_by": made_by(checkpoint, layout),
+            "architecture": _architecture(architecture, checkpoint, layout, configs) if known else None,
+            "tensors": len(checkpoint.tensors),
+            "parameters": {
+                "all": _count(checkpoint.tensors.values()),
+                "image encoder": _count(encoder.values()),
+                "text tower": 0 if clip is None else _count(clip.values()) - _count(encoder.values()),
+            },
+            "types": _types(checkpoint.tensors),
+            "settings": decoded(checkpoint.metadata, "settings"),
+            "sources": decoded(checkpoint.metadata, "sources"),
+            "metadata": {
+                key: decoded(checkpoint.metadata, key) for key in checkpoint.metadata if key not in _SHOWN
+            },
+            "facts": dict(checkpoint.facts),
+        }
+        if pretrained is not None:
+            found["task_vector"] = _task_vector(path, pretrained, stack, unsafe_pickle)
+        return found
+
+
+def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, dict[str, float]]:
+    """Euclidean norm of a task vector, per block and in all.
+
+    Args:
+        encoder: the fine-tuned encoder.
+        pretrained: the pretrained one: the same names and shapes.
+
+    Returns:
+        Block, as :func:`~sta_lightning.arithmetic.normalization.block_of` names it, and ``all`` -> ``norm``, and ``relative``
+        to the norm of the pretrained weights there (``nan`` where those are all zero). Added up in float64.
+    """
+    squares: dict[str, tuple[float, float]] = {}
+    for name, base in pretrained.items():
+        if not base.dtype.is_floating_point:
+            continue
+        pair = _squares(encoder[name], base)
+        for block in (block_of(name), "all"):
+            old = squares.get(block, (0.0, 0.0))
+            squares[block] = (old[0] + pair[0], old[1] + pair[1])
+    return {
+        block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
+        for block, (delta, base) in squares.items()
+    }
+
+
+def _task_vector(
+    path: str | os.PathLike[str],
+    pretrained: str | os.PathLike[str],
+    stack: ExitStack,
+    unsafe_pickle: bool,
+) -> dict[str, dict[str, float]]:
+    base = open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
+    model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
+    return task_vector_norms(model.encoder, base.encoder)
+
+
+def _squares(tuned: TensorSource, base: TensorSource) -> tuple[float, float]:
+    """Sums of the squares of a task vector's entries and of the pretrained weights."""
+    wide, delta, size = wide_dtype(tuned.dtype, base.dtype), 0.0, 0.0
+    for start in range(0, base.shape.numel(), _PIECE):
+        piece = slice(start, min(start + _PIECE, base.shape.numel()))
+        before = base.read(piece, wide).to(torch.float64)
+        delta += float((tuned.read(piece, wide).to(torch.float64) - before).square().sum())
+        size += float(before.square().sum())
+    return delta, size
+
+
+def _architecture(
+    found: Architecture, checkpoint: Checkpoint, layout: Layout, configs: Configs
+) -> dict[str, Any]:
+    computed = computed_by(checkpoint, layout, found, configs) if layout.kind != "timm" else None
+    activation = None if computed is None else computed.activation
+    return {
+        "title": found.title,
+        "name": known_name(checkpoint, found, configs, activation),
+        "names": list(found.names),
+        "activation": activation,
+        "image_size": found.image_size,
+        "patch": found.patch,
+        "features": found.features,
+        "vision": None if found.vision is None else dict(vars(found.vision)),
+        "text": None if found.text is None else dict(vars(found.text)),
+        "vocabulary": found.vocabulary,
+    }
+
+
+def _count(sources: Iterable[TensorSource]) -> int:
+    """Entries of floating-point tensors."""
+    return sum(source.shape.numel() for source in sources if source.dtype.is_floating_point)
+
+
+def _types(tensors: Mapping[str, TensorSource]) -> dict[str, dict[str, int]]:
+    """By type of entries: tensors, entries, bytes."""
+    found: dict[str, dict[str, int]] = {}
+    for source in tensors.values():
+        row = found.setdefault(
+            str(source.dtype).removeprefix("torch."), {"tensors": 0, "entries": 0, "bytes": 0}
+        )
+        entries = source.shape.numel()
+        row["tensors"] += 1
+        row["entries"] += entries
+        row["bytes"] += entries * source.dtype.itemsize
+    return found

@@ -1,0 +1,134 @@
+"""What a checkpoint says, or lets guess, of who made it and how it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.formats.architecture import Architecture, Configs
+from sta_lightning.weights.formats.card import decoded
+from sta_lightning.weights.formats.checkpoint import Checkpoint
+from sta_lightning.weights.formats.clip_config import (
+    Activation,
+    Computed,
+    from_huggingface,
+    from_open_clip,
+    openai,
+)
+from sta_lightning.weights.formats.layout import Layout
+from sta_lightning.weights.io import PICKLES, SAFETENSORS
+
+PACKAGE = "sta_lightning"
+_LIGHTNING = "pytorch-lightning_version"
+
+
+def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings that this package's files and Lightning's checkpoints carry; empty for others."""
+    found = decoded(checkpoint.metadata, "settings") if is_ours(checkpoint) else None
+    found = checkpoint.facts.get("hyper_parameters") if found is None else found
+    if found is None and "encoder" in checkpoint.metadata:
+        return {"encoder": checkpoint.metadata["encoder"]}  # of the CLIP that the package ships
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def is_ours(checkpoint: Checkpoint) -> bool:
+    """Whether this package wrote the file and says so in its metadata."""
+    return checkpoint.metadata.get("package") == PACKAGE
+
+
+def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
+    """The program that wrote a checkpoint, as far as it tells."""
+    metadata, facts = checkpoint.metadata, checkpoint.facts
+    if is_ours(checkpoint):
+        return f"{PACKAGE} {metadata.get('version', '')}".strip()
+    if _LIGHTNING in facts:
+        return f"Lightning {facts[_LIGHTNING]}"
+    if checkpoint.container == "TorchScript archive":
+        return "OpenAI's CLIP, as TorchScript" if layout.openai else "TorchScript"
+    if layout.kind == "huggingface":
+        version = (checkpoint.config() or {}).get("transformers_version")
+        return f"Hugging Face transformers{f' {version}' if version else ''}"
+    if "class" in facts:
+        return f"a pickled module of the class {facts['class']}"
+    if {"epoch", "name"} <= set(facts):
+        return f"a training of open_clip, '{facts['name']}', epoch {facts['epoch']}"
+    return "it does not say"
+
+
+def known_name(
+    checkpoint: Checkpoint, architecture: Architecture, configs: Configs, activation: str | None
+) -> str | None:
+    """The architecture's name: as the checkpoint says it, else the first known one of its sizes and activation."""
+    said = settings_of(checkpoint).get("encoder")
+    if isinstance(said, str):
+        return said
+    fitting = [
+        name
+        for name in architecture.names
+        if activation is None or bool(configs[name].get("quick_gelu")) == (activation == "quick_gelu")
+    ]
+    return fitting[0] if fitting else None
+
+
+def computed_by(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    architecture: Architecture,
+    configs: Configs,
+    encoder: str | None = None,
+) -> Computed | None:
+    """How a CLIP computes with its weights; nothing where neither the user nor the checkpoint says it.
+
+    Args:
+        checkpoint: the file.
+        layout: of its tensors.
+        architecture: told by its shapes.
+        configs: known architectures.
+        encoder: the architecture's name, as the user gives it.
+
+    Raises:
+        StaError: there is no architecture of that name.
+    """
+    if encoder is not None:
+        if encoder not in configs:
+            raise StaError(
+                f"--encoder {encoder!r} is not known. Known are open_clip's architectures and 'miniature'; of this file's "
+                f"sizes are {listed(architecture.names)}."
+            )
+        return from_open_clip(configs[encoder])
+    config = checkpoint.config() if layout.kind == "huggingface" else None
+    if config is not None:
+        return from_huggingface(config, checkpoint.title)
+    if layout.openai and architecture.vision is not None:
+        return openai(architecture)
+    settings = settings_of(checkpoint)
+    name = settings.get("encoder")
+    activation = _activation(checkpoint, settings, configs)
+    if activation is None:
+        return None
+    if isinstance(name, str) and name in configs:
+        return from_open_clip(configs[name], activation)
+    return from_open_clip(configs[architecture.names[0]], activation) if architecture.names else None
+
+
+def _activation(checkpoint: Checkpoint, settings: Mapping[str, Any], configs: Configs) -> Activation | None:
+    converted = decoded(checkpoint.metadata, "converted")
+    said = converted.get("activation") if isinstance(converted, Mapping) else None
+    if said in ("quick_gelu", "gelu"):
+        return "quick_gelu" if said == "quick_gelu" else "gelu"
+    name = settings.get("encoder")
+    if not isinstance(name, str) or name not in configs:
+        return None
+    if configs[name].get("quick_gelu"):
+        return "quick_gelu"
+    # A tag of open_clip can ask for the approximation under a name that does not; the tag itself says which.
+    pretrained = settings.get("pretrained")
+    if pretrained == "openai":
+        return "quick_gelu"
+    from_tag = "pretrained_sha256" in checkpoint.metadata or (
+        isinstance(pretrained, str)
+        and pretrained != "random"
+        and not pretrained.endswith((SAFETENSORS, *PICKLES))
+    )
+    return None if from_tag else "gelu"

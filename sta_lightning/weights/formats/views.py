@@ -1,0 +1,122 @@
+"""Tensors made of others as they are read: joined, cut, transposed. Layouts differ by no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.errors import StaError
+
+
+class _View:
+    """What the views share; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, parts: Sequence[TensorSource], shape: Sequence[int]) -> None:
+        self.parts = tuple(parts)
+        self.shape = torch.Size(shape)
+        self.dtype = self.parts[0].dtype
+
+    def address(self) -> int | None:
+        """Nowhere: the entries are put together as they are read."""
+        return None
+
+    def extent(self) -> tuple[float, float] | None:
+        """Not known without reading."""
+        return None
+
+    def check(self) -> None:
+        """Ask the parts."""
+        for part in self.parts:
+            part.check()
+
+
+class Joined(_View):
+    """Tensors one under the other, along the first dimension: query, key and value in one matrix.
+
+    Args:
+        parts: of one type, and of one shape but for the first dimension.
+
+    Raises:
+        StaError: types or shapes differ.
+    """
+
+    def __init__(self, *parts: TensorSource) -> None:
+        if len({(part.dtype, tuple(part.shape[1:])) for part in parts}) > 1 or not all(
+            len(part.shape) for part in parts
+        ):
+            found = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
+            raise StaError(f"tensors that belong together differ in type or width: {found}.")
+        super().__init__(parts, (sum(part.shape[0] for part in parts), *parts[0].shape[1:]))
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Entries of the flattened whole, from the parts in which they lie."""
+        found: list[Tensor] = []
+        begin = 0
+        for part in self.parts:
+            end = begin + part.shape.numel()
+            start, stop = max(piece.start, begin), min(piece.stop, end)
+            if start < stop:
+                found.append(part.read(slice(start - begin, stop - begin), dtype))
+            begin = end
+        return torch.cat(found) if found else torch.empty(0, dtype=dtype)
+
+
+class Rows(_View):
+    """Some rows of a tensor.
+
+    Args:
+        whole: the tensor.
+        start: the first row.
+        stop: the row after the last.
+    """
+
+    def __init__(self, whole: TensorSource, start: int, stop: int) -> None:
+        super().__init__((whole,), (stop - start, *whole.shape[1:]))
+        self._offset = start * (whole.shape[1:].numel() if len(whole.shape) > 1 else 1)
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Entries of the flattened rows."""
+        return self.parts[0].read(slice(piece.start + self._offset, piece.stop + self._offset), dtype)
+
+
+class Transposed(_View):
+    """A matrix with rows and columns exchanged; it is read whole, once.
+
+    Args:
+        matrix: of two dimensions.
+
+    Raises:
+        StaError: it has not two dimensions.
+    """
+
+    def __init__(self, matrix: TensorSource) -> None:
+        if len(matrix.shape) != 2:
+            raise StaError(f"a projection must be a matrix, and is of shape {tuple(matrix.shape)}.")
+        super().__init__((matrix,), (matrix.shape[1], matrix.shape[0]))
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Entries of the flattened transpose."""
+        return self._flat[piece].to(dtype)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        (matrix,) = self.parts
+        entries = matrix.read(slice(0, matrix.shape.numel()), matrix.dtype)
+        return entries.reshape(tuple(matrix.shape)).t().reshape(-1)
+
+
+def tensor(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
+    """A whole tensor, in its shape.
+
+    Args:
+        source: where its entries come from.
+        dtype: type of the result; nothing for its own.
+    """
+    entries = source.read(slice(0, source.shape.numel()), dtype or source.dtype)
+    return entries.reshape(tuple(source.shape))

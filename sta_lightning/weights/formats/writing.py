@@ -1,0 +1,121 @@
+"""Writing models in the layouts that other programs read, a piece at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.workers import Alone
+from sta_lightning.errors import StaError
+from sta_lightning.weights.formats.folder import atomic_folder
+from sta_lightning.weights.streamed import streamed
+
+_PIECE = 1 << 22  # entries
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: SourceDict,
+    metadata: Mapping[str, str],
+    *,
+    dtype: torch.dtype | None = None,
+    prefix: str = "",
+) -> None:
+    """Write tensors to a safetensors file, whole or not at all; one piece of one tensor is in memory at a time.
+
+    Args:
+        path: the file, ending in ``.safetensors``; missing folders are made.
+        tensors: name -> tensor.
+        metadata: text -> text.
+        dtype: floating-point type to write floating-point tensors in; nothing for their own.
+        prefix: what to put in front of the names.
+
+    Raises:
+        StaError: a source cannot be read or was changed, an entry does not fit into ``dtype``, or the file cannot be
+            written. An older file is then untouched.
+    """
+    planned = {
+        name: (source.shape, dtype if dtype is not None and source.dtype.is_floating_point else source.dtype)
+        for name, source in tensors.items()
+    }
+    with streamed(path, planned, metadata, Alone(), prefix=prefix) as sink:
+        for name, source in tensors.items():
+            for start in range(0, source.shape.numel(), _PIECE):
+                piece = slice(start, min(start + _PIECE, source.shape.numel()))
+                entries = source.read(piece, source.dtype)
+                found = entries.to(planned[name][1])
+                if found.dtype != entries.dtype and not bool(
+                    (torch.isfinite(found) == torch.isfinite(entries)).all()
+                ):
+                    raise StaError(
+                        f"tensor '{name}' has entries too large for {found.dtype}. Ask for --dtype bfloat16 or float32."
+                    )
+                sink.write(name, start, found)
+        for source in tensors.values():
+            source.check()
+
+
+def write_huggingface(
+    folder: str | os.PathLike[str],
+    tensors: SourceDict,
+    config: Mapping[str, Any],
+    card: str,
+    metadata: Mapping[str, str],
+    *,
+    dtype: torch.dtype | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a folder that ``from_pretrained`` of Hugging Face's transformers reads, whole or not at all.
+
+    Args:
+        folder: where to; it must not be there yet, or be empty.
+        tensors: in Hugging Face's names.
+        config: for ``config.json``.
+        card: for ``README.md``.
+        metadata: of ``model.safetensors``.
+        dtype: floating-point type to write; nothing for the tensors' own.
+        preprocessor: for ``preprocessor_config.json``; nothing to write none.
+
+    Raises:
+        StaError: as :func:`write_tensors`, or there is something at ``folder``.
+    """
+    with atomic_folder(folder) as temporary:
+        write_tensors(temporary / "model.safetensors", tensors, {"format": "pt", **metadata}, dtype=dtype)
+        _json(temporary / "config.json", config)
+        if preprocessor is not None:
+            _json(temporary / "preprocessor_config.json", preprocessor)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def image_processor(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """A ``preprocessor_config.json``: resize the short side bicubically, crop the centre, scale, normalise.
+
+    Args:
+        size: side of the input, in pixels.
+        mean: per channel, of pixels scaled to 0..1.
+        std: standard deviation per channel.
+    """
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "do_convert_rgb": True,
+    }
+
+
+def _json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,76 @@
+"""SHA-256 of files, remembered: a file of a gigabyte takes a second to hash, and merging it less."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from sta_lightning.cache import cache_directory
+from sta_lightning.errors import StaError
+
+_TICK = 50_000_000  # nanoseconds; clocks of 100 to 1000 ticks a second are usual
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, 64 hexadecimal digits.
+
+    It is remembered in the cache folder with the file's place, size, times and number on its device, and computed
+    again as soon as one of them is another.
+
+    Raises:
+        StaError: names the file if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            known = _remembered(path, stream.fileno())
+            if known is not None:
+                return known
+            before = _identity(stream.fileno())
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            # Within one tick of the file system's clock a second writing leaves the times as they are.
+            settled = time.time_ns() - before[-1] > _TICK
+            if settled and _identity(stream.fileno()) == before:
+                _remember(path, before, found)
+            return found
+    except OSError as error:
+        raise StaError(f"cannot read '{path}': {error.strerror}. Check the path.") from error
+
+
+def remember_sha256(path: str | os.PathLike[str], digest: str) -> None:
+    """Remember the hash of a file that was just written."""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        _remember(path, _identity(stream.fileno()), digest)
+
+
+def _identity(descriptor: int) -> list[int]:
+    found = os.fstat(descriptor)
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+    return cache_directory() / "sha256" / f"{name}.json"
+
+
+def _remembered(path: str | os.PathLike[str], descriptor: int) -> str | None:
+    try:
+        content = json.loads(_place(path).read_text(encoding="utf-8"))
+        if content["identity"] == _identity(descriptor) and len(content["sha256"]) == 64:
+            return str(content["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or not whole
+    return None
+
+
+def _remember(path: str | os.PathLike[str], identity: list[int], digest: str) -> None:
+    place = _place(path)
+    # Where nothing can be kept, the file is hashed again next time.
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix(f".{os.getpid():x}")
+        temporary.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
+        os.replace(temporary, place)

@@ -1,0 +1,233 @@
+"""Safetensors files read a piece at a time: mapped for compiled loops, else copied out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sta_lightning.errors import StaError
+from sta_lightning.weights.format import DTYPES, RESERVED
+from sta_lightning.weights.io import existing, not_safetensors
+
+_LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+
+
+class FileTensor:
+    """One tensor of a file; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        file: TensorFile,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        offset: int,
+        extent: tuple[float, float] | None = None,
+    ) -> None:
+        self.file, self.shape, self.dtype = file, shape, dtype
+        self._offset, self._extent = offset, extent
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Entries of the flattened tensor, copied out of the file.
+
+        Raises:
+            StaError: if the file became shorter or cannot be read.
+        """
+        count, width = piece.stop - piece.start, self.dtype.itemsize
+        raw = torch.empty(count * width, dtype=torch.uint8)
+        if count:
+            self.file.read_into(raw.numpy().data, self._offset + piece.start * width)
+        return raw.view(self.dtype).to(dtype)
+
+    def address(self) -> int | None:
+        """Where the file is mapped, for float32 entries at their alignment."""
+        if self.dtype != torch.float32 or self._offset % 4 or not self.shape.numel():
+            return None
+        start = self.file.address()
+        return None if start is None else start + self._offset
+
+    def extent(self) -> tuple[float, float] | None:
+        """What the file's metadata says of it, if it was asked."""
+        return self._extent
+
+    def with_extent(self, extent: tuple[float, float]) -> FileTensor:
+        """The same tensor, of which smallest and largest entry are known."""
+        return FileTensor(self.file, self.shape, self.dtype, self._offset, extent)
+
+    def check(self) -> None:
+        """Ask the file."""
+        self.file.check()
+
+
+class TensorFile(Mapping[str, FileTensor]):
+    """A safetensors file, open until it is closed; tensor name -> tensor, none of them read yet.
+
+    Args:
+        path: the file.
+
+    Raises:
+        StaError: names the file if it is missing, truncated, of another format, or says what cannot be.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = existing(path)
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise StaError(f"'{path}' cannot be read: {error.strerror}.") from error
+        self._map: mmap.mmap | None = None
+        self._place: int | None = 0
+        self._lock = threading.Lock()
+        try:
+            self._opened = os.fstat(self._descriptor)
+            self.metadata, self._tensors = self._parse()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __getitem__(self, name: str) -> FileTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give file and map back; the tensors cannot be read any more."""
+        self._place = 0
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        os.close(self._descriptor)
+
+    def check(self) -> None:
+        """Whether the file is as long, and as old, as when it was opened, and still the one of that name.
+
+        Raises:
+            StaError: names the file.
+        """
+        now = os.fstat(self._descriptor)
+        if self._is_as_opened(now):
+            with contextlib.suppress(OSError):  # removed: what is open is whole all the same
+                now = os.stat(self.path)  # another file may have taken its place
+        if not self._is_as_opened(now):
+            raise StaError(
+                f"'{self.path}' was changed while it was read ({self._opened.st_size} bytes before, {now.st_size} now). "
+                "Nothing was written; start again when no other program changes it."
+            )
+
+    def _is_as_opened(self, now: os.stat_result) -> bool:
+        return (now.st_size, now.st_mtime_ns) == (self._opened.st_size, self._opened.st_mtime_ns)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the file's bytes from an offset.
+
+        Raises:
+            StaError: if the file became shorter or cannot be read.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise StaError(f"'{self.path}' cannot be read: {error.strerror}.") from error
+            if not got:
+                self.check()
+                raise StaError(f"'{self.path}' ends too early. Copy or make it again.")
+            done += got
+
+    def address(self) -> int | None:
+        """Where the file is mapped in this process's memory; nothing where the file's system cannot map.
+
+        Raises:
+            StaError: if the file has become shorter.
+        """
+        with self._lock:
+            if self._map is None and self._place is not None:
+                try:
+                    # Of the length that the header promises: beyond a shorter map lies other memory.
+                    self._map = mmap.mmap(self._descriptor, self._opened.st_size, access=mmap.ACCESS_READ)
+                except ValueError:
+                    self.check()
+                    raise
+                except OSError:
+                    self._place = None
+                else:
+                    self._place = int(np.frombuffer(self._map, dtype=np.uint8, count=1).ctypes.data)
+            return self._place
+
+    def _parse(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
+        try:
+            return self._header()
+        except RecursionError as error:
+            raise not_safetensors(self.path, "a header of brackets in brackets") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise not_safetensors(self.path, str(error) or type(error).__name__) from error
+
+    def _header(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
+        size = self._opened.st_size
+        if size < 8:
+            raise ValueError(f"{size} bytes are no header")
+        start = bytearray(8)
+        self.read_into(memoryview(start), 0)
+        length = int.from_bytes(start, "little")
+        if length > min(_LONGEST_HEADER, size - 8):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        text = bytearray(length)
+        if length:
+            self.read_into(memoryview(text), 8)
+        content: Any = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        metadata = content.pop(RESERVED, None) or {}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that is not text")
+        tensors: dict[str, FileTensor] = {}
+        ends: list[tuple[int, int]] = []
+        for name, entry in content.items():
+            if entry["dtype"] not in DTYPES:
+                raise ValueError(f"tensor '{name}' is of the type {entry['dtype']}, which cannot be merged")
+            dtype, (begin, end), shape = DTYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
+            if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+                raise ValueError(f"tensor '{name}' with a size or a place that is no whole number")
+            if math.prod(side or 1 for side in shape) >= 1 << 63:
+                raise ValueError(f"tensor '{name}' of the shape {tuple(shape)}, which no tensor can have")
+            if math.prod(shape) * dtype.itemsize != end - begin:
+                raise ValueError(
+                    f"tensor '{name}' of shape {tuple(shape)} does not fill its {end - begin} bytes"
+                )
+            name.encode()  # half a surrogate pair, which JSON can spell, is no text
+            ends.append((begin, end))
+            tensors[name] = FileTensor(self, torch.Size(shape), dtype, 8 + length + begin)
+        at = 0
+        for begin, end in sorted(ends):
+            if begin != at:
+                raise ValueError("tensors that overlap or leave a gap")
+            at = end
+        if 8 + length + at != size:
+            raise ValueError(f"tensors up to byte {8 + length + at} in a file of {size}")
+        return dict(metadata), tensors
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that occurs twice")
+    return found

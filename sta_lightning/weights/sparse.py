@@ -1,0 +1,197 @@
+"""Masked task vectors on disk: a bit for every entry, and the values of those that the mask keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.workers import Alone
+from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.mapped import FileTensor, TensorFile
+from sta_lightning.weights.streamed import FileSink, streamed
+
+KIND = "vector"
+"""What the metadata's ``kind`` of a masked task vector begins with."""
+
+_MASK, _VALUES = "mask.", "values."
+_SHAPES = "shapes"
+_STEP = 1 << 16  # entries between two places whose number of kept entries is remembered
+
+
+class SparseTensor:
+    """One tensor of a masked task vector; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, shape: torch.Size, mask: FileTensor, values: FileTensor) -> None:
+        self.shape, self.dtype = shape, values.dtype
+        self._mask, self._values = mask, values
+        self._before: npt.NDArray[np.int64] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Entries of the flattened tensor, 0 where the mask keeps nothing.
+
+        Raises:
+            StaError: if mask and values do not belong together, or the file became shorter.
+        """
+        first = piece.start // _STEP
+        kept = self._bits(first * _STEP, piece.stop)
+        ahead = piece.start - first * _STEP
+        start = int(self._counts()[first]) + int(kept[:ahead].sum())
+        mine = torch.from_numpy(kept[ahead:].astype(bool))
+        values = self._values.read(slice(start, start + int(mine.sum())), dtype)
+        result = torch.zeros(piece.stop - piece.start, dtype=dtype)
+        result[mine] = values
+        return result
+
+    def address(self) -> int | None:
+        """Nowhere: the entries are not stored one after another."""
+        return None
+
+    def extent(self) -> tuple[float, float] | None:
+        """Not known without reading."""
+        return None
+
+    def check(self) -> None:
+        """Ask the file."""
+        self._mask.check()
+
+    def _bits(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The mask from an entry whose number is a multiple of 8."""
+        packed = self._mask.read(slice(start // 8, -(-stop // 8)), torch.uint8).numpy()
+        return np.unpackbits(packed, count=stop - start, bitorder="little")
+
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """How many entries are kept before every multiple of the step."""
+        with self._lock:
+            if self._before is None:
+                size = self.shape.numel()
+                counts = [int(self._bits(at, min(at + _STEP, size)).sum()) for at in range(0, size, _STEP)]
+                if sum(counts) != self._values.shape.numel():
+                    raise StaError(
+                        f"'{self._mask.file.path}' has {self._values.shape.numel()} values for a mask that keeps "
+                        f"{sum(counts)} entries. Make it again."
+                    )
+                self._before = np.cumsum([0, *counts], dtype=np.int64)
+            return self._before
+
+
+class SparseFile(Mapping[str, SparseTensor]):
+    """A file of a masked task vector, open until it is closed; tensor name -> tensor, none of them read yet.
+
+    Args:
+        path: the file.
+
+    Raises:
+        StaError: names the file if it is missing, broken, or no masked task vector.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = TensorFile(path)
+        try:
+            self.metadata = self._file.metadata
+            self._tensors = self._parse(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __getitem__(self, name: str) -> SparseTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __enter__(self) -> SparseFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _parse(self, path: str | os.PathLike[str]) -> dict[str, SparseTensor]:
+        if not self.metadata.get("kind", "").startswith(KIND) or _SHAPES not in self.metadata:
+            raise StaError(
+                f"'{path}' is no masked task vector. Give a file that `sta merge` wrote into model.vectors."
+            )
+        found: dict[str, SparseTensor] = {}
+        try:
+            for name, shape in json.loads(self.metadata[_SHAPES]).items():
+                size = torch.Size(shape)
+                mask, values = self._file[_MASK + name], self._file[_VALUES + name]
+                if mask.shape.numel() != -(-size.numel() // 8) or mask.dtype != torch.uint8:
+                    raise ValueError(f"the mask of '{name}' is not of its size")
+                found[name] = SparseTensor(size, mask, values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StaError(f"'{path}' is a damaged masked task vector ({error}). Make it again.") from error
+        return found
+
+
+class VectorSink:
+    """Takes the masks and values of one task, tensor after tensor and piece after piece."""
+
+    def __init__(self, sink: FileSink) -> None:
+        self._sink = sink
+        self._written: dict[str, int] = {}
+
+    def write(self, name: str, start: int, mask: Tensor, values: Tensor) -> None:
+        """Keep a piece.
+
+        Args:
+            name: the tensor's name.
+            start: index of the first entry, a multiple of 8.
+            mask: boolean, one dimension.
+            values: the entries that the mask keeps.
+        """
+        packed = np.packbits(mask.cpu().numpy(), bitorder="little")
+        self._sink.write(_MASK + name, start // 8, torch.from_numpy(packed))
+        done = self._written.get(name, 0)
+        self._sink.write(_VALUES + name, done, values.to(self._sink.dtype(_VALUES + name)))
+        self._written[name] = done + values.numel()
+
+
+@contextmanager
+def vector_files(
+    paths: Mapping[str, str | os.PathLike[str]],
+    shapes: Mapping[str, torch.Size],
+    kept: Mapping[str, Mapping[str, int]],
+    metadata: Mapping[str, Mapping[str, str]],
+    dtype: torch.dtype,
+) -> Iterator[dict[str, VectorSink]]:
+    """Files of masked task vectors, which take their places together when the block has ended well.
+
+    Args:
+        paths: task -> the file to write.
+        shapes: tensor name -> shape.
+        kept: task -> tensor name -> how many entries its mask keeps.
+        metadata: task -> text -> text.
+        dtype: type of the values.
+
+    Raises:
+        StaError: if a file cannot be written; older files are then untouched.
+    """
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise StaError(
+            f"masked task vectors are kept as {listed(('float32', 'bfloat16', 'float16'))}, not as {dtype}."
+        )
+    text = json.dumps({name: list(shape) for name, shape in shapes.items()})
+    with ExitStack() as stack:
+        sinks: dict[str, VectorSink] = {}
+        for task, path in paths.items():
+            planned: dict[str, tuple[torch.Size, torch.dtype]] = {}
+            for name, shape in shapes.items():
+                planned[_MASK + name] = (torch.Size([-(-shape.numel() // 8)]), torch.uint8)
+                planned[_VALUES + name] = (torch.Size([kept[task][name]]), dtype)
+            sink = stack.enter_context(streamed(path, planned, {**metadata[task], _SHAPES: text}, Alone()))
+            sinks[task] = VectorSink(sink)
+        yield sinks

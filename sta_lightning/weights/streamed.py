@@ -1,0 +1,126 @@
+"""A safetensors file written a piece at a time, by one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.workers import Processes, together
+from sta_lightning.errors import StaError
+from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.format import check_writable, header_of, packed
+from sta_lightning.weights.io import SAFETENSORS
+
+Planned = Mapping[str, tuple[torch.Size, torch.dtype]]
+"""Tensor name -> shape and type."""
+
+
+class FileSink:
+    """Places for the entries of a file's tensors; see :class:`~sta_lightning.arithmetic.run.Sink`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        descriptor: int,
+        offsets: Mapping[str, int],
+        planned: Planned,
+        prefix: str,
+    ) -> None:
+        self._path, self._descriptor, self._prefix = path, descriptor, prefix
+        self._offsets, self._planned = offsets, planned
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which a tensor is kept."""
+        return self._planned[name][1]
+
+    def address(self, name: str) -> int | None:
+        """Nowhere: a map of a file that is being written ends the process on a full disk; a write says so."""
+        return None
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Keep some entries.
+
+        Raises:
+            StaError: if they cannot be written, as on a full disk.
+        """
+        rest = packed(values)
+        at = self._offsets[self._prefix + name] + start * values.element_size()
+        try:
+            while rest:
+                done = os.pwrite(self._descriptor, rest, at)
+                rest, at = rest[done:], at + done
+        except OSError as error:
+            raise StaError(
+                f"cannot write '{self._path}': {error.strerror}. Nothing was changed; make room and try again."
+            ) from error
+
+
+@contextlib.contextmanager
+def streamed(
+    path: str | os.PathLike[str],
+    planned: Planned,
+    metadata: Mapping[str, str],
+    processes: Processes,
+    *,
+    prefix: str = "",
+) -> Iterator[FileSink]:
+    """A safetensors file that takes its place at ``path`` when the block has ended well on every process.
+
+    Args:
+        path: the file to write, ending in ``.safetensors``; missing folders are made.
+        planned: the tensors that the block writes, whole.
+        metadata: text -> text.
+        processes: who writes together; all of them see the folder of ``path``.
+        prefix: what stands in front of the names in the file.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        StaError: if the file cannot be held or written. An older file at ``path`` is then untouched.
+    """
+    if Path(path).suffix != SAFETENSORS:
+        raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
+    shapes = {
+        prefix + name: torch.empty(shape, dtype=dtype, device="meta")
+        for name, (shape, dtype) in planned.items()
+    }
+    check_writable(shapes, metadata, meta=True)
+    header, order = header_of(shapes, metadata)
+    offsets, at = {}, len(header)
+    for name in order:
+        offsets[name] = at
+        at += shapes[name].numel() * shapes[name].element_size()
+    with contextlib.ExitStack() as stack:
+
+        def make() -> str:
+            if processes.rank:
+                return ""
+            temporary = stack.enter_context(atomic_path(path))
+            with temporary.open("wb") as stream:
+                stream.write(header)
+                stream.truncate(at)
+            return str(temporary)
+
+        temporary = Path(together(processes, make)[0])
+        descriptor = together(processes, lambda: _opened(temporary))[processes.rank]
+        try:
+            yield FileSink(path, descriptor, offsets, planned, prefix)
+        finally:
+            os.close(descriptor)
+        # The first process renames the file only after the others have written what is theirs.
+        together(processes, lambda: None)
+
+
+def _opened(temporary: Path) -> int:
+    try:
+        return os.open(temporary, os.O_WRONLY)
+    except FileNotFoundError as error:
+        raise StaError(
+            f"the folder '{temporary.parent}' is not the same on all processes. Write to a folder that all machines share."
+        ) from error

@@ -1,0 +1,98 @@
+"""``sta convert`` from the command line, on the package's own architecture."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sta_lightning.cli.main import main
+from sta_lightning.encoders.build import build_clip, build_encoder
+from sta_lightning.weights import load_weights, read_metadata
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(build_clip("miniature", "random").state_dict(), path)
+    return path
+
+
+def test_help_gives_the_meaning_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--to", "--encoder", "--pretrained", "--dtype", "--unsafe-pickle"):
+        assert re.search(rf"^  {option}[ ,\n]", text, flags=re.MULTILINE), option
+    assert "IN OUT" in text
+
+
+def test_it_needs_neither_lightning_nor_open_clip(clip_file: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from sta_lightning.cli.main import main\n"
+        f"code = main(['convert', {str(clip_file)!r}, {str(tmp_path / 'o')!r}, '--to=huggingface', '--encoder=miniature'])\n"
+        "heavy = ('lightning', 'open_clip', 'timm', 'torchvision', 'transformers', 'matplotlib')\n"
+        "print(code, [name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert "CLIPModel.from_pretrained('o')" in (tmp_path / "o" / "README.md").read_text()
+    assert '"image_mean": [\n    0.5,' in (tmp_path / "o" / "preprocessor_config.json").read_text()
+
+
+def test_there_and_back(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "back.safetensors"
+    assert main(["convert", str(clip_file), str(folder), "--to", "huggingface", "--encoder=miniature"]) == 0
+    assert capsys.readouterr().out.startswith(f"written: {folder} (a whole CLIP, miniature of CLIP")
+    assert main(["convert", str(folder), str(file), "--to=open_clip"]) == 0
+    wanted, found = torch.load(clip_file, weights_only=True), load_weights(file)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    build_clip("miniature", str(file))
+    assert main(["convert", str(folder), str(file), "--to=safetensors", "--dtype=float16"]) == 0
+    assert {value.dtype for value in load_weights(file).values()} == {torch.float16}
+    assert read_metadata(file)["kind"] == "converted"
+    build_encoder("miniature", str(file))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "sta convert IN OUT --to FORMAT"),
+        (["a.pt", "b.safetensors"], "sta convert IN OUT --to FORMAT"),
+        (["a.pt", "b.safetensors", "--to=onnx"], "open_clip"),
+        (["a.pt", "b.safetensors", "--to=open_clip", "--dtype=int8"], "float16"),
+        (["a.pt", "b.safetensors", "--to=open_clip", "--unsafe"], "unsafe"),
+        (["nowhere.pt", "b.safetensors", "--to=open_clip"], "there is no weights file 'nowhere.pt'"),
+        (["a.pt", "b.pt", "--to=open_clip"], "ends in .safetensors"),
+        (["a.npz", "b.safetensors", "--to=open_clip"], "unknown ending '.npz'"),
+    ],
+)
+def test_mistakes(
+    words: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"x")
+    assert main(["convert", *words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error, error
+    assert "internal error" not in error
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_wrong_architecture_is_one_message(
+    clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["convert", str(clip_file), str(tmp_path / "o"), "--to=huggingface", "--encoder=ViT-B-16"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert f"'{clip_file}' is no ViT-B-16: it is miniature" in error
+    assert "'miniature'" in error.split("Known architectures")[1]

@@ -1,0 +1,54 @@
+"""What ``sta score`` prints of the agreement of two precisions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sta_lightning.cli.main import main
+from sta_lightning.encoders import ClassificationHead, build_encoder
+from sta_lightning.weights import read_metadata, save_weights
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def words(tiny_suite: Path) -> list[str]:
+    """A command line that scores an untrained encoder in the folder that it is run from."""
+    import torch
+
+    torch.manual_seed(0)
+    encoder = build_encoder("miniature", "random")
+    save_weights(tiny_suite / "precision" / "encoder.safetensors", dict(encoder.state_dict()))
+    folder = tiny_suite / "precision"
+    width = encoder(torch.zeros(1, 3, 32, 32)).shape[-1]
+    ClassificationHead(torch.randn(10, width)).save(folder / "head.safetensors")
+    return [
+        *(
+            "score",
+            "--config",
+            str(REPOSITORY / "configs" / "score" / "digits.yaml"),
+            "--model.pretrained=random",
+        ),
+        *("--trainer.accelerator=cpu", "--samples=3", f"--weights={folder / 'encoder.safetensors'}"),
+        *(f"--model.head={folder / 'head.safetensors'}", f"--output={folder / 'importance.safetensors'}"),
+    ]
+
+
+def test_bf16_is_told_and_recorded(
+    words: list[str], tiny_suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--precision=bf16", "--report_agreement=true"]) == 0
+    found = json.loads(read_metadata(tiny_suite / "precision" / "importance.safetensors")["agreement"])
+    printed = capsys.readouterr().out
+    assert f"rank correlation {found['spearman']['mean']:.4f}" in printed
+    assert f"{found['kept']['mean']:.2%} of the entries" in printed
+    assert found["kept"]["tensor"] in printed
+
+
+def test_a_report_on_one_precision_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--report_agreement=true"]) == 2
+    assert "report_agreement compares a pass in precision='bf16'" in capsys.readouterr().err
+    assert main([*words, "--precision=half"]) == 2
+    assert "half" in capsys.readouterr().err

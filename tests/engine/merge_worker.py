@@ -1,0 +1,210 @@
+"""What the child processes of the tests of merging do; some of them are killed. Imports no Lightning."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sta_lightning.arithmetic import FUSION_METHODS, make_method
+from sta_lightning.arithmetic import run as run_module
+from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.cli.main import main
+from sta_lightning.engine import FusionJob, Pretrained, TaskSource
+from sta_lightning.kernels import fused, loops
+from sta_lightning.weights import TensorFile
+from sta_lightning.weights.mapped import FileTensor
+
+
+def light(*words: str) -> int:
+    """Run a command, and print which heavy libraries that has imported."""
+    status = main(words)
+    heavy = {
+        "lightning",
+        "pytorch_lightning",
+        "open_clip",
+        "timm",
+        "torchvision",
+        "matplotlib",
+        "tensorboard",
+    }
+    print("imported:", *sorted(heavy & set(sys.modules)))
+    return status
+
+
+def _compile() -> None:
+    # Nothing but a present loop is used for models as small as these.
+    assert loops() is not None
+    assert fused(3, 2) is not None
+
+
+def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
+    """Do something before a method is called."""
+    method = getattr(owner, name)
+
+    def both(self: Any, *words: Any) -> Any:
+        act(self, *words)
+        return method(self, *words)
+
+    setattr(owner, name, both)
+
+
+def shrinks_when_mapped(victim: str, *words: str) -> int:
+    """Cut a file short as soon as a compiled loop has been told where its large tensor is mapped."""
+    _compile()
+    address = FileTensor.address
+
+    def and_shrink(self: FileTensor) -> int | None:
+        found = address(self)
+        if str(self.file.path) == victim and self.shape.numel() > 10_000:
+            assert found is not None
+            os.truncate(victim, 8192)
+        return found
+
+    FileTensor.address = and_shrink  # type: ignore[method-assign]
+    return main(words)
+
+
+def shrinks_when_opened(victim: str, *words: str) -> int:
+    """Cut a file short between opening it and mapping it."""
+    _compile()
+    _before(Problem, "check_names", lambda _: os.truncate(victim, 8192))
+    return main(words)
+
+
+def shrinks_when_read(victim: str, *words: str) -> int:
+    """Cut a file short while the eager form reads it."""
+    run_module._loop = lambda *_: None  # type: ignore[assignment]
+
+    def shrink(tensor: Any, piece: slice) -> None:
+        if tensor.entries.numel > 10_000:
+            os.truncate(victim, 8192)
+
+    _before(run_module._Tensor, "_eager", shrink)
+    return main(words)
+
+
+def rewritten(victim: str, *words: str) -> int:
+    """Write the same bytes again."""
+    content = Path(victim).read_bytes()
+    os.utime(victim, ns=(1, 1))
+
+    def write(_: Any) -> None:
+        Path(victim).write_bytes(content)
+
+    _before(Problem, "check_names", write)
+    return main(words)
+
+
+def replaced(victim: str, *words: str) -> int:
+    """Put another file in the place."""
+    other = Path(victim).with_suffix(".other")
+    other.write_bytes(Path(victim).read_bytes())
+    os.utime(other, ns=(1, 1))
+    _before(Problem, "check_names", lambda _: os.replace(other, victim))
+    return main(words)
+
+
+def full_disk(victim: str, *words: str) -> int:
+    """No file may be longer than a part of the output."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    return main(words)
+
+
+def _job(tasks: dict[str, TaskSource], method: str, **settings: Any) -> FusionJob:
+    return FusionJob(tasks, method, make_method(method, FUSION_METHODS, **settings))
+
+
+def _pretrained(file: TensorFile) -> Pretrained:
+    tensors = {name.removeprefix("visual."): file[name] for name in file}
+    return Pretrained("miniature", tensors, "visual.", file.path)
+
+
+def killed(folder: str, times: str, output: str) -> None:
+    """Merge in a loop, be killed, and print what is there afterwards."""
+    tasks = {
+        f"task{i}": TaskSource(f"{folder}/task{i}.safetensors", f"{folder}/task{i}-importance.safetensors")
+        for i in range(3)
+    }
+    jobs = [_job(tasks, "sta"), _job(tasks, "average")]
+    place, drawn = Path(output), random.Random(0)
+    with TensorFile(f"{folder}/pretrained.safetensors") as file:
+        pretrained = _pretrained(file)
+        valid = {}
+        for name, job in zip(("sta", "average"), jobs, strict=True):
+            job.write(pretrained, place)
+            valid[hashlib.sha256(place.read_bytes()).hexdigest()] = name
+        began = time.monotonic()
+        for job in jobs:
+            job.write(pretrained, place)
+        both = time.monotonic() - began
+        seen = []
+        for number in range(int(times)):
+            if number % 3 == 0:
+                place.unlink(missing_ok=True)
+            child = os.fork()
+            if child == 0:
+                for job in itertools.cycle(jobs):
+                    job.write(pretrained, place)
+            time.sleep(drawn.uniform(0, 3 * both))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            content = place.read_bytes() if place.exists() else None
+            seen.append(
+                "absent" if content is None else valid.get(hashlib.sha256(content).hexdigest(), "broken")
+            )
+        jobs[0].write(pretrained, place)
+        last = valid[hashlib.sha256(place.read_bytes()).hexdigest()]
+    print(json.dumps({"seen": seen, "last": last, "left": sorted(os.listdir(place.parent))}))
+
+
+def _private() -> int:
+    """Bytes of this process's memory that no file stands behind."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssAnon")
+
+
+def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
+    """Merge and print by how many megabytes this process has grown at most."""
+    torch.set_num_threads(2)
+    if way == "eager":
+        run_module._loop = lambda *_: None  # type: ignore[assignment]
+    else:
+        run_module._PAYS = 0
+    sources = [
+        TaskSource(f"{folder}/task{i % 2}.safetensors", f"{folder}/task{i % 2}-importance.safetensors")
+        for i in range(int(count))
+    ]
+    settings = {"p": 1.0} if int(count) > 6 else {}
+    job = _job({f"task{i:02}": source for i, source in enumerate(sources)}, method, **settings)
+    most, stop = _private(), threading.Event()
+    start = most
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.is_set():
+            most = max(most, _private())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with TensorFile(f"{folder}/pretrained.safetensors") as file:
+        job.write(_pretrained(file), output)
+    stop.set()
+    watcher.join()
+    print((most - start) / 2**20)

@@ -1,0 +1,73 @@
+"""Files that change, shrink or cannot be written while a merge runs: one message, status 2, nothing else touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sta_lightning.kernels.build import compiler
+from tests.engine.models import Models, command, write_models
+from tests.forks import Outcome, forked
+
+WORKER = Path(__file__).with_name("merge_worker.py")
+SHAPES = {"small": (40,), "large": (200, 300), "other": (300, 100)}
+# What happens, to which file, in which merge.
+CALLS = [
+    ("shrinks_when_mapped", "pretrained", "merge"),
+    ("shrinks_when_mapped", "task1", "merge"),
+    ("shrinks_when_mapped", "task2-importance", "merge"),
+    ("shrinks_when_mapped", "task0-importance", "forget"),
+    ("shrinks_when_mapped", "task0", "forget"),
+    ("shrinks_when_opened", "task1", "merge"),
+    ("shrinks_when_opened", "task0-importance", "forget"),
+    ("shrinks_when_read", "task1", "merge"),
+    ("shrinks_when_read", "task2-importance", "merge"),
+    ("shrinks_when_read", "task0", "forget"),
+    ("rewritten", "task1", "merge"),
+    ("rewritten", "pretrained", "forget"),
+    ("replaced", "task2", "merge"),
+    ("full_disk", "", "merge"),
+    ("full_disk", "", "forget"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [tmp_path_factory.mktemp("changed") for _ in CALLS]
+
+
+@pytest.fixture(scope="module")
+def outcomes(folders: list[Path], kept_cache: Path) -> list[Outcome]:
+    calls = []
+    for folder, (act, victim, name) in zip(folders, CALLS, strict=True):
+        # Half of the importance files do not tell their extents, so that these are looked for.
+        models: Models = write_models(folder, shapes=SHAPES, known_extents=name == "merge")
+        (folder / "out").mkdir()
+        (folder / "out" / "merged.safetensors").write_bytes(b"old")
+        words = command(models, folder / "out" / "merged.safetensors", name=name)
+        calls.append((act, folder / f"{victim}.safetensors", *words))
+    return forked(WORKER, calls, {"STA_CACHE": str(kept_cache)})
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)), ids=["-".join(call) for call in CALLS])
+def test_it_is_refused_and_nothing_is_touched(
+    number: int, outcomes: list[Outcome], folders: list[Path]
+) -> None:
+    act, victim, _ = CALLS[number]
+    if act == "shrinks_when_mapped" and compiler() is None:
+        pytest.skip("no C compiler")
+    status, out, err = outcomes[number]
+    assert (status, out) == (2, ""), err
+    assert err.startswith("sta: error: ")
+    assert err.count("\n") == 1
+    if act == "full_disk":
+        assert "cannot write" in err
+        assert "make room" in err
+    else:
+        assert f"{victim}.safetensors' was changed while it was read" in err
+        assert "Nothing was written" in err
+    folder = folders[number] / "out"
+    assert os.listdir(folder) == ["merged.safetensors"]
+    assert (folder / "merged.safetensors").read_bytes() == b"old"

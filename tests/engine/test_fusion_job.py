@@ -1,0 +1,350 @@
+"""Fusing files: what the arithmetic makes of the loaded models, whatever the files are like."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sta_lightning import fuse
+from sta_lightning.arithmetic import FUSION_METHODS, average, make_method, task_arithmetic
+from sta_lightning.arithmetic import run as run_module
+from sta_lightning.arithmetic import states as states_module
+from sta_lightning.arithmetic.fusion import fuse_random
+from sta_lightning.engine import FusionJob, Pretrained
+from sta_lightning.errors import StaError
+from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
+from tests.engine.models import PREFIX, SHAPES, Models, State, prefixed, state, write_models
+
+F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "fused.safetensors"
+
+
+def job(
+    models: Models, method: str = "sta", *, measure: str = "lp", dtype: Any = None, **settings: Any
+) -> FusionJob:
+    made = make_method(method, FUSION_METHODS, **settings)
+    return FusionJob(models.tasks, method, made, measure=measure, dtype=dtype)
+
+
+def wanted(models: Models, method: str, scores: dict[str, State] | None = None) -> dict[str, Tensor]:
+    """The same by the arithmetic's own functions, in memory."""
+    match method:
+        case "sta":
+            return fuse(models.base, models.tuned, scores or models.scores, dtype=F32)
+        case "random_mask":
+            return fuse_random(models.base, models.tuned, dtype=F32).weights
+        case "average":
+            return average(models.base, models.tuned, dtype=F32)
+    return task_arithmetic(models.base, models.tuned, dtype=F32)
+
+
+def assert_written(path: Path, expected: dict[str, Tensor]) -> None:
+    found = load_weights(path)
+    assert found.keys() == prefixed(expected).keys()
+    for name, value in prefixed(expected).items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "scores"),
+    [
+        (F32, (F32,), (F32,)),
+        (F16, (F16,), (F16,)),
+        (BF16, (BF16,), (F32,)),
+        (F32, (F16, BF16, F32), (F32, BF16, F16)),
+        (F16, (F32, torch.float64), (torch.float64, F32)),
+    ],
+    ids=lambda value: "-".join(
+        str(v).removeprefix("torch.") for v in (value if isinstance(value, tuple) else [value])
+    ),
+)
+@pytest.mark.parametrize("method", ["sta", "random_mask", "average", "task_arithmetic"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+def test_it_is_what_the_arithmetic_makes(
+    compiled: bool,
+    method: str,
+    base: Any,
+    tuned: Any,
+    scores: Any,
+    tmp_path: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 100)
+    models = write_models(tmp_path / "models", base_dtype=base, dtypes=tuned, score_dtypes=scores)
+    expected = wanted(models, method)
+    made = job(models, method)
+    if compiled:
+        monkeypatch.setattr(run_module, "_PAYS", 0)
+    else:
+        monkeypatch.setattr(run_module, "_loop", lambda *_: None)
+    kept = made.write(models.pretrained, output)
+    assert_written(output, expected)
+    merged = made.in_memory(models.pretrained)
+    assert list(merged.weights) == list(models.base)
+    assert all(torch.equal(merged.weights[name], value) for name, value in expected.items())
+    assert merged.kept == kept
+    assert bool(kept) == (method in ("sta", "random_mask"))
+
+
+@pytest.mark.parametrize("measure", ["lp", "amp", "lp+amp", "delta-amp"])
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_measures(measure: str, dtype: torch.dtype, tmp_path: Path, output: Path) -> None:
+    models = write_models(tmp_path / "models", dtypes=(dtype,))
+    scores = {}
+    for task, tuned in models.tuned.items():
+        wide = {name: value.float() for name, value in tuned.items() if name != "steps"}
+        scores[task] = {
+            "lp": models.scores[task],
+            "amp": {name: value**2 for name, value in wide.items()},
+            "lp+amp": {name: models.scores[task][name] * value**2 for name, value in wide.items()},
+            "delta-amp": {name: (value - models.base[name]) ** 2 for name, value in wide.items()},
+        }[measure]
+    if "lp" not in measure:
+        for files in models.tasks.values():
+            files.importance = None
+    job(models, measure=measure).write(models.pretrained, output)
+    assert_written(output, wanted(models, "sta", scores))
+    assert json.loads(read_metadata(output)["settings"])["measure"] == measure
+
+
+def test_a_measure_that_scoring_wrote(tmp_path: Path, output: Path) -> None:
+    models = write_models(tmp_path / "models")
+    for task, files in models.tasks.items():
+        save_weights(str(files.importance), models.scores[task], {"measure": "delta-lp"})
+    job(models, measure="delta-lp").write(models.pretrained, output)
+    assert_written(output, wanted(models, "sta"))
+    with pytest.raises(
+        StaError, match=r"task 'task0'.*scored with measure 'delta-lp', but 'lp' is asked for"
+    ):
+        job(models).write(models.pretrained, output)
+
+
+@pytest.mark.parametrize("mode", ["tensor", "block", "model", "none"])
+def test_extents_in_the_importance_files_change_nothing(mode: str, tmp_path: Path, output: Path) -> None:
+    found = []
+    for known in (True, False):
+        models = write_models(tmp_path / f"models{known}", known_extents=known)
+        kept = job(models, normalize=mode).write(models.pretrained, output)
+        found.append((load_weights(output), kept))
+    assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
+    assert found[0][1] == found[1][1]
+    expected = fuse(models.base, models.tuned, models.scores, normalize=mode, dtype=F32)
+    assert_written(output, expected)
+
+
+def test_the_order_of_the_tasks_changes_no_byte(models: Models, output: Path) -> None:
+    job(models).write(models.pretrained, output)
+    content = output.read_bytes()
+    turned = Models(models.folder, models.base, tasks=dict(reversed(models.tasks.items())))
+    job(turned).write(models.pretrained, output)
+    assert output.read_bytes() == content
+
+
+def test_reading_the_pretrained_encoder_from_its_file_changes_no_byte(models: Models, output: Path) -> None:
+    job(models).write(models.pretrained, output)
+    content = output.read_bytes()
+    with TensorFile(models.file) as file:
+        tensors = {name.removeprefix(PREFIX): file[name] for name in sorted(file)}
+        job(models).write(Pretrained("miniature", tensors, PREFIX, models.file), output)
+    assert output.read_bytes() == content
+
+
+def test_what_the_file_says_of_itself(models: Models, output: Path) -> None:
+    job(models, p=0.6, dtype=F16).write(models.pretrained, output)
+    about = read_metadata(output)
+    settings, sources = json.loads(about["settings"]), json.loads(about["sources"])
+    assert about["kind"] == "fused:sta"
+    assert settings == {
+        "method": "sta", "encoder": "miniature", "image_size": None, "p": 0.6, "normalize": "tensor", "measure": "lp",
+        "tasks": ["task0", "task1", "task2"],
+    }  # fmt: skip
+    expected = {"pretrained": str(models.file)}
+    for task, files in models.tasks.items():
+        expected |= {f"finetuned/{task}": str(files.finetuned), f"importance/{task}": str(files.importance)}
+    assert sources == {
+        role: {"file": Path(path).name, "sha256": sha256(path)} for role, path in expected.items()
+    }
+    assert str(models.folder) not in "".join(about.values())
+    assert {tensor.dtype for name, tensor in load_weights(output).items() if "steps" not in name} == {F16}
+    without = Pretrained("miniature", models.pretrained.tensors, PREFIX, None, "d" * 64, 64)
+    job(models, "average").write(without, output)
+    about = read_metadata(output)
+    assert about["pretrained_sha256"] == "d" * 64
+    assert set(json.loads(about["sources"])) == {f"finetuned/{task}" for task in models.tasks}
+    assert json.loads(about["settings"])["image_size"] == 64
+
+
+TEXT = {
+    "token_embedding.weight": torch.ones(3, 2),
+    "text_projection": torch.ones(2, 2),
+    "logit_scale": torch.tensor(4.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("", {}),
+        ("visual.", {}),
+        ("module.visual.", {"module.logit_scale": torch.tensor(1.0)}),
+        ("visual.", {**TEXT, "transformer.resblocks.0.ln.weight": torch.ones(2)}),
+        ("encoder.", {"head.weight": torch.ones(3, 3)}),
+    ],
+    ids=["alone", "visual", "module.visual", "whole CLIP", "with a head"],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt"])
+def test_fine_tuned_files_of_all_kinds(
+    prefix: str, beside: State, suffix: str, tmp_path: Path, output: Path
+) -> None:
+    models = write_models(tmp_path / "models")
+    for task, files in models.tasks.items():
+        content = {**prefixed(models.tuned[task], prefix), **beside}
+        files.finetuned = str(tmp_path / f"{task}{suffix}")
+        if suffix == ".safetensors":
+            save_weights(files.finetuned, content)
+        else:
+            torch.save({"state_dict": content, "epoch": 3} if suffix == ".ckpt" else content, files.finetuned)
+    job(models).write(models.pretrained, output)
+    assert_written(output, wanted(models, "sta"))
+
+
+def test_the_output_may_be_one_of_the_sources(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    expected = wanted(models, "sta")
+    target = Path(str(models.tasks["task1"].finetuned))
+    job(models).write(models.pretrained, target)
+    assert {n.removeprefix(PREFIX): t for n, t in load_weights(target).items()}.keys() == expected.keys()
+    assert all(
+        torch.equal(value, expected[name.removeprefix(PREFIX)])
+        for name, value in load_weights(target).items()
+    )
+
+
+def refused(models: Models, output: Path, made: FusionJob | None = None) -> str:
+    """The message of a merge that is refused, which writes nothing and changes nothing."""
+    output.parent.mkdir(exist_ok=True)
+    output.write_bytes(b"old")
+    made = made or job(models)
+    with pytest.raises(StaError) as caught:
+        made.write(models.pretrained, output)
+    assert output.read_bytes() == b"old"
+    assert os.listdir(output.parent) == [output.name]
+    with pytest.raises(StaError) as again:
+        made.in_memory(models.pretrained)
+    assert str(again.value) == str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Models:
+    return write_models(tmp_path / "models")
+
+
+def test_an_importance_of_other_weights(own: Models, output: Path) -> None:
+    save_weights(
+        str(own.tasks["task1"].importance), own.scores["task1"], {"measure": "lp", "weights_sha256": "0" * 64}
+    )
+    message = refused(own, output)
+    assert "task 'task1'" in message
+    assert "task1-importance.safetensors' was scored on other weights" in message
+    assert "000000000000…" in message
+
+
+def test_an_importance_that_is_not_given(own: Models, output: Path) -> None:
+    own.tasks["task2"].importance = None
+    assert "importance of task 'task2' by 'lp' was asked for, but no importance file is given" in refused(
+        own, output
+    )
+
+
+def test_files_that_are_not_there(own: Models, output: Path) -> None:
+    own.tasks["task2"].importance = str(own.folder / "absent.safetensors")
+    message = refused(own, output)
+    assert "task 'task2'" in message
+    assert "absent.safetensors" in message
+    own.tasks["task0"].finetuned = str(own.folder / "gone.pt")
+    message = refused(own, output)
+    assert "task 'task0'" in message
+    assert "gone.pt" in message
+
+
+@pytest.mark.parametrize("which", ["finetuned", "importance"])
+@pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "nan", "truncated", "foreign"])
+def test_files_that_do_not_fit(which: str, damage: str, own: Models, output: Path) -> None:
+    path = Path(str(getattr(own.tasks["task1"], which)))
+    content = load_weights(path)
+    name = next(name for name in content if name.endswith("conv1.weight"))
+    match damage:
+        case "missing":
+            del content[name]
+        case "unknown":
+            content[name + "2"] = torch.ones(3)
+        case "shape":
+            content[name] = torch.ones(3, 3)
+        case "nan":
+            content[name].view(-1)[-1] = float("nan")
+    save_weights(path, content, {"measure": "lp"})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    if damage == "foreign":
+        path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    message = refused(own, output)
+    assert "task 'task1'" in message
+    assert path.name in message
+    assert damage in ("truncated", "foreign") or "conv1.weight" in message
+
+
+def test_integers_where_numbers_are_wanted(own: Models, output: Path) -> None:
+    content = prefixed(own.tuned["task0"])
+    content[f"{PREFIX}scale"] = torch.tensor(3)
+    save_weights(str(own.tasks["task0"].finetuned), content)
+    assert "stands against an integer one in 'scale" in refused(own, output)
+
+
+def test_a_result_that_float16_cannot_hold(own: Models, output: Path) -> None:
+    own.base["class_embedding"][3] = 1e6
+    for task in own.tasks:
+        content = {**own.tuned[task], "class_embedding": own.base["class_embedding"]}
+        save_weights(str(own.tasks[task].finetuned), prefixed(content))
+    message = refused(own, output, job(own, dtype=F16))
+    assert "overflows torch.float16 in tensor 'class_embedding'" in message
+
+
+def test_extents_that_are_no_extents(own: Models, output: Path) -> None:
+    save_weights(
+        str(own.tasks["task0"].importance),
+        own.scores["task0"],
+        {"measure": "lp", "extents": '{"scale": [0, NaN]}'},
+    )
+    assert "'extents' is not a table" in refused(own, output)
+
+
+def test_one_task_and_an_unknown_measure(own: Models, output: Path) -> None:
+    only = Models(own.folder, own.base, tasks={"task0": own.tasks["task0"]})
+    assert "at least two tasks" in refused(own, output, job(only))
+    with pytest.raises(StaError, match="measure='lq' was asked for; choose one of 'lp'"):
+        job(own, measure="lq")
+
+
+def test_buffers_are_those_of_the_pretrained_encoder(models: Models, output: Path) -> None:
+    job(models, "average").write(models.pretrained, output)
+    assert load_weights(output)[f"{PREFIX}steps"].tolist() == state(0)["steps"].tolist() == [0, 7]
+    assert set(SHAPES) | {"steps"} == {name.removeprefix(PREFIX) for name in load_weights(output)}

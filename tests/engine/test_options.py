@@ -1,0 +1,85 @@
+"""The settings of a merge without an evaluation are those of the modules that evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+
+from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
+from sta_lightning.arithmetic.fusion import RandomMask, Sta
+from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
+from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
+from sta_lightning.errors import StaError
+
+TASKS = {"a": TaskSource("a.safetensors"), "b": TaskSource("b.safetensors")}
+
+
+def parameters(of: Any) -> dict[str, tuple[Any, Any]]:
+    found = inspect.signature(of, eval_str=True).parameters
+    return {name: (entry.annotation, entry.default) for name, entry in found.items() if name != "self"}
+
+
+@pytest.mark.parametrize(
+    ("options", "module"), [(FusionOptions, "MergeModule"), (ForgettingOptions, "ForgetModule")]
+)
+def test_they_are_those_of_the_module(options: type[Any], module: str) -> None:
+    from sta_lightning import modules
+
+    assert parameters(options) == parameters(getattr(modules, module).__init__)
+    assert list(parameters(options)) == list(parameters(getattr(modules, module).__init__))
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({}, Sta(0.7, "tensor")),
+        ({"p": 0.3, "normalize": "block"}, Sta(0.3, "block")),
+        ({"method": "random_mask", "seed": 4}, RandomMask(0.7, 4)),
+        ({"method": "average"}, Average()),
+        ({"method": "task_arithmetic"}, TaskArithmetic(0.4)),
+        ({"method": "task_arithmetic", "scale": 0.2}, TaskArithmetic(0.2)),
+    ],
+)
+def test_the_fusion_that_they_ask_for(settings: dict[str, Any], method: object) -> None:
+    job = FusionOptions(TASKS, **settings).job()
+    assert job.method == method
+    assert job.tasks == TASKS
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({}, StaForgetting(0.7)),
+        ({"p": 0.3}, StaForgetting(0.3)),
+        ({"method": "random_mask", "seed": 4}, RandomForgetting(0.7, 4)),
+        ({"method": "task_arithmetic"}, Negation(1.0)),
+        ({"method": "task_arithmetic", "scale": 0.2}, Negation(0.2)),
+    ],
+)
+def test_the_forgetting_that_they_ask_for(settings: dict[str, Any], method: object) -> None:
+    job = ForgettingOptions("a", "a.safetensors", "i.safetensors", model="m.safetensors", **settings).job()
+    assert job.method == method
+    assert job.target == "a"
+    assert job.model == "m.safetensors"
+    assert dataclasses.astuple(job.files)[:2] == ("a.safetensors", "i.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": {}}, "nothing to merge"),
+        ({"method": "stta"}, "method 'stta' is unknown"),
+        ({"p": 1.2}, "p must be a number"),
+        ({"scale": 0.3}, "has no coefficient"),
+        ({"normalize": "layer"}, "normalize='layer' is unknown"),
+        ({"measure": "lq"}, "measure='lq' was asked for"),
+        ({"dtype": "float8"}, "dtype='float8' was asked for"),
+        ({"method": "task_arithmetic", "scale": float("nan")}, "scale must be a finite number"),
+    ],
+)
+def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(StaError, match=message):
+        FusionOptions(**{"tasks": TASKS, **settings}).job()

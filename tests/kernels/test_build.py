@@ -1,0 +1,251 @@
+"""Compiling: once, for good, and never at the price of a result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sta_lightning.arithmetic.fusion import Sta
+from sta_lightning.arithmetic.linear import TaskArithmetic
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.kernels import build, fused, fused_is_built, loops, loops_are_built
+from tests.conftest import REPOSITORY
+
+CC = shutil.which("cc")
+compiles = pytest.mark.skipif(CC is None, reason="no C compiler")
+LOG = "sta_lightning.kernels.build"
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """An empty cache, and a function after which nothing is known to this process, as if it were another one."""
+
+    def forget() -> None:
+        monkeypatch.setattr(build, "_loaded", {})
+        build.compiler.cache_clear()
+        build._machine.cache_clear()
+
+    monkeypatch.setenv("STA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    forget()
+    yield forget
+    monkeypatch.undo()
+    build.compiler.cache_clear()
+    build._machine.cache_clear()
+
+
+@pytest.fixture
+def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes a shell script the compiler; it writes a line a call into the file returned."""
+
+    def use(body: str) -> Path:
+        script, calls = tmp_path / "cc.sh", tmp_path / "calls"
+        calls.write_text("")
+        script.write_text(f'#!/bin/sh\necho x >> "{calls}"\n{body}\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("CC", str(script))
+        build.compiler.cache_clear()
+        build._machine.cache_clear()
+        return calls
+
+    return use
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(
+        path.name for path in (folder / "cache").rglob("*") if path.is_file() or path.name[0] == "."
+    )
+
+
+def merges_all_the_same() -> None:
+    """Merging with compiled loops asked for gives what the eager form gives."""
+    base = {"w": torch.zeros(300)}
+    tuned = {str(i): {"w": torch.full((300,), 1.0 + i)} for i in range(2)}
+    scores = {str(i): {"w": torch.arange(300.0) * (1 - 2 * i)} for i in range(2)}
+    for method, given in ((Sta(), scores), (TaskArithmetic(), None)):
+        first, second = (run_in_memory(method, base, tuned, given, compiled=way) for way in (True, False))
+        assert torch.equal(first.weights["w"], second.weights["w"])
+        assert first.weights["w"].abs().sum() > 0
+        assert first.kept == second.kept
+
+
+def refused(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says where nothing can be compiled."""
+    with caplog.at_level(logging.INFO, logger=LOG):
+        assert loops() is None
+        assert fused(2, 1) is None
+    assert not loops_are_built()
+    assert not fused_is_built(2, 1)
+    merges_all_the_same()
+    assert kept(folder) == []
+    return caplog.text
+
+
+def test_without_a_compiler(
+    fresh: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "nowhere" / "cc"))
+    fresh()
+    assert build.compiler() is None
+    refused(tmp_path, caplog)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sys.byteorder", "big"), ("os.name", "nt"), ("ctypes.sizeof", lambda _: 4)], ids=str
+)
+def test_on_a_machine_of_another_kind(
+    name: str, value: object, fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(name, value)
+        assert build.compiler() is None
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ('echo "of no use" >&2; exit 1', "refuses the loops .*of no use"),
+        ("exit 0", "cannot be kept or loaded"),
+        ("echo garbage > loops.so", "cannot be kept or loaded"),
+        ("exec sleep 60", "refuses the loops .*timed out"),
+    ],
+)
+def test_a_compiler_that_fails(
+    body: str,
+    why: str,
+    fresh: Callable[[], None],
+    wrapped: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(build, "_TIMEOUT", 0.3)
+    wrapped(body)
+    with caplog.at_level(logging.INFO, logger=LOG):
+        assert loops() is None
+        assert loops() is None  # asked once
+    (record,) = caplog.records
+    assert re.search(why, record.getMessage())
+    merges_all_the_same()
+    assert kept(tmp_path) == []
+
+
+@compiles
+def test_a_compiler_that_does_not_know_its_machine(
+    fresh: Callable[[], None], wrapped: Callable[[str], Path]
+) -> None:
+    calls = wrapped(f'case "$*" in *native*) exit 1;; esac\nexec {CC} "$@"')
+    assert loops() is not None
+    assert calls.read_text().count("x") == 3
+    merges_all_the_same()
+
+
+def test_a_cache_that_cannot_be_written(
+    fresh: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STA_CACHE", str(tmp_path / "file" / "below"))
+    text = refused(tmp_path, caplog)
+    assert CC is None or "cannot be kept or loaded" in text
+
+
+@compiles
+def test_what_was_compiled_is_kept_for_the_next_process(
+    fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
+) -> None:
+    calls = wrapped(f'exec {CC} "$@"')
+    assert not loops_are_built()
+    assert loops() is not None
+    assert loops_are_built()
+    assert not fused_is_built(2, 1)
+    for _ in range(2):
+        fresh()
+        assert loops_are_built()
+        assert loops() is not None
+    assert calls.read_text().count("x") == 1
+    assert [name[-3:] for name in kept(tmp_path)] == [".so"]
+    fresh()
+    wrapped(f'# another compiler\nexec {CC} "$@"')
+    assert not loops_are_built()
+
+
+@compiles
+@pytest.mark.parametrize("damage", ["empty", "short", "half", "bit", "text"])
+def test_a_damaged_library_is_made_again(damage: str, fresh: Callable[[], None], tmp_path: Path) -> None:
+    assert loops() is not None
+    (name,) = kept(tmp_path)
+    path = next((tmp_path / "cache").rglob(name))
+    whole = path.read_bytes()
+    # Not in place: this process has the old one mapped.
+    path.unlink()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "short": whole[:100],
+            "half": whole[: len(whole) // 2],
+            "bit": whole[:-2000] + bytes([whole[-2000] ^ 1]) + whole[-1999:],
+            "text": b"hello",
+        }[damage]
+    )
+    fresh()
+    assert loops() is not None
+    merges_all_the_same()
+    assert path.read_bytes() == whole
+    assert [other for other in kept(tmp_path) if other == name]
+
+
+@compiles
+def test_threads_compile_once(fresh: Callable[[], None], wrapped: Callable[[str], Path]) -> None:
+    calls = wrapped(f'sleep 0.1\nexec {CC} "$@"')
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(loops())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert None not in found
+    assert calls.read_text().count("x") == 1
+
+
+@compiles
+def test_processes_that_compile_at_once_do_not_disturb_one_another(
+    fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
+) -> None:
+    calls = wrapped(f'sleep 0.5\nexec {CC} "$@"')
+    code = (
+        "import ctypes\n"
+        "from sta_lightning.kernels import loops\n"
+        "values = (ctypes.c_float * 3)(1, -2, 3)\n"
+        "print(loops().extent(ctypes.addressof(values), 3))\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in running]
+    assert said == ["(0, -2.0, 3.0)\n"] * 2
+    assert calls.read_text().count("x") == 2
+    assert [name[-3:] for name in kept(tmp_path)] == [".so"]

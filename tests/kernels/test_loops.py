@@ -1,0 +1,183 @@
+"""The loops that do not depend on the number of tasks, against NumPy and against the eager forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sta_lightning.arithmetic.forgetting import StaForgetting
+from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import MergeMethod
+from sta_lightning.arithmetic.selection import kth_by_digits, rank
+from sta_lightning.kernels import OK, SUSPECT, Loops, loops
+from sta_lightning.kernels.build import compiler
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
+Values = NDArray[np.float32]
+SIZES = [0, 1, 7, 511, 512, 513, 1025, 5000]
+finite = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+@pytest.fixture
+def native() -> Loops:
+    found = loops()
+    assert found is not None
+    return found
+
+
+def at(values: Values) -> int:
+    return int(values.ctypes.data)
+
+
+def random(size: int, seed: int) -> Values:
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tasks", [1, 2, 6, 40])
+def test_linear_is_base_plus_the_scaled_sum(native: Loops, size: int, tasks: int) -> None:
+    base, out = random(size, 0), np.zeros(size, np.float32)
+    tuned = [random(size, 1 + t) for t in range(tasks)]
+    assert native.linear(at(base), [at(t) for t in tuned], 0.3, at(out), size) == OK
+    total = np.zeros(size, np.float32)
+    for values in tuned:
+        total += values - base
+    assert np.array_equal(out, base + np.float32(0.3) * total)
+    wide = base.astype(np.float64) + 0.3 * sum(values.astype(np.float64) - base for values in tuned)
+    np.testing.assert_allclose(out, wide, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_negate_and_subtract(native: Loops, size: int) -> None:
+    model, origin, tuned, score = (random(size, seed) for seed in range(4))
+    out = np.zeros(size, np.float32)
+    assert native.negate(at(model), at(origin), at(tuned), 0.7, at(out), size) == OK
+    assert np.array_equal(out, model - np.float32(0.7) * (tuned - origin))
+    mask = score > np.float32(0.1)
+    assert native.subtract(at(model), at(origin), at(tuned), at(score), 0.1, at(out), size) == (
+        OK,
+        mask.sum(),
+    )
+    assert np.array_equal(out, model - np.where(mask, tuned - origin, np.float32(0)))
+
+
+@given(values=arrays.arrays(np.float32, st.integers(1, 40), elements=finite))
+def test_extent_is_minimum_and_maximum(values: Values) -> None:
+    found = loops()
+    assert found is not None
+    assert found.extent(at(values), len(values)) == (OK, values.min(), values.max())
+
+
+def test_extent_of_nothing_is_empty(native: Loops) -> None:
+    assert native.extent(at(random(1, 0)), 0) == (OK, np.inf, -np.inf)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 511, 512, 599])
+def test_what_is_not_finite_makes_every_loop_suspicious(native: Loops, bad: float, place: int) -> None:
+    clean, out, size = random(600, 1), np.zeros(600, np.float32), 600
+    dirty = random(600, 2)
+    dirty[place] = bad
+    good, odd, to = at(clean), at(dirty), at(out)
+    assert native.extent(odd, size)[0] == SUSPECT
+    for base, tuned in ((odd, good), (good, odd)):
+        assert native.linear(base, [good, tuned], 1.0, to, size) == SUSPECT
+    for model, origin, tuned in ((odd, good, good), (good, odd, good), (good, good, odd)):
+        assert native.negate(model, origin, tuned, 1.0, to, size) == SUSPECT
+        assert native.subtract(model, origin, tuned, good, 9.0, to, size)[0] == SUSPECT
+    assert native.subtract(good, good, good, odd, 9.0, to, size)[0] == SUSPECT
+    for task in (good, odd):
+        assert native.linear(good, [good] * 3, 1.0, to, place) == OK
+        assert native.extent(task, place)[0] == OK
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=arrays.arrays(np.float32, st.integers(1, 60), elements=finite), data=st.data())
+@example(values=np.array([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0], np.float32), data=None)
+def test_counted_digits_give_the_order_statistic(values: Values, data: st.DataObject | None) -> None:
+    found = loops()
+    assert found is not None
+    bits = values.view(np.int32)
+    keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
+    high = np.zeros(1 << 16, np.int64)
+    assert found.count(at(values), len(values), 16, 0, high.ctypes.data) == OK
+    assert np.array_equal(high, np.bincount((keys >> 16) + 32768, minlength=1 << 16))
+    prefix = int(keys[0] >> 16)
+    low = np.zeros(1 << 16, np.int64)
+    assert found.count(at(values), len(values), 0, prefix, low.ctypes.data) == OK
+    assert np.array_equal(low, np.bincount(keys[keys >> 16 == prefix] & 0xFFFF, minlength=1 << 16))
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=arrays.arrays(np.float32, st.integers(1, 60), elements=finite), p=st.floats(0, 1))
+def test_forgetting_finds_the_threshold_of_the_eager_form(values: Values, p: float) -> None:
+    base, tuned = {"w": torch.zeros(len(values))}, {"t": {"w": torch.ones(len(values))}}
+    scores = {"t": {"w": torch.from_numpy(values)}}
+    got = run_in_memory(StaForgetting(p), base, tuned, scores, compiled=True).weights["w"]
+    assert torch.equal(got, run_in_memory(StaForgetting(p), base, tuned, scores, compiled=False).weights["w"])
+    ordered = np.sort(values)
+    assert np.array_equal(got.numpy() == -1, values > ordered[rank(len(values), p) - 1])
+
+
+def test_a_tensor_of_many_pieces_has_one_threshold() -> None:
+    size = 300_001  # three pieces
+    scores = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    models = {"w": torch.zeros(size)}, {"t": {"w": torch.ones(size)}}, {"t": {"w": scores}}
+    for compiled in (True, False):
+        got = run_in_memory(StaForgetting(0.7), *models, compiled=compiled)
+        threshold = scores.sort().values[rank(size, 0.7) - 1]
+        assert torch.equal(got.weights["w"] == -1, scores > threshold)
+        assert kth_by_digits(scores, rank(size, 0.7)) == threshold
+
+
+METHODS: list[MergeMethod] = [
+    Average(),
+    TaskArithmetic(0.4),
+    TaskArithmetic(-1e-3),
+    Negation(0.3),
+    StaForgetting(0.6),
+]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    method=st.sampled_from(METHODS),
+    size=st.sampled_from(SIZES[:-1]),
+    seed=st.integers(0, 10**6),
+    spread=st.sampled_from([1.0, 1e-42, 1e30]),
+)
+def test_every_method_gives_the_bits_of_its_eager_form(
+    method: MergeMethod, size: int, seed: int, spread: float
+) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    one_task = isinstance(method, Negation | StaForgetting)
+
+    def state() -> dict[str, Tensor]:
+        return {
+            "w": spread * torch.randn(size, generator=drawn),
+            "b": spread * torch.randn(3, generator=drawn),
+        }
+
+    base, origin = state(), state()
+    tuned = {str(task): state() for task in range(1 if one_task else 5)}
+    scores = {task: state() for task in tuned} if method.needs_importance else None
+    started = origin if one_task else None
+    eager = run_in_memory(method, base, tuned, scores, origin=started, compiled=False)
+    native = run_in_memory(method, base, tuned, scores, origin=started, compiled=True)
+    for name in base:
+        assert torch.equal(eager.weights[name].view(torch.int32), native.weights[name].view(torch.int32))
+    assert eager.kept == native.kept
+
+
+def test_copy(native: Loops) -> None:
+    source, target = random(1000, 0), np.zeros(1000, np.float32)
+    assert native.copy(at(source), at(target), 3996) == OK
+    assert np.array_equal(source[:999], target[:999])
+    assert target[999] == 0

@@ -1,0 +1,252 @@
+"""The paper's experiment: its files, and a rehearsal of the whole chain with the same files on a tiny scale."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scripts import make_paper_configs
+from sta_lightning.cli.base import StaCLI
+from sta_lightning.cli.main import main
+from sta_lightning.encoders import build_encoder
+from sta_lightning.tasks.published import EPOCHS, SUITES
+from tests.conftest import REPOSITORY
+from tests.oracles import sta
+from tests.paper import rehearsal
+from tests.paper.configs import FILES, PAPER, RUNS, command, merged
+
+TASKS = ("mnist", "cars", "svhn", "gtsrb", "dtd", "eurosat")
+REHEARSED = (
+    *(f"finetune/{task}" for task in TASKS),
+    *(f"score/{task}" for task in TASKS),
+    *(name for name in RUNS if name.startswith("table_2/")),
+    "figure_3/sta/mnist_svhn",
+    "figure_3/task_arithmetic/mnist_svhn",
+    "figure_3/sta/gtsrb_eurosat",
+    "table_3/pretrained",
+    "table_3/sta/mnist",
+    "table_3/task_arithmetic/dtd",
+)
+
+
+def test_the_files_are_what_the_script_writes(tmp_path: Path) -> None:
+    make_paper_configs.write(tmp_path)
+    written = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.yaml")}
+    assert {file.relative_to(PAPER): file.read_text() for file in FILES.values()} == written
+
+
+def test_every_run_of_the_paper_is_there() -> None:
+    pairs = {frozenset(pair) for pair in itertools.combinations(TASKS, 2)}
+    assert len(pairs) == 15
+    for method in ("sta", "task_arithmetic"):
+        found = [merged(name) for name in RUNS if name.startswith(f"figure_3/{method}/")]
+        assert sorted(map(sorted, (run["model"]["tasks"] for run in found))) == sorted(map(sorted, pairs))
+        assert {run["model"]["method"] for run in found} == {method}
+        found = [merged(name) for name in RUNS if name.startswith(f"table_3/{method}/")]
+        assert sorted(run["model"]["target"] for run in found) == sorted(TASKS)
+        assert {(run["model"]["method"], run["model"]["control"]) for run in found} == {(method, "imagenet")}
+    assert set(TASKS) == set(SUITES["paper6"])
+
+
+def test_the_settings_are_the_paper_s() -> None:
+    for task in TASKS:
+        fit, score = merged(f"finetune/{task}"), merged(f"score/{task}")
+        recipe = {"learning_rate": 1e-5, "weight_decay": 0.1, "warmup_steps": 500, "label_smoothing": 0.0}
+        model = {"encoder": "ViT-B-16", "pretrained": "openai", "trainable": "encoder", "task": task}
+        assert fit["model"] == {"class_path": "CLIPClassifier", "init_args": {**model, **recipe}}
+        assert fit["data"]["init_args"]["batch_size"] == 128
+        assert (fit["trainer"]["max_epochs"], fit["trainer"]["gradient_clip_val"]) == (EPOCHS[task], 1.0)
+        assert (score["samples"], score["measure"], score["model"]["task"]) == (32, "lp", task)
+    for name in RUNS:
+        model = merged(name)["model"]
+        if "method" in model:
+            assert (model["encoder"], model["pretrained"]) == ("ViT-B-16", "openai")
+            assert model.get("p", 0.7) == 0.7
+    rows = {name.split("/")[1]: merged(name)["model"] for name in RUNS if name.startswith("table_2/")}
+    assert all(list(model["tasks"]) == list(TASKS) for model in rows.values())
+    chosen = {row: (model["method"], model.get("measure"), model.get("scale")) for row, model in rows.items()}
+    assert chosen == {
+        "average": ("average", None, None),
+        "task_arithmetic": ("task_arithmetic", None, 0.4),
+        "sta_amp": ("sta", "amp", None),
+        "sta_lp_amp": ("sta", "lp+amp", None),
+        "sta_lp": ("sta", "lp", None),
+        "random_mask": ("random_mask", None, None),
+    }
+
+
+def test_no_two_runs_write_the_same_files() -> None:
+    written = [str(path) for name in RUNS for path in outputs(merged(name))]
+    assert len(set(written)) == len(written)
+
+
+def test_what_a_run_reads_an_earlier_one_writes() -> None:
+    written = {str(path) for name in RUNS for path in outputs(merged(name))}
+    read = {
+        path
+        for name in RUNS
+        for path in re.findall(r"runs/paper/\S+/\w+\.safetensors", FILES[name].read_text())
+        if not path.endswith(("fused.safetensors", "forgotten.safetensors"))
+    }
+    assert len(read) == 3 * len(TASKS)
+    assert read <= written
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_in_a_file_s_comment_uses_the_file(name: str) -> None:
+    files = [word for word in command(name)[1:] if word != "--config"]
+    assert f"configs/paper/{name}.yaml" in files
+    assert [file for file in files if not (REPOSITORY / file).is_file()] == []
+
+
+def test_the_commands_in_the_documentation_name_files_that_exist() -> None:
+    text = (REPOSITORY / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    found = re.findall(r"configs/paper/[\w./$*-]+\.yaml", text)
+    assert len(found) > 8
+    for name in found:
+        assert list(REPOSITORY.glob(name.replace("$task", "*"))), name
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in REHEARSED])
+def test_what_is_not_rehearsed_instantiates(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[Any] = []
+    monkeypatch.setattr(StaCLI, "_run_subcommand", lambda self, subcommand: built.append(self))
+    monkeypatch.chdir(REPOSITORY)
+    words = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+    assert main([*command(name), *words]) == 0, capsys.readouterr().err
+    (cli,) = built
+    wanted = merged(name)["model"]
+    expected = list(wanted["tasks"]) if "tasks" in wanted else [wanted["target"], wanted["control"]]
+    assert list(cli.datamodule.task_names) == expected
+
+
+def outputs(config: dict[str, Any]) -> list[Path]:
+    """The files that a run leaves, as its configuration names them."""
+    found = [Path(config["output"])] if "output" in config else []
+    for callback in config.get("trainer", {}).get("callbacks", []):
+        settings = callback.get("init_args", {})
+        if callback["class_path"] == "ExportWeights":
+            found += [Path(settings["directory"]) / f"{part}.safetensors" for part in ("encoder", "head")]
+        if callback["class_path"] == "ModelCheckpoint":
+            found.append(Path(settings["dirpath"]) / f"{settings['filename']}.ckpt")
+    for logger in config.get("trainer", {}).get("logger", []):
+        if logger["class_path"] == "CSVLogger":
+            found.append(Path(logger["init_args"]["save_dir"]) / "csv" / "version_0" / "metrics.csv")
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the chain has run, in the order of docs/reproduce.md; it is the current one."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("paper")
+        rehearsal.prepare(place, patch)
+        for name in REHEARSED:
+            assert rehearsal.run(name) == 0, name
+        yield place
+
+
+def test_the_tiny_encoder_has_the_tensors_of_the_paper_s(folder: Path) -> None:
+    with torch.device("meta"):
+        clip = open_clip.create_model("ViT-B-16", pretrained_hf=False, device="meta")
+    own = build_encoder(rehearsal.ENCODER, "random").state_dict()
+    assert list(own) == list(clip.visual.state_dict())
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_every_file_that_a_run_names_is_there(name: str, folder: Path) -> None:
+    named = outputs(merged(name))
+    assert named
+    assert [path for path in named if not (folder / path).is_file()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in REHEARSED if not name.startswith("score/")])
+def test_the_accuracies_of_every_task_are_logged(name: str, folder: Path) -> None:
+    found = rehearsal.accuracies(folder / "runs" / "paper" / name)
+    model = merged(name)["model"]
+    if name.startswith("finetune/"):
+        expected = {"train/acc", "val/acc"}
+    elif name == "table_3/pretrained":
+        expected = {*(f"test/{task}/acc" for task in TASKS), "test/avg_acc", "test/control/imagenet/acc"}
+    elif "target" in model:
+        expected = {"test/target/acc", "test/control/acc"}
+    else:
+        expected = {*(f"test/{task}/acc" for task in model["tasks"]), "test/avg_acc"}
+    assert expected <= found.keys()
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def encoder(path: Path) -> dict[str, torch.Tensor]:
+    """An encoder's tensors in float64, by their names in the image tower."""
+    return {name.removeprefix("visual."): tensor.double() for name, tensor in load_file(path).items()}
+
+
+def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
+    """The pretrained encoder, and the fine-tuned ones by task."""
+    runs = folder / "runs" / "paper" / "finetune"
+    start = build_encoder(rehearsal.ENCODER, str(folder / rehearsal.WEIGHTS)).state_dict()
+    return {n: t.double() for n, t in start.items()}, {
+        task: encoder(runs / task / "encoder.safetensors") for task in TASKS
+    }
+
+
+def test_the_merges_are_the_paper_s_formulas_on_the_files(folder: Path) -> None:
+    start, tuned = read(folder)
+    fused = {
+        row: encoder(folder / f"runs/paper/table_2/{row}/fused.safetensors")
+        for row in ("average", "task_arithmetic")
+    }
+    changed = 0
+    for name, tensor in start.items():
+        deltas = torch.stack([tuned[task][name] - tensor for task in TASKS])
+        changed += int(deltas.count_nonzero())
+        torch.testing.assert_close(fused["average"][name], tensor + deltas.mean(0), rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            fused["task_arithmetic"][name], tensor + 0.4 * deltas.sum(0), rtol=0, atol=1e-7
+        )
+    assert changed
+
+
+@pytest.mark.parametrize(
+    "name", ["proj", "transformer.resblocks.0.ln_1.weight", "transformer.resblocks.11.mlp.c_fc.bias"]
+)
+def test_sta_is_the_paper_s_equations_on_the_files(name: str, folder: Path) -> None:
+    start, tuned = read(folder)
+    scores = {
+        task: encoder(folder / f"runs/paper/finetune/{task}/importance.safetensors")[name].numpy()
+        for task in TASKS
+    }
+    states = {task: {name: tuned[task][name].numpy()} for task in TASKS}
+    p = Fraction(7, 10)
+    expected = sta.fuse(
+        {name: start[name].numpy()}, states, {task: {name: score} for task, score in scores.items()}, p
+    )
+    found = encoder(folder / "runs/paper/table_2/sta_lp/fused.safetensors")[name].numpy()
+    np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-7)
+    assert (found != start[name].numpy()).any()
+
+    base = {name: start[name].numpy()}
+    expected = sta.forget(base, base, states["mnist"], {name: scores["mnist"]}, p)
+    found = encoder(folder / "runs/paper/table_3/sta/mnist/forgotten.safetensors")[name].numpy()
+    np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["table_2/sta_lp", "figure_3/sta/mnist_svhn"])
+def test_merging_again_gives_the_same_bytes(name: str, folder: Path) -> None:
+    path = folder / merged(name)["output"]
+    first = path.read_bytes()
+    path.unlink()
+    assert rehearsal.run(name) == 0
+    assert path.read_bytes() == first

@@ -1,0 +1,341 @@
+"""Between Hugging Face's classes and open_clip's, the same images give the same features."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.errors import StaError
+from sta_lightning.weights.formats import Target, convert, to_open_clip
+from tests.weights.formats.tiny import (
+    ACTIVATIONS,
+    CONFIGS,
+    NAMES,
+    close,
+    features,
+    images,
+    moved,
+    read,
+    registered,
+    texts,
+    tiny_clip,
+)
+
+transformers = pytest.importorskip(
+    "transformers", reason="the tests against Hugging Face's classes need transformers"
+)
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 128,
+    "projection_dim": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 96,
+    "projection_dim": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 3,
+    "vocab_size": 40,
+    "max_position_embeddings": 7,
+    "bos_token_id": 38,
+    "eos_token_id": 39,
+    "pad_token_id": 39,
+}
+CLASSES = ["CLIPModel", "CLIPVisionModelWithProjection", "CLIPVisionModel"]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def theirs(kind: str, activation: str, seed: int = 1) -> Any:
+    """A small random model of one of Hugging Face's classes."""
+    vision = {**VISION, "hidden_act": activation}
+    torch.manual_seed(seed)
+    if kind == "CLIPModel":
+        config = transformers.CLIPConfig(
+            text_config={**TEXT, "hidden_act": activation}, vision_config=vision, projection_dim=12
+        )
+    else:
+        config = transformers.CLIPVisionConfig(**vision)
+    return moved(getattr(transformers, kind)(config), seed)
+
+
+def their_features(model: nn.Module, kind: str) -> Tensor:
+    with torch.no_grad():
+        if kind == "CLIPModel":
+            found = model.get_image_features(pixel_values=images())  # type: ignore[operator]
+            return found if isinstance(found, Tensor) else found.pooler_output
+        found = model(pixel_values=images())
+    return found.pooler_output if kind == "CLIPVisionModel" else found.image_embeds
+
+
+def their_text_features(model: Any) -> Tensor:
+    with torch.no_grad():
+        found = model.get_text_features(input_ids=texts(), attention_mask=torch.ones_like(texts()))
+    return found if isinstance(found, Tensor) else found.pooler_output
+
+
+def filled(activation: str, state: dict[str, Tensor]) -> nn.Module:
+    """open_clip's encoder with exactly these weights."""
+    visual = tiny_clip(activation, seed=9).visual
+    visual.load_state_dict(state, strict=True)
+    encoder: nn.Module = visual
+    return encoder
+
+
+def test_the_activations_are_far_enough_apart_to_be_told() -> None:
+    one, two = (features(tiny_clip(activation).visual) for activation in ACTIVATIONS)
+    assert float((one - two).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("saved", ["safetensors", "shards", "bin", "shards of bin", "file"])
+def test_a_clip_model_comes_in(saved: str, activation: str, tmp_path: Path) -> None:
+    model = theirs("CLIPModel", activation)
+    folder = tmp_path / "theirs"
+    save(model, folder, saved)
+    path = folder / "model.safetensors" if saved == "file" else folder
+    with registered(tmp_path):
+        import open_clip
+
+        out = tmp_path / "out.safetensors"
+        convert(path, out, "open_clip", configs=CONFIGS)
+        clip = open_clip.create_model(NAMES[activation], pretrained=str(out)).eval()
+    close(features(clip.visual), their_features(model, "CLIPModel"))
+    with torch.no_grad():
+        close(clip.encode_text(texts()), their_text_features(model))
+    assert torch.equal(clip.logit_scale, model.logit_scale)
+
+
+def save(model: Any, folder: Path, way: str) -> None:
+    """As older and newer versions of the library save."""
+    size = "20KB" if way.startswith("shards") else "5GB"
+    model.save_pretrained(folder, max_shard_size=size)
+    if not way.endswith("bin"):
+        assert (len(list(folder.glob("*.safetensors"))) > 2) == (way == "shards")
+        return
+    from safetensors.torch import load_file
+
+    for file in folder.glob("*.safetensors"):
+        torch.save(load_file(file), folder / f"pytorch_{file.stem}.bin")
+        file.unlink()
+    for index in folder.glob("*.index.json"):
+        content = index.read_text().replace("model-0", "pytorch_model-0").replace(".safetensors", ".bin")
+        (folder / "pytorch_model.bin.index.json").write_text(content)
+        index.unlink()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_gives_its_features(kind: str, activation: str) -> None:
+    model = theirs(kind, activation)
+    state = to_open_clip(model.state_dict())
+    if kind == "CLIPModel":
+        state = {n.removeprefix("visual."): v for n, v in state.items() if n.startswith("visual.")}
+    if kind == "CLIPVisionModel":
+        assert "proj" not in state
+        state["proj"] = torch.eye(32)[:, :12]  # the features are then the first of the pooled output
+        close(features(filled(activation, state)), their_features(model, kind)[:, :12])
+    else:
+        close(features(filled(activation, state)), their_features(model, kind))
+
+
+def test_names_of_older_versions(tmp_path: Path) -> None:
+    # CLIPVisionModel, as FusionBench's models are saved: a prefix, and a counter among the tensors.
+    state = theirs("CLIPVisionModel", "gelu").state_dict()
+    plain = {name.removeprefix("vision_model."): value for name, value in state.items()}
+    old = {f"vision_model.{name}": value for name, value in plain.items()}
+    old["vision_model.embeddings.position_ids"] = torch.arange(5).expand((1, -1))
+    assert to_open_clip(old).keys() == to_open_clip(plain).keys() == to_open_clip(state).keys()
+    for name, value in to_open_clip(old).items():
+        assert torch.equal(value, to_open_clip(plain)[name])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_clip_of_open_clip_goes_out(kind: str, activation: str, tmp_path: Path) -> None:
+    clip = tiny_clip(activation)
+    torch.save(clip.state_dict(), tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "out", "huggingface", configs=CONFIGS, encoder=NAMES[activation])
+    model, report = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["mismatched_keys"]
+    if kind == "CLIPVisionModel":
+        close(their_features(model, kind) @ clip.visual.proj.detach(), features(clip.visual))
+    else:
+        close(their_features(model.eval(), kind), features(clip.visual))
+    if kind == "CLIPModel":
+        with torch.no_grad():
+            close(their_text_features(model), clip.encode_text(texts()))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", CLASSES[1:])
+def test_an_encoder_alone_goes_out(kind: str, activation: str, tmp_path: Path) -> None:
+    visual = tiny_clip(activation).visual
+    torch.save({f"visual.{n}": v for n, v in visual.state_dict().items()}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "out", "huggingface", configs=CONFIGS, encoder=NAMES[activation])
+    model, report = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    found = their_features(model.eval(), kind)
+    close(found @ visual.proj.detach() if kind == "CLIPVisionModel" else found, features(visual))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_there_and_back_changes_no_bit(kind: str, tmp_path: Path) -> None:
+    model = theirs(kind, "quick_gelu")
+    model.save_pretrained(tmp_path / "theirs")
+    way: list[tuple[str, Target]] = [("b", "huggingface")]
+    if kind == "CLIPModel":
+        way = [("a.safetensors", "open_clip"), ("b", "huggingface")]
+    elif kind == "CLIPVisionModelWithProjection":
+        way = [("a.safetensors", "safetensors"), ("b", "huggingface")]
+    place = tmp_path / "theirs"
+    for name, to in way:
+        # What the first step learnt of the activation, the second finds in the file.
+        convert(place, tmp_path / name, to, configs=CONFIGS)
+        place = tmp_path / name
+    back = getattr(transformers, kind).from_pretrained(place).state_dict()
+    assert back.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(back[name], value), name
+
+
+def test_the_folder_is_one_that_a_hub_takes(tmp_path: Path) -> None:
+    torch.save(tiny_clip().visual.state_dict(), tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "out", "huggingface", configs=CONFIGS, encoder=NAMES["gelu"])
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "CLIPVisionModelWithProjection.from_pretrained('out')" in card
+    processor = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "out")
+    assert processor.crop_size == {"height": 16, "width": 16} or processor.crop_size["height"] == 16
+    assert processor.image_mean[0] == pytest.approx(0.48145466)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_act"] == "gelu"
+
+
+def test_the_sources_own_preprocessing_is_kept(tmp_path: Path) -> None:
+    theirs("CLIPModel", "gelu").save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
+    convert(tmp_path / "theirs", tmp_path / "out", "huggingface", configs=CONFIGS)
+    found = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert found == {"image_mean": [0.1, 0.2, 0.3]}
+
+
+def test_without_a_projection_the_pretrained_models_is_taken(tmp_path: Path) -> None:
+    tuned = theirs("CLIPVisionModel", "gelu")
+    tuned.save_pretrained(tmp_path / "tuned")
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(StaError, match=r"tuned' has no projection .* --pretrained"):
+        convert(tmp_path / "tuned", out, "safetensors", configs=CONFIGS)
+    with pytest.raises(StaError, match=r"tuned' holds an image encoder alone.*--pretrained"):
+        convert(tmp_path / "tuned", out, "open_clip", configs=CONFIGS)
+    assert not out.exists()
+
+    base = tiny_clip(seed=4)
+    torch.save(base.state_dict(), tmp_path / "base.pt")
+    for to in ("safetensors", "open_clip"):
+        convert(tmp_path / "tuned", out, to, configs=CONFIGS, pretrained=tmp_path / "base.pt")
+        state = {n.removeprefix("visual."): v for n, v in read(out).items() if n.startswith("visual.")}
+        found = features(filled("gelu", state))
+        close(found, their_features(tuned, "CLIPVisionModel") @ base.visual.proj.detach())
+    assert torch.equal(read(out)["token_embedding.weight"], base.token_embedding.weight)
+
+
+def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
+    state = theirs("CLIPVisionModelWithProjection", "gelu").state_dict()
+    for name, expected in {
+        "vision_model.encoder.layers.1.self_attn.k_proj.bias": r"'transformer\.resblocks\.1\.attn\.in_proj_bias'",
+        "vision_model.pre_layrnorm.weight": r"'ln_pre\.weight'",
+        "vision_model.encoder.layers.0.mlp.fc2.bias": r"'transformer\.resblocks\.0\.mlp\.c_proj\.bias'",
+    }.items():
+        with pytest.raises(StaError, match=expected):
+            to_open_clip({key: value for key, value in state.items() if key != name})
+    with pytest.raises(StaError, match=r"'adapter\.weight' have no place"):
+        to_open_clip({**state, "vision_model.adapter.weight": torch.ones(1)})
+    odd = {**state, "vision_model.encoder.layers.1.self_attn.k_proj.weight": torch.ones(32, 31)}
+    with pytest.raises(StaError, match="differ in type or width"):
+        to_open_clip(odd)
+
+
+def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
+    model = theirs("CLIPModel", "gelu")
+    save(model, tmp_path / "theirs", "shards")
+    shards = sorted((tmp_path / "theirs").glob("model-*.safetensors"))
+    with pytest.raises(StaError, match=r"is one of \d+ shards.*Give the folder"):
+        read(shards[0])
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(StaError, match=f"{shards[1].name}' is not a whole safetensors file"):
+        read(tmp_path / "theirs")
+    shards[1].write_bytes(shards[2].read_bytes())
+    with pytest.raises(StaError, match=f"{shards[1].name}' lacks the tensor"):
+        read(tmp_path / "theirs")
+    shards[1].unlink()
+    with pytest.raises(StaError, match=f"the shard '{shards[1].name}' .* is missing"):
+        read(tmp_path / "theirs")
+    index = tmp_path / "theirs" / "model.safetensors.index.json"
+    for bad in ("{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b.safetensors"}}'):
+        index.write_text(bad)
+        with pytest.raises(StaError, match=r"index\.json'.*(again|Download)"):
+            read(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"model_type": "siglip"}, "type 'siglip', not CLIP"),
+        ({"hidden_act": "relu"}, "activations \\['relu'\\]"),
+        ({"layer_norm_eps": 1e-6}, "layer norms that add 1e-06"),
+        ({"num_attention_heads": "two"}, "is damaged"),
+    ],
+)
+def test_a_config_of_another_model(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    theirs("CLIPVisionModelWithProjection", "gelu").save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(StaError, match=expected):
+        convert(tmp_path / "theirs", tmp_path / "o.safetensors", "safetensors", configs=CONFIGS)
+    file.write_text("{")
+    with pytest.raises(StaError, match=r"config\.json' is not readable as JSON"):
+        convert(tmp_path / "theirs", tmp_path / "o.safetensors", "safetensors", configs=CONFIGS)
+
+
+def test_other_layer_norms_stay_in_hugging_faces_layout(tmp_path: Path) -> None:
+    model = theirs("CLIPVisionModelWithProjection", "gelu")
+    model.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layer_norm_eps": 0.1}))
+    convert(tmp_path / "theirs", tmp_path / "out", "huggingface", configs=CONFIGS)
+    one, two = (
+        transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path / name).eval()
+        for name in ("theirs", "out")
+    )
+    kind = "CLIPVisionModelWithProjection"
+    assert torch.equal(their_features(one, kind), their_features(two, kind))
+    assert not torch.allclose(their_features(one, kind), their_features(model, kind), atol=1e-3)
+
+
+def test_a_model_that_has_no_place_there(tmp_path: Path) -> None:
+    state = tiny_clip().visual.state_dict()
+    scales = {f"transformer.resblocks.{block}.ls_1.gamma": torch.ones(32) for block in range(2)}
+    torch.save({**state, **scales}, tmp_path / "a.pt")
+    with pytest.raises(StaError, match=r"no place for 'transformer\.resblocks\.0\.ls_1\.gamma'"):
+        convert(tmp_path / "a.pt", tmp_path / "out", "huggingface", configs=CONFIGS, encoder=NAMES["gelu"])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""What a checkpoint is said to be, and norms of task vectors against NumPy's."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.errors import StaError
+from sta_lightning.weights.formats.inspection import inspect, task_vector_norms
+from tests.weights.formats.test_conversion import WRITERS, archive_of_openai, lightning
+from tests.weights.formats.tiny import CONFIGS, NAMES, tiny_clip
+
+
+@pytest.mark.parametrize("way", WRITERS)
+def test_parameters_are_those_of_the_model(way: str, tmp_path: Path) -> None:
+    WRITERS[way](tiny_clip(), tmp_path / "a.pt")
+    found = inspect(tmp_path / "a.pt", configs=CONFIGS, unsafe_pickle="module" in way)
+    visual = sum(value.numel() for value in tiny_clip().visual.state_dict().values())
+    text = sum(
+        value.numel() for name, value in tiny_clip().state_dict().items() if not name.startswith("visual.")
+    )
+    assert found["parameters"]["image encoder"] == visual
+    assert found["parameters"]["text tower"] == (
+        text if way in ("state dict", "module.", "training", "openai") else 0
+    )
+    assert found["architecture"]["vision"] == {"width": 32, "layers": 2, "mlp": 128, "tokens": 5}
+    assert set(found["architecture"]["names"]) == set(NAMES.values())
+    assert found["bytes"] == (tmp_path / "a.pt").stat().st_size
+    assert sum(row["tensors"] for row in found["types"].values()) == found["tensors"]
+
+
+def test_who_made_it(tmp_path: Path) -> None:
+    archive_of_openai(tiny_clip(), tmp_path / "a.pt")
+    found = inspect(tmp_path / "a.pt", configs=CONFIGS)
+    assert found["made_by"] == "OpenAI's CLIP, as TorchScript"
+    assert found["architecture"]["activation"] == "quick_gelu"
+    assert found["architecture"]["name"] == NAMES["quick_gelu"]
+    lightning(tiny_clip(), tmp_path / "b.ckpt")
+    found = inspect(tmp_path / "b.ckpt", configs=CONFIGS)
+    assert found["made_by"] == "Lightning 2.6.6"
+    assert found["facts"]["epoch"] == 3
+    assert "optimizer_states" not in found["facts"]
+    assert found["architecture"]["name"] == NAMES["gelu"]
+    WRITERS["module"](tiny_clip(), tmp_path / "c.pt")
+    found = inspect(tmp_path / "c.pt", configs=CONFIGS, unsafe_pickle=True)
+    assert found["made_by"].endswith("test_conversion.ImageEncoder")
+    WRITERS["training"](tiny_clip(), tmp_path / "d.pt")
+    assert inspect(tmp_path / "d.pt", configs=CONFIGS)["made_by"] == "a training of open_clip, 'x', epoch 1"
+
+
+def test_norms_against_numpy() -> None:
+    torch.manual_seed(0)
+    base = {
+        "class_embedding": torch.randn(5),
+        "blocks.0.a": torch.randn(4, 3),
+        "blocks.0.b": torch.randn(7).half(),
+        "blocks.1.a": torch.zeros(3),
+        "count": torch.arange(3),
+    }
+    tuned = {name: value + 1 for name, value in base.items()}
+    found = task_vector_norms(in_memory(tuned), in_memory(base))
+    groups = {
+        "class_embedding": ["class_embedding"],
+        "blocks.0": ["blocks.0.a", "blocks.0.b"],
+        "blocks.1": ["blocks.1.a"],
+        "all": ["class_embedding", "blocks.0.a", "blocks.0.b", "blocks.1.a"],
+    }
+    assert found.keys() == groups.keys()
+    for group, names in groups.items():
+        before = np.concatenate([base[name].numpy().astype(np.float64).ravel() for name in names])
+        after = np.concatenate([tuned[name].numpy().astype(np.float64).ravel() for name in names])
+        assert found[group]["norm"] == pytest.approx(np.linalg.norm(after - before), rel=1e-12)
+        if group == "blocks.1":
+            assert math.isnan(found[group]["relative"])
+        else:
+            wanted = np.linalg.norm(after - before) / np.linalg.norm(before)
+            assert found[group]["relative"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_task_vector_between_layouts(tmp_path: Path) -> None:
+    torch.save(tiny_clip().state_dict(), tmp_path / "base.pt")
+    torch.save(tiny_clip(seed=1).visual.state_dict(), tmp_path / "tuned.pt")
+    found = inspect(tmp_path / "tuned.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")["task_vector"]
+    after, before = tiny_clip(seed=1).visual.state_dict(), tiny_clip().visual.state_dict()
+    delta = [(after[name] - before[name]).double().square().sum() for name in before]
+    assert found["all"]["norm"] == pytest.approx(float(sum(delta)) ** 0.5, rel=1e-6)
+    assert "transformer.resblocks.1" in found
+    same = inspect(tmp_path / "base.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")["task_vector"]
+    assert same["all"] == {"norm": 0.0, "relative": 0.0}
+    torch.save(tiny_clip().visual.transformer.state_dict(), tmp_path / "part.pt")
+    with pytest.raises(StaError, match=r"part\.pt' holds tensors of an unknown layout"):
+        inspect(tmp_path / "part.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")
