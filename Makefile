@@ -6,7 +6,7 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE  := sta_lightning tests
+CODE  := sta_lightning tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format types check install clean distclean

@@ -1,10 +1,10 @@
-"""Write configs/paper: every run of the paper's experiment as a YAML file of its own.
+"""Write what repeats itself in configs/paper: every run of the paper's experiment is a YAML file of its own.
 
     python scripts/make_paper_configs.py             # into configs/paper
     python scripts/make_paper_configs.py --folder F  # elsewhere
 
-The files are committed; a test compares them with what this writes. What several runs share stands in configs/paper/common,
-and the first lines of every file give the command that stacks them.
+The files are committed; a test compares them with what this writes. What the runs of a command share stands in
+configs/paper/common, written by hand, and the first lines of every file give the command that stacks them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,17 @@ PAIRS = tuple(itertools.combinations(TASKS, 2))
 FUSIONS = {
     "average": ("the plain average", "average", {}),
     "task_arithmetic": ("task arithmetic with λ = 0.4", "task_arithmetic", {"scale": "0.4"}),
-    "sta_amp": ("STA by amplitude (θ²)", "sta", {"measure": "amp", "p": "0.7"}),
-    "sta_lp_amp": ("STA by loss preservation times amplitude", "sta", {"measure": "lp+amp", "p": "0.7"}),
-    "sta_lp": ("STA by loss preservation, the paper's own", "sta", {"measure": "lp", "p": "0.7"}),
+    "sta_amp": ("STA with importance by amplitude (θ²)", "sta", {"measure": "amp", "p": "0.7"}),
+    "sta_lp_amp": (
+        "STA with importance by loss preservation times amplitude",
+        "sta",
+        {"measure": "lp+amp", "p": "0.7"},
+    ),
+    "sta_lp": (
+        "STA with importance by loss preservation, the paper's own",
+        "sta",
+        {"measure": "lp", "p": "0.7"},
+    ),
     "random_mask": (
         "a random mask of STA's density, which the paper does not have",
         "random_mask",
@@ -43,79 +51,6 @@ FUSIONS = {
 
 BASE = "configs/paper"
 RUNS = "runs/paper"
-
-COMMON = {
-    "fit": """\
-# The paper's recipe for fine-tuning, without the task: a file of configs/paper/finetune follows it.
-#   sta fit --config configs/paper/common/fit.yaml --config configs/paper/finetune/mnist.yaml
-seed_everything: 0
-
-# encoder, pretrained, image_size and task are stated once, here: the data follow.
-model:
-  class_path: CLIPClassifier
-  init_args:
-    encoder: ViT-B-16
-    pretrained: openai  # the tag brings QuickGELU with it; for a file of these weights: encoder: ViT-B-16-quickgelu
-    trainable: encoder  # the head is zero-shot and frozen
-    learning_rate: 1.0e-5
-    weight_decay: 0.1
-    warmup_steps: 500  # then a cosine to zero
-    label_smoothing: 0.0
-
-data:
-  class_path: TaskDataModule
-  init_args:
-    batch_size: 128
-    global_batch: true  # 128 images a step on any number of processes that divides it
-    num_workers: 4
-    augment: true  # random crops of 90 to 100% of the area
-
-trainer:
-  gradient_clip_val: 1.0
-  log_every_n_steps: 10
-""",
-    "score": """\
-# How the paper scores, without the task: a file of configs/paper/score follows it.
-#   sta score --config configs/paper/common/score.yaml --config configs/paper/score/mnist.yaml
-model:
-  encoder: ViT-B-16
-  pretrained: openai
-
-measure: lp  # Eq. 10; the merges make lp+amp of it, and amp needs no file
-samples: 32
-seed: 0
-precision: float32
-""",
-    "merge": """\
-# What the paper's fusions share: a file of configs/paper/figure_3 follows it, or common/six_tasks.yaml and a file of table_2.
-#   sta merge --config configs/paper/common/merge.yaml --config configs/paper/figure_3/sta/mnist_cars.yaml
-model:
-  encoder: ViT-B-16
-  pretrained: openai
-
-# The tasks to evaluate are the model's.
-data:
-  batch_size: 128
-  num_workers: 4
-
-evaluate: true
-""",
-    "forget": """\
-# What the paper's forgettings share: a file of configs/paper/table_3 follows it.
-#   sta forget --config configs/paper/common/forget.yaml --config configs/paper/table_3/sta/mnist.yaml
-model:
-  encoder: ViT-B-16
-  pretrained: openai  # the model that forgets
-  control: imagenet
-
-# The images follow the model: of the target, and of the control that must not be hurt.
-data:
-  batch_size: 128
-  num_workers: 4
-
-evaluate: true
-""",
-}
 
 
 def stack(command: str, *files: str) -> str:
@@ -267,42 +202,14 @@ output: {RUNS}/table_3/{method}/{task}/forgotten.safetensors
 """
 
 
-def pretrained() -> str:
-    """The evaluation of the pretrained encoder."""
-    return f"""\
-# Table 3, rows "pretrained": zero-shot accuracy on the six tasks and on ImageNet. Nothing is trained or written but logs.
-{stack("test", "table_3/pretrained")}
-# Leaves {RUNS}/table_3/pretrained: TensorBoard and CSV logs.
-seed_everything: 0
-
-model:
-  class_path: MultiTaskEvaluation
-  init_args:
-    encoder: ViT-B-16
-    pretrained: openai
-
-data:
-  class_path: MultiTaskDataModule
-  init_args:
-    tasks: [{", ".join(TASKS)}]
-    control: imagenet
-    batch_size: 128
-    num_workers: 4
-
-trainer:
-{loggers("table_3/pretrained")}"""
-
-
 def configs() -> dict[str, str]:
-    """The text of every file, by its path below ``configs/paper``."""
-    found = {f"common/{name}": text for name, text in COMMON.items()}
-    found["common/six_tasks"] = six_tasks()
+    """The text of every file that is written here, by its path below ``configs/paper``."""
+    found = {"common/six_tasks": six_tasks()}
     for task in TASKS:
         found[f"finetune/{task}"] = finetune(task)
         found[f"score/{task}"] = score(task)
         for method in ("sta", "task_arithmetic"):
             found[f"table_3/{method}/{task}"] = table_3(method, task)
-    found["table_3/pretrained"] = pretrained()
     found |= {f"table_2/{row}": table_2(row) for row in FUSIONS}
     for method, pair in itertools.product(("sta", "task_arithmetic"), PAIRS):
         found[f"figure_3/{method}/{'_'.join(pair)}"] = figure_3(method, pair)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts import make_paper_configs
-from sta_lightning.cli.base import StaCLI
-from sta_lightning.cli.main import main
+from scripts import make_paper_configs, paper_results
 from sta_lightning.encoders import build_encoder
 from sta_lightning.tasks.published import EPOCHS, SUITES
+from sta_lightning.weights import read_metadata
 from tests.conftest import REPOSITORY
 from tests.oracles import sta
 from tests.paper import rehearsal
@@ -42,7 +42,11 @@ REHEARSED = (
 def test_the_files_are_what_the_script_writes(tmp_path: Path) -> None:
     make_paper_configs.write(tmp_path)
     written = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.yaml")}
-    assert {file.relative_to(PAPER): file.read_text() for file in FILES.values()} == written
+    by_hand = {Path(f"common/{name}.yaml") for name in ("fit", "score", "merge", "forget")}
+    by_hand.add(Path("table_3/pretrained.yaml"))
+    committed = {file.relative_to(PAPER): file.read_text() for file in FILES.values()}
+    assert committed.keys() - written.keys() == by_hand
+    assert {name: committed.get(name) for name in written} == written
 
 
 def test_every_run_of_the_paper_is_there() -> None:
@@ -115,21 +119,6 @@ def test_the_commands_in_the_documentation_name_files_that_exist() -> None:
     assert len(found) > 8
     for name in found:
         assert list(REPOSITORY.glob(name.replace("$task", "*"))), name
-
-
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in REHEARSED])
-def test_what_is_not_rehearsed_instantiates(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    built: list[Any] = []
-    monkeypatch.setattr(StaCLI, "_run_subcommand", lambda self, subcommand: built.append(self))
-    monkeypatch.chdir(REPOSITORY)
-    words = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-    assert main([*command(name), *words]) == 0, capsys.readouterr().err
-    (cli,) = built
-    wanted = merged(name)["model"]
-    expected = list(wanted["tasks"]) if "tasks" in wanted else [wanted["target"], wanted["control"]]
-    assert list(cli.datamodule.task_names) == expected
 
 
 def outputs(config: dict[str, Any]) -> list[Path]:
@@ -243,10 +232,62 @@ def test_sta_is_the_paper_s_equations_on_the_files(name: str, folder: Path) -> N
     np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["table_2/sta_lp", "figure_3/sta/mnist_svhn"])
-def test_merging_again_gives_the_same_bytes(name: str, folder: Path) -> None:
+def test_the_results_are_shown_beside_the_paper_s(folder: Path, tmp_path: Path) -> None:
+    shown = {
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in paper_results.report(folder / "runs" / "paper").splitlines()
+    }
+    found = rehearsal.accuracies(folder / "runs/paper/table_2/sta_lp")
+    row = [f"{100 * found[f'test/{task}/acc']:.2f}" for task in TASKS]
+    (line,) = [cells for cells in shown if cells[:1] == ("sta_lp",)]
+    assert [cell.split()[0] for cell in line[1:-1]] == row
+    assert line[-1] == f"{100 * found['test/avg_acc']:.2f} (82.84)"
+    found = rehearsal.accuracies(folder / "runs/paper/table_3/task_arithmetic/dtd")
+    target, control = (f"{100 * found[f'test/{part}/acc']:.2f}" for part in ("target", "control"))
+    assert ("dtd", "task_arithmetic", f"{target} (7.84)", f"{control} (56.39)") in shown
+    assert "– (82.84)" in paper_results.report(tmp_path)
+
+
+def test_the_reported_averages_are_those_of_the_reported_tasks() -> None:
+    for row, (*tasks, average) in paper_results.TABLE_2.items():
+        # The paper cuts digits off, and slips twice in the second one: docs/reproduce.md.
+        assert sum(tasks) / len(tasks) == pytest.approx(average, abs=0.1), row
+    averages = {"pretrained": (51.41, 68.33), "task_arithmetic": (8.23, 58.27), "sta": (8.19, 61.89)}
+    for method, expected in averages.items():
+        columns = zip(*(rows[method] for rows in paper_results.TABLE_3.values()), strict=True)
+        assert [sum(column) / 6 for column in columns] == pytest.approx(expected, abs=0.1), method
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in REHEARSED])
+def test_the_other_pairs_and_forgettings_are_made_too(name: str, folder: Path) -> None:
+    assert rehearsal.run_without_evaluation(name) == 0
+    config = merged(name)
+    settings = json.loads(read_metadata(folder / config["output"])["settings"])
+    model = config["model"]
+    assert settings["method"] == model["method"]
+    assert settings.get("tasks", []) == sorted(model.get("tasks", []))
+    assert settings.get("target") == model.get("target")
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("table_2/sta_lp", rehearsal.run),
+        ("table_2/task_arithmetic", rehearsal.run_without_evaluation),
+        ("figure_3/sta/mnist_svhn", rehearsal.run_without_evaluation),
+        ("table_3/sta/mnist", rehearsal.run_without_evaluation),
+    ],
+)
+def test_merging_again_gives_the_same_bytes(name: str, again: Callable[[str], int], folder: Path) -> None:
     path = folder / merged(name)["output"]
     first = path.read_bytes()
     path.unlink()
-    assert rehearsal.run(name) == 0
+    assert again(name) == 0
     assert path.read_bytes() == first
+
+
+def test_a_fine_tuned_model_is_tested_on_its_own_task(folder: Path) -> None:
+    checkpoint = folder / "runs/paper/finetune/mnist/checkpoints/last.ckpt"
+    assert rehearsal.evaluate("finetune/mnist", checkpoint) == 0
+    (last,) = (folder / "runs/paper/finetune/mnist").glob("csv/version_1/metrics.csv")
+    assert "test/mnist/acc" in last.read_text().splitlines()[0]

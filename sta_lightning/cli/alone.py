@@ -1,5 +1,6 @@
 """Merging and forgetting without an evaluation: neither Lightning nor the encoders' library is imported."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,7 +14,13 @@ from sta_lightning.cli.parser import RaisingParser, RejectedError
 from sta_lightning.cli.precheck import asked_alone, config_files, read_config
 from sta_lightning.cli.screen import say
 from sta_lightning.encoders.pretrained import pretrained_for_merge
-from sta_lightning.engine import ForgettingOptions, FusionOptions, launched_processes, write_vectors
+from sta_lightning.engine import (
+    ForgettingOptions,
+    FusionOptions,
+    TaskSource,
+    launched_processes,
+    write_vectors,
+)
 from sta_lightning.errors import StaError
 
 _OPTIONS: dict[str, type[Any]] = {"merge": FusionOptions, "forget": ForgettingOptions}
@@ -62,6 +69,7 @@ def run(name: str, words: Sequence[str]) -> None:
     except RejectedError as error:
         options = [action.dest for action in parser._actions if action.dest != "help"]
         members = [option.removeprefix("model.") for option in options]
+        members += [field.name for field in dataclasses.fields(TaskSource)]
         raise StaError(explain(str(error), command=name, options=options, members=members)) from error
     options = parser.instantiate_classes(parsed).model
     write(options, parsed.output)

@@ -49,7 +49,9 @@ def user_message(error: BaseException) -> str | None:
     """
     for link in chain(error):
         if isinstance(link, StaError):
-            return str(link)
+            text = str(link)
+            # A loader's own process sends its traceback along, as text.
+            return text.rsplit("StaError: ", 1)[-1].strip() if "Original Traceback" in text else text
     if isinstance(error, _PATH_ERRORS) and error.filename is not None:
         return f"{error.strerror}: {error.filename!r}. Give a path that exists and that you may use."
     if type(error).__name__ == "MisconfigurationException":  # by name: importing Lightning here would be slow

@@ -97,8 +97,16 @@ def described(one: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("parameters", f"{parameters['all']:,}" + (f" ({', '.join(parts)})" if parts else ""))
     for kind, row in one["types"].items():
         yield from _row(kind, f"{row['tensors']} tensors, {row['entries']:,} entries, {_bytes(row['bytes'])}")
-    for key in ("settings", "sources", "metadata", "facts"):
+    metadata = dict(one["metadata"])
+    converted = metadata.pop("converted", None)
+    for key in ("settings", "sources"):
         yield from _table(key, one[key])
+    if isinstance(converted, Mapping):
+        files = converted.get("files")
+        rest = {key: value for key, value in converted.items() if key != "files" and value is not None}
+        yield from _table("converted", {**rest, **(files if isinstance(files, Mapping) else {})})
+    yield from _table("metadata", metadata)
+    yield from _table("facts", one["facts"])
     if "task_vector" in one:
         yield from _norms(one["task_vector"])
 

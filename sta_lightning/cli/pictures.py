@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -66,13 +66,13 @@ def read_picture(path: Path) -> Image.Image:
         ) from error
 
 
-def natural_key(path: Path) -> list[tuple[str, int, str]]:
+def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
     """Sort key by which numbers within names count as numbers, and capital letters as small ones."""
-    pieces: Iterable[str] = re.split(r"(\d+)", "\0".join(path.parts))
-    return [
-        (piece.lower(), 0, piece) if index % 2 == 0 else ("", int(piece), piece)
-        for index, piece in enumerate(pieces)
+    pieces = re.split(r"(\d+)", "\0".join(path.parts))
+    counted = [
+        (piece.lower(), 0) if place % 2 == 0 else ("", int(piece)) for place, piece in enumerate(pieces)
     ]
+    return counted, str(path)
 
 
 def _inside(folder: Path) -> list[Path]:

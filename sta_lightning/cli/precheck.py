@@ -76,9 +76,9 @@ def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group:
     for prefix in (f"--{group}.{name}", f"--{group}.init_args.{name}"):
         for index, word in enumerate(words):
             if word.startswith(f"{prefix}="):
-                value = yaml.safe_load(word.removeprefix(f"{prefix}="))
+                value = _value(word.removeprefix(f"{prefix}="))
             elif word == prefix and index + 1 < len(words):
-                value = yaml.safe_load(words[index + 1])
+                value = _value(words[index + 1])
     return value
 
 
@@ -89,7 +89,15 @@ def asked_alone(words: Sequence[str], configs: Iterable[Mapping[str, Any]], name
         value = config.get(name, value)
     for index, word in enumerate(words):
         if word.startswith(f"--{name}="):
-            value = yaml.safe_load(word.removeprefix(f"--{name}="))
+            value = _value(word.removeprefix(f"--{name}="))
         elif word == f"--{name}" and index + 1 < len(words):
-            value = yaml.safe_load(words[index + 1])
+            value = _value(words[index + 1])
     return value
+
+
+def _value(text: str) -> Any:
+    """What a word means, or the word itself where it is no YAML: the parser will say so."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

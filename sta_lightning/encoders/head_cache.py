@@ -66,7 +66,7 @@ def cached_head(
 def _key(name: str, weights: Weights, class_names: Sequence[str], templates: Sequence[str]) -> str:
     assert weights.file is not None
     status = weights.file.stat()
-    tower = _tower_digest(str(weights.file.resolve()), status.st_mtime_ns, status.st_size)
+    tower = _tower_digest(str(weights.file.absolute()), status.st_mtime_ns, status.st_size)
     config = {key: value for key, value in model_config(name).items() if key != "vision_cfg"}
     # Some of the library's tokenizers are chosen by the architecture's name.
     described = [_RECIPE, name, config, weights.quick_gelu, tower, list(class_names), list(templates)]

@@ -18,6 +18,7 @@ from sta_lightning.arithmetic.sources import (
 )
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_weights, read_extents
+from sta_lightning.weights.formats import open_sources
 
 SAFETENSORS = ".safetensors"
 
@@ -68,7 +69,8 @@ def open_encoder(
     """The encoder in a weights file, and what its metadata says.
 
     Args:
-        path: a weights file that holds the encoder, alone or inside a larger model.
+        path: a checkpoint of any known layout that holds the encoder, alone or inside a larger model; one without the
+            projection behind the encoder gets the pretrained one's.
         reference: the pretrained encoder, whose names and shapes are wanted.
         what: whose weights they are, for messages: ``"task 'digits'"``.
         stack: what closes the file.
@@ -77,7 +79,7 @@ def open_encoder(
         StaError: the file is missing or broken, or names or shapes differ.
     """
     with saying(what):
-        tensors, metadata = open_weights(path, stack)
+        tensors, metadata = open_sources(path, stack, projection=reference.get("proj"))
         return encoder_part(tensors, names=reference, title=f"'{path}'"), metadata
 
 

@@ -23,6 +23,7 @@ from sta_lightning.engine.files import TaskSource, open_encoder, open_scores, op
 from sta_lightning.engine.heads import TaskHead, UnderPrefix, head_metadata, head_tensors
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import provenance, streamed
+from sta_lightning.weights.formats import weight_files
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,26 @@ class Job(ABC):
             return pretrained.tensors, "the pretrained encoder"
         return open_encoder(path, pretrained.tensors, what, stack)[0], f"{what} ('{path}')"
 
-    def metadata(self, pretrained: Pretrained) -> dict[str, str]:
-        """What the written file says of itself."""
-        kind, settings, sources = self.origin(pretrained)
+    def metadata(self, pretrained: Pretrained, kind: str | None = None, **more: Any) -> dict[str, str]:
+        """What a written file says of itself.
+
+        Args:
+            pretrained: the pretrained encoder.
+            kind: what sort of file it is, before the method's name; nothing for a merged model.
+            more: settings besides the job's.
+        """
+        made, settings, sources = self.origin(pretrained)
+        kind = made if kind is None else f"{kind}:{self.name}"
         if pretrained.file is not None:
             sources = {"pretrained": pretrained.file, **sources}
-        found = provenance(kind, settings, sources)
+        # A checkpoint in shards is several files.
+        files = {role: weight_files(path) for role, path in sources.items()}
+        named = {
+            role if len(parts) == 1 else f"{role}/{part.name}": part
+            for role, parts in files.items()
+            for part in parts
+        }
+        found = provenance(kind, {**settings, **more}, named)
         if pretrained.digest is not None:
             found["pretrained_sha256"] = pretrained.digest
         return found

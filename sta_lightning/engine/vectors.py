@@ -15,7 +15,6 @@ from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.workers import Alone, Workers
 from sta_lightning.engine.job import FusionJob, Pretrained
 from sta_lightning.errors import StaError
-from sta_lightning.weights import provenance
 from sta_lightning.weights.sparse import KIND, vector_files
 
 
@@ -64,7 +63,7 @@ def write_vectors(
             for task, mask in mask_of.items():
                 kept[task][block.name] += int(mask.sum())
         shapes = {name: torch.Size(problem.base[name].shape) for name in problem.names}
-        metadata = {task: _metadata(job, pretrained, task) for task in paths}
+        metadata = {task: job.metadata(pretrained, KIND, task=task) for task in paths}
         with vector_files(paths, shapes, kept, metadata, dtype or torch.float32) as sinks:
             for block, mask_of in masks.blocks():
                 for (task, mask), delta in zip(mask_of.items(), block.deltas(), strict=True):
@@ -89,10 +88,3 @@ class _Masks:
             for piece in entries.pieces():
                 block = entries.block(piece)
                 yield block, dict(zip(self.problem.tasks, self.method.masks(block, state), strict=True))
-
-
-def _metadata(job: FusionJob, pretrained: Pretrained, task: str) -> dict[str, str]:
-    kind, settings, sources = job.origin(pretrained)
-    if pretrained.file is not None:
-        sources = {"pretrained": pretrained.file, **sources}
-    return provenance(f"{KIND}:{kind.partition(':')[2]}", {**settings, "task": task}, sources)

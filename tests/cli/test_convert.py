@@ -55,6 +55,12 @@ def test_there_and_back(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert main(["convert", str(folder), str(file), "--to=safetensors", "--dtype=float16"]) == 0
     assert {value.dtype for value in load_weights(file).values()} == {torch.float16}
     assert read_metadata(file)["kind"] == "converted"
+    capsys.readouterr()
+    assert main(["inspect", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "  converted     from: safetensors, Hugging Face's names: a whole CLIP" in text
+    assert "activation: gelu" in text
+    assert "model: model.safetensors, SHA-256 " in text
     build_encoder("miniature", str(file))
 
 

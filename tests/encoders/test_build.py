@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import json
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning.encoders import build, build_clip, build_encoder, tokenize
+from sta_lightning.encoders import architectures, build_clip, build_encoder, empty_encoder, sources, tokenize
 from sta_lightning.errors import StaError
 from sta_lightning.weights import save_weights
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a test tried to reach the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture
@@ -105,7 +97,7 @@ def test_embedded_weights_missing_or_shipped(
     clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "miniature.safetensors"
-    monkeypatch.setattr(build, "MINIATURE_WEIGHTS", path)
+    monkeypatch.setattr(sources, "MINIATURE_WEIGHTS", path)
     with pytest.raises(
         StaError, match=r"miniature\.safetensors.*sta fit --config configs/pretrain/miniature\.yaml"
     ):
@@ -134,7 +126,7 @@ def test_wrong_weights_are_told(clip: Any, tmp_path: Path) -> None:
 
 
 def test_registration_survives_a_rescan_of_open_clip(clip: Any, tmp_path: Path) -> None:
-    (tmp_path / "another-model.json").write_text(build.MINIATURE_CONFIG.read_text())
+    (tmp_path / "another-model.json").write_text(architectures.MINIATURE_CONFIG.read_text())
     open_clip.add_model_config(tmp_path / "another-model.json")
     assert "sta-miniature" in open_clip.list_models()
     assert "miniature" not in open_clip.list_models()
@@ -151,17 +143,26 @@ def test_tokens_are_clips_own() -> None:
         tokenize("timm/deit_tiny_patch16_224", texts)
 
 
-def test_a_tag_that_cannot_be_fetched_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {}
+def test_a_converted_file_says_which_activation_it_wants(clip: Any, tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    save_weights(path, clip.state_dict(), {"converted": json.dumps({"activation": "gelu"})})
+    assert same(build_encoder("miniature", str(path)), clip.visual)
+    save_weights(path, clip.state_dict(), {"converted": json.dumps({"activation": "quick_gelu"})})
+    with pytest.raises(StaError, match=r"trained with QuickGELU.*Name the encoder 'miniature-quickgelu'"):
+        build_encoder("miniature", str(path))
+    # Of another program's entry of that name nothing can be said.
+    for entry in ("yesterday", "3", '{"activation": null}'):
+        save_weights(path, clip.state_dict(), {"converted": entry})
+        assert same(build_encoder("miniature", str(path)), clip.visual)
 
-    def fail(name: str, **settings: Any) -> None:
-        asked.update(settings, name=name)
-        raise OSError("no route to host")
 
-    monkeypatch.setattr(open_clip, "create_model", fail)
-    with pytest.raises(StaError, match=r"'ViT-B-16' the weights 'openai': no route to host"):
-        build_encoder("ViT-B-16", "openai")
-    assert asked["force_quick_gelu"] is True
+def test_an_empty_encoder_is_the_architecture_without_a_draw(clip: Any) -> None:
+    before = torch.get_rng_state()
+    empty = empty_encoder("miniature", "anything", 48)
+    assert torch.equal(before, torch.get_rng_state())
+    assert empty(torch.zeros(1, 3, 48, 48)).shape == (1, 128)
+    assert empty.state_dict().keys() == clip.visual.state_dict().keys()
+    assert empty_encoder("timm/test_vit", "anything").state_dict()
 
 
 def test_open_clip_is_quiet_about_random_weights(caplog: pytest.LogCaptureFixture) -> None:

@@ -53,7 +53,7 @@ def test_zeroshot_head_does_not_depend_on_how_prompts_are_batched(
     clip_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = zeroshot_head("miniature", clip_file, CLASSES, TEMPLATES)
-    heads._remembered.cache_clear()
+    monkeypatch.setenv("STA_CACHE", str(Path(clip_file).parent / "another"))
     monkeypatch.setattr(heads, "_PROMPTS_AT_ONCE", 4)
     torch.testing.assert_close(zeroshot_head("miniature", clip_file, CLASSES, TEMPLATES), whole)
     with pytest.raises(StaError, match="at least one class"):

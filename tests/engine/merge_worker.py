@@ -181,11 +181,11 @@ def _private() -> int:
 
 def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
     """Merge and print by how many megabytes this process has grown at most."""
-    torch.set_num_threads(2)
     if way == "eager":
         run_module._loop = lambda *_: None  # type: ignore[assignment]
     else:
         run_module._PAYS = 0
+        torch.set_num_threads(2)
     sources = [
         TaskSource(f"{folder}/task{i % 2}.safetensors", f"{folder}/task{i % 2}-importance.safetensors")
         for i in range(int(count))
@@ -199,7 +199,7 @@ def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
         nonlocal most
         while not stop.is_set():
             most = max(most, _private())
-            time.sleep(0.001)
+            time.sleep(0.01)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -27,9 +27,8 @@ CONFIG: dict[str, Any] = {
 }
 WEIGHTS = "tiny.safetensors"
 
-EVERY = [
-    f"--model.encoder={ENCODER}",
-    f"--model.pretrained={WEIGHTS}",
+MODEL = [f"--model.encoder={ENCODER}", f"--model.pretrained={WEIGHTS}"]
+TRAINER = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
     "--trainer.enable_progress_bar=false",
@@ -67,7 +66,18 @@ def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
 def run(name: str) -> int:
     """Run the command of one file, with the sizes overridden; returns its exit status."""
     words = command(name)
-    return main([*words, *EVERY, *SIZES[words[0]]])
+    return main([*words, *MODEL, *TRAINER, *SIZES[words[0]]])
+
+
+def run_without_evaluation(name: str) -> int:
+    """Run the command of a fusion or a forgetting up to its file; returns its exit status."""
+    return main([*command(name), *MODEL, "--evaluate=false"])
+
+
+def evaluate(name: str, checkpoint: Path) -> int:
+    """Evaluate what a fine-tuning has left on its test images; returns the exit status."""
+    words = command(name)[1:]
+    return main(["test", *words, *MODEL, *TRAINER, *SIZES["fit"], f"--ckpt_path={checkpoint}"])
 
 
 def accuracies(folder: Path) -> dict[str, float]:

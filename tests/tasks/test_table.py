@@ -78,9 +78,9 @@ def test_validation_rows_are_the_validation_split(data: Path) -> None:
 
 
 def test_spreadsheets_mark_space_and_further_columns_do_no_harm(data: Path) -> None:
-    lines = ["\ufeffid, path ,label,split,note"]
+    lines = ["\ufeffpath ,id, label,split,note"]
     lines += [
-        f'{number},"{path}", {label} ,{split.upper()},"a, b"'
+        f'"{path}",{number}, {label} ,{split.upper()},"a, b"'
         for number, (path, label, split) in enumerate(ROWS)
     ]
     (data / "pets.csv").write_bytes("\r\n".join(lines).encode())

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from sta_lightning.arithmetic.workers import Alone, Processes
+from sta_lightning.arithmetic.workers import Alone, Processes, together
 from sta_lightning.errors import StaError
 from sta_lightning.weights import FileSink, load_weights, save_weights, streamed
 from tests.peers import as_processes
@@ -202,9 +201,6 @@ def test_a_place_that_cannot_be_written_ends_all_processes(tmp_path: Path) -> No
 
 
 def test_no_process_finishes_the_file_before_all_have_written(path: Path, old: bytes) -> None:
-    # The second process fails after the first has left its block: the file must not have taken its place.
-    from sta_lightning.arithmetic.workers import together
-
     def work(peer: Processes) -> None:
         with streamed(path, PLANNED, METADATA, peer) as sink:
 
@@ -222,12 +218,25 @@ def test_no_process_finishes_the_file_before_all_have_written(path: Path, old: b
     ]
 
 
-def state_of(path: Path) -> dict[str, Tensor]:
-    return load_weights(path)
-
-
 def test_the_file_is_read_back(path: Path) -> None:
     with streamed(path, PLANNED, METADATA, Alone()) as sink:
         write_all(sink, list(STATE), 11)
-    found = state_of(path)
+    found = load_weights(path)
     assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
+
+
+def test_a_full_disk_met_by_one_process_ends_all(
+    path: Path, old: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work(peer: Processes) -> None:
+        with streamed(path, PLANNED, METADATA, peer) as sink:
+            together(peer, lambda: write_all(sink, ["w"] if peer.rank else []))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    first, second = as_processes(2, work)
+    assert type(first) is type(second) is StaError
+    assert "out.safetensors': No space left" in str(second)
+    assert str(first) == f"process 1: {second}"

@@ -6,6 +6,7 @@ import io
 import mmap
 import struct
 import zipfile
+import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ from sta_lightning.weights.formats.symbols import Admission
 PickledKind = Literal["torch archive", "TorchScript archive", "old torch file", "plain pickle"]
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of name and extra field
+# What Python's zip reader raises for damaged archives, beside its own error.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(ValueError, KeyError, OverflowError, RuntimeError, NotImplementedError),
+)
 _LARGEST_PICKLE = 1 << 30  # bytes; that of a model with a million tensors has less
 
 
@@ -61,7 +67,7 @@ def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -
             return _zipped(path, file, title, unsafe_pickle)
         admit = module_trees(title) if unsafe_pickle else state_dicts_only(title)
         return _unzipped(file, title, admit)
-    except (DamagedPickleError, zipfile.BadZipFile, struct.error, EOFError) as error:
+    except DamagedPickleError as error:
         raise StaError(
             f"{title} is not a whole checkpoint ({error}). It may be truncated, as by a download that broke off, or of "
             "another format; copy or make it again."
@@ -82,23 +88,8 @@ def _unzipped(file: FileBytes, title: str, admit: Admission) -> Pickled:
 
 
 def _zipped(path: Path, file: FileBytes, title: str, unsafe_pickle: bool) -> Pickled:
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        pickles = sorted((name for name in entries if name.split("/")[1:] == ["data.pkl"]), key=len)
-        if not pickles:
-            raise StaError(
-                f"{title} is a zip archive that holds no checkpoint (no data.pkl). If there is one in it, unpack it first."
-            )
-        folder = pickles[0].removesuffix("data.pkl")
-        script = f"{folder}constants.pkl" in entries
-        order = entries.get(f"{folder}byteorder")
-        if order is not None and archive.read(order) != b"little":
-            raise StaError(
-                f"{title} was written on a big-endian machine, which is not supported. Save it as .safetensors there."
-            )
-        if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-            raise DamagedPickleError(f"its table of tensors has {entries[pickles[0]].file_size} bytes")
-        text = archive.read(pickles[0])
+    folder, entries, text = _directory(path, title)
+    script = f"{folder}constants.pkl" in entries
     shelf = Shelf(title, file)
     storages = f"{folder}data/"
     for name, entry in entries.items():
@@ -115,6 +106,29 @@ def _zipped(path: Path, file: FileBytes, title: str, unsafe_pickle: bool) -> Pic
 
     content = interpret(io.BytesIO(text), admit, persistent)
     return Pickled("TorchScript archive" if script else "torch archive", content, title)
+
+
+def _directory(path: Path, title: str) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
+    """The archive's folder, its entries by name, and the pickle that describes the tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            pickles = sorted((name for name in entries if name.split("/")[1:] == ["data.pkl"]), key=len)
+            if not pickles:
+                raise StaError(
+                    f"{title} is a zip archive that holds no checkpoint (no data.pkl). If there is one in it, unpack it first."
+                )
+            folder = pickles[0].removesuffix("data.pkl")
+            order = entries.get(f"{folder}byteorder")
+            if order is not None and archive.read(order) != b"little":
+                raise StaError(
+                    f"{title} was written on a big-endian machine, which is not supported. Save it as .safetensors there."
+                )
+            if entries[pickles[0]].file_size > _LARGEST_PICKLE:
+                raise DamagedPickleError(f"its table of tensors has {entries[pickles[0]].file_size} bytes")
+            return folder, entries, archive.read(pickles[0])
+    except _ZIP_ERRORS as error:
+        raise DamagedPickleError(str(error) or type(error).__name__) from error
 
 
 def _offset(file: FileBytes, entry: zipfile.ZipInfo) -> int:

@@ -107,6 +107,8 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
         for block in (block_of(name), "all"):
             old = squares.get(block, (0.0, 0.0))
             squares[block] = (old[0] + pair[0], old[1] + pair[1])
+    if "all" in squares:
+        squares["all"] = squares.pop("all")  # last
     return {
         block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
         for block, (delta, base) in squares.items()

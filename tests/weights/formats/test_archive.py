@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import random
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -113,16 +114,9 @@ def test_views_that_share_a_storage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dtype",
     [
-        torch.float64,
-        torch.float16,
-        torch.bfloat16,
-        torch.int8,
-        torch.int16,
-        torch.uint16,
-        torch.uint8,
-        torch.bool,
-    ]
-    + [torch.float8_e4m3fn],
+        *(torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
+        *(torch.int8, torch.int16, torch.uint16, torch.uint8, torch.bool),
+    ],
 )
 def test_types(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {"a": torch.tensor([0.0, 1.0, 2.0]).to(dtype), "b": nn.Parameter(torch.ones(2))}
@@ -259,3 +253,27 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(stream.getvalue())
     with pytest.raises(StaError, match="a pickled checkpoint under a name that ends in"):
         read(tmp_path / "a.safetensors", unsafe_pickle=True)
+
+
+@pytest.mark.parametrize("way", ["zip", "old", "2", "script"])
+def test_damaged_bytes_give_tensors_or_a_message(way: str, net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    if way == "script":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(net).save(str(path))
+    else:
+        save(net, path, way)
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(min(len(whole), chance.choice([400, len(whole)])))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read(path, unsafe_pickle=True)
+        except StaError as error:
+            refused += 1
+            assert "a.pt'" in str(error)
+    assert refused > 5

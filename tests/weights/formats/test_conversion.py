@@ -276,7 +276,7 @@ def test_files_that_hold_no_model(kind: str, tmp_path: Path) -> None:
 def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     torch.save(tiny_clip().state_dict(), tmp_path / "in.pt")
     arguments: dict[str, Any] = {"configs": CONFIGS, "encoder": NAMES["gelu"]}
-    with pytest.raises(StaError, match="a name that ends in .safetensors"):
+    with pytest.raises(StaError, match=r"a name that ends in \.safetensors"):
         convert(tmp_path / "in.pt", tmp_path / "out.pt", "open_clip", **arguments)
     with pytest.raises(StaError, match="writes a folder"):
         convert(tmp_path / "in.pt", tmp_path / "out.safetensors", "huggingface", **arguments)

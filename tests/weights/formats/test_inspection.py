@@ -68,7 +68,7 @@ def test_norms_against_numpy() -> None:
         "blocks.1": ["blocks.1.a"],
         "all": ["class_embedding", "blocks.0.a", "blocks.0.b", "blocks.1.a"],
     }
-    assert found.keys() == groups.keys()
+    assert list(found) == list(groups)
     for group, names in groups.items():
         before = np.concatenate([base[name].numpy().astype(np.float64).ravel() for name in names])
         after = np.concatenate([tuned[name].numpy().astype(np.float64).ravel() for name in names])

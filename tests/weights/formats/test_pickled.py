@@ -1,5 +1,6 @@
 """Pickles are understood as Python's own unpickler understands them, and nothing in them comes to life."""
 
+import contextlib
 import io
 import pickle
 import sys
@@ -132,10 +133,8 @@ def test_damage_is_told_as_damage(content: bytes) -> None:
 
 @given(st.binary(max_size=80))
 def test_no_bytes_lead_to_another_error(content: bytes) -> None:
-    try:
+    with contextlib.suppress(DamagedPickleError):
         read(content)
-    except DamagedPickleError:
-        pass
 
 
 @given(st.data())
