@@ -1,0 +1,305 @@
+"""Merging without an evaluation: no heavy import, the same bytes as with one, and one message for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from sta_lightning.cli.alone import suffices
+from sta_lightning.cli.main import main
+from sta_lightning.encoders import build_encoder
+from sta_lightning.modules import ForgetModule, MergeModule, TaskSource
+from sta_lightning.weights import load_weights, save_weights
+from tests.conftest import REPOSITORY
+from tests.engine.models import Models, command, write_models
+from tests.forks import forked
+from tests.toys import write_finetuned, write_importance, write_pretrained
+
+WORKER = REPOSITORY / "tests" / "engine" / "merge_worker.py"
+NAMES = ("digits", "vehicles")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STA_CACHE", str(tmp_path_factory.getbasetemp() / "alone"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+# Light start
+
+
+def test_nothing_heavy_is_imported(models: Models, tmp_path: Path) -> None:
+    calls = [
+        ("light", *command(models, tmp_path / "merged.safetensors")),
+        ("light", *command(models, tmp_path / "forgotten.safetensors", name="forget")),
+        ("light", *command(models, tmp_path / "refused.safetensors", "--model.p=2")),
+    ]
+    merged, forgotten, refused = forked(WORKER, calls)
+    for outcome in (merged, forgotten):
+        assert outcome.status == 0, outcome.err
+        assert outcome.out.splitlines()[-1] == "imported:"
+        assert outcome.out.startswith("written: ")
+    assert refused.status == 2
+    assert refused.out == "imported:\n"
+    assert sorted(os.listdir(tmp_path)) == ["forgotten.safetensors", "merged.safetensors"]
+
+
+# The same bytes as with an evaluation
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole random CLIP, and two encoders and importances of its kind."""
+    folder = tmp_path_factory.mktemp("real")
+    pretrained = write_pretrained(folder / "pretrained.safetensors")
+    for seed, name in enumerate(NAMES):
+        write_finetuned(folder / f"{name}.safetensors", pretrained, seed)
+        write_importance(folder / f"{name}-importance.safetensors", pretrained, seed)
+    encoder = {f"visual.{n}": t for n, t in build_encoder("miniature", str(pretrained)).state_dict().items()}
+    save_weights(folder / "encoder.safetensors", encoder)
+    save_weights(folder / "half.safetensors", {n: t.half() for n, t in encoder.items()})
+    torch.save({"state_dict": load_weights(pretrained)}, folder / "pretrained.ckpt")
+    return folder
+
+
+def sources(real: Path) -> dict[str, TaskSource]:
+    return {n: TaskSource(f"{real}/{n}.safetensors", f"{real}/{n}-importance.safetensors") for n in NAMES}
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "settings"),
+    [
+        ("pretrained.safetensors", {}),
+        ("pretrained.safetensors", {"method": "average"}),
+        ("pretrained.safetensors", {"measure": "delta-amp", "normalize": "model", "p": 0.2}),
+        ("pretrained.safetensors", {"dtype": "bfloat16", "method": "task_arithmetic", "scale": 0.3}),
+        ("encoder.safetensors", {}),
+        ("half.safetensors", {"method": "random_mask", "seed": 3}),
+        ("pretrained.ckpt", {}),
+    ],
+    ids=str,
+)
+def test_a_merge_writes_what_the_module_writes(
+    pretrained: str, settings: dict[str, Any], real: Path, tmp_path: Path
+) -> None:
+    module = MergeModule(sources(real), pretrained=str(real / pretrained), **settings)
+    expected = module.save(tmp_path / "module.safetensors").read_bytes()
+    tasks = {
+        name: {"finetuned": s.finetuned, "importance": s.importance} for name, s in sources(real).items()
+    }
+    words = [f"--model.{key}={value}" for key, value in settings.items()]
+    output = tmp_path / "alone.safetensors"
+    words += ["--evaluate=false", f"--output={output}", f"--model.pretrained={real / pretrained}"]
+    assert main(["merge", f"--model.tasks={json.dumps(tasks)}", *words]) == 0
+    assert output.read_bytes() == expected
+    merged = module.merge().weights
+    assert all(torch.equal(merged[n.removeprefix("visual.")], t) for n, t in load_weights(output).items())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"model": "vehicles.safetensors"}, {"model": "half.safetensors", "p": 0.2}], ids=str
+)
+def test_a_forgetting_writes_what_the_module_writes(
+    settings: dict[str, Any], real: Path, tmp_path: Path
+) -> None:
+    files = sources(real)["digits"]
+    if "model" in settings:
+        settings = {**settings, "model": str(real / settings["model"])}
+    module = ForgetModule(
+        "digits",
+        str(files.finetuned),
+        files.importance,
+        pretrained=f"{real}/pretrained.safetensors",
+        **settings,
+    )
+    expected = module.save(tmp_path / "module.safetensors").read_bytes()
+    output = tmp_path / "alone.safetensors"
+    words = [f"--model.{key}={value}" for key, value in settings.items()]
+    words += [
+        "--model.target=digits",
+        f"--model.finetuned={files.finetuned}",
+        f"--model.importance={files.importance}",
+    ]
+    words += ["--evaluate=false", f"--output={output}", f"--model.pretrained={real}/pretrained.safetensors"]
+    assert main(["forget", *words]) == 0
+    assert output.read_bytes() == expected
+
+
+# Which command lines are merged without Lightning
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [
+        (["--evaluate=false"], True),
+        (["--evaluate", "false"], True),
+        (["--evaluate=False", "--model.p=0.3"], True),
+        (["--evaluate=true"], False),
+        ([], False),
+        (["--evaluate=false", "--evaluate=true"], False),
+        (["--evaluate=maybe"], False),
+        (["--evaluate=["], False),
+        (["--evaluate=no"], True),
+        (["--evaluate"], False),
+        (["--evaluate=false", "--help"], False),
+        (["--evaluate=false", "--print_config"], False),
+        (["--evaluate=false", "--data.control=null"], False),
+        (["--evaluate=false", "--trainer.accelerator=cpu"], False),
+        (["--evaluate=false", "--model.target=mine.yaml"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_which_command_lines_need_nothing_more(words: list[str], alone: bool) -> None:
+    assert suffices(words) is alone
+
+
+def test_a_configuration_decides_too(tmp_path: Path) -> None:
+    def config(name: str, content: object) -> str:
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+        return f"--config={tmp_path / name}"
+
+    first = config("first.yaml", {"evaluate": True, "trainer": {}, "data": {"control": None}})
+    second = config("second.yaml", {"evaluate": False})
+    assert suffices([first, second])
+    assert not suffices([second, first])
+    assert suffices([first, "--evaluate=false"])
+    assert not suffices([second, config("task.yaml", {"model": {"tasks": {"mine.yaml": {}}}})])
+    assert not suffices([second, config("target.yaml", {"model": {"target": "mine.yml"}})])
+
+
+def test_a_configuration_may_say_what_an_evaluation_would_need(models: Models, tmp_path: Path) -> None:
+    tasks = {n: {"finetuned": s.finetuned, "importance": s.importance} for n, s in models.tasks.items()}
+    content = {
+        "model": {"tasks": tasks, "pretrained": str(models.file), "p": 0.2},
+        "data": {"control": "objects", "batch_size": 250},
+        "trainer": {"logger": [{"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}}]},
+        "seed_everything": 3,
+        "output": str(tmp_path / "config.safetensors"),
+        "evaluate": True,
+    }
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(content))
+    assert main(["merge", f"--config={tmp_path / 'merge.yaml'}", "--evaluate=false", "--model.p=0.7"]) == 0
+    assert main(command(models, tmp_path / "words.safetensors")) == 0
+    assert (tmp_path / "config.safetensors").read_bytes() == (tmp_path / "words.safetensors").read_bytes()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("word", ["false", "False", "no", "off"])
+def test_all_that_means_no(word: str, models: Models, tmp_path: Path) -> None:
+    words = command(models, tmp_path / "out.safetensors")
+    assert main([f"--evaluate={word}" if part == "--evaluate=false" else part for part in words]) == 0
+    assert (tmp_path / "out.safetensors").is_file()
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one message of a command line that is refused."""
+    assert suffices(words[1:]), "it is this path that is tested"
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sta: error: ")
+    assert err.count("\n") == 1, err
+    assert len(err) < 900
+    assert "Traceback" not in err
+    assert "NestedArg" not in err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--model.p=1.3"], ["p must be", "1.3"]),
+        (["--model.p=half"], ["--model.p", "a number", "'half'"]),
+        (["--model.method=stta"], ["'stta'", "'sta'"]),
+        (["--model.measure=lq"], ["'lq'", "'lp'"]),
+        (["--model.normalize=layer"], ["'layer'", "'tensor'"]),
+        (["--model.scale=0.4"], ["has no coefficient"]),
+        (["--model.dtype=int8"], ["--model.dtype", "'int8'"]),
+        (["--model.metod=sta"], ["--model.metod", "'model.method'"]),
+        (["--otput=x"], ["--otput", "'output'"]),
+        (["stray"], ["'stray'"]),
+        (["--model.tasks={}"], ["nothing to merge"]),
+        (["--model.tasks={one: {finetund: x}}"], ["finetund", "'finetuned'"]),
+        (["--model.tasks={one: x.safetensors}"], ["--model.tasks"]),
+        (["--model.tasks=3"], ["--model.tasks"]),
+        (["--model.tasks={one: {finetuned: nowhere.safetensors}}"], ["nowhere.safetensors", "'one'"]),
+        (["--model.pretrained=nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["--model.encoder=ViT-B-99"], ["ViT-B-99"]),
+        (["--output=merged.pt"], ["merged.pt", ".safetensors"]),
+        (["--output=."], ["a folder"]),
+        (["--config=nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+        (["--config=broken.yaml"], ["broken.yaml", "not valid YAML", "line 2"]),
+        (["--config=list.yaml"], ["list.yaml", "expected a mapping"]),
+        (["--config=modl.yaml"], ["modl.yaml", "modl", "'model'"]),
+        (["--config=metod.yaml"], ["metod.yaml", "model.metod", "'method'"]),
+        (["--config=number.yaml"], ["--model.p", "a number"]),
+    ],
+    ids=lambda value: (
+        " ".join(value) if isinstance(value, list) and value[0].startswith(("--", "stray")) else None
+    ),
+)
+def test_mistakes(
+    more: list[str],
+    expected: list[str],
+    models: Models,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, text in {
+        "broken": "model: {p: 0.5\n", "list": "- model\n", "modl": "modl: {p: 0.5}\n",
+        "metod": "model: {metod: sta}\n", "number": "model: {p: [1, 2]}\n",
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    if more[0] in ("--config=nowhere.yaml", "--config=broken.yaml", "--config=list.yaml"):
+        # Told while the files are looked at, to find out what is asked.
+        assert main([*command(models, tmp_path / "merged.safetensors"), *more]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("sta: error: ")
+        assert message.count("\n") == 1
+    else:
+        message = refused([*command(models, tmp_path / "merged.safetensors"), *more], capsys)
+    for part in expected:
+        assert part in message
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["merge", "--output=o.safetensors"], ["--model.tasks", "must be given"]),
+        (["merge", "--model.tasks={a: {finetuned: x}}"], ["--output", "must be given"]),
+        (["forget", "--output=o.safetensors"], ["--model.target", "must be given"]),
+        (["forget", "--output=o.safetensors", "--model.target=a", "--model.finetuned=a.safetensors", "--model.normalize=model"],
+         ["--model.normalize"]),
+        (["forget", "--output=o.safetensors", "--model.target=a", "--model.finetuned=a.safetensors", "--model.method=average"],
+         ["'average'", "'task_arithmetic'"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)  # fmt: skip
+def test_what_must_be_given(
+    words: list[str],
+    expected: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused([words[0], "--evaluate=false", *words[1:]], capsys)
+    for part in expected:
+        assert part in message
+    assert not list(tmp_path.iterdir())
