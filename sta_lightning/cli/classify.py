@@ -104,6 +104,11 @@ def run(name: str, words: Sequence[str]) -> None:
     try:
         asked = parser.parse_args(list(words))
     except RejectedError as error:
+        if "are required" in str(error):
+            raise StaError(
+                "sta predict needs a model and pictures: --model FILE PICTURES ..., or --config FILE for the test split that a "
+                "configuration describes. `sta predict --help` lists the options."
+            ) from error
         options = [action.dest for action in parser._actions if action.dest != "pictures"]
         raise StaError(explain(str(error), command=name, options=options)) from error
     for option in ("top", "batch_size"):

@@ -30,8 +30,12 @@ COMMANDS: dict[str, Command] = {
     "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
     "merge": Command("merge", "fuse fine-tuned encoders into one, write it, evaluate it on every task"),
     "forget": Command("merge", "make a model forget one task, write it, evaluate it on target and control"),
-    "convert": Command("convert", "write a checkpoint as open_clip, Hugging Face or safetensors, from any of these and more"),
-    "inspect": Command("inspect", "what a checkpoint is: architecture, tensors, who made it, norm of its task vector"),
+    "convert": Command(
+        "convert", "write a checkpoint as open_clip, Hugging Face or safetensors, from any of these and more"
+    ),
+    "inspect": Command(
+        "inspect", "what a checkpoint is: architecture, tensors, who made it, norm of its task vector"
+    ),
 }
 
 EXAMPLES = """\

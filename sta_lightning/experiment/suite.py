@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.encoders.loading import RANDOM
+from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.errors import StaError, listed
 from sta_lightning.experiment.images import EvaluationData, Memory, Remembered
 from sta_lightning.experiment.progress import bar
 from sta_lightning.experiment.settings import ExperimentSettings, TaskOverride
-from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.tasks import TaskDataModule, get_task
 from sta_lightning.tasks.task import Split
 

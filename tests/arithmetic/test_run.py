@@ -179,6 +179,7 @@ def test_a_result_that_its_type_cannot_hold(method: MergeMethod, compiled: bool)
 def test_loops_are_compiled_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(build, "_loaded", {})
+    monkeypatch.setattr(build, "compiler", lambda: "cc")
     monkeypatch.setattr(build, "_kept", lambda source: [])
     monkeypatch.setattr(build, "_load", lambda source: asked.append(source))
     merged(Sta())

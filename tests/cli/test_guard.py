@@ -45,10 +45,12 @@ def test_one_message_and_the_status(
     assert ("--debug" in err) == (status == 1)
 
 
-def test_a_mistake_in_a_loaders_process_comes_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_a_loaders_process_comes_without_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = (
         "Caught StaError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "worker.py", line 1, in loop\nsta_lightning.errors.StaError: \'a.png\' is no image. Mend it.\n'
+        "  File \"worker.py\", line 1, in loop\nsta_lightning.errors.StaError: 'a.png' is no image. Mend it.\n"
     )
     assert guarded(lambda: raise_(StaError(text)), debug=False) == 2
     assert capsys.readouterr().err == "sta: error: 'a.png' is no image. Mend it.\n"

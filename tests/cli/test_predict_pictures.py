@@ -18,10 +18,9 @@ from torch import Tensor
 
 from sta_lightning.cli import predict
 from sta_lightning.cli.main import main
-from sta_lightning.cli.pictures import find_pictures, natural_key, read_picture
+from sta_lightning.cli.pictures import read_picture
 from sta_lightning.encoders import ClassificationHead, build_encoder, encoder_spec, zeroshot_head
 from sta_lightning.engine import TaskSource, read_heads
-from sta_lightning.errors import StaError
 from sta_lightning.modules import MergeModule
 from sta_lightning.tasks import Preprocess, get_task
 from sta_lightning.weights import load_weights, read_metadata, save_weights
@@ -228,8 +227,8 @@ def test_a_broken_picture(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--model=fused.safetensors", "--task=spots", "pictures", "--top=0"], "--top=0 was asked for"),
         (["--model=fused.safetensors", "--task=spots", "pictures", "--batch_size=x"], "expected an integer"),
         (["--model=fused.safetensors", "--task=spots", "pictures", "--output=pictures"], "is a folder"),
-        (["--model=fused.safetensors", "--task=spots"], "--pictures must be given"),
-        (["--task=spots", "pictures"], "--model must be given"),
+        (["--model=fused.safetensors", "--task=spots"], "needs a model and pictures"),
+        (["--task=spots", "pictures"], "needs a model and pictures"),
         (["--model=fused.safetensors", "--tsk=spots", "pictures"], "no option --tsk. Did you mean 'task'"),
         (["--model=fused.safetensors", "--task=spots", "--device=quantum", "pictures"], "does not have it"),
     ],
@@ -319,40 +318,3 @@ def test_merge_with_heads_by_its_two_ways(work: Path, capsys: pytest.CaptureFixt
 )
 def test_which_of_the_two_commands(words: list[str], pictures: bool) -> None:
     assert predict.of_pictures(words) is pictures
-
-
-def test_numbers_count_as_numbers() -> None:
-    names = [
-        "b",
-        "a10.png",
-        "a2.png",
-        "A3.png",
-        "a2b1",
-        "a02.png",
-        "10",
-        "9",
-        "x1/y",
-        "x1/a10",
-        "x1/a9",
-        "x.d/1",
-    ]
-    found = [path.as_posix() for path in sorted(map(Path, names), key=natural_key)]
-    assert found.index("9") < found.index("10")
-    assert found.index("a2.png") < found.index("A3.png") < found.index("a10.png")
-    assert found.index("x1/a9") < found.index("x1/a10") < found.index("x1/y")
-
-
-def test_numbered_folders_are_found(tmp_path: Path) -> None:
-    for name in ("2024", "2024/12", "2024/3"):
-        (tmp_path / name).mkdir()
-    for name in ("2024/12/1.PNG", "2024/3/11.png", "2024/3/2.png"):
-        (tmp_path / name).write_text("")
-    found = find_pictures([tmp_path / "2024"])
-    assert [p.relative_to(tmp_path).as_posix() for p in found] == [
-        "2024/3/2.png",
-        "2024/3/11.png",
-        "2024/12/1.PNG",
-    ]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(StaError, match="holds no pictures"):
-        find_pictures([tmp_path / "2024", tmp_path / "empty"])

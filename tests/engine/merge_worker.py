@@ -43,10 +43,9 @@ def light(*words: str) -> int:
     return status
 
 
-def _compile() -> None:
-    # Nothing but a present loop is used for models as small as these.
-    assert loops() is not None
-    assert fused(3, 2) is not None
+def _compile() -> bool:
+    """For models as small as these, loops are used only if they are there already."""
+    return loops() is not None and fused(3, 2) is not None
 
 
 def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
@@ -62,7 +61,7 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
 
 def shrinks_when_mapped(victim: str, *words: str) -> int:
     """Cut a file short as soon as a compiled loop has been told where its large tensor is mapped."""
-    _compile()
+    assert _compile()
     address = FileTensor.address
 
     def and_shrink(self: FileTensor) -> int | None:

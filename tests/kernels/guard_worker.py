@@ -81,7 +81,7 @@ def several_threads(folder: str) -> None:
 
 
 def _take_turns() -> None:
-    for _ in range(3):
+    for _ in range(10):
         for load in (lambda: fused(2, 1), loops, lambda: fused(3, 2)):
             assert load() is not None
 

@@ -86,7 +86,11 @@ def test_data_that_is_not_the_target_is_refused(pretrained: Path, files: dict[st
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"method": "average"}, "forgetting method 'average' is unknown"), ({"p": -0.1}, "-0.1"), ({"scale": 2.0}, "no coefficient")],
+    [
+        ({"method": "average"}, "forgetting method 'average' is unknown"),
+        ({"p": -0.1}, "-0.1"),
+        ({"scale": 2.0}, "no coefficient"),
+    ],
 )
 def test_wrong_settings(
     pretrained: Path, files: dict[str, Path], settings: dict[str, Any], message: str

@@ -30,6 +30,14 @@ _SIZES = {
 _PLAIN_VISION = {"image_size", "layers", "width", "patch_size", "mlp_ratio", "head_width"}
 _PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
 
+# What open_clip's vision transformers consist of.
+_VISUAL = frozenset(
+    (
+        *("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj"),
+        *("attn_pool", "attn_pool_contrastive", "patchnorm_pre_ln", "patch_dropout"),
+    )
+)
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -145,11 +153,15 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
         title: what to call them in a message.
 
     Raises:
-        StaError: names what is missing from a block or beside the blocks, and what has another shape than in the first block.
+        StaError: names what is missing from a block or beside the blocks, what has another shape than in the other blocks, and
+            what is in no CLIP.
     """
     prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
     missing: list[str] = []
+    unknown: list[str] = []
     if f"{prefix}class_embedding" in tensors:
+        visual = [name for name in tensors if name.startswith(prefix)]
+        unknown = [name for name in visual if name.removeprefix(prefix).split(".")[0] not in _VISUAL]
         wanted = ("conv1.weight", "positional_embedding", "ln_post.weight", "ln_post.bias")
         missing += [prefix + name for name in wanted if prefix + name not in tensors]
     if f"{prefix}patch_embed.proj.weight" in tensors:
@@ -168,6 +180,11 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
         raise StaError(
             f"{title} is not whole: it lacks {listed(dict.fromkeys(missing))}; of another shape than in the other blocks are "
             f"{listed(dict.fromkeys(shapes))}. It may be half a download, or saved in parts; get all of it."
+        )
+    if unknown:
+        raise StaError(
+            f"{title} has tensors in its image encoder that no CLIP has: {listed(unknown)}. They would be lost or misread: save "
+            "the encoder without what was added to it."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from sta_lightning import __version__
-from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import ACCURACY, CARD, model_card
@@ -30,6 +30,8 @@ Target = Literal["open_clip", "huggingface", "safetensors"]
 TARGETS: tuple[str, ...] = get_args(Target)
 # What CLIP's images are normalised by, unless a configuration says otherwise.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HEADS = "heads"
+"""The metadata's entry that tells of heads beside an encoder."""
 # What stays true of a file of this package's when it is written in another layout.
 _KEPT = ("package", "version", "kind", "settings", "sources", ACCURACY, "pretrained_sha256")
 
@@ -100,7 +102,9 @@ def convert(
         else:
             _need_projection(model, to)
             prefix = "" if model.layout.kind == "timm" else "visual."
-            write_tensors(place, model.encoder, {**metadata, CARD: card}, dtype=dtype, prefix=prefix)
+            tensors = {f"{prefix}{own}": source for own, source in model.encoder.items()} | _heads(model)
+            said = {key: model.checkpoint.metadata[key] for key in (HEADS,) if _heads(model)}
+            write_tensors(place, tensors, {**metadata, **said, CARD: card}, dtype=dtype)
         what = "an image encoder alone" if clip is None else "a whole CLIP"
         return f"{what}, {architecture.title}"
 
@@ -135,6 +139,13 @@ def _assembled(model: Model, base: Model | None) -> SourceDict | None:
         return model.clip
     text = {name: source for name, source in base.clip.items() if not name.startswith("visual.")}
     return {**{f"visual.{name}": source for name, source in model.encoder.items()}, **text}
+
+
+def _heads(model: Model) -> dict[str, TensorSource]:
+    """The heads that this package's merged encoders bring along; only its own layout has a place for them."""
+    if not is_ours(model.checkpoint) or HEADS not in model.checkpoint.metadata:
+        return {}
+    return {name: source for name, source in model.checkpoint.tensors.items() if name.startswith("head.")}
 
 
 def _need_projection(model: Model, to: str) -> None:

@@ -18,8 +18,9 @@ from sta_lightning.weights.formats.card import CARD, decoded
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.model import open_model
-from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
+from sta_lightning.weights.formats.origin import computed_by, is_ours, known_name, made_by
 from sta_lightning.weights.formats.towers import image_encoder, whole_clip
+from sta_lightning.weights.sparse import KIND as VECTOR
 
 _PIECE = 1 << 22  # entries
 # Of the metadata, what is shown in a place of its own or is not for reading.
@@ -51,7 +52,7 @@ def inspect(
     """
     with ExitStack() as stack:
         checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
-        layout = recognise(checkpoint.tensors, checkpoint.title)
+        layout = _layout(checkpoint)
         known = layout.kind not in ("head", "unknown")
         encoder = image_encoder(checkpoint.tensors, layout, title=checkpoint.title) if known else {}
         clip = (
@@ -113,6 +114,12 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
         block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
         for block, (delta, base) in squares.items()
     }
+
+
+def _layout(checkpoint: Checkpoint) -> Layout:
+    """The layout; a masked task vector has every tensor in two parts, and is in none."""
+    vector = is_ours(checkpoint) and checkpoint.metadata.get("kind", "").startswith(VECTOR)
+    return Layout("unknown") if vector else recognise(checkpoint.tensors, checkpoint.title)
 
 
 def _task_vector(

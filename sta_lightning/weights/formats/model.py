@@ -13,6 +13,10 @@ from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.origin import is_ours
 from sta_lightning.weights.formats.towers import PROJECTION, image_encoder, whole_clip
+from sta_lightning.weights.sparse import KIND as VECTOR
+
+NO_MODEL = ("importance", "probabilities", "head", VECTOR)
+"""What the metadata's ``kind`` begins with in this package's files that hold no weights of a model."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def open_model(
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
     title = checkpoint.title
     kind = checkpoint.metadata.get("kind", "")
-    if is_ours(checkpoint) and kind.split(":")[0] in ("importance", "probabilities", "head"):
+    if is_ours(checkpoint) and kind.split(":")[0] in NO_MODEL:
         raise StaError(
             f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
         )

@@ -9,6 +9,7 @@ import torch
 
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
+from sta_lightning.weights import provenance, save_weights
 from sta_lightning.weights.formats.inspection import inspect, task_vector_norms
 from tests.weights.formats.test_conversion import WRITERS, archive_of_openai, lightning
 from tests.weights.formats.tiny import CONFIGS, NAMES, tiny_clip
@@ -93,3 +94,15 @@ def test_a_task_vector_between_layouts(tmp_path: Path) -> None:
     torch.save(tiny_clip().visual.transformer.state_dict(), tmp_path / "part.pt")
     with pytest.raises(StaError, match=r"part\.pt' holds tensors of an unknown layout"):
         inspect(tmp_path / "part.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")
+
+
+def test_a_masked_task_vector_is_described_as_one(tmp_path: Path) -> None:
+    parts = {
+        f"{part}.{name}": torch.ones(3)
+        for part in ("mask", "values")
+        for name in tiny_clip().visual.state_dict()
+    }
+    save_weights(tmp_path / "a.safetensors", parts, provenance("vector:sta", {"p": 0.7}, {}))
+    found = inspect(tmp_path / "a.safetensors", configs=CONFIGS)
+    assert (found["kind"], found["layout"], found["architecture"]) == ("vector:sta", "no known layout", None)
+    assert found["settings"] == {"p": 0.7}
