@@ -18,6 +18,14 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own: neither is the user's filled, nor does what lies there decide a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The embedded suite with a few images per split, rendered into a folder that becomes the current one."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 from sta_lightning.callbacks.together import together
 from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
+from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, save_weights
 from sta_lightning.weights.digest import tensor_digest
 
@@ -61,4 +62,8 @@ def _export(module: LightningModule, folder: Path, steps: int) -> None:
     save_weights(
         folder / "encoder.safetensors", {prefix + n: t for n, t in encoder.state_dict().items()}, metadata
     )
-    head.save(folder / "head.safetensors", provenance("head", settings, {}))
+    head.save(
+        folder / "head.safetensors",
+        provenance("head", settings, {}),
+        class_names=get_task(hparams["task"]).class_names,
+    )

@@ -26,7 +26,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("train", "train: fine-tune an encoder on one task (or pretrain one)"),
     "validate": Command("train", "evaluate on the validation split"),
     "test": Command("train", "evaluate on the test split"),
-    "predict": Command("predict", "class probabilities of the test split, as one safetensors file"),
+    "predict": Command("predict", "classify pictures into a CSV, or a test split into a safetensors file"),
     "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
     "merge": Command("merge", "fuse fine-tuned encoders into one, write it, evaluate it on every task"),
     "forget": Command("merge", "make a model forget one task, write it, evaluate it on target and control"),
@@ -46,6 +46,8 @@ examples:
   sta merge --config configs/merge/miniature.yaml --model.p=0.6
   sta forget --config configs/forget/digits.yaml
   sta test --config configs/finetune/digits.yaml --ckpt_path=runs/finetune/digits/checkpoints/last.ckpt
+  sta predict --model fused.safetensors --task digits pictures/
+  sta inspect fused.safetensors
   sta merge --help                     what every option means, with its unit and default
   sta fit --config FILE --print_config the configuration that would run, in full
 """

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import load_weights
+from sta_lightning.weights.formats import load_state
 
 RANDOM = "random"
 """The value of ``pretrained`` that asks for random weights, drawn from PyTorch's global generator."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a weights file; floating-point tensors become float32."""
+    """Read a checkpoint of any known layout, named as open_clip or timm name; floating-point tensors become float32."""
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load_weights(path).items()
+        for name, tensor in load_state(path).items()
     }
 
 

@@ -17,12 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from sta_lightning.encoders import ClassificationHead
+from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.compiled import CompileSetting, compiled_forward
 from sta_lightning.modules.padding import accept_padding, real_samples, training_share
-from sta_lightning.modules.parts import blank_encoder, head_for, start_encoder
+from sta_lightning.modules.parts import head_for, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks import get_task
 
@@ -162,7 +162,7 @@ class CLIPClassifier(LightningModule):
         if self.built:
             self.head = head
         else:
-            encoder = blank_encoder(self._encoder_name, self._pretrained, self._image_size)
+            encoder = empty_encoder(self._encoder_name, self._pretrained, self._image_size)
             self._assemble(encoder, head)
 
     @classmethod

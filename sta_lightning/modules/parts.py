@@ -7,34 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sta_lightning.arithmetic import check_compatible
-from sta_lightning.encoders import ClassificationHead, build_encoder, has_text_tower, make_head
+from sta_lightning.encoders import ClassificationHead, build_encoder, empty_encoder, has_text_tower, make_head
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import Task
 from sta_lightning.weights import encoder_weights
 
 _PROTOTYPE_BATCH = 128
-
-
-def blank_encoder(name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
-    """Build the architecture that ``build_encoder`` would, without reading weights and without a draw of random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        return build_encoder(_without_weights(name, pretrained), "random", image_size)
-
-
-def _without_weights(name: str, pretrained: str | None) -> str:
-    """Some of open_clip's weights belong to a variant of the architecture: name it, so that it needs no tag."""
-    if not has_text_tower(name) or pretrained is None or Path(pretrained).is_file():
-        return name
-    import open_clip
-
-    wants = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
-    variant = f"{name}-quickgelu"
-    return variant if wants and open_clip.get_model_config(variant) is not None else name
 
 
 def start_encoder(
@@ -44,7 +26,7 @@ def start_encoder(
     original = build_encoder(name, pretrained, image_size)
     if weights is None:
         return original, original
-    encoder = blank_encoder(name, pretrained, image_size)
+    encoder = empty_encoder(name, pretrained, image_size)
     encoder.load_state_dict(read_encoder(weights, encoder.state_dict(), "the encoder to start from"))
     return original, encoder
 

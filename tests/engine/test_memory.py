@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sta_lightning.kernels.build import compiler
 from tests.engine.models import write_models
 from tests.forks import Outcome, forked
 
@@ -40,6 +41,7 @@ def test_it_stays_below_a_bound(call: tuple[str, int, str], grown: dict[tuple[st
     assert grown[call] < BOUND, grown
 
 
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_it_does_not_grow_with_the_number_of_models(grown: dict[tuple[str, int, str], float]) -> None:
-    # Twice the models are 240 MB more.
+    # Twice the models are 240 MB more. The eager form grows by what a piece of each takes, some megabytes.
     assert grown["sta", 12, "compiled"] - grown["sta", 6, "compiled"] < 20, grown
