@@ -12,7 +12,8 @@ from sta_lightning.encoders.build import build_encoder
 from sta_lightning.encoders.sources import MINIATURE_WEIGHTS, weights_file
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.engine import Pretrained
-from sta_lightning.weights import TensorFile, encoder_prefix, is_encoder_tensor, tensor_digest
+from sta_lightning.weights import encoder_prefix, is_encoder_tensor, tensor_digest
+from sta_lightning.weights.formats import open_sources
 
 _CLIP_PREFIX = "visual."
 
@@ -22,8 +23,9 @@ def pretrained_for_merge(
 ) -> Pretrained:
     """Open the pretrained encoder.
 
-    A safetensors file is read as it is, without building the encoder, for the package's own encoder and open_clip's
-    architectures at their own image size. Everything else is built as :func:`~sta_lightning.encoders.build_encoder` does.
+    A safetensors file, or a folder with one, is read as it is, without building the encoder, for the package's own encoder
+    and open_clip's architectures at their own image size. Everything else is built as
+    :func:`~sta_lightning.encoders.build_encoder` does.
 
     Args:
         name: the encoder's name.
@@ -35,8 +37,8 @@ def pretrained_for_merge(
         StaError: if the encoder or its weights cannot be found, or do not fit.
     """
     file = weights_file(name, pretrained) if _is_clip(name) else None
-    if file is not None and file.suffix == ".safetensors" and image_size is None:
-        tensors = stack.enter_context(TensorFile(file))
+    if file is not None and (file.suffix == ".safetensors" or file.is_dir()) and image_size is None:
+        tensors, _ = open_sources(file, stack)
         prefix = encoder_prefix(tensors)
         names = [key for key in tensors if is_encoder_tensor(key, prefix)]
         own = {key.removeprefix(prefix): tensors[key] for key in names}
@@ -55,7 +57,7 @@ def pretrained_file(name: str, pretrained: str | None) -> Path | None:
         return weights_file(name, None)
     if pretrained is None:
         return MINIATURE_WEIGHTS if name == MINIATURE else None
-    return Path(pretrained) if Path(pretrained).is_file() else None
+    return Path(pretrained) if Path(pretrained).exists() else None
 
 
 def _is_clip(name: str) -> bool:

@@ -66,7 +66,7 @@ def weights_file(name: str, pretrained: str | None) -> Path | None:
         return None
     if pretrained is None:
         return _own_file(name)
-    if Path(pretrained).is_file():
+    if Path(pretrained).exists():  # a file, or a folder with a file in it
         _check_activation(name, Path(pretrained))
         return Path(pretrained)
     if pretrained.startswith(HUB_PREFIX):

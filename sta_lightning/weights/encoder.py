@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights.io import load_weights
 
 # What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers, DataParallel,
 # torch.compile.
@@ -65,7 +64,9 @@ def encoder_weights(
     """
     if isinstance(source, Mapping):
         return encoder_part(source, names=names, prefix=prefix, title="the state dict")
-    return encoder_part(load_weights(source), names=names, prefix=prefix, title=f"'{os.fspath(source)}'")
+    from sta_lightning.weights.formats import load_state  # which itself needs this file
+
+    return encoder_part(load_state(source), names=names, prefix=prefix, title=f"'{os.fspath(source)}'")
 
 
 class Shaped(Protocol):

@@ -164,8 +164,8 @@ def not_safetensors(file: Path, reason: object) -> StaError:
 def _unpickled(file: Path) -> dict[str, Tensor]:
     if _is_torchscript(file):
         raise StaError(
-            f"'{file}' is a TorchScript archive, a program and not a checkpoint. Load it with torch.jit.load where you "
-            f"trust it, and save its state dict as {SAFETENSORS}."
+            f"'{file}' is a TorchScript archive, a program and not a checkpoint. `sta convert {file.name} OUT --to "
+            "safetensors` takes its weights out without running it."
         )
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
