@@ -1,6 +1,6 @@
 """Call functions of a script, each in a process of its own that may die of it.
 
-Importing torch takes most of such a test: a helper process imports the script once and forks for every call.
+Importing torch takes most of such a test: one process imports the script once and forks for every call.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sta_lightning.arithmetic import FUSION_METHODS, make_method
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.engine import FusionJob
 from sta_lightning.errors import StaError
 from sta_lightning.weights import load_weights, save_weights
@@ -129,3 +130,16 @@ def test_one_task_and_an_unknown_measure(own: Models, output: Path) -> None:
     assert "at least two tasks" in refused(own, output, job(only))
     with pytest.raises(StaError, match="measure='lq' was asked for; choose one of 'lp'"):
         job(own, measure="lq")
+
+
+def test_a_file_that_is_written_again_meanwhile(
+    own: Models, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, check, times = Path(str(own.tasks["task1"].finetuned)), Problem.check_names, iter(range(1, 9))
+
+    def and_touch(self: Problem) -> None:
+        os.utime(path, ns=(1, next(times)))
+        check(self)
+
+    monkeypatch.setattr(Problem, "check_names", and_touch)
+    assert "task1.safetensors' was changed while it was read" in refused(own, output)
