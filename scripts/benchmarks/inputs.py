@@ -77,5 +77,5 @@ class Inputs:
                 name: torch.randn(tensor.shape, generator=generator).abs_().pow_(3)
                 for name, tensor in base.items()
             }
-            save_weights(scored, scores, {"measure": "lp", **write_extents(extents(scores))})
+            save_weights(scored, scores, {"measure": "lp", "extents": write_extents(extents(scores))})
         return found

@@ -32,7 +32,8 @@ _FLAGS = (
 )
 _TIMEOUT = 300  # seconds
 _lock = threading.Lock()
-_loaded: dict[str, ctypes.CDLL | None] = {}
+_loaded: dict[str, ctypes.CDLL] = {}
+_failed: set[tuple[str, str | None, str]] = set()
 # Handlers of guard.c through which SIGBUS goes, each with its library.
 _watching: dict[int, ctypes.CDLL] = {}
 
@@ -52,7 +53,7 @@ def compiler() -> str | None:
 
 def is_built(source: str) -> bool:
     """Whether the loops of this text can be had without compiling."""
-    return _loaded.get(source) is not None or (compiler() is not None and bool(_kept(source)))
+    return source in _loaded or (compiler() is not None and bool(_kept(source)))
 
 
 def library(source: str) -> ctypes.CDLL | None:
@@ -66,9 +67,15 @@ def library(source: str) -> ctypes.CDLL | None:
         eager form that gives the same bits.
     """
     with _lock:
-        if source not in _loaded:
-            _loaded[source] = _load(source) if compiler() is not None else None
-        found = _loaded[source]
+        found = _loaded.get(source)
+        # A failure holds for the compiler and the folder that it was met with.
+        circumstances = (source, compiler(), str(_folder()))
+        if found is None and compiler() is not None and circumstances not in _failed:
+            found = _load(source)
+            if found is None:
+                _failed.add(circumstances)
+            else:
+                _loaded[source] = found
         return found if found is not None and _watch(found) else None
 
 
