@@ -97,7 +97,8 @@ class Entries:
 
     def pieces(self, size: int | None = None) -> list[slice]:
         """Consecutive slices that cover the flattened tensor."""
-        step = size or piece_size(self.device)
+        # Compiled loops make no temporaries: larger pieces cost them nothing and call them less often.
+        step = size or piece_size(self.device) * (1 if self.workers.loops is None else 2)
         return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
 
     def block(self, piece: slice, *, whole: bool = False) -> Block:
