@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -144,6 +144,31 @@ def _opened(file: Path) -> Any:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError, RuntimeError) as error:
         raise not_safetensors(file, error) from error
+
+
+def fill(descriptor: int, buffer: memoryview, offset: int, path: PathLike, check: Callable[[], None]) -> None:
+    """Fill a buffer with a file's bytes from an offset.
+
+    Args:
+        descriptor: the open file.
+        buffer: what is filled, whole.
+        offset: where in the file its bytes begin.
+        path: what to call the file in a message.
+        check: raises if the file has changed since it was opened.
+
+    Raises:
+        StaError: the file became shorter or cannot be read.
+    """
+    done = 0
+    while done < len(buffer):
+        try:
+            got = os.preadv(descriptor, [buffer[done:]], offset + done)
+        except OSError as error:
+            raise StaError(f"'{path}' cannot be read: {error.strerror}.") from error
+        if not got:
+            check()
+            raise StaError(f"'{path}' ends too early. Copy or make it again.")
+        done += got
 
 
 def not_safetensors(file: Path, reason: object) -> StaError:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights.format import DTYPES, RESERVED
-from sta_lightning.weights.io import existing, not_safetensors
+from sta_lightning.weights.io import existing, fill, not_safetensors
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
@@ -144,16 +144,7 @@ class TensorFile(Mapping[str, FileTensor]):
         Raises:
             StaError: if the file became shorter or cannot be read.
         """
-        done = 0
-        while done < len(buffer):
-            try:
-                got = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise StaError(f"'{self.path}' cannot be read: {error.strerror}.") from error
-            if not got:
-                self.check()
-                raise StaError(f"'{self.path}' ends too early. Copy or make it again.")
-            done += got
+        fill(self._descriptor, buffer, offset, self.path, self.check)
 
     def address(self) -> int | None:
         """Where the file is mapped in this process's memory; nothing where the file's system cannot map.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.errors import StaError
+from sta_lightning.weights.io import fill
 
 
 class Bytes(Protocol):
@@ -57,16 +58,7 @@ class FileBytes:
         Raises:
             StaError: the file became shorter or cannot be read.
         """
-        done = 0
-        while done < len(buffer):
-            try:
-                got = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise StaError(f"'{self.path}' cannot be read: {error.strerror}.") from error
-            if not got:
-                self.check()
-                raise StaError(f"'{self.path}' ends too early. Copy or make it again.")
-            done += got
+        fill(self._descriptor, buffer, offset, self.path, self.check)
 
     def check(self) -> None:
         """Whether the file is as long, and as old, as when it was opened.
