@@ -4,6 +4,7 @@ Every function is pure: it reads mappings from tensor name to tensor, changes no
 tensors.
 """
 
+from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.checks import (
     check_compatible,
     check_finite,
@@ -29,21 +30,25 @@ from sta_lightning.arithmetic.masks import (
     random_fusion_mask,
     tensor_generator,
 )
-from sta_lightning.arithmetic.method import MergeMethod
-from sta_lightning.arithmetic.methods import (
+from sta_lightning.arithmetic.method import MergeMethod, VectorMethod
+from sta_lightning.arithmetic.methods import merge, unlearn
+from sta_lightning.arithmetic.normalization import NORMALIZATIONS, normalize
+from sta_lightning.arithmetic.registry import (
     FORGET_METHODS,
     FUSION_METHODS,
+    find_method,
+    forget_method,
+    fusion_method,
     has_setting,
     make_method,
-    merge,
-    unlearn,
+    settings_of,
 )
-from sta_lightning.arithmetic.normalization import NORMALIZATIONS, normalize
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import Merged, StateDict, floating_names
 from sta_lightning.arithmetic.vectors import change_size, task_vector
 
 __all__ = [
+    "Dare",
     "FORGET_METHODS",
     "FUSION_METHODS",
     "MEASURES",
@@ -52,6 +57,7 @@ __all__ = [
     "Merged",
     "MergeMethod",
     "StateDict",
+    "VectorMethod",
     "amplitude",
     "average",
     "change_size",
@@ -59,10 +65,13 @@ __all__ = [
     "check_finite",
     "check_importance",
     "check_state",
+    "find_method",
     "floating_names",
     "forget",
     "forget_mask",
+    "forget_method",
     "fuse",
+    "fusion_method",
     "fusion_mask",
     "has_setting",
     "importance_for",
@@ -74,6 +83,7 @@ __all__ = [
     "random_forget_mask",
     "random_fusion_mask",
     "rank",
+    "settings_of",
     "task_arithmetic",
     "task_vector",
     "tensor_generator",

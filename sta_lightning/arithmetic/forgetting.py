@@ -15,7 +15,15 @@ from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.linear import FORGETS
 from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, NativeLoop
+from sta_lightning.arithmetic.method import (
+    Addresses,
+    Answer,
+    Combined,
+    Data,
+    MergeMethod,
+    Native,
+    NativeLoop,
+)
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.selection import (
     SMALL,
@@ -49,6 +57,9 @@ class StaForgetting(MergeMethod):
     p: float = 0.7
 
     title: ClassVar[str] = "STA"
+    summary: ClassVar[str] = "the entries of the task vector whose importance is largest in their tensor are taken out"
+    data: ClassVar[Data] = "labelled samples"
+    source: ClassVar[str] = "Tian et al. 2024"
     needs_importance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -138,6 +149,8 @@ class RandomForgetting(MergeMethod):
     seed: int = 0
 
     title: ClassVar[str] = "Random mask"
+    summary: ClassVar[str] = "as many entries of every tensor as STA takes out, drawn at random: the control"
+    source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:
         check_share(self.p)

@@ -18,6 +18,7 @@ from sta_lightning.arithmetic.method import (
     Addresses,
     Answer,
     Combined,
+    Data,
     MergeMethod,
     Native,
     NativeLoop,
@@ -78,6 +79,9 @@ class Sta(MaskedFusion):
     normalize: str = "tensor"
 
     title: ClassVar[str] = "STA"
+    summary: ClassVar[str] = "at every position the task vectors of the tasks whose importance there is largest"
+    data: ClassVar[Data] = "labelled samples"
+    source: ClassVar[str] = "Tian et al. 2024"
     needs_importance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -146,6 +150,8 @@ class RandomMask(MaskedFusion):
     seed: int = 0
 
     title: ClassVar[str] = "Random mask"
+    summary: ClassVar[str] = "as many task vectors at every position as STA keeps, drawn at random: the control"
+    source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:
         check_share(self.p)

@@ -12,22 +12,30 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, NativeLoop
+from sta_lightning.arithmetic.method import (
+    Addresses,
+    Answer,
+    Combined,
+    MergeMethod,
+    Native,
+    NativeLoop,
+    VectorMethod,
+)
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import loops, loops_are_built
 
 
-def add_scaled(block: Block, scale: float) -> Tensor:
-    """Base + scale * sum of delta_i."""
+def scaled_sum(block: Block, scale: float) -> Tensor:
+    """scale * sum of delta_i."""
     total = torch.zeros_like(block.base)
     for delta in block.deltas():
         total += delta
-    return block.base + scale * total
+    return scale * total
 
 
 def native_sum(scale: float) -> Native:
-    """:func:`add_scaled` in machine code."""
+    """Base + :func:`scaled_sum` in machine code."""
 
     def load() -> NativeLoop | None:
         found = loops()
@@ -43,14 +51,16 @@ def native_sum(scale: float) -> Native:
 
 
 @dataclass(frozen=True)
-class Average(MergeMethod):
+class Average(VectorMethod):
     """The plain average of the fine-tuned models: theta_0 + (1/N) sum of delta_i."""
 
     title: ClassVar[str] = "Average"
+    summary: ClassVar[str] = "the mean of the fine-tuned models"
+    source: ClassVar[str] = "Wortsman et al. 2022 (model soups)"
 
     @override
-    def combine(self, block: Block, state: Any) -> Combined:
-        return Combined(add_scaled(block, 1.0 / len(block.tuned)))
+    def vector(self, block: Block, state: Any) -> Tensor:
+        return scaled_sum(block, 1.0 / len(block.tuned))
 
     @override
     def native(self, tasks: int) -> Native | None:
@@ -58,7 +68,7 @@ class Average(MergeMethod):
 
 
 @dataclass(frozen=True)
-class TaskArithmetic(MergeMethod):
+class TaskArithmetic(VectorMethod):
     """Task arithmetic: theta_0 + scale * sum of delta_i (Eq. 8).
 
     Args:
@@ -71,13 +81,16 @@ class TaskArithmetic(MergeMethod):
     scale: float = 0.4
 
     title: ClassVar[str] = "Task arithmetic"
+    summary: ClassVar[str] = "the sum of the task vectors, times a coefficient"
+    coefficient: ClassVar[str | None] = "scale"
+    source: ClassVar[str] = "Ilharco et al. 2023"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
 
     @override
-    def combine(self, block: Block, state: Any) -> Combined:
-        return Combined(add_scaled(block, self.scale))
+    def vector(self, block: Block, state: Any) -> Tensor:
+        return scaled_sum(block, self.scale)
 
     @override
     def native(self, tasks: int) -> Native | None:
@@ -98,6 +111,9 @@ class Negation(MergeMethod):
     scale: float = 1.0
 
     title: ClassVar[str] = "Task arithmetic"
+    summary: ClassVar[str] = "the task vector is taken out, times a coefficient"
+    coefficient: ClassVar[str | None] = "scale"
+    source: ClassVar[str] = "Ilharco et al. 2023"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

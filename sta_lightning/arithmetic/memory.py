@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.checks import check_dtype, check_state
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
@@ -58,6 +59,8 @@ def run_in_memory(
     finetuned: Mapping[str, StateDict],
     importance: Mapping[str, StateDict] | None = None,
     *,
+    grams: Mapping[str, StateDict] | None = None,
+    dare: Dare | None = None,
     origin: StateDict | None = None,
     base_title: str = PRETRAINED,
     dtype: torch.dtype | None = None,
@@ -70,6 +73,8 @@ def run_in_memory(
         base: the model that is changed; tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes.
         importance: task name -> importance of every floating-point tensor, the same tasks, for a method that needs it.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for a method that needs them.
+        dare: what is dropped from the task vectors before they are merged.
         origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
         base_title: what to call ``base`` in a message.
         dtype: floating-point type of the result; nothing keeps each tensor's type in ``base``.
@@ -95,8 +100,12 @@ def run_in_memory(
         tuned={task: in_memory(model) for task, model in finetuned.items()},
         scores={task: in_memory(scores) for task, scores in (importance or {}).items()},
         origin=None if origin is None else in_memory(origin),
+        grams={task: in_memory(found) for task, found in (grams or {}).items()},
         base_title=base_title,
     )
+    if dare is not None:
+        problem.check_names()
+        problem = dare.drops(problem)
     sink = MemorySink(base, dtype)
     kept = run(method, problem, sink, compiled=compiled)
     return Merged(sink.weights, kept)

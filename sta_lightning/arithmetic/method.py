@@ -43,6 +43,9 @@ class Answer(NamedTuple):
     kept: list[int] | None = None
 
 
+Data = Literal["nothing", "labelled samples", "unlabelled samples", "unlabelled test images"]
+"""What a method needs besides the weights."""
+
 NativeLoop = Callable[[Addresses, Any, int, int], Answer]
 """(addresses, the tensor's state, address of the result, number of entries) -> answer."""
 
@@ -97,15 +100,29 @@ class MergeMethod(ABC):
 
     Attributes:
         title: the method's name in a table.
+        summary: what it does, in one line, for ``sta methods``.
+        data: what it needs besides the weights.
+        coefficient: its setting that has to be tuned, by name; nothing if it has none.
+        source: where it was published.
         scope: ``"position"`` if an entry of the result depends on the entries at that position alone (and on what was
             prepared): then a block is any piece of a tensor. ``"tensor"`` for a method that needs a whole tensor.
-        needs_importance: whether it ranks entries by importance.
+        needs_importance: whether it reads a number for every entry of every task: an importance, a Fisher information.
+        measure: the importance that it is defined with; nothing where the user chooses one.
+        needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
+        many: whether a forgetting takes several fine-tunings of the task to forget.
         takes_vectors: whether its ``tuned`` are masked task vectors in place of fine-tuned models.
     """
 
     title: ClassVar[str]
+    summary: ClassVar[str] = ""
+    data: ClassVar[Data] = "nothing"
+    coefficient: ClassVar[str | None] = None
+    source: ClassVar[str] = ""
     scope: ClassVar[Literal["position", "tensor"]] = "position"
     needs_importance: ClassVar[bool] = False
+    measure: ClassVar[str | None] = None
+    needs_grams: ClassVar[bool] = False
+    many: ClassVar[bool] = False
     takes_vectors: ClassVar[bool] = False
 
     def check(self, problem: Problem) -> None:  # noqa: B027 (most methods take any number of models)
@@ -134,3 +151,15 @@ class MergeMethod(ABC):
     def settings(self) -> dict[str, Any]:
         """The method's settings by name, for a file's metadata."""
         return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+
+
+class VectorMethod(MergeMethod):
+    """A method that makes one task vector of all of them and adds it to the base: theta + tau."""
+
+    @abstractmethod
+    def vector(self, block: Block, state: Any) -> Tensor:
+        """The merged task vector of a block, of the shape and type of ``block.base``."""
+
+    def combine(self, block: Block, state: Any) -> Combined:
+        """The base plus the merged task vector."""
+        return Combined(block.base + self.vector(block, state))

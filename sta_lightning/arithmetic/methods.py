@@ -1,75 +1,41 @@
-"""One registry of merging and forgetting methods, for the modules, the command line and the experiments."""
+"""The package's methods under their names, and merging and forgetting by name."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import MergeMethod
+from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, make_method
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.states import Merged, StateDict
 from sta_lightning.errors import StaError, listed
 
-FUSION_METHODS: Mapping[str, type[MergeMethod]] = {
-    "sta": Sta,
-    "random_mask": RandomMask,
-    "average": Average,
-    "task_arithmetic": TaskArithmetic,
-    "vectors": AddVectors,
-}
-"""The methods of :func:`merge` by name."""
+FUSION_METHODS.update(
+    {
+        "sta": Sta,
+        "random_mask": RandomMask,
+        "average": Average,
+        "task_arithmetic": TaskArithmetic,
+        "vectors": AddVectors,
+    }
+)
 
-FORGET_METHODS: Mapping[str, type[MergeMethod]] = {
-    "sta": StaForgetting,
-    "random_mask": RandomForgetting,
-    "task_arithmetic": Negation,
-    "vector": SubtractVector,
-}
-"""The methods of :func:`unlearn` by name."""
-
-
-def has_setting(method: type[MergeMethod], name: str) -> bool:
-    """Whether a method has a setting of that name."""
-    return any(field.name == name for field in dataclasses.fields(method))  # type: ignore[arg-type]
-
-
-def make_method(
-    name: str,
-    methods: Mapping[str, type[MergeMethod]],
-    *,
-    scale: float | None = None,
-    **settings: Any,
-) -> MergeMethod:
-    """A method by its name, with the settings that it has.
-
-    Args:
-        name: one of ``methods``.
-        methods: :data:`FUSION_METHODS` or :data:`FORGET_METHODS`.
-        scale: its coefficient; ``None`` for its default.
-        settings: settings of which it takes those that it has.
-
-    Raises:
-        StaError: if the method is unknown, is given a scale and has none, or a setting is out of range.
-    """
-    found = methods.get(name)
-    what = "forgetting" if methods is FORGET_METHODS else "merging"
-    if found is None:
-        raise StaError(f"{what} method '{name}' is unknown. Choose one of {listed(methods)}.")
-    if scale is not None:
-        if not has_setting(found, "scale"):
-            raise StaError(
-                f"{what} method '{name}' has no coefficient, and scale={scale!r} was given. Leave scale out, or "
-                "choose 'task_arithmetic'."
-            )
-        settings["scale"] = scale
-    return found(**{key: value for key, value in settings.items() if has_setting(found, key)})
+FORGET_METHODS.update(
+    {
+        "sta": StaForgetting,
+        "random_mask": RandomForgetting,
+        "task_arithmetic": Negation,
+        "vector": SubtractVector,
+    }
+)
 
 
 def merge(
@@ -82,19 +48,26 @@ def merge(
     scale: float | None = None,
     normalize: str = "tensor",
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    dare: Dare | None = None,
+    grams: Mapping[str, StateDict] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Merged:
     """Merge fine-tuned models into one by a method's name.
 
     Args:
-        method: one of :data:`FUSION_METHODS`.
+        method: one of :data:`FUSION_METHODS`, or where one of your own is, see
+            :func:`~sta_lightning.arithmetic.registry.find_method`.
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes.
-        importance: task name -> importance; ``"sta"`` needs it, the others leave it unread.
+        importance: task name -> importance; methods that need none leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.fuse`.
         scale: coefficient of ``"task_arithmetic"``, 0.4 if ``None``; the other methods have none.
         normalize: normalisation of ``"sta"``: ``"tensor"``, ``"block"``, ``"model"`` or ``"none"``.
-        seed: seed of ``"random_mask"``.
+        seed: seed of the methods that draw at random.
+        settings: further settings of the method, by name.
+        dare: what is dropped from the task vectors before they are merged.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods that read them.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
 
     Returns:
@@ -104,11 +77,22 @@ def merge(
         StaError: if the method is unknown, needs an importance and has none, or is given a scale and has
             none; and whatever the method itself refuses.
     """
-    made = make_method(method, FUSION_METHODS, scale=scale, p=p, normalize=normalize, seed=seed)
+    made = make_method(
+        method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
+    )
     if made.needs_importance and importance is None:
-        raise StaError(NO_IMPORTANCE)
-    scores = importance if made.needs_importance else None
-    return run_in_memory(made, pretrained, finetuned, scores, dtype=dtype)
+        raise StaError(NO_IMPORTANCE.format(method))
+    if made.needs_grams and grams is None:
+        raise StaError(NO_GRAMS.format(method))
+    return run_in_memory(
+        made,
+        pretrained,
+        finetuned,
+        importance if made.needs_importance else None,
+        grams=grams if made.needs_grams else None,
+        dare=dare,
+        dtype=dtype,
+    )
 
 
 def unlearn(
@@ -121,6 +105,8 @@ def unlearn(
     p: float = 0.7,
     scale: float | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    more: Sequence[StateDict] = (),
     task: str = "target",
     dtype: torch.dtype | None = None,
 ) -> Merged:
@@ -134,7 +120,9 @@ def unlearn(
         importance: its importance; ``"sta"`` needs it, the others leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.forget`.
         scale: coefficient gamma of ``"task_arithmetic"``, 1 if ``None``; the other methods have none.
-        seed: seed of ``"random_mask"``.
+        seed: seed of the methods that draw at random.
+        settings: further settings of the method, by name.
+        more: further models fine-tuned on the same task, for methods that take several.
         task: what to call the task in messages and in ``kept``.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
 
@@ -144,13 +132,14 @@ def unlearn(
     Raises:
         StaError: as :func:`merge`.
     """
-    made = make_method(method, FORGET_METHODS, scale=scale, p=p, seed=seed)
+    made = make_method(method, FORGET_METHODS, scale=scale, settings=settings, p=p, seed=seed)
     if made.needs_importance and importance is None:
-        raise StaError(NO_IMPORTANCE)
+        raise StaError(NO_IMPORTANCE.format(method))
+    refuse_several(method, made, len(more))
     return run_in_memory(
         made,
         model,
-        {task: finetuned},
+        {task: finetuned, **{f"{task} ({number})": other for number, other in enumerate(more, 2)}},
         {task: importance} if made.needs_importance and importance is not None else None,
         origin=pretrained,
         base_title=FORGETS,
@@ -158,7 +147,25 @@ def unlearn(
     )
 
 
+def refuse_several(name: str, method: MergeMethod, more: int) -> None:
+    """Refuse further fine-tunings where a method takes one.
+
+    Raises:
+        StaError: if there are some.
+    """
+    if more and not method.many:
+        several = [name for name, other in FORGET_METHODS.items() if other.many]
+        raise StaError(
+            f"forgetting method '{name}' takes one fine-tuned model, and {more + 1} were given. Leave the others out, or "
+            f"choose one of {listed(several)}."
+        )
+
+
 NO_IMPORTANCE = (
-    "method 'sta' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
+    "method '{}' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
     "or compute importance_for('amp', ...), which needs no data."
+)
+NO_GRAMS = (
+    "method '{}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every fine-tuned "
+    "model: sta score --measure=gram."
 )

@@ -31,6 +31,8 @@ class Block:
         origin: entries of the model that the fine-tuned ones started from; in a fusion that is ``base``.
         tuned: entries of the fine-tuned models, in the order of the sorted task names.
         scores: entries of their importances, float32 or float64; empty for a method without.
+        grams: for a method that reads them, and a tensor that has them: the Gram matrices ``[in, in]`` of the layer's
+            inputs under the fine-tuned models.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Block:
     origin: Tensor
     tuned: Sequence[Tensor]
     scores: Sequence[Tensor]
+    grams: Sequence[Tensor] = ()
 
     def deltas(self) -> Iterator[Tensor]:
         """The task vectors (Eq. 7), one at a time."""
@@ -64,6 +67,7 @@ class Entries:
         titles: what to call each of these in a message, in the order base, origin, tuned, scores.
         workers: the threads that work on it.
         device: where the arithmetic is done.
+        grams: the Gram matrices of the layer's inputs under the fine-tuned models, or nothing.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Entries:
     titles: tuple[str, ...]
     workers: Workers
     device: torch.device
+    grams: tuple[TensorSource, ...] = ()
 
     @property
     def shape(self) -> torch.Size:
@@ -123,6 +128,12 @@ class Entries:
             scores=[
                 source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
                 for source in self.scores
+            ],
+            grams=[
+                source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype))
+                .to(self.device)
+                .reshape(source.shape)
+                for source in (self.grams if whole else ())
             ],
         )
 
@@ -196,6 +207,15 @@ class Entries:
                         f"{title} holds NaN or Inf in tensor '{self.name}'. Nothing can be computed from it; train, score "
                         "or export it again."
                     )
+        for source in self.grams:
+            source.check()
+            if not all(
+                math.isfinite(bound)
+                for bound in extent(source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype)))
+            ):
+                raise StaError(
+                    f"a Gram matrix of tensor '{self.name}' holds NaN or Inf. Collect the Gram matrices again."
+                )
 
 
 @dataclass(frozen=True)
@@ -206,6 +226,7 @@ class Problem:
         base: the model that is changed: the pretrained one in a fusion, any one in a forgetting.
         tuned: task name -> fine-tuned model.
         scores: task name -> importance; empty for a method without.
+        grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for a method without.
         origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
         base_title: what to call ``base`` in a message.
         origin_title: what to call ``origin`` in a message.
@@ -217,6 +238,7 @@ class Problem:
     tuned: Mapping[str, SourceDict]
     scores: Mapping[str, SourceDict] = field(default_factory=dict)
     origin: SourceDict | None = None
+    grams: Mapping[str, SourceDict] = field(default_factory=dict)
     base_title: str = "the pretrained model"
     origin_title: str = "the pretrained model"
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -253,7 +275,11 @@ class Problem:
             titles=(self.base_title, self.origin_title, *titles),
             workers=workers,
             device=device or base.device,
+            grams=tuple(self.grams[task][name] for task in self.tasks) if self._has_grams(name) else (),
         )
+
+    def _has_grams(self, name: str) -> bool:
+        return bool(self.grams) and all(name in self.grams[task] for task in self.tasks)
 
     def check_names(self) -> None:
         """Whether all models have the same tensors, with the same shapes and kinds.

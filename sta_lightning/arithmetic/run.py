@@ -141,7 +141,7 @@ class _Tensor:
     def _eager(self, piece: slice) -> list[int] | None:
         whole = self.method.scope == "tensor"
         block = self.entries.block(piece, whole=whole)
-        for part in (block.base, block.origin, *block.tuned, *block.scores):
+        for part in (block.base, block.origin, *block.tuned, *block.scores, *block.grams):
             low, high = extent(part)
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 self.entries.refuse_infinite()

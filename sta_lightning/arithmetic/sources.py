@@ -88,7 +88,7 @@ def in_memory(state: StateDict) -> dict[str, TensorSource]:
     return {name: MemoryTensor(tensor) for name, tensor in state.items()}
 
 
-class _Derived:
+class Derived:
     """Entries computed from those of other sources, in the type of those (float32 at least)."""
 
     def __init__(self, *parts: TensorSource) -> None:
@@ -119,7 +119,7 @@ class _Derived:
             part.check()
 
 
-class Squared(_Derived):
+class Squared(Derived):
     """Amp: the square of every weight (Eq. 21)."""
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
@@ -127,7 +127,7 @@ class Squared(_Derived):
         return self.parts[0].read(piece, self.dtype).square().to(dtype)
 
 
-class Weighted(_Derived):
+class Weighted(Derived):
     """LP+Amp: a score times the square of the weight (Eq. 22); parts: scores, weights."""
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
@@ -137,7 +137,7 @@ class Weighted(_Derived):
         return (scores.read(piece, wide_dtype(scores.dtype)).to(square.device) * square).to(dtype)
 
 
-class SquaredDelta(_Derived):
+class SquaredDelta(Derived):
     """The square of every entry of a task vector; parts: fine-tuned, pretrained."""
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:

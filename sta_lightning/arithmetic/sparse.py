@@ -20,6 +20,8 @@ class AddVectors(MergeMethod):
     """
 
     title: ClassVar[str] = "Masked task vectors"
+    summary: ClassVar[str] = "masked task vectors that an earlier merge wrote, added to a model as they are"
+    source: ClassVar[str] = "this project"
     takes_vectors: ClassVar[bool] = True
 
     @override
@@ -35,6 +37,8 @@ class SubtractVector(MergeMethod):
     """A model without a masked task vector: theta - M * delta, where ``tuned`` is the product itself."""
 
     title: ClassVar[str] = "Masked task vector"
+    summary: ClassVar[str] = "a masked task vector that an earlier merge wrote, taken out as it is"
+    source: ClassVar[str] = "this project"
     takes_vectors: ClassVar[bool] = True
 
     @override

@@ -1,0 +1,105 @@
+"""DARE: drop entries of the task vectors at random and rescale the others, in front of any method.
+
+Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch", ICML 2024.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.masks import tensor_generator
+from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.arithmetic.sources import Derived, SourceDict, TensorSource
+from sta_lightning.errors import StaError
+
+# The mask of so many entries comes from one source of random numbers, so that any piece of a tensor can be made by itself.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Dare:
+    """What is dropped.
+
+    Args:
+        rate: share of the entries dropped, in [0, 1).
+        rescale: whether the others are divided by 1 - ``rate``, which keeps the expected task vector.
+        seed: the entries dropped are a function of this number, the task and the tensor's name.
+
+    Raises:
+        StaError: if ``rate`` is out of range.
+    """
+
+    rate: float = 0.5
+    rescale: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rate = self.rate
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0.0 <= float(rate) < 1.0:
+            raise StaError(f"DARE's drop rate must be a number in [0, 1), and is {rate!r}.")
+
+    def drops(self, problem: Problem) -> Problem:
+        """The same merge with task vectors of which entries are dropped.
+
+        The fine-tuned models' place is taken by the thinned task vectors themselves, and the origin's by zeros, so that nothing
+        is rounded on the way.
+        """
+        reference = problem.base if problem.origin is None else problem.origin
+        return dataclasses.replace(
+            problem,
+            origin={
+                name: _Zeros(source) if source.dtype.is_floating_point else source
+                for name, source in reference.items()
+            },
+            tuned={task: self._thinned(task, model, reference) for task, model in problem.tuned.items()},
+        )
+
+    def _thinned(self, task: str, model: SourceDict, reference: SourceDict) -> dict[str, TensorSource]:
+        return {
+            name: _Thinned(source, reference[name], self, f"{task}:{name}")
+            if source.dtype.is_floating_point and name in reference
+            else source
+            for name, source in model.items()
+        }
+
+    def mask(self, label: str, piece: slice) -> Tensor:
+        """Which entries of a flattened tensor are kept, bool ``[piece.stop - piece.start]``."""
+        first, last = piece.start // _CHUNK, -(-piece.stop // _CHUNK)
+        parts = [
+            torch.rand(_CHUNK, generator=tensor_generator(self.seed, f"{label}:{chunk}")) >= self.rate
+            for chunk in range(first, last)
+        ]
+        if not parts:
+            return torch.zeros(0, dtype=torch.bool)
+        offset = first * _CHUNK
+        return torch.cat(parts)[piece.start - offset : piece.stop - offset]
+
+
+class _Thinned(Derived):
+    """A task vector of which entries are dropped; parts: fine-tuned, origin."""
+
+    def __init__(self, tuned: TensorSource, origin: TensorSource, dare: Dare, label: str) -> None:
+        super().__init__(tuned, origin)
+        self._dare, self._label = dare, label
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """The entries kept, rescaled, and zeros."""
+        tuned, origin = (part.read(piece, self.dtype) for part in self.parts)
+        delta = tuned - origin.to(tuned.device)
+        if self._dare.rescale:
+            delta = delta / (1 - self._dare.rate)
+        mask = self._dare.mask(self._label, piece).to(delta.device)
+        return torch.where(mask, delta, 0.0).to(dtype)
+
+
+class _Zeros(Derived):
+    """Zeros in the shape of another source."""
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Zeros."""
+        return torch.zeros(piece.stop - piece.start, dtype=dtype, device=self.device)

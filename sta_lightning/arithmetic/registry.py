@@ -1,0 +1,284 @@
+"""Methods by name: those of the package, and a user's own without touching it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.method import Data, MergeMethod, VectorMethod
+from sta_lightning.arithmetic.problem import Block
+from sta_lightning.errors import StaError, listed
+
+Own = TypeVar("Own", bound="type[MergeMethod] | Callable[..., Tensor]")
+Kind = Literal["merging", "forgetting"]
+
+FUSION_METHODS: dict[str, type[MergeMethod]] = {}
+"""The merging methods by name; :func:`fusion_method` adds one."""
+
+FORGET_METHODS: dict[str, type[MergeMethod]] = {}
+"""The forgetting methods by name; :func:`forget_method` adds one."""
+
+
+class FunctionMethod(VectorMethod):
+    """A merging method that is a user's function of one tensor; a subclass is made for every function."""
+
+    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+
+    @staticmethod
+    @abstractmethod
+    def function(pretrained: Tensor, deltas: Tensor, **settings: Any) -> Tensor:
+        """(pretrained, task vectors ``[N, *shape]``, settings) -> merged task vector of the tensor's shape."""
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        """What the function makes of the tensor.
+
+        Raises:
+            StaError: if that is no tensor of the shape asked for.
+        """
+        deltas = torch.stack(list(block.deltas()))
+        merged = type(self).function(block.base.clone(), deltas, **self.settings())
+        if not isinstance(merged, Tensor) or merged.shape != block.base.shape:
+            found = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+            raise StaError(
+                f"method '{self.title}' must return the merged task vector, a tensor of shape {list(block.base.shape)} for "
+                f"'{block.name}', and returned {found}."
+            )
+        return merged.to(block.base)
+
+
+@dataclass(frozen=True)
+class FunctionForgetting(FunctionMethod):
+    """A forgetting method that is a user's function of one tensor: what it returns is taken out."""
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        """Minus what the function makes of the tensor."""
+        return -super().vector(block, state)
+
+
+def fusion_method(
+    name: str, *, summary: str = "", data: Data = "nothing", coefficient: str | None = None, source: str = ""
+) -> Callable[[Own], Own]:
+    """Register a merging method of one's own, so that ``method="name"`` finds it.
+
+    Args:
+        name: under which it is found. An unused one.
+        summary: what it does, in one line; nothing for the first line of the docstring.
+        data: what it needs besides the weights.
+        coefficient: its setting that has to be tuned, by name.
+        source: where it was published.
+
+    Returns:
+        A decorator, which returns what it is given: a :class:`MergeMethod`, or a function of one tensor,
+        ``f(pretrained, deltas, **settings)``: the pretrained tensor and the task vectors ``[N, *shape]`` of the tasks in
+        alphabetical order -> the merged task vector ``[*shape]``. Its keyword arguments with defaults are its settings.
+
+    Raises:
+        StaError: if the name is taken, or the function has other arguments.
+
+    Example:
+        >>> @fusion_method("largest", summary="at every position the largest change of all tasks")
+        ... def largest(pretrained, deltas, scale: float = 1.0):
+        ...     where = deltas.abs().argmax(0, keepdim=True)
+        ...     return scale * deltas.gather(0, where)[0]
+        >>> made = make_method("largest", FUSION_METHODS, settings={"scale": 0.5})
+        >>> made.settings()
+        {'scale': 0.5}
+        >>> del FUSION_METHODS["largest"]
+    """
+    return _registering(FUSION_METHODS, name, summary, data, coefficient, source)
+
+
+def forget_method(
+    name: str, *, summary: str = "", data: Data = "nothing", coefficient: str | None = None, source: str = ""
+) -> Callable[[Own], Own]:
+    """Register a forgetting method of one's own; takes and raises what :func:`fusion_method` does.
+
+    The function gets the pretrained tensor and the task vector as ``[1, *shape]``, and what it returns is taken out.
+    """
+    return _registering(FORGET_METHODS, name, summary, data, coefficient, source)
+
+
+def _registering(
+    methods: dict[str, type[MergeMethod]],
+    name: str,
+    summary: str,
+    data: Data,
+    coefficient: str | None,
+    source: str,
+) -> Callable[[Own], Own]:
+    def register(given: Own) -> Own:
+        if name in methods:
+            raise StaError(f"a method '{name}' is there already: {methods[name].__name__}. Choose another name.")
+        if isinstance(given, type):
+            methods[name] = given
+        else:
+            made = function_method(given, methods, title=name)
+            made.summary = summary or made.summary
+            made.data, made.coefficient, made.source = data, coefficient, source
+            methods[name] = made
+        return given
+
+    return register
+
+
+def function_method(
+    function: Callable[..., Tensor], methods: Mapping[str, type[MergeMethod]], title: str | None = None
+) -> type[FunctionMethod]:
+    """The method that a function of one tensor is, see :func:`fusion_method`.
+
+    Raises:
+        StaError: if it does not take ``(pretrained, deltas, name=default, ...)``.
+    """
+    name = getattr(function, "__name__", repr(function))
+    parameters = list(inspect.signature(function).parameters.values())
+    settings = parameters[2:]
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if (
+        len(parameters) < 2
+        or any(p.kind not in plain for p in parameters[:2])
+        or any(p.kind not in named or p.default is inspect.Parameter.empty for p in settings)
+    ):
+        raise StaError(
+            f"the function '{name}' cannot merge: it must take (pretrained, deltas) and settings with defaults, and takes "
+            f"{inspect.signature(function)}."
+        )
+    base = FunctionForgetting if methods is FORGET_METHODS else FunctionMethod
+    made = dataclasses.make_dataclass(
+        name,
+        [(p.name, Any, dataclasses.field(default=p.default)) for p in settings],
+        bases=(base,),
+        namespace={
+            "function": staticmethod(function),
+            "title": title or name,
+            "summary": (inspect.getdoc(function) or "").split("\n")[0],
+        },
+        frozen=True,
+    )
+    made.__module__ = function.__module__
+    return made
+
+
+def find_method(name: str, methods: Mapping[str, type[MergeMethod]]) -> type[MergeMethod]:
+    """A method by its name, or by where it is: ``package.module.Name``, ``package.module:name``, ``file.py:name``.
+
+    Raises:
+        StaError: if there is no such method, or what is there is none.
+    """
+    if name in methods:
+        return methods[name]
+    kind: Kind = "forgetting" if methods is FORGET_METHODS else "merging"
+    place, separator, attribute = name.rpartition(":" if ":" in name else ".")
+    if not separator or not attribute.isidentifier() or not place:
+        raise StaError(
+            f"{kind} method '{name}' is unknown. Choose one of {listed(methods, len(methods))}, or name your own as "
+            "package.module.Name or file.py:name."
+        )
+    module = _module(place, f"{kind} method '{name}'")
+    found = getattr(module, attribute, None)
+    if isinstance(found, type) and issubclass(found, MergeMethod):
+        return found
+    if isinstance(found, type) or not callable(found):
+        raise StaError(
+            f"{kind} method '{name}': '{place}' has no method and no function '{attribute}'. It has "
+            f"{listed(key for key, value in vars(module).items() if callable(value) and not key.startswith('_'))}."
+        )
+    return function_method(found, methods)
+
+
+def _module(place: str, what: str) -> ModuleType:
+    """A module by its dotted name (the working folder counts) or its file.
+
+    Raises:
+        StaError: if it is not there or cannot be imported.
+    """
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            spec = importlib.util.spec_from_file_location(f"_sta_own_{path.stem}", path)
+            if spec is None or spec.loader is None or not path.is_file():
+                raise ImportError(f"there is no file '{place}'")
+            if spec.name in sys.modules and getattr(sys.modules[spec.name], "__file__", None) == str(path):
+                return sys.modules[spec.name]
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+            return module
+        here = str(Path.cwd())
+        sys.path.insert(0, here)
+        try:
+            return importlib.import_module(place)
+        finally:
+            sys.path.remove(here)
+    except StaError:
+        raise
+    except Exception as error:
+        raise StaError(f"{what}: '{place}' cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def settings_of(method: type[MergeMethod]) -> dict[str, Any]:
+    """The settings that a method has, with their defaults; ``dataclasses.MISSING`` for one without."""
+    return {field.name: field.default for field in dataclasses.fields(method)}  # type: ignore[arg-type]
+
+
+def has_setting(method: type[MergeMethod], name: str) -> bool:
+    """Whether a method has a setting of that name."""
+    return name in settings_of(method)
+
+
+def make_method(
+    name: str,
+    methods: Mapping[str, type[MergeMethod]],
+    *,
+    scale: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **common: Any,
+) -> MergeMethod:
+    """A method by its name, with the settings that it has.
+
+    Args:
+        name: one of ``methods``, or where a method of one's own is, see :func:`find_method`.
+        methods: :data:`FUSION_METHODS` or :data:`FORGET_METHODS`.
+        scale: its coefficient; ``None`` for its default.
+        settings: settings by name, all of which it must have.
+        common: settings of which it takes those that it has.
+
+    Raises:
+        StaError: if the method is unknown, is given a setting that it has not, or a setting is out of range.
+    """
+    found = find_method(name, methods)
+    what = "forgetting" if methods is FORGET_METHODS else "merging"
+    has = settings_of(found)
+    if scale is not None:
+        if "scale" not in has:
+            raise StaError(
+                f"{what} method '{name}' has no coefficient, and scale={scale!r} was given. Leave scale out, or "
+                "choose 'task_arithmetic'."
+            )
+        common["scale"] = scale
+    unknown = [key for key in settings or {} if key not in has]
+    if unknown:
+        raise StaError(
+            f"{what} method '{name}' has no setting {listed(unknown)}. It has {listed(has, len(has))}; `sta methods {name}` "
+            "explains them."
+        )
+    chosen = {**{key: value for key, value in common.items() if key in has}, **(settings or {})}
+    try:
+        return found(**chosen)
+    except TypeError as error:
+        raise StaError(f"{what} method '{name}' cannot be made with {chosen}: {error}.") from error

@@ -1,0 +1,220 @@
+"""What a benchmark found, as plain numbers: what its cells fill and its report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+Setting = Literal["published", "tuned"]
+"""Whether a method ran with its published settings, or with those that were best on validation images."""
+
+Group = Literal["reference", "sta", "data-free", "data", "control"]
+"""References (zero-shot, fine-tuned) are no merges; controls tell what importance is worth."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One method of the benchmark.
+
+    Attributes:
+        key: short name that programs use, such as ``ties_sum``.
+        label: what the reader sees.
+        summary: what it does, in one line.
+        data: what it needs besides the weights, as :class:`~sta_lightning.arithmetic.MergeMethod` has it.
+        coefficient: whether it has one that must be tuned.
+        source: where it was published.
+        group: which kind of row it is.
+        paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; nothing if the paper has none.
+    """
+
+    key: str
+    label: str
+    summary: str
+    data: str
+    coefficient: bool
+    source: str
+    group: Group
+    paper: str | None = None
+
+
+@dataclass(frozen=True)
+class FusionResult:
+    """One model for several tasks, on the test images.
+
+    Attributes:
+        method: key of the method.
+        setting: published or tuned.
+        seed: of the fine-tuning, and of whatever the method draws.
+        tasks: the tasks that were fused.
+        accuracy: task -> test accuracy in percent.
+        chosen: the method's settings.
+        validation: average validation accuracy in percent under these settings; nothing where nothing was tuned.
+    """
+
+    method: str
+    setting: Setting
+    seed: int
+    tasks: tuple[str, ...]
+    accuracy: Mapping[str, float]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    validation: float | None = None
+
+    @property
+    def average(self) -> float:
+        """Unweighted mean over the tasks, in percent."""
+        return fmean(self.accuracy.values())
+
+
+@dataclass(frozen=True)
+class ForgettingResult:
+    """A model that was made to forget one task, on the test images, in percent.
+
+    Attributes:
+        method: key of the method.
+        setting: published, or tuned: γ the largest that keeps 95% of the control's validation accuracy.
+        seed: of the fine-tuning.
+        task: what was to be forgotten.
+        target: accuracy on it, the lower the better.
+        control: accuracy on the control, the higher the better.
+        chosen: the method's settings.
+    """
+
+    method: str
+    setting: Setting
+    seed: int
+    task: str
+    target: float
+    control: float
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Average accuracy in percent at one value of something that is varied.
+
+    Attributes:
+        curve: what is varied: ``p``, ``scale`` (λ), ``samples`` (for the importance) or ``tasks`` (how many are fused).
+        method: key of the method.
+        seed: of the fine-tuning.
+        x: the value.
+        average: mean over the tasks, and over the subsets of tasks that were fused.
+        split: which images.
+    """
+
+    curve: Literal["p", "scale", "samples", "tasks"]
+    method: str
+    seed: int
+    x: float
+    average: float
+    split: Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class TradeOffPoint:
+    """Forgetting at one value of p or γ: mean over the tasks, test images, in percent.
+
+    Attributes:
+        method: key of the method.
+        seed: of the fine-tuning.
+        x: p or γ.
+        target: mean accuracy on the forgotten tasks.
+        control: mean accuracy on the control.
+    """
+
+    method: str
+    seed: int
+    x: float
+    target: float
+    control: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over the seeds.
+
+    Attributes:
+        mean: over the seeds.
+        std: sample standard deviation; nothing for one seed.
+        n: how many seeds.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """The spread of one number a seed."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class BenchmarkResults:
+    """Every number of a benchmark.
+
+    Attributes:
+        title: of the report.
+        encoder: its name.
+        tasks: task names in the order of the tables.
+        control: name of the control set.
+        seeds: of the fine-tunings.
+        methods: of the fusion tables, in the order of their rows, references first.
+        forget_methods: of the forgetting table, in the order of their columns; ``pretrained`` first.
+        images: split -> set -> number of images.
+        fusion: all tasks fused, every method and seed.
+        pairs: two tasks fused, for all pairs; by the methods of the figure.
+        forgetting: every task forgotten.
+        curves: sensitivity.
+        trade_off: forgetting against p and γ.
+        kept: tensor name -> task -> share of the task vector's entries that STA (LP) keeps; of the first seed.
+        conflict: task -> other task -> share of the entries, not zero in both, whose signs differ; of the first seed.
+        record: how the numbers came about: ``command``, ``date``, ``hardware``, ``versions``, ``settings``, ``hashes``
+            (name of a file -> SHA-256), ``seconds``.
+    """
+
+    title: str
+    encoder: str
+    tasks: tuple[str, ...]
+    control: str
+    seeds: tuple[int, ...]
+    methods: tuple[MethodInfo, ...]
+    forget_methods: tuple[MethodInfo, ...]
+    images: Mapping[str, Mapping[str, int]]
+    fusion: tuple[FusionResult, ...] = ()
+    pairs: tuple[FusionResult, ...] = ()
+    forgetting: tuple[ForgettingResult, ...] = ()
+    curves: tuple[CurvePoint, ...] = ()
+    trade_off: tuple[TradeOffPoint, ...] = ()
+    kept: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    conflict: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def method(self, key: str) -> MethodInfo:
+        """The fusing or forgetting method of that key."""
+        return next(info for info in (*self.methods, *self.forget_methods) if info.key == key)
+
+    def settings_of(self, key: str) -> tuple[Setting, ...]:
+        """Under which settings a method was run, published first."""
+        found = {row.setting for row in self.fusion if row.method == key}
+        return tuple(setting for setting in ("published", "tuned") if setting in found)
+
+    def fused(self, key: str, setting: Setting) -> list[FusionResult]:
+        """The results of one method under one setting, in the order of the seeds."""
+        rows = [row for row in self.fusion if (row.method, row.setting) == (key, setting)]
+        return sorted(rows, key=lambda row: row.seed)
+
+    def spread(self, key: str, setting: Setting, task: str | None = None) -> Spread:
+        """Mean and spread over the seeds of a method's accuracy on one task, or of its average."""
+        rows = self.fused(key, setting)
+        return Spread.of([row.average if task is None else row.accuracy[task] for row in rows])
+
+    def difference(self, first: tuple[str, Setting], second: tuple[str, Setting]) -> Spread:
+        """Spread over the seeds of the difference of two averages, seed by seed."""
+        others = {row.seed: row.average for row in self.fused(*second)}
+        return Spread.of([row.average - others[row.seed] for row in self.fused(*first) if row.seed in others])
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return asdict(self)
