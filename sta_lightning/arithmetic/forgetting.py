@@ -57,7 +57,9 @@ class StaForgetting(MergeMethod):
     p: float = 0.7
 
     title: ClassVar[str] = "STA"
-    summary: ClassVar[str] = "the entries of the task vector whose importance is largest in their tensor are taken out"
+    summary: ClassVar[str] = (
+        "the entries of the task vector whose importance is largest in their tensor are taken out"
+    )
     data: ClassVar[Data] = "labelled samples"
     source: ClassVar[str] = "Tian et al. 2024"
     needs_importance: ClassVar[bool] = True
@@ -93,7 +95,7 @@ class StaForgetting(MergeMethod):
 
             return call
 
-        return Native(load, loops_are_built)
+        return Native(load, loops_are_built, reads_origin=True)
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:

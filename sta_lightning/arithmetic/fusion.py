@@ -79,7 +79,9 @@ class Sta(MaskedFusion):
     normalize: str = "tensor"
 
     title: ClassVar[str] = "STA"
-    summary: ClassVar[str] = "at every position the task vectors of the tasks whose importance there is largest"
+    summary: ClassVar[str] = (
+        "at every position the task vectors of the tasks whose importance there is largest"
+    )
     data: ClassVar[Data] = "labelled samples"
     source: ClassVar[str] = "Tian et al. 2024"
     needs_importance: ClassVar[bool] = True
@@ -150,7 +152,9 @@ class RandomMask(MaskedFusion):
     seed: int = 0
 
     title: ClassVar[str] = "Random mask"
-    summary: ClassVar[str] = "as many task vectors at every position as STA keeps, drawn at random: the control"
+    summary: ClassVar[str] = (
+        "as many task vectors at every position as STA keeps, drawn at random: the control"
+    )
     source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Importance of the entries of a fine-tuned model (Eq. 10-12, 21 and 22)."""
+"""Importance of the entries of a fine-tuned model (Eq. 10-12, 21 and 22), and their Fisher information."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sta_lightning.arithmetic.states import StateDict, extent, floating_names, w
 from sta_lightning.arithmetic.vectors import task_vector
 from sta_lightning.errors import StaError, listed
 
-MEASURES: tuple[str, ...] = ("lp", "amp", "lp+amp", "delta-amp", "delta-lp")
+MEASURES: tuple[str, ...] = ("lp", "amp", "lp+amp", "delta-amp", "delta-lp", "fisher")
 """Names of the importance measures, the paper's three first."""
 
-SAMPLE_MEASURES: frozenset[str] = frozenset({"lp", "lp+amp", "delta-lp"})
+SAMPLE_MEASURES: frozenset[str] = frozenset({"lp", "lp+amp", "delta-lp", "fisher"})
 """The measures that need labelled samples and a gradient pass; the others need the weights alone."""
 
 
@@ -71,11 +71,14 @@ def importance_for(
             * ``"lp+amp"``: their product (Eq. 22);
             * ``"delta-amp"``: the squared task-vector entry, beyond the paper;
             * ``"delta-lp"``: the sum over samples of abs(task-vector entry * gradient), beyond the paper, as
-              given in ``lp``.
+              given in ``lp``;
+            * ``"fisher"``: the diagonal Fisher information, the sum over samples of the squared gradient, as
+              given in ``lp``; what Fisher merging weighs the models by (Matena and Raffel, 2022).
         weights: the fine-tuned model; tensor name -> tensor of any shape.
         lp: the scores of a gradient pass (:func:`sta_lightning.arithmetic.taylor.taylor_importance`), for the
             measures in :data:`SAMPLE_MEASURES`; for ``"delta-lp"`` that pass must have been made with the
-            task vector as direction.
+            task vector as direction, and for ``"fisher"`` by
+            :func:`sta_lightning.arithmetic.taylor.fisher_information`.
         pretrained: the pretrained model, for ``"delta-amp"``.
 
     Returns:
@@ -87,7 +90,9 @@ def importance_for(
             not finite.
     """
     if measure not in MEASURES:
-        raise StaError(f"importance measure '{measure}' is unknown. Choose one of {listed(MEASURES)}.")
+        raise StaError(
+            f"importance measure '{measure}' is unknown. Choose one of {listed(MEASURES, len(MEASURES))}."
+        )
     if measure in SAMPLE_MEASURES and lp is None:
         raise StaError(
             f"importance measure '{measure}' needs the scores of a gradient pass over labelled samples, and "
@@ -107,17 +112,20 @@ def importance_for(
     assert lp is not None
     if measure == "lp+amp":
         return loss_preservation_amplitude(lp, weights)
-    _check_scores(lp, weights)
+    _check_scores(lp, weights, fisher=measure == "fisher")
     return {name: _copy(lp[name]) for name in floating_names(weights)}
 
 
-def _check_scores(lp: StateDict, weights: StateDict) -> None:
-    check_importance(weights, lp, name="the loss-preservation score")
+def _check_scores(lp: StateDict, weights: StateDict, *, fisher: bool = False) -> None:
+    title = "the Fisher information" if fisher else "the loss-preservation score"
+    check_importance(weights, lp, name=title)
     negative = [name for name in floating_names(weights) if extent(lp[name])[0] < 0]
     if negative:
+        made = "squares" if fisher else "absolute values"
+        where = "" if fisher else " (Eq. 12)"
         raise StaError(
-            f"the loss-preservation score is negative in {listed(negative)}. It is a sum of absolute values, "
-            "taken for each sample before the sum (Eq. 12)."
+            f"{title} is negative in {listed(negative)}. It is a sum of {made}, taken for each sample before the "
+            f"sum{where}."
         )
 
 

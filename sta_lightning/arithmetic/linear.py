@@ -27,7 +27,7 @@ from sta_lightning.kernels import loops, loops_are_built
 
 
 def scaled_sum(block: Block, scale: float) -> Tensor:
-    """scale * sum of delta_i."""
+    """The sum of the task vectors, scale * sum of delta_i."""
     total = torch.zeros_like(block.base)
     for delta in block.deltas():
         total += delta
@@ -136,7 +136,7 @@ class Negation(MergeMethod):
 
             return call
 
-        return Native(load, loops_are_built)
+        return Native(load, loops_are_built, reads_origin=True)
 
 
 def average(

@@ -104,7 +104,6 @@ def run_in_memory(
         base_title=base_title,
     )
     if dare is not None:
-        problem.check_names()
         problem = dare.drops(problem)
     sink = MemorySink(base, dtype)
     kept = run(method, problem, sink, compiled=compiled)

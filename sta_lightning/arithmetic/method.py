@@ -57,10 +57,13 @@ class Native:
     Attributes:
         load: gives the loop, compiling it if need be; nothing where it cannot be compiled.
         built: whether that needs no compiling.
+        reads_origin: whether it takes task vectors from ``Addresses.origin``. One that takes them from the base is used
+            only where that is the origin.
     """
 
     load: Callable[[], NativeLoop | None]
     built: Callable[[], bool]
+    reads_origin: bool = False
 
 
 class Survey:

@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
+from sta_lightning.arithmetic.baselines.consensus import Consensus
 from sta_lightning.arithmetic.baselines.dare import Dare
+from sta_lightning.arithmetic.baselines.fisher import Fisher
+from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts
+from sta_lightning.arithmetic.baselines.lines import Lines
+from sta_lightning.arithmetic.baselines.negmerge import NegMerge
+from sta_lightning.arithmetic.baselines.pcb import Pcb
+from sta_lightning.arithmetic.baselines.regmean import RegMean
+from sta_lightning.arithmetic.baselines.ties import Ties
+from sta_lightning.arithmetic.baselines.tsv import Tsv
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArithmetic
@@ -24,7 +33,16 @@ FUSION_METHODS.update(
         "random_mask": RandomMask,
         "average": Average,
         "task_arithmetic": TaskArithmetic,
+        "fisher": Fisher,
+        "regmean": RegMean,
+        "tsv": Tsv,
+        "iso_c": IsoC,
+        "iso_cts": IsoCts,
         "vectors": AddVectors,
+        "ties": Ties,
+        "pcb": Pcb,
+        "consensus": Consensus,
+        "lines": Lines,
     }
 )
 
@@ -33,6 +51,7 @@ FORGET_METHODS.update(
         "sta": StaForgetting,
         "random_mask": RandomForgetting,
         "task_arithmetic": Negation,
+        "negmerge": NegMerge,
         "vector": SubtractVector,
     }
 )
@@ -81,7 +100,7 @@ def merge(
         method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
     )
     if made.needs_importance and importance is None:
-        raise StaError(NO_IMPORTANCE.format(method))
+        raise StaError(no_importance(method, made))
     if made.needs_grams and grams is None:
         raise StaError(NO_GRAMS.format(method))
     return run_in_memory(
@@ -134,7 +153,7 @@ def unlearn(
     """
     made = make_method(method, FORGET_METHODS, scale=scale, settings=settings, p=p, seed=seed)
     if made.needs_importance and importance is None:
-        raise StaError(NO_IMPORTANCE.format(method))
+        raise StaError(no_importance(method, made))
     refuse_several(method, made, len(more))
     return run_in_memory(
         made,
@@ -161,10 +180,19 @@ def refuse_several(name: str, method: MergeMethod, more: int) -> None:
         )
 
 
-NO_IMPORTANCE = (
-    "method '{}' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
-    "or compute importance_for('amp', ...), which needs no data."
-)
+def no_importance(name: str, method: MergeMethod) -> str:
+    """What to say where a method's importance is missing."""
+    if method.measure is not None:
+        return (
+            f"method '{name}' reads {method.measure!r} of every entry, and none was given. Score the fine-tuned models: sta "
+            f"score --measure={method.measure}."
+        )
+    return (
+        f"method '{name}' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
+        "or compute importance_for('amp', ...), which needs no data."
+    )
+
+
 NO_GRAMS = (
     "method '{}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every fine-tuned "
     "model: sta score --measure=gram."

@@ -32,6 +32,50 @@ FORGET_METHODS: dict[str, type[MergeMethod]] = {}
 """The forgetting methods by name; :func:`forget_method` adds one."""
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A way to merge that is trained by ``sta fit``, and so is no :class:`MergeMethod`.
+
+    Attributes:
+        title: its name in a table.
+        summary: what it does, in one line.
+        data: what it needs besides the weights.
+        coefficient: its setting that has to be tuned, by name.
+        source: where it was published.
+        command: how it is run.
+        settings: its settings with their defaults.
+    """
+
+    title: str
+    summary: str
+    data: Data
+    coefficient: str | None
+    source: str
+    command: str
+    settings: Mapping[str, Any]
+
+
+LEARNED_METHODS: Mapping[str, Learned] = {
+    "adamerging": Learned(
+        "AdaMerging",
+        "coefficients for every task, or task and tensor, that make the merged model's predictions certain",
+        "unlabelled test images",
+        None,
+        "Yang et al. 2024",
+        "sta fit --config configs/adamerging/miniature.yaml",
+        {
+            "granularity": "tensor",
+            "trim": None,
+            "init": 0.3,
+            "learning_rate": 1e-3,
+            "steps": 500,
+            "batch_size": 16,
+        },
+    ),
+}
+"""The learned ways to merge, by name."""
+
+
 class FunctionMethod(VectorMethod):
     """A merging method that is a user's function of one tensor; a subclass is made for every function."""
 
@@ -123,7 +167,9 @@ def _registering(
 ) -> Callable[[Own], Own]:
     def register(given: Own) -> Own:
         if name in methods:
-            raise StaError(f"a method '{name}' is there already: {methods[name].__name__}. Choose another name.")
+            raise StaError(
+                f"a method '{name}' is there already: {methods[name].__name__}. Choose another name."
+            )
         if isinstance(given, type):
             methods[name] = given
         else:

@@ -88,7 +88,7 @@ def run(
 
 def _loop(method: MergeMethod, problem: Problem, compiled: bool | None) -> NativeLoop | None:
     native = method.native(len(problem.tuned))
-    if native is None or compiled is False:
+    if native is None or compiled is False or not (native.reads_origin or problem.origin is None):
         return None
     if compiled is None and not native.built():
         entries = sum(problem.base[name].shape.numel() for name in problem.names)

@@ -1,9 +1,10 @@
-"""What happens beside a fit or an evaluation: scoring importance, exporting weights, filling the loggers."""
+"""What happens beside a fit or an evaluation: scoring importance, collecting Gram matrices, exporting weights, logging."""
 
 from sta_lightning.callbacks.board import MergeBoard
 from sta_lightning.callbacks.export import ExportWeights
+from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.score import score
 from sta_lightning.weights.digest import tensor_digest
 
-__all__ = ["ExportWeights", "ImportanceScoring", "MergeBoard", "score", "tensor_digest"]
+__all__ = ["ExportWeights", "GramCollection", "ImportanceScoring", "MergeBoard", "score", "tensor_digest"]

@@ -1,4 +1,4 @@
-"""The importance pass: exact per-sample |θ·∇L| of a task's own fine-tuned encoder, in one file.
+"""The importance pass: exact per-sample |θ·∇L|, or (∇L)², of a task's own fine-tuned encoder, in one file.
 
 Two ways in, one computation:
 
@@ -18,36 +18,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic import MEASURES, SAMPLE_MEASURES, importance_for, task_vector
 from sta_lightning.arithmetic.agreement import importance_agreement, mean_agreement
-from sta_lightning.arithmetic.taylor import Precision, taylor_importance
+from sta_lightning.arithmetic.taylor import Precision, fisher_information, taylor_importance
+from sta_lightning.callbacks.sampled import SampledPass, reduce_sums, share
 from sta_lightning.callbacks.scorable import (
     Logits,
-    SampleSource,
     Scorable,
-    check_strategy,
     floating,
     pretrained_weights,
     sample_source,
     scorable,
 )
-from sta_lightning.callbacks.together import together
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import extents, provenance, save_weights, tensor_digest, write_extents
+from sta_lightning.weights import extents, save_weights, write_extents
 from sta_lightning.weights.extents import KEY as EXTENTS
 
-Measure = Literal["lp", "amp", "lp+amp", "delta-lp", "delta-amp"]
+Measure = Literal["lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"]
 
 # What the agreement of two precisions is measured on: the paper's p, and enough entries for three digits of a rank correlation.
 _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
@@ -55,16 +50,24 @@ _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a pass needs, and where its samples come from."""
+    """What is scored, on which samples, and what was summed up over them.
 
-    part: Scorable
-    source: SampleSource
+    Attributes:
+        weights: The encoder's floating-point tensors.
+        original: Those that its fine-tuning started from, for the measures with 'delta'.
+        indices: The samples of all processes.
+        sums: Of every tensor, in the precision that was asked for.
+        exact: The same in float32, where the agreement of the two is to be reported.
+    """
+
     weights: dict[str, Tensor]
     original: dict[str, Tensor] | None
     indices: list[int]
+    sums: dict[str, Tensor]
+    exact: dict[str, Tensor] | None = None
 
 
-class ImportanceScoring(Callback):
+class ImportanceScoring(SampledPass[_Scored]):
     """Write the importance of every weight of the encoder for the task it was fine-tuned on (Eq. 10 to 12).
 
     The samples come from the task's training split under the evaluation transform, drawn by the seed alone; the encoder
@@ -75,7 +78,8 @@ class ImportanceScoring(Callback):
     Args:
         output: The safetensors file to write.
         measure: ``lp`` is Σ|θ·∇L| (the paper's default), ``amp`` is θ² and needs no data, ``lp+amp`` is their product;
-            ``delta-lp`` is Σ|δ·∇L| and ``delta-amp`` is δ², with the task vector δ in place of the weights θ.
+            ``delta-lp`` is Σ|δ·∇L| and ``delta-amp`` is δ², with the task vector δ in place of the weights θ; ``fisher`` is
+            Σ(∇L)², the diagonal of the empirical Fisher information.
         samples: Number of training samples to score on; the paper's is 32.
         seed: Which samples: the same seed draws the same ones on every machine.
         chunk_size: Samples that go through the encoder together on each process; takes memory for their activations. It
@@ -101,13 +105,11 @@ class ImportanceScoring(Callback):
         precision: Precision = "float32",
         report_agreement: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(output, samples, seed, chunk_size)
         if measure not in MEASURES:
-            raise StaError(f"measure={measure!r} was asked for; choose one of {listed(MEASURES)}.")
-        if samples < 1:
-            raise StaError(f"samples must be at least 1, not {samples}; the paper uses 32.")
-        if chunk_size is not None and chunk_size < 1:
-            raise StaError(f"chunk_size must be at least 1, not {chunk_size}.")
+            raise StaError(
+                f"measure={measure!r} was asked for; choose one of {listed(MEASURES, len(MEASURES))}."
+            )
         if precision not in ("float32", "bf16"):
             raise StaError(f"precision={precision!r} was asked for; choose 'float32' or 'bf16'.")
         if report_agreement and (precision == "float32" or measure not in SAMPLE_MEASURES):
@@ -116,151 +118,94 @@ class ImportanceScoring(Callback):
                 f"measure={measure!r} were asked for. Ask for bf16 and a measure out of {listed(sorted(SAMPLE_MEASURES))}, "
                 "or for no report."
             )
-        self.output = Path(output)
         self.measure = measure
-        self.samples = samples
-        self.seed = seed
-        self.chunk_size = chunk_size
         self.precision: Precision = precision
         self.report_agreement = report_agreement
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what could not be scored at the end before any time is spent on it."""
-        if stage in ("fit", "validate"):
-            check_strategy(trainer)
-            sample_source(trainer.datamodule)  # type: ignore[attr-defined]
-
-    # Callbacks are set up before modules, which may build their encoder there: look at the module after that.
-    @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module that cannot be scored before it is trained."""
-        scorable(pl_module)
-
-    # on_fit_end comes after the strategy has been taken down: too late for a reduction.
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the trained encoder."""
-        self.write(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-
-    @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score under a plain ``trainer.validate``; the validations of a fit do nothing."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self.write(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-
-    def write(
-        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
-    ) -> None:
-        """Score ``module`` and write the file; called on every process of ``trainer`` at the same point.
-
-        Args:
-            trainer: The running trainer, whose strategy joins the processes.
-            module: Has ``encoder`` and ``head``.
-            datamodule: Has ``scoring_samples`` and ``dataset``.
-
-        Raises:
-            StaError: Something failed on some process; no file has been written or changed.
-        """
-        check_strategy(trainer)
-        scorable(module), sample_source(datamodule)
-        with torch.inference_mode(False), torch.no_grad(), isolate_rng():
-            exact = None
-            with together(trainer, "Scoring") as step:
-                scored = self._scored(module, datamodule)
-                sums = self._local(trainer, scored, self.precision)
-                if self.report_agreement:
-                    exact = self._local(trainer, scored, "float32")
-            step.check()
-            if self._needs_samples:
-                _reduce(trainer, sums)
-            if exact is not None:
-                _reduce(trainer, exact)
-            with together(trainer, f"Writing {self.output}") as step:
-                if trainer.is_global_zero:
-                    self._save(module, scored, sums, exact)
-            step.check()
 
     @property
     def _needs_samples(self) -> bool:
         return self.measure in SAMPLE_MEASURES
 
-    def _scored(self, module: LightningModule, datamodule: LightningDataModule | None) -> _Scored:
+    @override
+    def found(
+        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
+    ) -> _Scored:
+        """The sums over the samples of this process."""
         part, source = scorable(module), sample_source(datamodule)
-        return _Scored(
-            part,
-            source,
-            floating(part.encoder.state_dict()),
-            pretrained_weights(module) if self.measure.startswith("delta") else None,
-            source.scoring_samples(self.samples, self.seed) if self._needs_samples else [],
-        )
+        weights = floating(part.encoder.state_dict())
+        original = pretrained_weights(module) if self.measure.startswith("delta") else None
+        indices = source.scoring_samples(self.samples, self.seed) if self._needs_samples else []
+        drawn = share(trainer, source, indices, part.device)
+        delta = None if original is None or drawn is None else task_vector(original, weights)
+        sums = self._sums(part, weights, delta, drawn, self.precision)
+        exact = self._sums(part, weights, delta, drawn, "float32") if self.report_agreement else None
+        return _Scored(weights, original, indices, sums, exact)
 
-    def _local(self, trainer: Trainer, scored: _Scored, precision: Precision) -> dict[str, Tensor]:
-        """Σ|θ·∇L| over the samples of this process, ``indices[rank::world_size]``: perhaps none, then zeros."""
-        part, mine = scored.part, scored.indices[trainer.global_rank :: trainer.world_size]
+    def _sums(
+        self,
+        part: Scorable,
+        weights: dict[str, Tensor],
+        delta: dict[str, Tensor] | None,
+        drawn: tuple[Tensor, Tensor] | None,
+        precision: Precision,
+    ) -> dict[str, Tensor]:
+        """Σ|θ·∇L|, Σ|δ·∇L| or Σ(∇L)² over samples; zeros for none."""
         found: dict[str, Tensor] = {}
-        if mine:
-            dataset = scored.source.dataset("train")
-            drawn = [dataset[i] for i in mine]
-            delta = None if scored.original is None else task_vector(scored.original, scored.weights)
-            found = taylor_importance(
-                Logits(part.encoder, part.head),
-                F.cross_entropy,
-                torch.stack([image for image, _ in drawn]).to(part.device),
-                torch.tensor([int(label) for _, label in drawn], device=part.device),
-                names=[
-                    f"encoder.{name}" for name, p in part.encoder.named_parameters() if p.is_floating_point()
-                ],
-                direction=None if delta is None else {f"encoder.{name}": t for name, t in delta.items()},
-                chunk_size=self.chunk_size,
-                precision=precision,
-            )
+        if drawn is not None:
+            names = [
+                f"encoder.{name}" for name, p in part.encoder.named_parameters() if p.is_floating_point()
+            ]
+            settings: dict[str, Any] = {
+                "names": names,
+                "chunk_size": self.chunk_size,
+                "precision": precision,
+            }
+            logits = Logits(part.encoder, part.head)
+            if self.measure == "fisher":
+                found = fisher_information(logits, F.cross_entropy, *drawn, **settings)
+            else:
+                direction = None if delta is None else {f"encoder.{name}": t for name, t in delta.items()}
+                found = taylor_importance(logits, F.cross_entropy, *drawn, direction=direction, **settings)
         # A buffer such as a running mean has no gradient: importance 0, so that a merge leaves it as it was.
         return {
             name: found[f"encoder.{name}"]
             if f"encoder.{name}" in found
             else torch.zeros_like(tensor, dtype=torch.float32)
-            for name, tensor in scored.weights.items()
+            for name, tensor in weights.items()
         }
 
-    def _importance(self, scored: _Scored, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    @override
+    def reduced(self, trainer: Trainer, found: _Scored) -> _Scored:
+        """The sums over all samples."""
+        if self._needs_samples:
+            reduce_sums(trainer, found.sums)
+        if found.exact is not None:
+            reduce_sums(trainer, found.exact)
+        return found
+
+    @override
+    def save(self, module: LightningModule, found: _Scored) -> None:
+        """Write the importance, and what there is to know of it."""
+        importance = self._importance(found, found.sums)
+        metadata = self.metadata(
+            module,
+            f"importance:{self.measure}",
+            self.measure,
+            found.indices if self._needs_samples else None,
+            {"precision": self.precision} if self._needs_samples else {},
+        )
+        metadata[EXTENTS] = write_extents(extents(importance))
+        if found.exact is not None:
+            metadata["agreement"] = _agreement(self._importance(found, found.exact), importance)
+        save_weights(self.output, importance, metadata)
+
+    def _importance(self, found: _Scored, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return importance_for(
             self.measure,
-            weights=scored.weights,
+            weights=found.weights,
             lp=sums if self._needs_samples else None,
-            pretrained=scored.original,
+            pretrained=found.original,
         )
-
-    def _save(
-        self,
-        module: LightningModule,
-        scored: _Scored,
-        sums: dict[str, Tensor],
-        exact: dict[str, Tensor] | None,
-    ) -> None:
-        importance = self._importance(scored, sums)
-        hparams = dict(getattr(module, "hparams", {}))
-        settings: dict[str, Any] = {
-            "measure": self.measure,
-            **{name: hparams[name] for name in ("encoder", "task", "image_size") if name in hparams},
-        }
-        if self._needs_samples:
-            settings |= {
-                "samples": self.samples,
-                "seed": self.seed,
-                "split": "train",
-                "indices": scored.indices,
-            }
-            settings["precision"] = self.precision
-        metadata = provenance(f"importance:{self.measure}", settings, {})
-        metadata |= {
-            "measure": self.measure,
-            "weights_sha256": tensor_digest(cast(Any, module).encoder.state_dict()),
-            EXTENTS: write_extents(extents(importance)),
-        }
-        if exact is not None:
-            metadata["agreement"] = _agreement(self._importance(scored, exact), importance)
-        save_weights(self.output, importance, metadata)
 
 
 def _agreement(exact: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> str:
@@ -272,10 +217,3 @@ def _agreement(exact: Mapping[str, Tensor], importance: Mapping[str, Tensor]) ->
         least = min(found, key=lambda name: getattr(found[name], kind))
         report[kind] = {"mean": getattr(mean, kind), "least": getattr(found[least], kind), "tensor": least}
     return json.dumps(report)
-
-
-def _reduce(trainer: Trainer, sums: dict[str, Tensor]) -> None:
-    """Add up the sums of all processes in place, every process in the same order of names."""
-    if trainer.world_size > 1:
-        for name in sums:
-            sums[name] = cast(Tensor, trainer.strategy.reduce(sums[name], reduce_op="sum"))

@@ -55,7 +55,7 @@ def check_strategy(trainer: Trainer) -> None:
     whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
     if not whole or isinstance(strategy, DeepSpeedStrategy):
         raise StaError(
-            f"Importance scoring needs the whole model in every process, but the strategy is "
+            f"Scoring needs the whole model in every process, but the strategy is "
             f"{type(strategy).__name__}, which shards it. Score under strategy=auto or ddp; a checkpoint "
             "of a sharded fit can be scored afterwards with `sta score` on one device."
         )
@@ -70,7 +70,7 @@ def sample_source(datamodule: object) -> SampleSource:
     if not all(callable(getattr(datamodule, name, None)) for name in ("scoring_samples", "dataset")):
         found = "no datamodule" if datamodule is None else type(datamodule).__name__
         raise StaError(
-            f"Importance scoring draws its samples from a TaskDataModule, but the trainer has {found}. "
+            f"Scoring draws its samples from a TaskDataModule, but the trainer has {found}. "
             "Give the trainer datamodule=TaskDataModule(...) instead of loaders."
         )
     return cast(SampleSource, datamodule)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -13,8 +13,14 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from sta_lightning.arithmetic.taylor import Precision
+from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring, Measure
+from sta_lightning.callbacks.sampled import SampledPass
 from sta_lightning.callbacks.scorable import check_strategy, sample_source
+from sta_lightning.errors import StaError
+
+Statistic = Literal[Measure, "gram"]
+"""What can be written of a fine-tuned encoder: an importance measure, or the Gram matrices."""
 
 
 def score(
@@ -23,7 +29,7 @@ def score(
     datamodule: LightningDataModule,
     *,
     output: str | Path,
-    measure: Measure = "lp",
+    measure: Statistic = "lp",
     samples: int = 32,
     seed: int = 0,
     chunk_size: int | None = None,
@@ -31,18 +37,19 @@ def score(
     report_agreement: bool = False,
     ckpt_path: str | Path | None = None,
 ) -> Path:
-    """Write the importance of a fine-tuned encoder; no validation image is read.
+    """Write the importance, or the Gram matrices, of a fine-tuned encoder; no validation image is read.
 
     Args:
         trainer: On any number of devices, with a strategy that keeps the whole model on each.
         module: A ``CLIPClassifier`` (anything whose logits are ``head(encoder(images))``).
         datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on.
         output: The safetensors file to write.
-        measure: See :class:`ImportanceScoring`, as for the following.
+        measure: ``gram`` for what :class:`GramCollection` writes; the others are those of :class:`ImportanceScoring`, which
+            see for the following, too.
         samples: Number of training samples.
         seed: Which samples.
         chunk_size: Samples that go through the encoder together; nothing is 8 on a CPU and 32 elsewhere.
-        precision: ``float32`` or ``bf16``.
+        precision: ``float32`` or ``bf16``; the Gram matrices are float32.
         report_agreement: Whether to record how far bf16 and float32 agree.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
 
@@ -50,9 +57,20 @@ def score(
         The path of the file.
 
     Raises:
-        StaError: See :class:`ImportanceScoring`.
+        StaError: See :class:`ImportanceScoring` and :class:`GramCollection`.
     """
-    scoring = ImportanceScoring(str(output), measure, samples, seed, chunk_size, precision, report_agreement)
+    scoring: SampledPass[Any]
+    if measure == "gram":
+        if precision != "float32" or report_agreement:
+            raise StaError(
+                f"precision={precision!r} and report_agreement={report_agreement} were asked for with measure='gram', but Gram "
+                "matrices are collected in float32. Leave both out."
+            )
+        scoring = GramCollection(str(output), samples, seed, chunk_size)
+    else:
+        scoring = ImportanceScoring(
+            str(output), measure, samples, seed, chunk_size, precision, report_agreement
+        )
     run = _ScoringRun(module, datamodule, scoring)
     trainer.validate(
         run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True
@@ -61,14 +79,14 @@ def score(
 
 
 class _ScoringRun(LightningModule):
-    """A validation whose only work is the importance pass over the module inside it.
+    """A validation whose only work is the pass over samples of the module inside it.
 
     Lightning sets up devices, processes, precision and checkpoint only around a loop, and its loops want batches: this
     one has a batch of nothing for each process, so that no accuracy of a part of the data appears in any log.
     """
 
     def __init__(
-        self, module: LightningModule, datamodule: LightningDataModule, scoring: ImportanceScoring
+        self, module: LightningModule, datamodule: LightningDataModule, scoring: SampledPass[Any]
     ) -> None:
         super().__init__()
         self.module = module

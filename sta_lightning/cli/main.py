@@ -23,6 +23,10 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo", "the whole method on the embedded suite: fine-tune, score, fuse, forget, report"),
+    "benchmark": Command(
+        "benchmark",
+        "compare all methods over several seeds: tables, figures, a report; goes on where it stopped",
+    ),
     "fit": Command("train", "train: fine-tune an encoder on one task (or pretrain one)"),
     "validate": Command("train", "evaluate on the validation split"),
     "test": Command("train", "evaluate on the test split"),
@@ -30,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
     "merge": Command("merge", "fuse fine-tuned encoders into one, write it, evaluate it on every task"),
     "forget": Command("merge", "make a model forget one task, write it, evaluate it on target and control"),
+    "methods": Command("methods", "the methods: what each needs, its settings, where it was published"),
     "convert": Command(
         "convert", "write a checkpoint as open_clip, Hugging Face or safetensors, from any of these and more"
     ),
@@ -46,6 +51,8 @@ examples:
   sta merge --config configs/merge/miniature.yaml --model.p=0.6
   sta forget --config configs/forget/digits.yaml
   sta test --config configs/finetune/digits.yaml --ckpt_path=runs/finetune/digits/checkpoints/last.ckpt
+  sta methods ties                     one method and its settings
+  sta benchmark --config configs/benchmark/miniature.yaml --dry-run
   sta predict --model fused.safetensors --task digits pictures/
   sta inspect fused.safetensors
   sta merge --help                     what every option means, with its unit and default

@@ -1,4 +1,4 @@
-"""``sta score``: the importance of every weight of one fine-tuned encoder, in one safetensors file."""
+"""``sta score``: the importance of every weight of one fine-tuned encoder, or its Gram matrices, in one safetensors file."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from sta_lightning.arithmetic.taylor import Precision
-from sta_lightning.callbacks.importance import Measure
+from sta_lightning.callbacks.score import Statistic
 from sta_lightning.callbacks.score import score as score_alone
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.checks import check_checkpoint, check_output
@@ -31,14 +31,14 @@ class ScoreTrainer(Trainer):
         datamodule: TaskDataModule,
         weights: Path,
         output: Path,
-        measure: Measure = "lp",
+        measure: Statistic = "lp",
         samples: int = 32,
         seed: int = 0,
         chunk_size: int | None = None,
         precision: Precision = "float32",
         report_agreement: bool = False,
     ) -> None:
-        """Write the importance of every weight of a fine-tuned encoder (Eq. 10 to 12 of the paper).
+        """Write the importance of every weight of a fine-tuned encoder (Eq. 10 to 12 of the paper), or what another method reads.
 
         Args:
             model: The classifier that the weights belong to.
@@ -46,8 +46,12 @@ class ScoreTrainer(Trainer):
             weights: The fine-tuned encoder: a safetensors file, or a Lightning checkpoint (.ckpt) with encoder and head.
             output: File for the importances (safetensors, one float32 tensor per weight tensor); it is replaced whole.
             measure: What importance is: "lp" sums over samples the loss that a weight preserves, |weight · gradient|; "amp"
-                is the squared weight and reads no images; "lp+amp" is their product.
-            samples: Number of training images, each differentiated by itself; the paper takes 32.
+                is the squared weight and reads no images; "lp+amp" is their product; "delta-lp" and "delta-amp" have the
+                change by fine-tuning in place of the weight; "fisher" sums gradient², the Fisher information, for Fisher
+                merging. "gram" is no importance: the file gets the mean of x·xᵀ over the inputs x of every linear layer, for
+                methods that need Gram matrices (RegMean); it takes no gradient.
+            samples: Number of training images, each differentiated by itself; the paper takes 32 for "lp". The Fisher
+                information and the Gram matrices want more, 256 say.
             seed: Which training images: the same seed draws the same ones everywhere.
             chunk_size: Images that go through the encoder together. More is quicker, up to a point, and needs more memory; the
                 result is the same. Nothing is 8 on a CPU and 32 elsewhere.

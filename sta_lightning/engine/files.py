@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sta_lightning.arithmetic import SAMPLE_MEASURES, MergeMethod
+from sta_lightning.arithmetic import MEASURES, SAMPLE_MEASURES, MergeMethod
 from sta_lightning.arithmetic.sources import (
     SourceDict,
     Squared,
@@ -21,6 +21,14 @@ from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_wei
 from sta_lightning.weights.formats import open_sources
 
 SAFETENSORS = ".safetensors"
+AS_GIVEN = "file"
+"""The measure of a merge that takes an importance file as it is, whatever made it."""
+MERGE_MEASURES = (*MEASURES, AS_GIVEN)
+"""The measures that a merge may go by."""
+READ_MEASURES = SAMPLE_MEASURES | {AS_GIVEN}
+"""Those of them that are read from a file; the others are made of the weights."""
+GRAM = "gram"
+"""What the metadata of a file with Gram matrices says under ``measure``."""
 
 
 @dataclass
@@ -32,12 +40,14 @@ class TaskSource:
         importance: The importance that ``sta score`` wrote; nothing where the method or the measure needs none.
         head: The task's head; nothing to make it from the pretrained model.
         vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a fine-tuned encoder.
+        gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them need them.
     """
 
     finetuned: str | None = None
     importance: str | None = None
     head: str | None = None
     vector: str | None = None
+    gram: str | None = None
 
 
 @contextmanager
@@ -129,7 +139,8 @@ def open_scores(
 
     Args:
         path: the file that scoring wrote; not read by the measures that need no data.
-        measure: a measure of :data:`sta_lightning.arithmetic.MEASURES`.
+        measure: a measure of :data:`MERGE_MEASURES`; ``"file"`` takes the file's tensors as they are, of whatever measure and
+            origin, scored on whatever weights.
         what: whose importance it is, for messages.
         finetuned: the task's weights.
         pretrained: the pretrained weights.
@@ -144,21 +155,23 @@ def open_scores(
         return {name: Squared(finetuned[name]) for name in names}
     if measure == "delta-amp":
         return {name: SquaredDelta(finetuned[name], pretrained[name]) for name in names}
-    assert measure in SAMPLE_MEASURES
+    assert measure in READ_MEASURES
     if path is None:
+        if measure == AS_GIVEN:
+            how = "Name a file with one number for every weight"
+        else:
+            asked = "" if measure.startswith("lp") else f" --measure={measure}"
+            how = f"Score the task with `sta score{asked}` and name its file"
+        # A method that weighs by Fisher information cannot go by another measure.
+        other = "" if measure == "fisher" else ", or use measure 'amp', which needs none"
         raise StaError(
-            f"The {what} by {measure!r} was asked for, but no importance file is given. Score the task with `sta score` "
-            "and name its file, or use measure 'amp', which needs none."
+            f"The {what} by {measure!r} was asked for, but no importance file is given. {how}{other}."
         )
     with saying(what):
         scores, metadata = open_weights(path, stack)
-    _check_measure(str(path), metadata.get("measure", "lp"), measure, what)
-    scored = metadata.get("weights_sha256")
-    if digest is not None and scored is not None and digest != scored:
-        raise StaError(
-            f"{what}: '{path}' was scored on other weights than those given (their digests are {scored[:12]}… and "
-            f"{digest[:12]}…). Score the fine-tuned model that is to be merged: `sta score`."
-        )
+    if measure != AS_GIVEN:
+        _check_measure(path, metadata.get("measure", "lp"), measure, what)
+        _check_digest(path, metadata, digest, what)
     known = _with_extents(scores, metadata)
     if measure == "lp+amp" and metadata.get("measure", "lp") == "lp":
         return {
@@ -168,11 +181,80 @@ def open_scores(
     return known
 
 
-def _check_measure(path: str, stored: str, measure: str, what: str) -> None:
-    if stored != measure and (stored, measure) != ("lp", "lp+amp"):
+def open_grams(
+    path: str | None,
+    *,
+    what: str,
+    title: str,
+    finetuned: SourceDict,
+    digest: str | None,
+    stack: ExitStack,
+) -> SourceDict:
+    """The Gram matrices of one task.
+
+    Args:
+        path: the file that `sta score --measure=gram` wrote.
+        what: whose they are, for messages.
+        title: the method that reads them.
+        finetuned: the task's weights.
+        digest: digest of the task's weights, if their file tells it.
+        stack: what closes the file.
+
+    Returns:
+        Name of a weight ``[out, in]`` -> ``[in, in]``.
+
+    Raises:
+        StaError: there is no file, it holds something else, or it was collected from other weights.
+    """
+    if path is None:
         raise StaError(
-            f"{what}: '{path}' was scored with measure {stored!r}, but {measure!r} is asked for. Score with measure 'lp', "
-            "from which 'lp' and 'lp+amp' are both made."
+            f"{what}: method '{title}' reads the Gram matrices of the linear layers' inputs, but no file is given. Make one with "
+            "`sta score --config configs/score/TASK.yaml --measure=gram --samples=256 --output=FILE`, and name it as the task's "
+            "'gram'."
+        )
+    with saying(what):
+        grams, metadata = open_weights(path, stack)
+    stored = metadata.get("measure", GRAM)
+    if stored != GRAM:
+        raise StaError(
+            f"{what}: '{path}' holds the importance by measure {stored!r} and no Gram matrices. Name the file that "
+            "`sta score --measure=gram` wrote; that of the importance is named as 'importance'."
+        )
+    _check_digest(path, metadata, digest, what)
+    odd = [
+        f"{name} {tuple(source.shape)}"
+        for name, source in grams.items()
+        if name not in finetuned
+        or len(finetuned[name].shape) != 2
+        or tuple(source.shape) != (finetuned[name].shape[1],) * 2
+        or not source.dtype.is_floating_point
+    ]
+    if odd or not grams:
+        raise StaError(
+            f"{what}: '{path}' does not hold the Gram matrices of this encoder: {listed(odd) if odd else 'it is empty'}. There "
+            "has to be one tensor [in, in] by the name of each linear layer's weight [out, in]; make it with "
+            "`sta score --measure=gram`."
+        )
+    return grams
+
+
+def _check_measure(path: str, stored: str, measure: str, what: str) -> None:
+    if stored == measure or (stored, measure) == ("lp", "lp+amp"):
+        return
+    way = f"Score with measure {measure!r}"
+    if measure.startswith("lp"):
+        way = "Score with measure 'lp', from which 'lp' and 'lp+amp' are both made"
+    raise StaError(
+        f"{what}: '{path}' was scored with measure {stored!r}, but {measure!r} is asked for. {way}."
+    )
+
+
+def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, what: str) -> None:
+    scored = metadata.get("weights_sha256")
+    if digest is not None and scored is not None and digest != scored:
+        raise StaError(
+            f"{what}: '{path}' was scored on other weights than those given (their digests are {scored[:12]}… and "
+            f"{digest[:12]}…). Score the fine-tuned model that is to be merged: `sta score`."
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,22 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from sta_lightning.arithmetic import Merged, MergeMethod
-from sta_lightning.arithmetic.importance import MEASURES, SAMPLE_MEASURES
+from sta_lightning.arithmetic import Dare, Merged, MergeMethod
 from sta_lightning.arithmetic.memory import MemorySink
+from sta_lightning.arithmetic.methods import refuse_several
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import Kept, Sink, run
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.workers import Alone, Processes, together
-from sta_lightning.engine.files import TaskSource, open_encoder, open_scores, open_task
+from sta_lightning.engine.files import (
+    MERGE_MEASURES,
+    READ_MEASURES,
+    TaskSource,
+    open_encoder,
+    open_grams,
+    open_scores,
+    open_task,
+)
 from sta_lightning.engine.heads import TaskHead, UnderPrefix, head_metadata, head_tensors
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import provenance, streamed
@@ -70,15 +79,12 @@ class Job(ABC):
         dtype: torch.dtype | None,
         device: torch.device | None,
     ) -> None:
-        if measure not in MEASURES:
-            raise StaError(f"measure={measure!r} was asked for; choose one of {listed(MEASURES)}.")
-        self.name, self.method, self._measure, self._dtype, self._device = (
-            name,
-            method,
-            measure,
-            dtype,
-            device,
-        )
+        if measure not in MERGE_MEASURES:
+            raise StaError(
+                f"measure={measure!r} was asked for; choose one of {listed(MERGE_MEASURES, len(MERGE_MEASURES))}."
+            )
+        self.name, self.method, self._dtype, self._device = name, method, dtype, device
+        self._measure = method.measure or measure
 
     @abstractmethod
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
@@ -170,7 +176,8 @@ class Job(ABC):
         self._check_unchanged(problem)
 
     def _check_unchanged(self, problem: Problem) -> None:
-        for model in (problem.base, problem.origin or {}, *problem.tuned.values(), *problem.scores.values()):
+        of_tasks = (*problem.tuned.values(), *problem.scores.values(), *problem.grams.values())
+        for model in (problem.base, problem.origin or {}, *of_tasks):
             for source in model.values():
                 source.check()
 
@@ -217,7 +224,7 @@ class Job(ABC):
         return found | ({"measure": self._measure} if self.method.needs_importance else {})
 
     def _reads_scores(self) -> bool:
-        return self.method.needs_importance and self._measure in SAMPLE_MEASURES
+        return self.method.needs_importance and self._measure in READ_MEASURES
 
 
 class FusionJob(Job):
@@ -228,7 +235,8 @@ class FusionJob(Job):
         name: the method's name, for the metadata.
         method: how they are fused.
         base: weights of the model that masked task vectors are added to; nothing for the pretrained one.
-        measure: the importance that the method goes by.
+        measure: the importance that the method goes by, unless it is defined with one of its own.
+        dare: what is dropped from the task vectors before they are merged; nothing for nothing.
         dtype: type of the merged weights; nothing for float32.
         device: where the arithmetic is done; nothing for the CPU.
     """
@@ -241,11 +249,16 @@ class FusionJob(Job):
         *,
         base: str | None = None,
         measure: str = "lp",
+        dare: Dare | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> None:
         super().__init__(name, method, measure, dtype, device)
-        self.tasks, self.base = dict(tasks), base
+        self.tasks, self.base, self.dare = dict(tasks), base, dare
+        if dare is not None and method.takes_vectors:
+            raise StaError(
+                f"method '{name}' adds masked task vectors as they are; DARE cannot be put in front of it. Leave dare out."
+            )
         if base is not None and not method.takes_vectors:
             raise StaError(
                 f"method '{name}' starts from the pretrained encoder, but base='{base}' is given. Only masked task vectors "
@@ -256,6 +269,7 @@ class FusionJob(Job):
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
         tuned: dict[str, SourceDict] = {}
         scores: dict[str, SourceDict] = {}
+        grams: dict[str, SourceDict] = {}
         for task, files in self.tasks.items():
             tuned[task], metadata = open_task(task, files, self.method, pretrained.tensors, stack)
             if self.method.needs_importance:
@@ -268,12 +282,22 @@ class FusionJob(Job):
                     digest=metadata.get("weights_sha256"),
                     stack=stack,
                 )
+            if self.method.needs_grams:
+                grams[task] = open_grams(
+                    files.gram,
+                    what=f"task {task!r}",
+                    title=self.method.title,
+                    finetuned=tuned[task],
+                    digest=metadata.get("weights_sha256"),
+                    stack=stack,
+                )
         base, title = self.changed(self.base, "the model that is added to", pretrained, stack)
-        return Problem(
+        problem = Problem(
             base=base,
             origin=None if base is pretrained.tensors else pretrained.tensors,
             tuned=tuned,
             scores=scores,
+            grams=grams,
             base_title=title,
             origin_title="the pretrained encoder",
             titles={
@@ -286,6 +310,7 @@ class FusionJob(Job):
                 for task, files in self.tasks.items()
             },
         )
+        return problem if self.dare is None else self.dare.drops(problem)
 
     @override
     def origin(self, pretrained: Pretrained) -> tuple[str, dict[str, Any], dict[str, str | Path]]:
@@ -294,7 +319,12 @@ class FusionJob(Job):
             sources |= _task_sources(task, files)
             if self._reads_scores() and files.importance is not None:
                 sources[f"importance/{task}"] = files.importance
-        return f"fused:{self.name}", {**self._settings(pretrained), "tasks": sorted(self.tasks)}, sources
+            if self.method.needs_grams and files.gram is not None:
+                sources[f"gram/{task}"] = files.gram
+        settings = {**self._settings(pretrained), "tasks": sorted(self.tasks)}
+        if self.dare is not None:
+            settings["dare"] = dataclasses.asdict(self.dare)
+        return f"fused:{self.name}", settings, sources
 
 
 class ForgettingJob(Job):
@@ -306,6 +336,7 @@ class ForgettingJob(Job):
         name: the method's name, for the metadata.
         method: how it is forgotten.
         model: weights of the model that shall forget; nothing for the pretrained one.
+        more: weights of further models fine-tuned on the same task, for a method that takes several.
         measure: the importance that the method goes by.
         dtype: type of the weights made; nothing for that of ``model``, float32 for the pretrained one.
         device: where the arithmetic is done; nothing for the CPU.
@@ -319,12 +350,16 @@ class ForgettingJob(Job):
         method: MergeMethod,
         *,
         model: str | None = None,
+        more: Sequence[str] = (),
         measure: str = "lp",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> None:
         super().__init__(name, method, measure, dtype, device)
+        refuse_several(name, method, len(more))
         self.target, self.files, self.model = target, files, model
+        # By what they are called in messages, and in the metadata.
+        self.more = {f"{target} ({number})": path for number, path in enumerate(more, 2)}
 
     @override
     def result_dtype(self, stored: torch.dtype) -> torch.dtype:
@@ -334,6 +369,10 @@ class ForgettingJob(Job):
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
         task, files = self.target, self.files
         tuned, metadata = open_task(task, files, self.method, pretrained.tensors, stack)
+        others = {
+            name: open_task(name, TaskSource(path), self.method, pretrained.tensors, stack)[0]
+            for name, path in self.more.items()
+        }
         base, title = self.changed(self.model, "the model that shall forget", pretrained, stack)
         scores: dict[str, SourceDict] = {}
         if self.method.needs_importance:
@@ -349,11 +388,14 @@ class ForgettingJob(Job):
         return Problem(
             base=base,
             origin=None if base is pretrained.tensors else pretrained.tensors,
-            tuned={task: tuned},
+            tuned={task: tuned, **others},
             scores=scores,
             base_title=title,
             origin_title="the pretrained encoder",
-            titles={task: f"task {task!r} ('{files.finetuned or files.vector}')"},
+            titles={
+                task: f"task {task!r} ('{files.finetuned or files.vector}')",
+                **{name: f"task {name!r} ('{path}')" for name, path in self.more.items()},
+            },
             score_titles={
                 task: f"the importance of task {task!r}"
                 + (f" ('{files.importance}')" if self._reads_scores() else "")
@@ -363,6 +405,7 @@ class ForgettingJob(Job):
     @override
     def origin(self, pretrained: Pretrained) -> tuple[str, dict[str, Any], dict[str, str | Path]]:
         sources = _task_sources(self.target, self.files)
+        sources |= {f"finetuned/{name}": path for name, path in self.more.items()}
         if self.model is not None:
             sources["model"] = self.model
         if self._reads_scores() and self.files.importance is not None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, make_method, torch_device, torch_dtype
+from sta_lightning.arithmetic import (
+    FORGET_METHODS,
+    FUSION_METHODS,
+    Dare,
+    make_method,
+    torch_device,
+    torch_dtype,
+)
 from sta_lightning.engine.files import TaskSource
 from sta_lightning.engine.heads import TaskHead, heads_of_files
 from sta_lightning.engine.job import ForgettingJob, FusionJob
@@ -24,13 +31,17 @@ class FusionOptions:
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
         pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's), ``random_mask`` (of the same density), ``average``, ``task_arithmetic``, or ``vectors``
-            (masked task vectors, added as they are).
-        measure: Importance that ``sta`` goes by.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
+            ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them: ``{keep: 0.2}``.
+        dare: Share of every task vector's entries that is dropped at random before they are merged, the rest rescaled
+            (DARE); nothing for none.
+        dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
+        measure: Importance that ``sta`` goes by; ``file`` takes any importance file as it is.
         p: Quantile of the mask from 0 to 1; the paper's is 0.7.
-        scale: Coefficient of ``task_arithmetic``, 0.4 by default; the other methods have none.
+        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its default.
         normalize: Importance is scaled to 0..1 per ``tensor``, ``block``, ``model``, or not (``none``).
-        seed: Of ``random_mask``.
+        seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control; only an evaluation reads it.
         base: Model that method ``vectors`` adds to, a file; nothing for the pretrained one.
         vectors: Folder for what each task contributes, its masked task vector, as a file of its own; nothing for none.
@@ -45,6 +56,9 @@ class FusionOptions:
     pretrained: str | None = None
     image_size: int | None = None
     method: str = "sta"
+    settings: dict[str, Any] | None = None
+    dare: float | None = None
+    dare_rescale: bool = True
     measure: str = "lp"
     p: float = 0.7
     scale: float | None = None
@@ -70,6 +84,7 @@ class FusionOptions:
             self.method,
             FUSION_METHODS,
             scale=self.scale,
+            settings=self.settings,
             p=self.p,
             normalize=self.normalize,
             seed=self.seed,
@@ -80,6 +95,7 @@ class FusionOptions:
             method,
             base=self.base,
             measure=self.measure,
+            dare=None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed),
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
         )
@@ -109,11 +125,13 @@ class ForgettingOptions:
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
         pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's), ``random_mask`` (of the same density), ``task_arithmetic``, or ``vector`` (a masked task
-            vector, taken out as it is).
-        measure: Importance that ``sta`` goes by.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
+            ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them.
+        more: Weights of further models fine-tuned on the task, for a method that takes several (``negmerge``).
+        measure: Importance that ``sta`` goes by; ``file`` takes any importance file as it is.
         p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's is 0.7.
-        scale: Coefficient of ``task_arithmetic``, 1 by default; the other methods have none.
+        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its default.
         seed: Of ``random_mask``.
         target_head: Head file of the target; only an evaluation reads it.
         control_head: Head file of the control; only an evaluation reads it.
@@ -131,6 +149,8 @@ class ForgettingOptions:
     pretrained: str | None = None
     image_size: int | None = None
     method: str = "sta"
+    settings: dict[str, Any] | None = None
+    more: list[str] | None = None
     measure: str = "lp"
     p: float = 0.7
     scale: float | None = None
@@ -147,13 +167,16 @@ class ForgettingOptions:
         Raises:
             StaError: a setting is unknown or out of range.
         """
-        method = make_method(self.method, FORGET_METHODS, scale=self.scale, p=self.p, seed=self.seed)
+        method = make_method(
+            self.method, FORGET_METHODS, scale=self.scale, settings=self.settings, p=self.p, seed=self.seed
+        )
         return ForgettingJob(
             self.target,
             TaskSource(self.finetuned, self.importance, self.target_head, self.vector),
             self.method,
             method,
             model=self.model,
+            more=self.more or (),
             measure=self.measure,
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),

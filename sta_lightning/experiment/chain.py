@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import shlex
 import shutil
 import signal
@@ -13,14 +11,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from sta_lightning import __version__
 from sta_lightning.experiment.comparison import FUSED, Comparison, Fusion
 from sta_lightning.experiment.document import (
     REPORT_FILES,
@@ -29,6 +24,7 @@ from sta_lightning.experiment.document import (
     summary,
     write_report,
 )
+from sta_lightning.experiment.environment import hardware, versions
 from sta_lightning.experiment.models import Models
 from sta_lightning.experiment.progress import StepReporter, quiet, say
 from sta_lightning.experiment.results import ExperimentResult, ForgettingRow, FusionRow, Results
@@ -37,7 +33,6 @@ from sta_lightning.experiment.steps import StepRunner
 from sta_lightning.experiment.suite import Suite
 from sta_lightning.weights.atomic import atomic_path
 
-_PACKAGES = ("torch", "torchvision", "lightning", "open_clip_torch", "timm", "numpy")
 FORGETTING_METHODS = ("task_arithmetic", "random_mask", "sta")
 
 
@@ -47,20 +42,20 @@ def run_chain(settings: ExperimentSettings, *, force: bool = False) -> Experimen
     check_settings(settings)
     output = Path(settings.output)
     reporter = StepReporter()
-    with _interruptible(output), quiet(), isolate_rng():
+    with interruptible(output), quiet(), isolate_rng():
         suite = Suite(settings)
         runner = StepRunner(output / "steps", force=force, notice=reporter, before_work=suite.open_all)
         say(
             f"{len(suite.tasks)} tasks, control {suite.control}, encoder {settings.encoder}; "
             f"everything goes to {output}"
         )
-        results, fused = _results(suite, runner, output)
+        results, fused = _results(settings, suite, runner, output)
         reporter.flush()
         return _report(settings, results, runner, output, fused)
 
 
 @contextmanager
-def _interruptible(output: Path) -> Iterator[None]:
+def interruptible(output: Path) -> Iterator[None]:
     """Turn any form of Ctrl+C into one line and a KeyboardInterrupt."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
@@ -76,12 +71,13 @@ def _interruptible(output: Path) -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def _results(suite: Suite, runner: StepRunner, output: Path) -> tuple[Results, Path]:
+def _results(
+    settings: ExperimentSettings, suite: Suite, runner: StepRunner, output: Path
+) -> tuple[Results, Path]:
     """Do every step and collect the numbers; also where the fused model lies."""
-    settings = suite.settings
     models = Models(suite, runner, output / "tensorboard")
     models.prepare()
-    comparison = Comparison(models)
+    comparison = Comparison(models, settings)
     sweep = comparison.sweep()
     scales = [point for point in sweep if point.method == "task_arithmetic"]
     grid = set(settings.scale_grid)
@@ -189,12 +185,8 @@ def _record(settings: ExperimentSettings, runner: StepRunner) -> dict[str, Any]:
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "hardware": _hardware(settings),
-        "versions": {
-            "sta_lightning": __version__,
-            "python": platform.python_version(),
-            **{name: found for name in _PACKAGES if (found := _version(name)) is not None},
-        },
+        "hardware": hardware(settings.accelerator),
+        "versions": versions(),
         "settings": settings.to_json(),
         "seconds": {step.name: round(step.seconds, 1) for step in runner.steps},
     }
@@ -211,25 +203,3 @@ def _is_written(output: Path, record: dict[str, Any], results: Results) -> bool:
         return False
     now = json.loads(json.dumps({"settings": record["settings"], "results": results.to_json()}))
     return all(former.get(key) == value for key, value in now.items())
-
-
-def _hardware(settings: ExperimentSettings) -> str:
-    """Processor, cores and threads, and the GPU if one was used."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    text = f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    if settings.accelerator != "cpu" and torch.cuda.is_available():
-        text += f", {torch.cuda.get_device_name()}"
-    return text
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -11,6 +11,7 @@ from sta_lightning.arithmetic import rank
 from sta_lightning.experiment.evaluation import evaluate
 from sta_lightning.experiment.models import Models, clear_run
 from sta_lightning.experiment.results import ForgettingRow, FusionRow, SweepPoint
+from sta_lightning.experiment.settings import ExperimentSettings
 from sta_lightning.experiment.statistics import average_accuracy
 from sta_lightning.experiment.steps import Step
 from sta_lightning.modules import ForgetModule, MergeModule, MultiTaskEvaluation, TaskSource
@@ -51,11 +52,12 @@ class Comparison:
 
     Args:
         models: heads, fine-tuned models and importance, made already.
+        settings: of the run.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, settings: ExperimentSettings) -> None:
         self.models, self.suite, self.runner = models, models.suite, models.runner
-        self.settings = models.suite.settings
+        self.settings = settings
         self.p = self.settings.p
         self.validation_images: dict[str, int] = {}
         self._folder = str(models.runs)

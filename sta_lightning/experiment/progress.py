@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,6 +51,25 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show no bar that begins inside: those of single steps would disturb the one of all."""
+    before = _shown.bars
+    _shown.bars = False
+    try:
+        yield
+    finally:
+        _shown.bars = before
+
+
+@dataclass
+class _Shown:
+    bars: bool = True
+
+
+_shown = _Shown()
+
+
 def bar(description: str, total: int, *, initial: int = 0, unit: str = "step") -> tqdm:
     """A progress bar that shows itself after one second and leaves nothing behind."""
     return tqdm(
@@ -59,6 +79,7 @@ def bar(description: str, total: int, *, initial: int = 0, unit: str = "step") -
         unit=unit,
         delay=1.0,
         leave=False,
+        disable=not _shown.bars,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 5.0,
     )
@@ -68,7 +89,12 @@ def bar(description: str, total: int, *, initial: int = 0, unit: str = "step") -
 def pulse(description: str) -> Iterator[None]:
     """Show the time that passes during work whose progress cannot be counted."""
     display = tqdm(
-        desc=f"  {description}", bar_format="{desc}  {elapsed}", leave=False, delay=1.0, dynamic_ncols=True
+        desc=f"  {description}",
+        bar_format="{desc}  {elapsed}",
+        leave=False,
+        delay=1.0,
+        dynamic_ncols=True,
+        disable=not _shown.bars,
     )
     finished = threading.Event()
     interval = 0.5 if sys.stderr.isatty() else 15.0

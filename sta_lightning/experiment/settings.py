@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sta_lightning.errors import StaError
+
+Models = TypeVar("Models", bound="ModelSettings")
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,10 @@ class TaskOverride:
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
-    """One run of the chain: fine-tune, score, fuse, forget, report.
+class ModelSettings:
+    """The models of a run, and the images they are made from and evaluated on.
 
     Args:
-        output: folder for everything that the run writes.
         encoder: name of the image encoder: ``miniature``, an open_clip name such as ``ViT-B-16``, or
             ``timm/<name>``.
         pretrained: weights of the encoder: an open_clip tag or a local file; none means the encoder's own
@@ -53,12 +54,6 @@ class ExperimentSettings:
         control_limit: number of test images of the control; none means ``test_limit``.
         samples: images per task that importance is computed from (the paper: 32).
         score_chunk: images whose gradients are held at once while scoring; a matter of memory, not of results.
-        p: quantile of the STA masks and of the random mask, in [0, 1].
-        normalize: how importance is normalised before tasks are compared: tensor, block, model or none.
-        scale: λ of the fixed task-arithmetic row (the paper: 0.4).
-        scale_grid: the λ among which the best is chosen on validation images.
-        p_grid: the p at which STA and the random mask are evaluated on validation images.
-        forget_scale: γ of the negated task vector in the forgetting table.
         seed: of splits, limits, order of training images, drawn samples and random masks.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as in Lightning's Trainer.
         num_workers: processes that load training images; 0 loads them in the main process.
@@ -67,7 +62,6 @@ class ExperimentSettings:
         download: let torchvision download data sets that are missing under ``roots``.
     """
 
-    output: str = "runs/demo"
     encoder: str = "miniature"
     pretrained: str | None = None
     image_size: int | None = None
@@ -96,12 +90,6 @@ class ExperimentSettings:
     control_limit: int | None = None
     samples: int = 32
     score_chunk: int = 8
-    p: float = 0.7
-    normalize: str = "tensor"
-    scale: float = 0.4
-    scale_grid: list[float] = field(default_factory=lambda: [tenth / 10 for tenth in range(1, 11)])
-    p_grid: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 1.0])
-    forget_scale: float = 1.0
     seed: int = 0
     accelerator: str = "cpu"
     num_workers: int = 0
@@ -136,15 +124,46 @@ class ExperimentSettings:
         )
 
 
+@dataclass(frozen=True)
+class ExperimentSettings(ModelSettings):
+    """One run of the chain: fine-tune, score, fuse, forget, report.
+
+    Args:
+        output: folder for everything that the run writes.
+        p: quantile of the STA masks and of the random mask, in [0, 1].
+        normalize: how importance is normalised before tasks are compared: tensor, block, model or none.
+        scale: λ of the fixed task-arithmetic row (the paper: 0.4).
+        scale_grid: the λ among which the best is chosen on validation images.
+        p_grid: the p at which STA and the random mask are evaluated on validation images.
+        forget_scale: γ of the negated task vector in the forgetting table.
+    """
+
+    output: str = "runs/demo"
+    p: float = 0.7
+    normalize: str = "tensor"
+    scale: float = 0.4
+    scale_grid: list[float] = field(default_factory=lambda: [tenth / 10 for tenth in range(1, 11)])
+    p_grid: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 1.0])
+    forget_scale: float = 1.0
+
+
 def expand_settings(settings: ExperimentSettings) -> ExperimentSettings:
     """Replace ``${NAME}`` and ``~`` in the fields that hold paths.
 
     Raises:
         StaError: when an environment variable is not set.
     """
+    return replace(expand_models(settings), output=_expand(settings.output, "output"))
+
+
+def expand_models(settings: Models) -> Models:
+    """Replace ``${NAME}`` and ``~`` in the fields that say where the models and images are.
+
+    Raises:
+        StaError: when an environment variable is not set.
+    """
     return replace(
         settings,
-        output=_expand(settings.output, "output"),
         pretrained=None if settings.pretrained is None else _expand(settings.pretrained, "pretrained"),
         tasks=[_expand(task, "tasks") for task in settings.tasks],
         control=_expand(settings.control, "control"),
@@ -158,6 +177,21 @@ def check_settings(settings: ExperimentSettings) -> None:
     Raises:
         StaError: naming the field, its value and what is allowed.
     """
+    check_models(settings)
+    for name, values in (("p", [settings.p]), ("p_grid", settings.p_grid)):
+        for value in values:
+            if not 0.0 <= value <= 1.0:
+                raise StaError(f"{name}: p lies in [0, 1], found {value}")
+    if not settings.scale_grid:
+        raise StaError("scale_grid: give at least one λ for task arithmetic")
+
+
+def check_models(settings: ModelSettings) -> None:
+    """Refuse tasks that cannot make a run.
+
+    Raises:
+        StaError: naming the field, its value and what is allowed.
+    """
     if len(settings.tasks) < 2:
         raise StaError(f"tasks: fusion needs at least two tasks, found {settings.tasks}")
     if len(set(settings.tasks)) != len(settings.tasks):
@@ -166,12 +200,6 @@ def check_settings(settings: ExperimentSettings) -> None:
         raise StaError(
             f"control: {settings.control!r} is among the tasks too; the control must not be fine-tuned"
         )
-    for name, values in (("p", [settings.p]), ("p_grid", settings.p_grid)):
-        for value in values:
-            if not 0.0 <= value <= 1.0:
-                raise StaError(f"{name}: p lies in [0, 1], found {value}")
-    if not settings.scale_grid:
-        raise StaError("scale_grid: give at least one λ for task arithmetic")
 
 
 def _expand(text: str, field_name: str) -> str:

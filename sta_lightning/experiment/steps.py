@@ -122,6 +122,12 @@ class StepRunner:
             self._notice(done)
         return done
 
+    def find(
+        self, name: str, settings: Mapping[str, Json], inputs: Mapping[str, Path] | None = None
+    ) -> Step | None:
+        """The step if it has been done with these settings and inputs; nothing is changed."""
+        return self._read(name, self._key(name, settings, inputs or {}), self.folder / name)
+
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, remembered as long as its size and time of change stay the same."""
         status = path.stat()

@@ -11,7 +11,7 @@ from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.errors import StaError, listed
 from sta_lightning.experiment.images import EvaluationData, Memory, Remembered
 from sta_lightning.experiment.progress import bar
-from sta_lightning.experiment.settings import ExperimentSettings, TaskOverride
+from sta_lightning.experiment.settings import ModelSettings, TaskOverride
 from sta_lightning.tasks import TaskDataModule, get_task
 from sta_lightning.tasks.task import Split
 
@@ -47,7 +47,7 @@ class Suite:
         StaError: when a task is unknown, stands twice, or an override or a root belongs to none.
     """
 
-    settings: ExperimentSettings
+    settings: ModelSettings
     members: dict[str, Member] = field(init=False)
     control: str = field(init=False)
     _memory: Memory = field(init=False)

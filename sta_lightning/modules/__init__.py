@@ -1,6 +1,7 @@
 """Lightning modules: pretraining, fine-tuning, evaluating on several tasks, fusing and forgetting."""
 
 from sta_lightning.engine import TaskSource
+from sta_lightning.modules.adamerging import AdaMerging
 from sta_lightning.modules.classifier import CLIPClassifier
 from sta_lightning.modules.contrastive import ContrastivePretraining
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
@@ -9,6 +10,7 @@ from sta_lightning.modules.merge import MergeModule
 from sta_lightning.modules.several import MultiModelEvaluation, evaluate_many
 
 __all__ = [
+    "AdaMerging",
     "CLIPClassifier",
     "ContrastivePretraining",
     "ForgetModule",

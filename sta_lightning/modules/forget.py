@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
@@ -28,12 +29,15 @@ class ForgetModule(MergedEvaluation):
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
         pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's), ``random_mask`` (of the same density), ``task_arithmetic``, or ``vector`` (a masked task
-            vector, taken out as it is).
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
+            ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them.
+        more: Weights of further models fine-tuned on the task, for a method that takes several (``negmerge``).
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the importance file, ``amp`` (θ²) or ``delta-amp``
-            (δ²), which need none; ``delta-lp`` from a file made with the task vector as direction.
+            (δ²), which need none; ``delta-lp`` or ``fisher`` from a file scored by it; ``file`` from any, taken as
+            it is.
         p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's is 0.7.
-        scale: Coefficient γ of ``task_arithmetic``, 1 by default; the other methods have none.
+        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its default.
         seed: Of ``random_mask``.
         target_head: Head file of the target; nothing to make it from the pretrained model.
         control_head: Head file of the control; nothing to make it.
@@ -56,6 +60,8 @@ class ForgetModule(MergedEvaluation):
         pretrained: str | None = None,
         image_size: int | None = None,
         method: str = "sta",
+        settings: dict[str, Any] | None = None,
+        more: list[str] | None = None,
         measure: str = "lp",
         p: float = 0.7,
         scale: float | None = None,
@@ -79,6 +85,8 @@ class ForgetModule(MergedEvaluation):
             importance,
             model=model,
             method=method,
+            settings=settings,
+            more=more,
             measure=measure,
             p=p,
             scale=scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
@@ -26,15 +27,20 @@ class MergeModule(MergedEvaluation):
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
         pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's), ``random_mask`` (of the same density), ``average``, ``task_arithmetic``, or ``vectors``
-            (masked task vectors, added as they are).
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
+            ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them: ``{keep: 0.2}``.
+        dare: Share of every task vector's entries that is dropped at random before they are merged, the rest rescaled
+            (DARE); nothing for none.
+        dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the tasks' importance files, ``amp`` (θ²) or
-            ``delta-amp`` (δ²), which need none; ``delta-lp`` from files made with the task vector as direction.
+            ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher`` from files scored by it; ``file`` from any,
+            taken as they are.
         p: Quantile of the mask from 0 (all but the smallest of the N tasks' values) to 1 (nothing); the paper's is 0.7.
-        scale: Coefficient λ of ``task_arithmetic``, 0.4 by default; the other methods have none.
+        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its default.
         normalize: Importance is scaled to 0..1 per ``tensor`` (the paper), per ``block``, over the whole ``model``, or not
             (``none``).
-        seed: Of ``random_mask``.
+        seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the datamodule's control; nothing to make it.
         base: Model that method ``vectors`` adds to, a file; nothing for the pretrained one.
         vectors: Folder for what each task contributes, its masked task vector, as a file of its own; nothing for none.
@@ -54,6 +60,9 @@ class MergeModule(MergedEvaluation):
         pretrained: str | None = None,
         image_size: int | None = None,
         method: str = "sta",
+        settings: dict[str, Any] | None = None,
+        dare: float | None = None,
+        dare_rescale: bool = True,
         measure: str = "lp",
         p: float = 0.7,
         scale: float | None = None,
@@ -81,6 +90,9 @@ class MergeModule(MergedEvaluation):
         options = FusionOptions(
             sources,
             method=method,
+            settings=settings,
+            dare=dare,
+            dare_rescale=dare_rescale,
             measure=measure,
             p=p,
             scale=scale,

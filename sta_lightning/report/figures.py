@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from sta_lightning.report.selection import Selection, short_kind
-from sta_lightning.report.style import GREY, colour, dash, marker, new_figure, tidy
+from sta_lightning.report.style import GREY, colour, dash, marker, new_figure, paint, tidy
+from sta_lightning.report.theme import LIGHT, Theme
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ def forgetting_figure(
     return figure
 
 
-def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] | None = None) -> Figure:
+def selection_figure(
+    selection: Selection, *, title: str, kinds: Sequence[str] | None = None, theme: Theme = LIGHT
+) -> Figure:
     """Share of entries kept per layer, a curve per task, a panel per kind of parameter (Fig. 4).
 
     Args:
@@ -199,6 +202,7 @@ def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] |
         title: of the whole figure.
         kinds: which kinds of parameter get a panel; the default is the paper's four and the two
             matrices of attention, as far as the encoder has them.
+        theme: of the figure.
     """
     shown = list(kinds) if kinds is not None else selection.main_kinds()
     columns = 2 if len(shown) <= 4 else 3
@@ -215,7 +219,7 @@ def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] |
             axes.plot(
                 [layer for layer, _ in points],
                 [100 * share for _, share in points],
-                color=colour(index),
+                color=theme.colour(index),
                 linestyle=dash(index),
                 marker=marker(index),
                 markersize=4,
@@ -226,7 +230,7 @@ def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] |
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(labelbottom=number + columns >= len(shown))
-        tidy(axes)
+        tidy(axes, theme)
         if number % columns == 0:
             axes.set_ylabel("entries kept (%)")
         if number + columns >= len(shown):
@@ -241,4 +245,4 @@ def selection_figure(selection: Selection, *, title: str, kinds: Sequence[str] |
         frameon=False,
         fontsize=9,
     )
-    return figure
+    return paint(figure, theme)

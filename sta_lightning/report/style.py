@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from sta_lightning.report.theme import DASHES, LIGHT, MARKERS, Theme
 from sta_lightning.weights.atomic import atomic_path
 
-# Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
-GREY = "#7F7F7F"
+COLOURS = LIGHT.colours
+GREY = LIGHT.grey
 DOTS_PER_INCH = 150
 
 
 def colour(index: int) -> str:
-    """The colour of the ``index``-th series; repeats after seven (the marker and dash then differ)."""
+    """The colour of the ``index``-th series; once they repeat, the dash differs."""
     return COLOURS[index % len(COLOURS)]
 
 
@@ -40,11 +41,42 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def tidy(axes: Axes) -> None:
+def tidy(axes: Axes, theme: Theme = LIGHT) -> None:
     """Take the box away and lay a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#E6E6E6", linewidth=0.8)
+    axes.grid(True, color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def paint(figure: Figure, theme: Theme) -> Figure:
+    """Give a finished figure the theme's background and whatever is still black the theme's text colour."""
+    figure.set_facecolor(theme.background)
+    for text in figure.findobj(Text):
+        if text.get_color() == "black":
+            text.set_color(theme.text)
+    for axes in figure.axes:
+        axes.set_facecolor(theme.background)
+        for spine in axes.spines.values():
+            if spine.get_edgecolor()[:3] == (0.0, 0.0, 0.0):
+                spine.set_edgecolor(theme.text)
+        axes.tick_params(color=theme.text, labelcolor=theme.text)
+    return figure
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """A legend below the axes, outside, in as many columns as the longest label leaves room for."""
+    if not labels:
+        return
+    across = figure.get_figwidth() * 72 / (5.0 * max(map(len, labels)) + 40)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=max(1, min(len(labels), int(across))),
+        frameon=False,
+        fontsize=9,
+        handlelength=2.6,
+    )
 
 
 def save_png(figure: Figure, path: Path) -> Path:

@@ -7,6 +7,7 @@ from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.registry import get_task, register_task, task_names
 from sta_lightning.tasks.split import limited_indices, split_indices
 from sta_lightning.tasks.task import SPLITS, Split, Task
+from sta_lightning.tasks.unlabelled import UnlabelledDataModule
 
 __all__ = [
     "Task",
@@ -21,4 +22,5 @@ __all__ = [
     "Preprocess",
     "TaskDataModule",
     "MultiTaskDataModule",
+    "UnlabelledDataModule",
 ]

@@ -29,6 +29,7 @@ def plain(state: dict[str, torch.Tensor]) -> dict[str, object]:
         ("lp+amp", {"w": [4.0, 2.0], "s": 18.0}),
         ("delta-amp", {"w": [1.0, 0.25], "s": 0.0}),
         ("delta-lp", {"w": [1.0, 8.0], "s": 2.0}),
+        ("fisher", {"w": [1.0, 8.0], "s": 2.0}),
     ],
 )
 def test_every_measure_on_numbers_done_by_hand(measure: str, wanted: dict[str, object]) -> None:
@@ -60,8 +61,8 @@ def test_half_precision_weights_are_squared_in_float32() -> None:
 
 
 def test_unknown_measures_and_missing_sources_are_refused() -> None:
-    with pytest.raises(StaError, match=r"'fisher' is unknown.*'lp', 'amp', 'lp\+amp'"):
-        importance_for("fisher", weights=WEIGHTS)
+    with pytest.raises(StaError, match=r"'influence' is unknown.*'lp', 'amp', 'lp\+amp'"):
+        importance_for("influence", weights=WEIGHTS)
     with pytest.raises(StaError, match=r"'delta-amp' needs the pretrained weights"):
         importance_for("delta-amp", weights=WEIGHTS)
     with pytest.raises(StaError, match=r"missing 1 tensor: 's'"):
@@ -76,6 +77,11 @@ def test_unknown_measures_and_missing_sources_are_refused() -> None:
 def test_a_signed_sum_is_not_a_loss_preservation(measure: str) -> None:
     with pytest.raises(StaError, match=r"negative in 'w'.*absolute values"):
         importance_for(measure, weights=WEIGHTS, lp={**LP, "w": torch.tensor([1.0, -1.0])})
+
+
+def test_a_negative_fisher_information_is_refused() -> None:
+    with pytest.raises(StaError, match=r"Fisher information is negative in 'w'.*squares"):
+        importance_for("fisher", weights=WEIGHTS, lp={**LP, "w": torch.tensor([1.0, -1.0])})
 
 
 def test_what_is_not_finite_or_overflows_is_refused_by_name() -> None:

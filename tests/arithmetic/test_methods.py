@@ -48,11 +48,17 @@ def test_unlearn_is_the_function_of_the_method(suite) -> None:
     assert torch.equal(scaled["conv.weight"], negate(model, s.pretrained, tuned, scale=0.5)["conv.weight"])
 
 
+def grams_of(s) -> dict[str, dict[str, torch.Tensor]]:
+    """Gram matrices of one layer, for the methods that read them."""
+    inputs = s.pretrained["blocks.0.w"].shape[1]
+    return {task: {"blocks.0.w": torch.eye(inputs)} for task in s.finetuned}
+
+
 def test_the_masked_methods_say_what_they_kept(suite) -> None:
     s = suite(3)
     floating = {"conv.weight", "blocks.0.w", "blocks.0.b", "scale", "empty"}
     for method in FUSION_METHODS:
-        kept = merge(method, s.pretrained, s.finetuned, s.importance).kept
+        kept = merge(method, s.pretrained, s.finetuned, s.importance, grams=grams_of(s)).kept
         assert set(kept) == (floating if has_setting(FUSION_METHODS[method], "p") else set())
         assert all(set(shares) == set(s.finetuned) for shares in kept.values())
     for method in FORGET_METHODS:
@@ -88,7 +94,7 @@ def test_the_random_state_of_the_program_is_left_alone(suite) -> None:
     s = suite(2)
     state = torch.get_rng_state()
     for method in FUSION_METHODS:
-        merge(method, s.pretrained, s.finetuned, s.importance)
+        merge(method, s.pretrained, s.finetuned, s.importance, grams=grams_of(s))
     for method in FORGET_METHODS:
         unlearn(method, s.pretrained, s.pretrained, s.finetuned["task0"], s.importance["task0"])
     assert torch.equal(state, torch.get_rng_state())
@@ -108,6 +114,10 @@ def test_sta_without_importance_and_a_scale_for_nothing_are_refused(suite) -> No
         merge("sta", s.pretrained, s.finetuned)
     with pytest.raises(StaError, match="importance, and none was given"):
         unlearn("sta", s.pretrained, s.pretrained, s.finetuned["task0"])
+    with pytest.raises(StaError, match="reads 'fisher'.*sta score --measure=fisher"):
+        merge("fisher", s.pretrained, s.finetuned)
+    with pytest.raises(StaError, match="Gram matrices.*sta score --measure=gram"):
+        merge("regmean", s.pretrained, s.finetuned)
     for method in ("sta", "random_mask", "average"):
         with pytest.raises(StaError, match=r"has no coefficient, and scale=0.4 was given"):
             merge(method, s.pretrained, s.finetuned, s.importance, scale=0.4)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from sta_lightning.callbacks import ImportanceScoring, score
+from sta_lightning.callbacks import GramCollection, ImportanceScoring, score
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
@@ -57,16 +57,22 @@ def main(processes: int, folder: Path) -> None:
     register_toys()
     data = TaskDataModule("spots", batch_size=4)
     score(trainer(processes), module(folder), data, output=out / "score.safetensors", samples=SAMPLES)
+    for measure in ("fisher", "gram"):
+        output = out / f"{measure}.safetensors"
+        score(trainer(processes), module(folder), data, output=output, samples=SAMPLES, measure=measure)
     if processes > SAMPLES // 2:
         # More processes than samples: some have none.
         score(trainer(processes), module(folder), data, output=out / "few.safetensors", samples=2)
+        output = out / "few-gram.safetensors"
+        score(trainer(processes), module(folder), data, output=output, samples=2, measure="gram")
     if processes == 2:
         callback = ImportanceScoring(str(out / "validate.safetensors"), samples=SAMPLES, chunk_size=1)
         trainer(2, callbacks=[callback]).validate(module(folder), data, verbose=False)
-        for name, callbacks in (
-            ("without", []),
-            ("with", [ImportanceScoring(str(out / "fit.safetensors"), samples=SAMPLES)]),
-        ):
+        scoring = [
+            ImportanceScoring(str(out / "fit.safetensors"), samples=SAMPLES),
+            GramCollection(str(out / "fit-gram.safetensors"), samples=SAMPLES),
+        ]
+        for name, callbacks in (("without", []), ("with", scoring)):
             seed_everything(3)
             trained = module(folder)
             trainer(2, callbacks=callbacks, max_epochs=2, gradient_clip_val=1.0).fit(trained, data)

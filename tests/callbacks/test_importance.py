@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sta_lightning.callbacks import ImportanceScoring, score, tensor_digest
-from sta_lightning.callbacks.importance import check_strategy
+from sta_lightning.callbacks.scorable import check_strategy
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
@@ -192,12 +192,14 @@ def test_measures(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> Non
         for parameter in module.encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     found: dict[str, dict[str, Tensor]] = {}
-    for measure in ("lp", "amp", "lp+amp", "delta-lp", "delta-amp"):
+    for measure in ("lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"):
         output = tmp_path / f"{measure}.safetensors"
         score(quiet_trainer(), module, data, output=output, samples=SAMPLES, measure=cast(Any, measure))
         found[measure] = load_weights(output)
         assert read_metadata(output)["measure"] == measure
-        assert ("indices" in json.loads(read_metadata(output)["settings"])) == ("lp" in measure)
+        assert ("indices" in json.loads(read_metadata(output)["settings"])) == (
+            "amp" not in measure or "lp" in measure
+        )
     for name, theta in module.encoder.state_dict().items():
         delta = theta - start[name]
         torch.testing.assert_close(found["amp"][name], theta**2)
@@ -284,7 +286,7 @@ def test_more_samples_than_images_is_an_error(pretrained: Path, data: TaskDataMo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"measure": "fisher"}, "measure='fisher'"),
+        ({"measure": "file"}, "measure='file'"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
         ({"precision": "fp16"}, "precision='fp16'"),

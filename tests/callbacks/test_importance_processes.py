@@ -1,4 +1,4 @@
-"""Importance scoring on 1, 2, 3 and 5 real processes."""
+"""Importance scoring, and what else goes over samples, on 1, 2, 3 and 5 real processes."""
 
 from __future__ import annotations
 
@@ -45,6 +45,30 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert sum(float(tensor.sum()) for tensor in found.values()) > 0
 
 
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("measure", ["fisher", "gram"])
+def test_fisher_information_and_gram_matrices_do_not_depend_on_the_processes(
+    folder: Path, outputs: dict[int, list[str]], measure: str, processes: int
+) -> None:
+    (expected, about), (found, metadata) = (
+        (load_weights(path), read_metadata(path))
+        for path in (folder / f"on{count}" / f"{measure}.safetensors" for count in (1, processes))
+    )
+    assert list(found) == list(expected)
+    assert_same(found, expected)
+    assert {**metadata, KEY: ""} == {**about, KEY: ""}
+
+
+def test_a_process_without_samples_takes_part_in_gram_matrices(
+    folder: Path, outputs: dict[int, list[str]]
+) -> None:
+    path = folder / "on5" / "few-gram.safetensors"
+    assert list(load_weights(path)) == list(load_weights(folder / "on1" / "gram.safetensors"))
+    rows = json.loads(read_metadata(path)["settings"])["rows"]
+    whole = json.loads(read_metadata(folder / "on1" / "gram.safetensors")["settings"])["rows"]
+    assert {name: 7 * count for name, count in rows.items()} == {n: 2 * count for n, count in whole.items()}
+
+
 @pytest.mark.parametrize("processes", [3, 5])
 def test_more_processes_give_the_same_importance(
     folder: Path, alone: dict[str, Tensor], processes: int
@@ -78,6 +102,7 @@ def test_a_fit_on_two_processes_follows_the_fit_without_scoring(
         assert plain["weights"].keys() == scored["weights"].keys()
         assert all(torch.equal(tensor, scored["weights"][name]) for name, tensor in plain["weights"].items())
     assert (folder / "on2" / "fit.safetensors").is_file()
+    assert (folder / "on2" / "fit-gram.safetensors").is_file()
 
 
 def test_one_process_failing_ends_all_with_one_message(folder: Path, outputs: dict[int, list[str]]) -> None:

@@ -1,7 +1,8 @@
-"""What ``sta score`` prints of the agreement of two precisions."""
+"""``sta score``: what it prints of the agreement of two precisions, Fisher information, Gram matrices."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from sta_lightning.cli.main import main
 from sta_lightning.encoders import ClassificationHead, build_encoder
-from sta_lightning.weights import read_metadata, save_weights
+from sta_lightning.weights import load_weights, read_metadata, save_weights
 from tests.conftest import REPOSITORY
+
+FIRST = "transformer.resblocks.0.attn.in_proj_weight"
 
 
 @pytest.fixture
@@ -52,3 +55,39 @@ def test_a_report_on_one_precision_is_refused(words: list[str], capsys: pytest.C
     assert "report_agreement compares a pass in precision='bf16'" in capsys.readouterr().err
     assert main([*words, "--precision=half"]) == 2
     assert "half" in capsys.readouterr().err
+
+
+def test_gram_matrices(words: list[str], tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tiny_suite / "precision" / "gram.safetensors"
+    assert main([*words, "--measure=gram", f"--output={output}"]) == 0
+    assert f"written: {output}" in capsys.readouterr().out
+    found = load_weights(output)
+    width = build_encoder("miniature", "random").state_dict()[FIRST].shape[1]
+    assert found[FIRST].shape == (width, width)
+    assert read_metadata(output)["measure"] == "gram"
+
+
+def test_the_fisher_information(words: list[str], tiny_suite: Path) -> None:
+    output = tiny_suite / "precision" / "fisher.safetensors"
+    assert main([*words, "--measure=fisher", f"--output={output}"]) == 0
+    assert read_metadata(output)["measure"] == "fisher"
+    assert load_weights(output).keys() == build_encoder("miniature", "random").state_dict().keys()
+
+
+def test_what_cannot_be_written_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--measure=file"]) == 2
+    said = capsys.readouterr().err
+    assert "'file'" in said
+    assert "'gram'" in said
+    assert main([*words, "--measure=gram", "--precision=bf16"]) == 2
+    assert "Gram matrices are collected in float32" in capsys.readouterr().err
+    assert main([*words, "--measure=gram", "--samples=0"]) == 2
+    assert "samples must be at least 1" in capsys.readouterr().err
+
+
+def test_the_help_tells_of_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main(["score", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "mean of x·xᵀ over the inputs x of every linear layer" in printed
+    assert "the Fisher information" in printed

@@ -1,7 +1,8 @@
-"""The per-sample Taylor term by its definition (Eq. 10 and 11): one backward pass per sample, in float64."""
+"""Per-sample Taylor term (Eq. 10 and 11) and Fisher information by definition: one backward pass per sample, in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -11,6 +12,17 @@ from torch import Tensor, nn
 
 def by_definition(module: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Σⱼ |θ · ∂L(xⱼ, yⱼ)/∂θ| of every parameter; zero where the loss does not depend on it."""
+    return _summed(module, images, targets, lambda parameter, gradient: (parameter * gradient).abs())
+
+
+def fisher_by_definition(module: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Σⱼ (∂L(xⱼ, yⱼ)/∂θ)² of every parameter; zero where the loss does not depend on it."""
+    return _summed(module, images, targets, lambda parameter, gradient: gradient**2)
+
+
+def _summed(
+    module: nn.Module, images: Tensor, targets: Tensor, term: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
     module = deepcopy(module).double().requires_grad_(True).eval()
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in module.named_parameters()}
     for image, target in zip(images.double(), targets, strict=True):
@@ -18,7 +30,7 @@ def by_definition(module: nn.Module, images: Tensor, targets: Tensor) -> dict[st
         gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
         for parameter, gradient, total in zip(module.parameters(), gradients, sums.values(), strict=True):
             if gradient is not None:
-                total += (parameter * gradient).abs().detach()
+                total += term(parameter, gradient).detach()
     return sums
 
 

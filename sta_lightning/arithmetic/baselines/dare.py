@@ -39,9 +39,7 @@ class Dare:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rate = self.rate
-        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0.0 <= float(rate) < 1.0:
-            raise StaError(f"DARE's drop rate must be a number in [0, 1), and is {rate!r}.")
+        _check_rate(self.rate)
 
     def drops(self, problem: Problem) -> Problem:
         """The same merge with task vectors of which entries are dropped.
@@ -68,16 +66,36 @@ class Dare:
         }
 
     def mask(self, label: str, piece: slice) -> Tensor:
-        """Which entries of a flattened tensor are kept, bool ``[piece.stop - piece.start]``."""
+        """Which entries of a flattened tensor are kept.
+
+        Args:
+            label: whose tensor it is: ``"task:name"``.
+            piece: the entries asked for; whatever the pieces, they are parts of the one mask of the tensor.
+
+        Returns:
+            bool ``[piece.stop - piece.start]`` on the CPU.
+        """
         first, last = piece.start // _CHUNK, -(-piece.stop // _CHUNK)
         parts = [
-            torch.rand(_CHUNK, generator=tensor_generator(self.seed, f"{label}:{chunk}")) >= self.rate
+            # Type and device are said, so that no default of the program's changes the mask.
+            torch.rand(
+                _CHUNK,
+                generator=tensor_generator(self.seed, f"{label}:{chunk}"),
+                dtype=torch.float32,
+                device="cpu",
+            )
+            >= self.rate
             for chunk in range(first, last)
         ]
         if not parts:
-            return torch.zeros(0, dtype=torch.bool)
+            return torch.zeros(0, dtype=torch.bool, device="cpu")
         offset = first * _CHUNK
         return torch.cat(parts)[piece.start - offset : piece.stop - offset]
+
+
+def _check_rate(rate: object) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0.0 <= float(rate) < 1.0:
+        raise StaError(f"DARE's drop rate must be a number in [0, 1), and is {rate!r}.")
 
 
 class _Thinned(Derived):
@@ -94,7 +112,8 @@ class _Thinned(Derived):
         if self._dare.rescale:
             delta = delta / (1 - self._dare.rate)
         mask = self._dare.mask(self._label, piece).to(delta.device)
-        return torch.where(mask, delta, 0.0).to(dtype)
+        # NaN and infinities are not dropped: they are refused by whoever reads this.
+        return torch.where(mask | ~delta.isfinite(), delta, 0.0).to(dtype)
 
 
 class _Zeros(Derived):

@@ -1,18 +1,17 @@
-"""The public function, and the surroundings that its arithmetic needs."""
+"""The public functions: what is added up of every sample's gradient, and what it is multiplied with."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sta_lightning.arithmetic.taylor.ledger import Ledger
+from sta_lightning.arithmetic.surroundings import check_parameters, chunk_of, exact, plain
+from sta_lightning.arithmetic.taylor.ledger import Ledger, Power
 from sta_lightning.arithmetic.taylor.loop import sample_by_sample
 from sta_lightning.arithmetic.taylor.watched import chunk_by_chunk
 
@@ -20,8 +19,6 @@ _log = logging.getLogger(__name__)
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Precision = Literal["float32", "bf16"]
-
-CHUNK_ON_CPU, CHUNK_ELSEWHERE = 8, 32
 
 
 def taylor_importance(
@@ -76,28 +73,73 @@ def taylor_importance(
         ValueError: The chunk size is below 1, the precision is unknown, or a name is not a floating-point parameter of
             the module.
     """
-    if chunk_size is None:
-        chunk_size = CHUNK_ON_CPU if images.device.type == "cpu" else CHUNK_ELSEWHERE
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+    total = _gradient_powers(
+        module, loss_fn, images, targets, 1, names=names, chunk_size=chunk_size, precision=precision
+    )
+    factors = dict(module.named_parameters()) if direction is None else direction
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in total.items():
+            # |θ| is the same for all samples.
+            tensor.mul_(factors[name].detach().to(images.device).float().abs())
+    return total
+
+
+def fisher_information(
+    module: nn.Module,
+    loss_fn: LossFunction,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    names: Collection[str],
+    chunk_size: int | None = None,
+    precision: Precision = "float32",
+) -> dict[str, Tensor]:
+    """Sum (∂L(xⱼ, yⱼ; θ)/∂θ)² over samples, the square taken per sample: the diagonal of the empirical Fisher information.
+
+    "Empirical" since yⱼ is the true label and no draw from the model's own distribution, and ``loss_fn`` has to be the negative
+    log-likelihood of it, a cross-entropy. It is a sum and no mean, as :func:`taylor_importance` is, so that parts of the samples
+    add up. The way it is computed, what it costs and what it leaves as it was are those of :func:`taylor_importance`: for the
+    square, too, each sample's gradient is needed, and the square of a batch's gradient is another, wrong number.
+
+    Args:
+        module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation mode.
+        loss_fn: Maps the outputs ``[1, ...]`` and target ``[1]`` of one sample to its scalar loss.
+        images: Samples ``[S, ...]``, on the device of the module; S may be 0.
+        targets: True labels ``[S]``.
+        names: Parameters of ``module``, as ``named_parameters`` calls them.
+        chunk_size: Samples that go through the module together; see :func:`taylor_importance`.
+        precision: ``"float32"``, or ``"bf16"``: forward and backward under bfloat16 autocast, squared and added up in float32.
+
+    Returns:
+        One float32 tensor ≥ 0 per name, with the parameter's shape.
+
+    Raises:
+        ValueError: The chunk size is below 1, the precision is unknown, or a name is not a floating-point parameter of
+            the module.
+    """
+    return _gradient_powers(
+        module, loss_fn, images, targets, 2, names=names, chunk_size=chunk_size, precision=precision
+    )
+
+
+def _gradient_powers(
+    module: nn.Module,
+    loss_fn: LossFunction,
+    images: Tensor,
+    targets: Tensor,
+    power: Power,
+    *,
+    names: Collection[str],
+    chunk_size: int | None,
+    precision: Precision,
+) -> dict[str, Tensor]:
+    """Sum |∂L/∂θ|ᵖ over samples."""
+    chunk_size = chunk_of(chunk_size, images)
     if precision not in ("float32", "bf16"):
         raise ValueError(f"precision must be 'float32' or 'bf16', not {precision!r}.")
-    # Inference tensors cannot take part in autograd, and enable_grad does not end inference mode: leave it first.
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(images.device.type, enabled=False),
-        _eager(),
-        _full_precision(),
-        _evaluation_mode(module),
-    ):
-        parameters = dict(module.named_parameters())
-        foreign = [n for n in names if n not in parameters or not parameters[n].is_floating_point()]
-        if foreign:
-            raise ValueError(
-                f"Not floating-point parameters of {type(module).__name__}: {', '.join(foreign)}."
-            )
-        state = {n: _plain(t) for n, t in [*parameters.items(), *module.named_buffers()]}
+    with exact(module, images.device), torch.enable_grad():
+        check_parameters(module, names)
+        state = {n: plain(t) for n, t in [*module.named_parameters(), *module.named_buffers()]}
         scored = {n: state.pop(n).requires_grad_() for n in names}
 
         def loss(image: Tensor, target: Tensor) -> Tensor:
@@ -106,24 +148,20 @@ def taylor_importance(
                 outputs = functional_call(module, (scored, state), (image.unsqueeze(0),))
             return loss_fn(_wide(outputs), target.unsqueeze(0))
 
-        total = _absolute_gradients(module, loss, scored, _plain(images), _plain(targets), chunk_size)
-        with torch.no_grad():
-            for name, tensor in total.items():
-                factor = scored[name] if direction is None else direction[name].to(images.device)
-                tensor.mul_(factor.float().abs())
-        return total
+        ledger = Ledger(scored, power)
+        _add_samples(module, loss, ledger, plain(images), plain(targets), chunk_size)
+        return ledger.total
 
 
-def _absolute_gradients(
+def _add_samples(
     module: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
-    weights: dict[str, Tensor],
+    ledger: Ledger,
     images: Tensor,
     targets: Tensor,
     chunk_size: int,
-) -> dict[str, Tensor]:
-    """Sum |∂L/∂θ| over samples, some at a time; |θ| is the same for all of them and is multiplied in afterwards."""
-    ledger = Ledger(weights)
+) -> None:
+    """Give every sample's gradients to the ledger, some samples at a time."""
     chunk_size = min(chunk_size, len(images))
     if chunk_size <= 1:
         _log.debug("%d samples, one backward pass for each.", len(images))
@@ -131,7 +169,7 @@ def _absolute_gradients(
         try:
             _refuse_scripts(module)
             chunk_by_chunk(loss, ledger, images, targets, chunk_size)
-            return ledger.total
+            return
         except torch.OutOfMemoryError:
             chunk_size //= 2
             _log.info("The device's memory is too small; %d samples at a time instead.", chunk_size)
@@ -147,8 +185,7 @@ def _absolute_gradients(
             chunk_size = 1
         # Here, where the error and the graph that it holds on to are gone.
         ledger.clear()
-    sample_by_sample(loss, weights, images, targets, ledger.total)
-    return ledger.total
+    sample_by_sample(loss, ledger, images, targets)
 
 
 def _refuse_scripts(module: nn.Module) -> None:
@@ -158,48 +195,8 @@ def _refuse_scripts(module: nn.Module) -> None:
         raise RuntimeError(f"its part {scripted[0] or 'as a whole'!r} is TorchScript")
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """A detached float32 view (integers as they are) that autograd may use, even of an inference tensor."""
-    tensor = tensor.detach()
-    tensor = tensor.float() if tensor.is_floating_point() else tensor
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
 def _wide(outputs: Any) -> Tensor:
     """Outputs in float32, in which the loss is computed."""
     if isinstance(outputs, Tensor) and outputs.is_floating_point():
         return outputs.float()
     return cast(Tensor, outputs)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute products of float32 numbers in float32: convolutions on a GPU have fewer digits by default."""
-    kinds: Any = torch.backends
-    places = (kinds.cuda.matmul, kinds.cudnn.conv, kinds.mkldnn.matmul, kinds.mkldnn.conv)
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Run compiled parts as they were written: inside a compiled graph no use of a weight can be seen."""
-    # What compiles is slow to import, and nothing is compiled where nobody has imported it.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch every submodule to evaluation mode, and each back to what it was."""
-    training = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, flag in training.items():
-            child.training = flag

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,27 +14,33 @@ _WORK_ENTRIES = 1 << 26
 # A parameter of at most this many entries is added for all samples of a chunk at once.
 _SMALL = 1 << 18
 
+Power = Literal[1, 2]
+"""1: absolute values of gradients are added up; 2: their squares."""
+
 Operands = Callable[[slice], tuple[Tensor, Tensor]]
 _ALL = slice(None)
 
 
 class Ledger:
-    """Adds up Σⱼ |∂L(xⱼ)/∂θ|, whose samples come chunk by chunk.
+    """Adds up Σⱼ |∂L(xⱼ)/∂θ|ᵖ for p = 1 or 2, whose samples come chunk by chunk.
 
-    A parameter that the chunk uses once has its absolute values added at once, in the middle of the backward pass. One that it
+    A parameter that the chunk uses once has its powers added at once, in the middle of the backward pass. One that it
     uses several times (tied weights) has parts of its gradient in several places: they are summed for each sample, which
     takes memory for as many gradients of that parameter as the chunk has samples, and added in :meth:`settle`.
 
     Args:
         leaves: The scored parameters by name: float32 leaves that require gradients.
+        power: p.
 
     Attributes:
         leaves: As given.
+        power: As given.
         total: The sums, float32 tensors of the same shapes.
     """
 
-    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+    def __init__(self, leaves: Mapping[str, Tensor], power: Power = 1) -> None:
         self.leaves = dict(leaves)
+        self.power = power
         self.total = {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in leaves.items()}
         self._names = {id(leaf): name for name, leaf in leaves.items()}
         self._uses: Counter[str] = Counter()
@@ -64,8 +71,12 @@ class Ledger:
         """End a chunk: add what was summed per sample, and begin to count uses again."""
         for name in list(self._parts):
             for gradient in self._parts.pop(name):
-                self.total[name].add_(gradient.abs_())
+                self._raise(self.total[name], gradient, own=True)
         self._uses.clear()
+
+    def add_alone(self, name: str, gradient: Tensor) -> None:
+        """Take the whole gradient of one sample for a parameter, from a backward pass of its own."""
+        self._raise(self.total[name], gradient)
 
     def add(self, name: str, gradients: Tensor, rows: slice = _ALL) -> None:
         """Take the gradients of all the chunk's samples for a parameter, or for some of its rows.
@@ -80,10 +91,10 @@ class Ledger:
             return
         target = self.total[name][rows] if rows != _ALL else self.total[name]
         if target.numel() <= _SMALL:
-            target.add_(gradients.abs().sum(0))
+            target.add_(self._powers(gradients.float()).sum(0))
         else:
             for gradient in gradients:
-                target.add_(gradient.abs())
+                self._raise(target, gradient)
 
     def add_products(
         self,
@@ -112,8 +123,8 @@ class Ledger:
             return
         target = (self.total[name][rows] if rows != _ALL else self.total[name]).view(shape)
         if length == 1:
-            # |l rᵀ| = |l| |r|ᵀ, so that the sum over samples is itself one product.
-            left, right = (t.squeeze(2).abs().float() for t in operands(_ALL))
+            # |l rᵀ|ᵖ = |l|ᵖ (|r|ᵖ)ᵀ, so that the sum over samples is itself one product.
+            left, right = (self._powers(t.squeeze(2).float()) for t in operands(_ALL))
             target.baddbmm_(left.permute(1, 2, 0), right.transpose(0, 1))
             return
         entries = max(target.numel(), length * (shape[1] + shape[2]) * shape[0])
@@ -121,9 +132,22 @@ class Ledger:
             left, right = operands(part)
             gradients = self._products(left.flatten(0, 1), right.flatten(0, 1)).view(-1, *shape)
             if len(gradients) == 1:
-                target.add_(gradients[0].abs_())
+                self._raise(target, gradients[0], own=True)
             else:
-                target.add_(torch.linalg.vector_norm(gradients, 1, dim=0, dtype=torch.float32))
+                norms = torch.linalg.vector_norm(gradients, self.power, dim=0, dtype=torch.float32)
+                target.add_(norms if self.power == 1 else norms.square_())
+
+    def _powers(self, gradients: Tensor) -> Tensor:
+        return gradients.abs() if self.power == 1 else gradients.square()
+
+    def _raise(self, target: Tensor, gradient: Tensor, *, own: bool = False) -> None:
+        """Add the power of one gradient; one that is not ``own`` may share its memory with another and is left as it is."""
+        if self.power == 2:
+            # A square of few bits would lose half of them.
+            wide = gradient.float()
+            target.addcmul_(wide, wide)
+        else:
+            target.add_(gradient.abs_() if own else gradient.abs())
 
     def _products(self, left: Tensor, right: Tensor) -> Tensor:
         """Lᵀ R of each pair, in memory that every layer uses again: fresh pages cost as much as the product's addition."""

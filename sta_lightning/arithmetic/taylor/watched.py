@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 def chunk_by_chunk(
     loss: Callable[[Tensor, Tensor], Tensor], ledger: Ledger, images: Tensor, targets: Tensor, chunk_size: int
 ) -> None:
-    """Add every sample's |∂L/∂θ| to ``ledger.total``.
+    """Add the power of every sample's ∂L/∂θ to ``ledger.total``.
 
     Args:
         loss: Maps one image and its target to the scalar loss, through ``ledger.leaves``.

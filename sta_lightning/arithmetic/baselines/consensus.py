@@ -1,0 +1,87 @@
+"""Consensus merging: drop what fewer than so many tasks use, by their TALL masks.
+
+Wang et al., "Localizing Task Information for Improved Model Merging and Compression", ICML 2024.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.method import VectorMethod
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.states import to_double
+from sta_lightning.errors import StaError, listed
+
+
+@dataclass(frozen=True)
+class Consensus(VectorMethod):
+    """Consensus merging: theta_0 + scale * the sum of the task vectors where enough tasks use it.
+
+    A task uses an entry if abs(delta_i) > ``tall`` * abs(sum of delta - delta_i): its TALL mask.
+
+    Args:
+        tall: lambda of the TALL masks; the authors choose it for each task among 0.2, 0.3, ..., 0.6 on validation images.
+        agree: how many tasks have to use an entry, 1 or more. 1 drops what no task uses, 2 what serves a single task too.
+        scale: the coefficient of the sum.
+
+    Raises:
+        StaError: if a setting is out of range.
+    """
+
+    tall: float = 0.4
+    agree: int = 2
+    scale: float = 0.4
+
+    title: ClassVar[str] = "Consensus"
+    summary: ClassVar[str] = "the sum of the task vectors where at least so many tasks use it (TALL masks)"
+    coefficient: ClassVar[str | None] = "scale"
+    source: ClassVar[str] = "Wang et al. 2024 (TALL masks)"
+
+    def __post_init__(self) -> None:
+        _check_tall(self.tall)
+        _check_agree(self.agree)
+        check_scale(self.scale)
+
+    @override
+    def check(self, problem: Problem) -> None:
+        if len(problem.tuned) < self.agree:
+            raise StaError(
+                f"agree={self.agree} tasks have to use an entry, and there are only {len(problem.tuned)}: "
+                f"{listed(problem.tuned)}. Nothing would be kept; give more tasks or a smaller number."
+            )
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        # In float64, so that no comparison is decided by rounding of the sum.
+        total = torch.zeros_like(to_double(block.base))
+        for delta in block.deltas():
+            total += to_double(delta)
+        users = torch.zeros(total.shape, dtype=torch.int32, device=total.device)
+        for delta in block.deltas():
+            wide = to_double(delta)
+            users += wide.abs() > (total - wide).abs() * self.tall
+        return (self.scale * torch.where(users >= self.agree, total, 0.0)).to(block.base)
+
+
+def _check_tall(tall: object) -> None:
+    if isinstance(tall, bool) or not isinstance(tall, numbers.Real) or not 0.0 <= float(tall) < math.inf:
+        raise StaError(
+            f"tall, the lambda of the TALL masks, must be a number from 0 up, and is {tall!r}. The authors choose among "
+            "0.2, 0.3, ..., 0.6."
+        )
+
+
+def _check_agree(agree: object) -> None:
+    if isinstance(agree, bool) or not isinstance(agree, int) or agree < 1:
+        raise StaError(
+            f"agree, the number of tasks that have to use an entry, must be an integer from 1 up, and is {agree!r}. The "
+            "authors use 2."
+        )

@@ -1,0 +1,145 @@
+"""Fisher merging: the mean of the fine-tuned models, each entry weighted by its Fisher information.
+
+Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.baselines.spectral import double_deltas
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
+from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.states import StateDict, extent, to_double, wide_dtype
+from sta_lightning.errors import StaError
+
+
+@dataclass(frozen=True)
+class Fisher(VectorMethod):
+    """Fisher merging: at every entry the sum of c_i F_i theta_i over the sum of c_i F_i.
+
+    Args:
+        floor: added to every Fisher information, so that an entry that no task uses has a weight; in the unit of the scores,
+            which are sums over the samples. 0 leaves such an entry the plain mean of the models.
+        normalized: whether c_i is one over the L2 norm of the task's Fisher information over the whole model, so that tasks
+            with large gradients do not outweigh the others; else all c_i are 1.
+
+    Raises:
+        StaError: if a setting is out of range.
+    """
+
+    floor: float = 1e-6
+    normalized: bool = True
+
+    title: ClassVar[str] = "Fisher"
+    summary: ClassVar[str] = (
+        "the mean of the fine-tuned models, each entry weighted by its Fisher information"
+    )
+    data: ClassVar[Data] = "labelled samples"
+    source: ClassVar[str] = "Matena and Raffel 2022"
+    needs_importance: ClassVar[bool] = True
+    measure: ClassVar[str | None] = "fisher"
+
+    def __post_init__(self) -> None:
+        floor: object = self.floor
+        if (
+            isinstance(floor, bool)
+            or not isinstance(floor, numbers.Real)
+            or not 0.0 <= float(floor) < math.inf
+        ):
+            raise StaError(
+                f"floor, which is added to the Fisher information, must be a finite number from 0, and is {floor!r}."
+            )
+        if self.normalized not in (True, False):
+            raise StaError(f"normalized must be true or false, and is {self.normalized!r}.")
+
+    @override
+    def prepare(self, survey: Survey) -> list[float]:
+        """The tasks' coefficients c_i, which add up to 1."""
+        tasks = survey.problem.tasks
+        if not self.normalized:
+            return [1 / len(tasks)] * len(tasks)
+        squares = [found for found in survey.each(_squares).values() if found]
+        if not squares:  # a model without entries
+            return [1 / len(tasks)] * len(tasks)
+        norms = [math.sqrt(math.fsum(square)) for square in zip(*squares, strict=True)]
+        for task, norm in zip(tasks, norms, strict=True):
+            if not 0.0 < norm < math.inf:
+                raise StaError(
+                    f"the Fisher information of task '{task}' has the norm {norm}, by which it cannot be divided. Score the "
+                    "model again (sta score --measure=fisher), or ask for normalized=false."
+                )
+        total = math.fsum(1 / norm for norm in norms)
+        return [1 / norm / total for norm in norms]
+
+    @override
+    def vector(self, block: Block, state: Sequence[float]) -> Tensor:
+        """The weighted mean of the task vectors: with theta_0 it is the weighted mean of the models.
+
+        Raises:
+            StaError: if a Fisher information is negative.
+        """
+        moved, weights, mean = (torch.zeros_like(to_double(block.base)) for _ in range(3))
+        for delta, score, share in zip(double_deltas(block), block.scores, state, strict=True):
+            if extent(score)[0] < 0:
+                raise StaError(
+                    f"a Fisher information is negative in tensor '{block.name}'; it is a sum of squared gradients. Score the "
+                    "models with --measure=fisher."
+                )
+            weight = share * (to_double(score).to(delta.device) + self.floor)
+            moved += weight * delta
+            weights += weight
+            mean += delta / len(block.tuned)
+        return torch.where(weights > 0, moved / weights.where(weights > 0, 1.0), mean).to(block.base)
+
+
+def _squares(entries: Entries) -> list[float]:
+    """The sum of the squared scores of a tensor, for every task; nothing for a tensor without entries."""
+    found: list[float] = []
+    if not entries.numel:
+        return found
+    for source in entries.scores:
+        pieces = (source.read(piece, wide_dtype(source.dtype)) for piece in entries.pieces())
+        found.append(math.fsum(float(to_double(values).square().sum()) for values in pieces))
+    if not all(map(math.isfinite, found)):
+        entries.refuse_infinite()
+    return found
+
+
+def fisher_merge(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    fisher: Mapping[str, StateDict],
+    *,
+    floor: float = 1e-6,
+    normalized: bool = True,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Fisher merging: see :class:`Fisher`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        fisher: task name -> diagonal Fisher information of every floating-point tensor, the same tasks: the squared
+            gradient of the log-likelihood of each sample, summed over the samples.
+        floor: added to every Fisher information.
+        normalized: whether every task's Fisher information is divided by its L2 norm.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if a setting is out of range, there is no task, the sources differ in tasks, names or shapes, an entry
+            is not finite, or a Fisher information is negative or, if normalized, zero everywhere.
+    """
+    return run_in_memory(Fisher(floor, normalized), pretrained, finetuned, fisher, dtype=dtype).weights

@@ -1,0 +1,185 @@
+"""Iso-C and Iso-CTS: a merged task vector whose singular values are all the same.
+
+Marczak et al., "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces", ICML 2025.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.baselines.spectral import (
+    Spectral,
+    double_deltas,
+    joined,
+    orthogonalised,
+    triples,
+)
+from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.errors import StaError
+
+
+def _total(block: Block) -> Tensor:
+    total = torch.zeros_like(to_double(block.base))
+    for delta in double_deltas(block):
+        total += delta
+    return total
+
+
+@dataclass(frozen=True)
+class IsoC(Spectral):
+    """Iso-C: the sum of the task vectors, every matrix with the mean of its singular values in place of each.
+
+    Args:
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+
+    Raises:
+        StaError: if ``scale`` is not finite.
+    """
+
+    scale: float = 1.0
+
+    title: ClassVar[str] = "Iso-C"
+    summary: ClassVar[str] = "the sum of the task vectors with equal singular values"
+    source: ClassVar[str] = "Marczak et al. 2025"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @override
+    def spectral(self, block: Block) -> Tensor:
+        u, s, v = triples(_total(block))
+        return s.mean() * (u @ v.mT)
+
+
+class Shares(NamedTuple):
+    """How many singular triples of a matrix come from where: ``common + tasks * specific`` is its rank.
+
+    Attributes:
+        common: from the sum of the task vectors.
+        specific: from each task's remainder.
+    """
+
+    common: int
+    specific: int
+
+
+def shares(rank: int, tasks: int, common: float) -> Shares:
+    """How Iso-CTS divides min(m, n) triples among the common subspace and the tasks.
+
+    The common part gives or takes so many that the rest can be divided evenly.
+    """
+    specific = min(round((rank - int(rank * common)) / tasks), rank // tasks)
+    return Shares(rank - specific * tasks, specific)
+
+
+@dataclass(frozen=True)
+class IsoCts(Spectral):
+    """Iso-CTS: the largest triples of the summed task vectors, those of every task beside them, equal singular values.
+
+    Args:
+        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the authors use 0.8.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+
+    Raises:
+        StaError: if a setting is out of range.
+    """
+
+    common: float = 0.8
+    scale: float = 1.0
+
+    title: ClassVar[str] = "Iso-CTS"
+    summary: ClassVar[str] = (
+        "common and task-specific directions of the task vectors with equal singular values"
+    )
+    source: ClassVar[str] = "Marczak et al. 2025"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        common: object = self.common
+        if (
+            isinstance(common, bool)
+            or not isinstance(common, numbers.Real)
+            or not 0.0 <= float(common) <= 1.0
+        ):
+            raise StaError(
+                f"common, the share of the common directions, must be a number in [0, 1], and is {common!r}. The authors "
+                "use 0.8."
+            )
+
+    @override
+    def spectral(self, block: Block) -> Tensor:
+        rank = min(block.base.shape)
+        common, specific = shares(rank, len(block.tuned), self.common)
+        shared = triples(_total(block), common)
+        # The task vectors are subtracted once more rather than kept: all of them in float64 are a lot of memory.
+        own = [
+            triples(
+                delta - shared.u @ (shared.u.mT @ delta), specific, float(torch.linalg.matrix_norm(delta))
+            )
+            for delta in double_deltas(block)
+            if specific
+        ]
+        u, s, v = joined([*own, shared])
+        return s.mean() * (orthogonalised(u) @ orthogonalised(v).mT)
+
+
+def iso_c_merge(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    *,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Iso-C: see :class:`IsoC`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is not
+            finite.
+    """
+    return run_in_memory(IsoC(scale), pretrained, finetuned, dtype=dtype).weights
+
+
+def iso_cts_merge(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    *,
+    common: float = 0.8,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Iso-CTS: see :class:`IsoCts`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the authors use 0.8.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if a setting is out of range, there is no task, models do not match, or an entry is not
+            finite.
+    """
+    return run_in_memory(IsoCts(common, scale), pretrained, finetuned, dtype=dtype).weights

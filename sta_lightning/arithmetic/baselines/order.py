@@ -1,0 +1,142 @@
+"""Order statistics over a whole model, exactly, without ever holding the whole model.
+
+Several of the other methods compare every entry with a quantile over one flat vector of all tensors. Here the vector is
+never made: its digits are counted a piece at a time, and a pass over the models settles 16 bits of every statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sta_lightning.arithmetic.method import Survey
+from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.selection import Counts, count_digits, kth_from_counts
+from sta_lightning.arithmetic.states import extent, wide_dtype
+from sta_lightning.arithmetic.workers import together
+
+Rows = Callable[[Block], Iterable[Tensor]]
+"""The entries of a block -> as many rows of numbers as there are lists of ranks, each of the block's size, without NaN."""
+
+BINS = 1 << 16  # values of a digit
+
+
+def size_of(survey: Survey) -> int:
+    """How many entries all floating-point tensors of one model have together."""
+    return sum(survey.entries(name).numel for name in survey.problem.names)
+
+
+def work_dtype(survey: Survey) -> torch.dtype:
+    """The type that holds the entries of every tensor: float32, or float64 if one of the tensors is so."""
+    return wide_dtype(*(survey.entries(name).work for name in survey.problem.names))
+
+
+def blocks(entries: Entries, *, whole: bool = False) -> Iterator[Block]:
+    """The tensor in pieces, for a look before the merge.
+
+    Args:
+        entries: the tensor of every model.
+        whole: give it in one piece, in its own shape.
+
+    Raises:
+        StaError: if an entry is NaN or infinite.
+    """
+    for piece in entries.pieces(entries.numel or 1) if whole else entries.pieces():
+        block = entries.block(piece, whole=whole)
+        for part in (block.base, block.origin, *block.tuned, *block.scores, *block.grams):
+            low, high = extent(part)
+            if not (abs(low) < float("inf") and abs(high) < float("inf")):
+                entries.refuse_infinite()
+        yield block
+
+
+def order_statistics(
+    survey: Survey, rows: Rows, ranks: Sequence[Sequence[int]], dtype: torch.dtype | None = None
+) -> list[list[Tensor]]:
+    """The k-th smallest of each row over all floating-point tensors, for several k and rows in the same passes.
+
+    Exact, however many entries tie. It takes two passes over the models in float32 and four in float64, whatever the number
+    of rows and ranks; the tensors are shared out among the processes. Besides a block, 512 KiB are held for every row and
+    rank, and less for those of earlier passes.
+
+    Args:
+        survey: the models; they have one entry at least.
+        rows: what is ranked. It must give the same numbers whenever it is given the same block.
+        ranks: for each row its ranks k, 1..:func:`size_of`.
+        dtype: float32 or float64, to which no number of a row is rounded; nothing for :func:`work_dtype`.
+
+    Returns:
+        For each row and each of its ranks a tensor of shape ``[]`` on the CPU.
+    """
+    kind = dtype or work_dtype(survey)
+    known: dict[_Digit, _Occupied] = {}
+    while True:
+        wanted: dict[_Digit, None] = {}  # in the same order on every process
+        found: list[list[Tensor]] = []
+        for row, its in enumerate(ranks):
+            found.append([])
+            for k in its:
+                try:
+                    found[-1].append(kth_from_counts(_counts_of(row, known), k, kind))
+                except _UnknownError as unknown:
+                    wanted[unknown.digit] = None
+        if not wanted:
+            return found
+        for digit, counts in _count(survey, rows, list(wanted), kind):
+            (values,) = counts.nonzero()
+            known[digit] = values, counts[values]
+
+
+_Digit = tuple[int, int, int]
+"""Row, shift, prefix: see :func:`~sta_lightning.arithmetic.selection.count_digits`."""
+
+_Occupied = tuple[npt.NDArray[np.int64], Counts]
+"""The values of a digit that occur, mostly few, and how often."""
+
+
+class _UnknownError(Exception):
+    """A digit has not been counted yet. It stops one selection, so that the others can say what they need first."""
+
+    def __init__(self, digit: _Digit) -> None:
+        super().__init__(digit)
+        self.digit = digit
+
+
+def _counts_of(row: int, known: dict[_Digit, _Occupied]) -> Callable[[int, int], Counts]:
+    def count(shift: int, prefix: int) -> Counts:
+        digit = (row, shift, prefix)
+        if digit not in known:
+            raise _UnknownError(digit)
+        values, occurring = known[digit]
+        counts = np.zeros(BINS, dtype=np.int64)
+        counts[values] = occurring
+        return counts
+
+    return count
+
+
+def _count(
+    survey: Survey, rows: Rows, wanted: list[_Digit], dtype: torch.dtype
+) -> Iterator[tuple[_Digit, Counts]]:
+    """One pass: the counts of some digits."""
+    mine: dict[_Digit, Counts] = {digit: np.zeros(BINS, dtype=np.int64) for digit in wanted}
+    by_row: dict[int, list[_Digit]] = {}
+    for digit in wanted:
+        by_row.setdefault(digit[0], []).append(digit)
+
+    def look(entries: Entries) -> None:
+        for block in blocks(entries):
+            for row, values in enumerate(rows(block)):
+                flat = values.to(dtype)
+                for digit in by_row.get(row, []):
+                    mine[digit] += count_digits(flat, digit[1], digit[2])
+
+    survey.each(look)  # the counts of all tensors go into one array: an array a tensor would not be small
+    # A digit at a time, so that no process holds the counts of all the others at once.
+    for digit in wanted:
+        yield digit, np.sum(together(survey.processes, partial(mine.pop, digit)), axis=0)

@@ -1,0 +1,194 @@
+"""RegMean: linear layers whose outputs are, in the least-squares sense, those of the fine-tuned models on their own inputs.
+
+Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.baselines.spectral import double_deltas
+from sta_lightning.arithmetic.linear import scaled_sum
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import Data, VectorMethod
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.errors import StaError, listed
+
+
+@dataclass(frozen=True)
+class RegMean(VectorMethod):
+    """RegMean: of every linear layer (sum of delta_i G_i) (sum of G_i)^-1, of the other tensors the mean.
+
+    G_i = X_i^T X_i / rows for the inputs X_i ``[rows, in]`` of the layer in the i-th fine-tuned model. Sums in place of means
+    give a task the weight of its rows.
+
+    Args:
+        ratio: by which the entries of G beside the diagonal are multiplied, in [0, 1]. Below 1 the sum has an inverse
+            wherever there are inputs.
+
+    Raises:
+        StaError: if ``ratio`` is out of range.
+    """
+
+    ratio: float = 0.95
+
+    title: ClassVar[str] = "RegMean"
+    summary: ClassVar[str] = (
+        "linear layers that answer as the fine-tuned models do, by least squares over their inputs"
+    )
+    data: ClassVar[Data] = "unlabelled samples"
+    source: ClassVar[str] = "Jin et al. 2023"
+    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+    needs_grams: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        ratio: object = self.ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0.0 <= float(ratio) <= 1.0:
+            raise StaError(
+                f"ratio, by which the Gram matrices' entries beside the diagonal are multiplied, must be a number in [0, 1], "
+                f"and is {ratio!r}."
+            )
+
+    @override
+    def check(self, problem: Problem) -> None:
+        """Whether the Gram matrices are those of these models' linear layers.
+
+        Raises:
+            StaError: names the task and the tensor.
+        """
+        without = [task for task in problem.tasks if not problem.grams.get(task)]
+        if without:
+            raise StaError(
+                f"RegMean needs the Gram matrices of every task; there are none for {listed(without)}. Collect them: "
+                "sta score --measure=gram."
+            )
+        named = {task: set(problem.grams[task]) for task in problem.tasks}
+        for task, names in named.items():
+            unknown = sorted(names - set(problem.names))
+            if unknown:
+                raise StaError(
+                    f"the Gram matrices of task '{task}' are those of another model: it has no weights {listed(unknown)}. "
+                    "Collect them of the image encoder that is merged."
+                )
+        every = set.union(*named.values())
+        for task, names in named.items():
+            missing = sorted(every - names)
+            if missing:
+                raise StaError(
+                    f"task '{task}' has no Gram matrix for {listed(missing)}, and other tasks have. Collect them of the "
+                    "same layers for every task."
+                )
+        for name in sorted(every):
+            shape = tuple(problem.base[name].shape)
+            for task in problem.tasks:
+                found = tuple(problem.grams[task][name].shape)
+                if len(shape) != 2 or found != (shape[1], shape[1]):
+                    wanted = (
+                        f"it must be {[shape[1]] * 2}"
+                        if len(shape) == 2
+                        else "a linear layer's weight has two dimensions"
+                    )
+                    raise StaError(
+                        f"the Gram matrix of task '{task}' for tensor '{name}', {list(shape)}, has the shape {list(found)}; "
+                        f"{wanted}."
+                    )
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        """The task vector of the merged layer.
+
+        It is computed as the mean of the task vectors and what has to be added to it, so that inputs that
+        no model ever saw leave the mean.
+        """
+        if not block.grams:
+            return scaled_sum(block, 1.0 / len(block.tuned))
+        mean = torch.zeros_like(to_double(block.base))
+        for delta in double_deltas(block):
+            mean += delta / len(block.tuned)
+        residual, total = torch.zeros_like(mean), mean.new_zeros(mean.shape[1], mean.shape[1])
+        precision = max(torch.finfo(gram.dtype).eps for gram in block.grams)
+        for delta, gram in zip(double_deltas(block), block.grams, strict=True):
+            shrunk = self._shrunk(to_double(gram).to(mean.device), block.name)
+            residual += (delta - mean) @ shrunk
+            total += shrunk
+        return (mean + times_inverse(residual, total, precision)).to(block.base)
+
+    def _shrunk(self, gram: Tensor, name: str) -> Tensor:
+        diagonal = gram.diagonal()
+        if bool((diagonal < 0).any()):
+            raise StaError(
+                f"a Gram matrix of tensor '{name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
+                "Collect the Gram matrices again: sta score --measure=gram."
+            )
+        shrunk = self.ratio * gram
+        shrunk.diagonal().copy_(diagonal)
+        return shrunk
+
+
+def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
+    """``left`` times the (pseudo-)inverse of a sum of Gram matrices, in which some inputs may be dead or depend on others.
+
+    The inputs are first scaled to length one, so that the test for dependence knows no units. With a ratio below 1 no
+    eigenvalue of the scaled matrix is then below 1 - ratio, and Cholesky's factors serve; if it is singular to the precision
+    of its entries, the directions without inputs are left out: the answer has nothing there.
+
+    Args:
+        left: float64 ``[out, in]``, each row in the span of the inputs.
+        gram: float64 ``[in, in]``, positive semidefinite.
+        precision: relative error of the entries of ``gram``.
+
+    Returns:
+        Float64 ``[out, in]``.
+    """
+    size = len(gram)
+    lengths = gram.diagonal().sqrt()
+    dead = lengths == 0
+    scale = torch.where(dead, 0.0, 1 / lengths.where(~dead, 1.0))
+    scaled = gram * scale * scale[:, None]
+    scaled.diagonal().masked_fill_(dead, 1.0)  # ``left`` is zero there, once scaled
+    # What rounding makes of an eigenvalue zero: of the entries, at random, and of the decomposition itself.
+    noise = 10 * (math.sqrt(size) * precision + size * torch.finfo(torch.float64).eps)
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if not size or (not int(failed) and float(factor.diagonal().min()) ** 2 > noise):
+        return torch.cholesky_solve((left * scale).mT, factor).mT * scale
+    values, vectors = torch.linalg.eigh(scaled)
+    vectors, values = vectors[:, values > noise], values[values > noise]
+    found: Tensor = ((left * scale) @ vectors / values) @ vectors.mT * scale
+    return found
+
+
+def regmean_merge(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    grams: Mapping[str, StateDict],
+    *,
+    ratio: float = 0.95,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """RegMean: see :class:`RegMean`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the linear layer's weight ``[out, in]``, the same tasks.
+            Tensors without one become the mean of the models.
+        ratio: by which the entries of the Gram matrices beside the diagonal are multiplied, in [0, 1].
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if ``ratio`` is out of range, there is no task, models or Gram matrices do not match, or an entry is
+            not finite.
+    """
+    return run_in_memory(RegMean(ratio), pretrained, finetuned, grams=grams, dtype=dtype).weights

@@ -1,0 +1,215 @@
+"""TIES: trim every task vector, elect a sign for every position, merge what agrees with it.
+
+Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.baselines.order import blocks, order_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.checks import check_compatible, check_scale, check_state
+from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks, run_in_memory
+from sta_lightning.arithmetic.method import Survey, VectorMethod
+from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.arithmetic.workers import Alone, Workers
+from sta_lightning.errors import StaError, listed
+
+TiesMerge = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Trimming:
+    """What TIES has to know of the whole models.
+
+    Attributes:
+        thresholds: for each task the magnitude from which on an entry is kept, shape ``[]``.
+        majority: the sign of positions at which the kept entries add up to zero: -1, 0 or 1.
+    """
+
+    thresholds: Sequence[Tensor]
+    majority: int = 0
+
+
+@dataclass(frozen=True)
+class Ties(VectorMethod):
+    """TIES: theta_0 + scale * the mean (or sum) of the kept entries that agree with the elected sign.
+
+    Args:
+        keep: share of every task vector's entries that is kept, the largest in magnitude over all tensors together; in (0, 1].
+            Of d entries those are kept that are at least as large as the k-th smallest, k = d - floor(d * ``keep``): without
+            ties one more than floor(d * ``keep``), and all that tie with the last one kept.
+        merge: ``"mean"`` divides the sum at every position by the number of tasks that contribute to it, ``"sum"`` does not.
+        scale: the coefficient lambda; the STA paper's baseline uses 0.4.
+
+    Raises:
+        StaError: if a setting is out of range.
+    """
+
+    keep: float = 0.2
+    merge: TiesMerge = "mean"
+    scale: float = 0.4
+
+    title: ClassVar[str] = "TIES"
+    summary: ClassVar[str] = (
+        "the largest entries of every task vector, where they agree in sign with the majority"
+    )
+    coefficient: ClassVar[str | None] = "scale"
+    source: ClassVar[str] = "Yadav et al. 2023"
+
+    def __post_init__(self) -> None:
+        _check_keep(self.keep)
+        _check_merge(self.merge)
+        check_scale(self.scale)
+
+    @override
+    def prepare(self, survey: Survey) -> Trimming:
+        """The thresholds of the tasks, and the sign that most positions elect."""
+        tasks, size = len(survey.problem.tasks), size_of(survey)
+        k = size - int(size * self.keep)
+        if not k:  # everything is kept, or there is nothing
+            found = Trimming([torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks)
+        else:
+            ranked = order_statistics(survey, _magnitudes, [[k]] * tasks)
+            found = Trimming([threshold for (threshold,) in ranked])
+
+        def look(entries: Entries) -> int:
+            return sum(
+                int(_signs(_trimmed(block, found)).sum(dtype=torch.int64)) for block in blocks(entries)
+            )
+
+        elected = sum(survey.each(look).values())
+        return Trimming(found.thresholds, (elected > 0) - (elected < 0))
+
+    @override
+    def vector(self, block: Block, state: Trimming) -> Tensor:
+        total, count = torch.zeros_like(block.base), torch.zeros_like(block.base)
+        for part in agreeing(block, state):
+            total += part
+            count += part != 0
+        return self.scale * (total / count.clamp(min=1) if self.merge == "mean" else total)
+
+
+def _check_keep(keep: object) -> None:
+    if isinstance(keep, bool) or not isinstance(keep, numbers.Real) or not 0.0 < float(keep) <= 1.0:
+        raise StaError(
+            f"TIES keeps a share of the entries: keep must be a number in (0, 1], and is {keep!r}. The authors' "
+            "k = 20 percent is 0.2."
+        )
+
+
+def _check_merge(merge: object) -> None:
+    if merge not in get_args(TiesMerge):
+        raise StaError(f"TIES cannot merge by {merge!r}. Choose one of {listed(get_args(TiesMerge))}.")
+
+
+def agreeing(block: Block, state: Trimming) -> list[Tensor]:
+    """Each task's vector where it is kept and has the elected sign, and zero elsewhere."""
+    kept = _trimmed(block, state)
+    sign = _signs(kept)
+    sign = torch.where(sign == 0, float(state.majority), sign)
+    return [torch.where(part * sign > 0, part, 0.0) for part in kept]
+
+
+def _magnitudes(block: Block) -> Any:
+    return (delta.abs() for delta in block.deltas())
+
+
+def _trimmed(block: Block, state: Trimming) -> list[Tensor]:
+    """Each task's vector where it is kept, and zero elsewhere."""
+    return [
+        # In the threshold's type: rounded to a float32 tensor's it would let entries of it pass, or hold them back.
+        torch.where(delta.abs().to(threshold.dtype) >= threshold.to(delta.device), delta, 0.0)
+        for delta, threshold in zip(block.deltas(), state.thresholds, strict=True)
+    ]
+
+
+def _signs(kept: Sequence[Tensor]) -> Tensor:
+    """The sign of the sum at every position; summed in float64, so that rounding elects nothing."""
+    total = to_double(kept[0]).clone()
+    for part in kept[1:]:
+        total += to_double(part)
+    return total.sign().to(kept[0])
+
+
+def ties(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    *,
+    keep: float = 0.2,
+    merge: TiesMerge = "mean",
+    scale: float = 0.4,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """TIES, see :class:`Ties`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        keep: share of every task vector's entries that is kept, in (0, 1].
+        merge: ``"mean"`` or ``"sum"`` of the entries that agree.
+        scale: the coefficient lambda.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if a setting is out of range, there is no task, models do not match, or an entry is not finite.
+    """
+    return run_in_memory(Ties(keep, merge, scale), pretrained, finetuned, dtype=dtype).weights
+
+
+@torch.no_grad()
+def ties_vectors(
+    pretrained: StateDict, finetuned: Mapping[str, StateDict], *, keep: float = 0.2
+) -> dict[str, dict[str, Tensor]]:
+    """Each task's vector after trimming, without the entries that disagree with the elected sign.
+
+    Their sum is what :func:`ties` adds with ``merge="sum"``; AdaMerging++ learns coefficients of them.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes, one or more.
+        keep: share of every task vector's entries that is kept, in (0, 1].
+
+    Returns:
+        Task name -> tensor name -> tensor of that shape, for the floating-point names; float32, or float64 where one of the
+        models is so.
+
+    Raises:
+        StaError: as :func:`ties`.
+    """
+    method = Ties(keep)
+    check_state(pretrained, PRETRAINED)
+    check_tasks(finetuned)
+    for task, model in finetuned.items():
+        check_compatible(
+            pretrained, model, reference_name=PRETRAINED, other_name=f"the model fine-tuned on '{task}'"
+        )
+    problem = Problem(in_memory(pretrained), {task: in_memory(model) for task, model in finetuned.items()})
+    vectors: dict[str, dict[str, Tensor]] = {task: {} for task in finetuned}
+    with Workers() as workers:
+        survey = Survey(problem, workers, Alone())
+        state = method.prepare(survey)
+        for name in problem.names:
+            entries = survey.entries(name)
+            flat = {
+                task: torch.empty(entries.numel, dtype=entries.work, device=entries.device)
+                for task in problem.tasks
+            }
+            for block in blocks(entries):
+                for task, part in zip(problem.tasks, agreeing(block, state), strict=True):
+                    flat[task][block.piece] = part
+            for task, values in flat.items():
+                vectors[task][name] = values.reshape(entries.shape)
+    return vectors

@@ -1,0 +1,102 @@
+"""What a pass over samples needs around it so that its numbers are those of the weights, whatever the caller is doing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ON_CPU, CHUNK_ELSEWHERE = 8, 32
+
+
+def chunk_of(chunk_size: int | None, images: Tensor) -> int:
+    """How many samples go through together.
+
+    Args:
+        chunk_size: what was asked for; nothing for 8 on a CPU, and 32 elsewhere, where fewer do not fill the device.
+        images: the samples, on their device.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if chunk_size is None:
+        return CHUNK_ON_CPU if images.device.type == "cpu" else CHUNK_ELSEWHERE
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+    return chunk_size
+
+
+def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse names that are none of a module's floating-point parameters, as ``named_parameters`` calls them.
+
+    Raises:
+        ValueError: names them.
+    """
+    parameters = dict(module.named_parameters())
+    foreign = [n for n in names if n not in parameters or not parameters[n].is_floating_point()]
+    if foreign:
+        raise ValueError(f"Not floating-point parameters of {type(module).__name__}: {', '.join(foreign)}.")
+
+
+@contextmanager
+def exact(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Float32 without TensorFloat-32, evaluation mode, no autocast, nothing compiled; all of it as it was afterwards.
+
+    Inference mode is left, as its tensors cannot take part in autograd and ``enable_grad`` does not end it.
+
+    Args:
+        module: what runs inside.
+        device: where.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.autocast(device.type, enabled=False),
+        _eager(),
+        _full_precision(),
+        _evaluation_mode(module),
+    ):
+        yield
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A detached float32 view (integers as they are) that autograd may use, even of an inference tensor."""
+    tensor = tensor.detach()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute products of float32 numbers in float32: convolutions on a GPU have fewer digits by default."""
+    kinds: Any = torch.backends
+    places = (kinds.cuda.matmul, kinds.cudnn.conv, kinds.mkldnn.matmul, kinds.mkldnn.conv)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Run compiled parts as they were written: inside a compiled graph no use of a weight can be seen."""
+    # What compiles is slow to import, and nothing is compiled where nobody has imported it.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch every submodule to evaluation mode, and each back to what it was."""
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, flag in training.items():
+            child.training = flag

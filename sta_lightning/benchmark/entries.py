@@ -1,0 +1,215 @@
+"""One method of a benchmark: its published settings, and the grid among which validation images choose."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, Dare, MergeMethod, make_method
+from sta_lightning.arithmetic.importance import SAMPLE_MEASURES
+from sta_lightning.arithmetic.registry import LEARNED_METHODS, find_method
+from sta_lightning.benchmark.results import Group, MethodInfo
+from sta_lightning.errors import StaError, listed
+
+Choice = dict[str, Any]
+"""Settings of a method that differ from its entry's, by name."""
+
+# Settings of the entry itself; a grid's other names are the method's own.
+_OWN = ("p", "scale", "normalize", "measure", "dare")
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One row of a benchmark.
+
+    Args:
+        method: name of a method, as ``sta methods`` lists them, or where one of your own is.
+        label: what the reader sees; the method's title if not given.
+        group: which kind of row it is: ``sta``, ``data-free``, ``data`` or ``control``.
+        measure: importance that a method goes by, if it goes by one.
+        samples: images a task for the importance, the Fisher information or the Gram matrices; nothing for the benchmark's.
+        p: quantile of the masked methods.
+        scale: the method's coefficient; nothing for its default.
+        normalize: how importance is normalised.
+        dare: share of the task vectors' entries that DARE drops in front; nothing for none.
+        settings: further settings of the method, by name.
+        tune: setting -> values among which the validation images choose, all combinations; nothing where there is nothing to tune.
+        paper: the method's row in the paper's table, if it has one.
+    """
+
+    method: str = "sta"
+    label: str = ""
+    group: Group = "data-free"
+    measure: str = "lp"
+    samples: int | None = None
+    p: float = 0.7
+    scale: float | None = None
+    normalize: str = "tensor"
+    dare: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    tune: dict[str, list[Any]] = field(default_factory=dict)
+    paper: str | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is trained, and not computed in one pass over the weights."""
+        return self.method in LEARNED_METHODS
+
+    def choices(self) -> list[Choice]:
+        """Every combination of the grid, in its order."""
+        if not self.tune:
+            return []
+        return [
+            dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())
+        ]
+
+    def with_choice(self, choice: Choice) -> MethodEntry:
+        """The entry with some settings changed, and nothing left to tune."""
+        own = {name: value for name, value in choice.items() if name in _OWN}
+        others = {name: value for name, value in choice.items() if name not in _OWN}
+        values = asdict(self) | own | {"settings": {**self.settings, **others}, "tune": {}}
+        return MethodEntry(**values)
+
+    def make(self, seed: int, *, forgetting: bool = False) -> MergeMethod:
+        """The method with these settings.
+
+        Raises:
+            StaError: if it is unknown, or a setting is.
+        """
+        return make_method(
+            self.method,
+            FORGET_METHODS if forgetting else FUSION_METHODS,
+            scale=self.scale,
+            settings=self.settings,
+            p=self.p,
+            normalize=self.normalize,
+            seed=seed,
+        )
+
+    def dropping(self, seed: int) -> Dare | None:
+        """What DARE drops in front."""
+        return None if self.dare is None else Dare(self.dare, seed=seed)
+
+    def statistic(self, *, forgetting: bool = False) -> str | None:
+        """What must be scored for it: a measure of ``sta score``; nothing if the weights are enough."""
+        if self.learned:
+            return None
+        method = find_method(self.method, FORGET_METHODS if forgetting else FUSION_METHODS)
+        if method.needs_grams:
+            return "gram"
+        measure = method.measure or self.measure
+        if not method.needs_importance or measure not in SAMPLE_MEASURES:
+            return None
+        return "lp" if measure == "lp+amp" else measure
+
+    def key(self, seed: int, *, forgetting: bool = False) -> dict[str, Any]:
+        """Everything that the result depends on besides files, for a step's key."""
+        if self.learned:
+            return {"method": self.method, "settings": self.settings, "seed": seed}
+        method = self.make(seed, forgetting=forgetting)
+        key: dict[str, Any] = {"method": self.method, **method.settings()}
+        if method.needs_importance:
+            key["measure"] = method.measure or self.measure
+        if self.dare is not None:
+            key["dare"] = asdict(self.dropping(seed))  # type: ignore[arg-type]
+        return key
+
+    def shown(self, choice: Choice, *, forgetting: bool = False) -> dict[str, Any]:
+        """The settings that a reader wants to see: the coefficient, what was tuned, what the entry sets."""
+        entry = self.with_choice(choice)
+        if entry.learned:
+            return dict(entry.settings)
+        made = entry.make(0, forgetting=forgetting)
+        has = made.settings()
+        names = [name for name in ("p", "scale") if name in has]
+        shown = {name: has[name] for name in (*names, *entry.settings)}
+        if "normalize" in has and has["normalize"] != "tensor":
+            shown["normalize"] = has["normalize"]
+        if entry.dare is not None:
+            shown["dare"] = entry.dare
+        return shown | {name: value for name, value in choice.items() if name not in has}
+
+    def files(self) -> dict[str, Path]:
+        """The file of a method of one's own, whose content the result depends on."""
+        place = self.method.partition(":")[0]
+        return {"method": Path(place)} if place.endswith(".py") else {}
+
+    def info(self, key: str, *, forgetting: bool = False) -> MethodInfo:
+        """The row's name and properties."""
+        if self.learned:
+            card = LEARNED_METHODS[self.method]
+            title, summary, data, coefficient, source = (
+                card.title,
+                card.summary,
+                card.data,
+                card.coefficient,
+                card.source,
+            )
+        else:
+            made = find_method(self.method, FORGET_METHODS if forgetting else FUSION_METHODS)
+            title, summary, coefficient, source = made.title, made.summary, made.coefficient, made.source
+            statistic = self.statistic(forgetting=forgetting)
+            data = made.data if statistic is not None or not made.needs_importance else "nothing"
+        return MethodInfo(
+            key,
+            self.label or title,
+            summary,
+            data,
+            coefficient is not None,
+            source,
+            self.group,
+            self.paper,
+        )
+
+    def check(self, key: str, *, forgetting: bool = False) -> None:
+        """Refuse settings that cannot be run.
+
+        Raises:
+            StaError: names the entry.
+        """
+        for name, values in self.tune.items():
+            if not values:
+                raise StaError(f"methods.{key}.tune.{name}: give at least one value, or leave it out.")
+        try:
+            for choice in [{}, *self.choices()]:
+                entry = self.with_choice(choice)
+                if entry.learned:
+                    _check_learned(entry)
+                else:
+                    entry.make(0, forgetting=forgetting)
+                entry.dropping(0)
+        except StaError as error:
+            raise StaError(f"methods.{key}: {error}") from error
+
+
+def _check_learned(entry: MethodEntry) -> None:
+    known = LEARNED_METHODS[entry.method].settings
+    unknown = [name for name in entry.settings if name not in known]
+    if unknown:
+        raise StaError(
+            f"{entry.method!r} has no setting {listed(unknown)}; it has {listed(known, len(known))}."
+        )
+
+
+def entries(given: Mapping[str, Any]) -> dict[str, MethodEntry]:
+    """Entries from plain mappings, as a YAML file has them.
+
+    Raises:
+        StaError: if an entry has an unknown field.
+    """
+    built: dict[str, MethodEntry] = {}
+    for key, value in given.items():
+        if isinstance(value, MethodEntry):
+            built[key] = value
+            continue
+        unknown = [name for name in value or {} if name not in MethodEntry.__dataclass_fields__]
+        if unknown:
+            allowed = listed(MethodEntry.__dataclass_fields__, 20)
+            raise StaError(
+                f"methods.{key}: {listed(unknown)} is not a field of a method; they are {allowed}."
+            )
+        built[key] = MethodEntry(**(value or {}))
+    return built

@@ -1,0 +1,442 @@
+"""The tables of a benchmark's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sta_lightning.benchmark import paper
+from sta_lightning.benchmark.report_numbers import (
+    SETTINGS,
+    Duel,
+    averages,
+    forget_runs,
+    forgotten,
+    kept_accuracy,
+    label,
+    named,
+    runs,
+    settings_text,
+    spread,
+    tagged,
+)
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Setting, Spread
+from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
+
+AXES = {
+    "p": "p",
+    "scale": "λ",
+    "samples": "calibration samples per task",
+    "tasks": "tasks fused",
+}
+_KINDS = {"reference": "reference", "sta": "sta"}
+
+
+def number(found: Spread | None, published: float | None = None) -> Cell:
+    """A cell of a spread."""
+    return None if found is None else Number(found.mean, found.std, published)
+
+
+def fusion_grid(results: BenchmarkResults) -> Grid:
+    """The layout of the paper's Table 2: a row per method and setting, a column per task."""
+    tasks = results.tasks
+    lines = []
+    has_share = any(kept_accuracy(results, (info.key, setting)) for info, setting in runs(results))
+    for info, setting in runs(results):
+        run = (info.key, setting)
+        row = info.paper if setting == "published" else None
+        by_seed = results.fused(*run)
+        cells: list[Cell] = [
+            number(
+                Spread.of([one.accuracy[task] for one in by_seed if task in one.accuracy]),
+                paper.fusion(row, task, tasks),
+            )
+            for task in tasks
+        ]
+        cells.append(number(spread(averages(results, run)), paper.fusion(row, paper.AVERAGE, tasks)))
+        if has_share:
+            cells.append(number(kept_accuracy(results, run)))
+        cells.append(settings_text([one.chosen for one in by_seed]) or None)
+        lines.append(_line(info, tagged(results, run), cells))
+    columns = [Column(_spaced(task), better="high") for task in (*tasks, paper.AVERAGE)]
+    columns += [Column("of fine-tuned (%)")] if has_share else []
+    grid = Grid(
+        name="fusion",
+        title=f"Fusion of {len(tasks)} fine-tuned models into one: test accuracy in percent",
+        head="method",
+        columns=(*columns, Column("settings")),
+        lines=tuple(lines),
+        detail="setting",
+        note=_over(results)
+        + " References (zero-shot, fine-tuned) are no merges and get no marks. "
+        + _tuned(results),
+    )
+    return _with_note(grid, _paper_note(results, has=grid.has_paper, table=2))
+
+
+def properties_grid(methods: Sequence[MethodInfo]) -> Grid:
+    """The layout of the paper's Table 1: what every method needs."""
+    lines = [
+        _line(
+            info,
+            "",
+            [
+                info.summary or None,
+                "no" if info.data == "nothing" else f"yes: {info.data}",
+                "yes" if info.data == "unlabelled test images" else "no",
+                "yes" if info.coefficient else "no",
+                info.source or None,
+            ],
+        )
+        for info in methods
+        if info.group != "reference"
+    ]
+    names = ("what it does", "needs data?", "unlabelled test images?", "coefficient to tune?", "source")
+    return Grid(
+        name="properties",
+        title="What every method needs besides the weights",
+        head="method",
+        columns=tuple(Column(name) for name in names),
+        lines=tuple(lines),
+    )
+
+
+def forgetting_grid(results: BenchmarkResults) -> Grid:
+    """The paper's Table 3: a row per method and setting, target and control on average and for every task."""
+    control = results.control
+    tasks = tuple(task for task in results.tasks if any(row.task == task for row in results.forgetting))
+    columns = []
+    for task in (paper.AVERAGE, *tasks):
+        columns += [Column("target", _spaced(task), "low"), Column("control", _spaced(task), "high")]
+    lines = []
+    for info, setting in forget_runs(results):
+        run = (info.key, setting)
+        row = info.paper if setting == "published" else None
+        cells: list[Cell] = []
+        for task in (paper.AVERAGE, *tasks):
+            which = None if task == paper.AVERAGE else task
+            for side in _SIDES:
+                published = paper.forgetting(row, task, side, tasks, control)
+                cells.append(number(spread(forgotten(results, run, side, which)), published))
+        chosen = [one.chosen for one in results.forgetting if (one.method, one.setting) == run]
+        cells.append(_distinct(chosen))
+        lines.append(_line(info, tagged(results, run, forgetting=True), cells))
+    grid = Grid(
+        name="forgetting",
+        title=f"Forgetting one task: test accuracy in percent on that task (target, lower is better) and on "
+        f"{_spaced(control)} (control, higher is better)",
+        head="method",
+        columns=(*columns, Column("settings")),
+        lines=tuple(lines),
+        detail="setting",
+        note=_over(results)
+        + " A method can buy a lower target with a lower control: read the two together. Tuned: the largest γ that keeps "
+        "95% of the pretrained model's control accuracy on validation images.",
+    )
+    return _with_note(grid, _paper_note(results, has=grid.has_paper, table=3))
+
+
+_SIDES: tuple[Literal["target", "control"], ...] = ("target", "control")
+
+
+def _distinct(chosen: Sequence[object]) -> str | None:
+    # One setting for each task and seed: a list of all of them says less than which values occur.
+    found: dict[str, list[str]] = {}
+    for one in chosen:
+        for part in settings_text([one], scale="γ").split("; ") if one else []:  # type: ignore[list-item]
+            name, _, value = part.partition(" = ")
+            if value not in found.setdefault(name, []):
+                found[name].append(value)
+    return "; ".join(f"{name} = {_values(values)}" for name, values in found.items()) or None
+
+
+def _values(values: list[str]) -> str:
+    if len(values) < 4:
+        return ", ".join(values)
+    try:
+        ordered = sorted(values, key=float)
+    except ValueError:
+        return ", ".join(values)
+    return f"{ordered[0]} to {ordered[-1]}"
+
+
+def pair_runs(results: BenchmarkResults) -> list[tuple[str, Setting]]:
+    """Every method and setting that fused pairs, in the order of the table."""
+    found = dict.fromkeys((row.method, row.setting) for row in results.pairs)
+    keys = [info.key for info in results.methods]
+    return sorted(
+        found, key=lambda run: (keys.index(run[0]) if run[0] in keys else len(keys), SETTINGS.index(run[1]))
+    )
+
+
+def pair_name(tasks: Sequence[str]) -> str:
+    """Two tasks as they read."""
+    return " + ".join(_spaced(task) for task in tasks)
+
+
+def pairs_grid(results: BenchmarkResults) -> Grid:
+    """A row per pair of tasks, a column per method."""
+    which = pair_runs(results)
+    pairs = list(dict.fromkeys(row.tasks for row in results.pairs))
+    found: dict[tuple[tuple[str, ...], tuple[str, Setting]], dict[int, float]] = {}
+    for row in results.pairs:
+        found.setdefault((row.tasks, (row.method, row.setting)), {})[row.seed] = row.average
+    many = {key for key, _ in which if sum(key == other for other, _ in which) > 1}
+
+    def heading(run: tuple[str, Setting]) -> str:
+        name = label(results, run[0])
+        return f"{name} ({run[1]})" if run[0] in many or run[1] == "tuned" else name
+
+    lines = [
+        Line(pair_name(pair), tuple(number(spread(found.get((pair, run), {}))) for run in which))
+        for pair in pairs
+    ]
+    means: list[Cell] = []
+    for run in which:
+        by_seed: dict[int, list[float]] = {}
+        for pair in pairs:
+            for seed, value in found.get((pair, run), {}).items():
+                by_seed.setdefault(seed, []).append(value)
+        means.append(number(spread({seed: sum(values) / len(values) for seed, values in by_seed.items()})))
+    lines.append(Line("mean of all pairs", tuple(means), compete=False, kind="total"))
+    return Grid(
+        name="pairs",
+        title="Two tasks fused: average test accuracy in percent",
+        head="pair",
+        columns=tuple(Column(heading(run)) for run in which),
+        lines=tuple(lines),
+        note=_over(results),
+    )
+
+
+def curve_groups(results: BenchmarkResults) -> dict[str, list[CurvePoint]]:
+    """The curves that were measured by the names of their figures: ``curve_p`` and so on."""
+    groups: dict[str, list[CurvePoint]] = {}
+    for curve in AXES:
+        points = [point for point in results.curves if point.curve == curve]
+        splits = sorted({point.split for point in points})
+        for split in splits:
+            name = f"curve_{curve}" if len(splits) == 1 else f"curve_{curve}_{split}"
+            groups[name] = [point for point in points if point.split == split]
+    return groups
+
+
+def by_value(points: Sequence[CurvePoint], method: str) -> dict[float, Spread]:
+    """X -> spread over the seeds of one method's curve."""
+    found: dict[float, dict[int, float]] = {}
+    for point in points:
+        if point.method == method:
+            found.setdefault(point.x, {})[point.seed] = point.average
+    return {x: Spread.of(list(found[x].values())) for x in sorted(found)}
+
+
+def curve_grid(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Grid:
+    """The numbers of one figure: a row per value, a column per method."""
+    methods = list(dict.fromkeys(point.method for point in points))
+    spreads = {method: by_value(points, method) for method in methods}
+    values = sorted({point.x for point in points})
+    return Grid(
+        name="",
+        title=f"Average {points[0].split} accuracy in percent",
+        head=AXES[points[0].curve],
+        columns=tuple(Column(label(results, method)) for method in methods),
+        lines=tuple(
+            Line(f"{x:g}", tuple(number(spreads[method].get(x)) for method in methods)) for x in values
+        ),
+        note=_over(results),
+    )
+
+
+def curves_csv(results: BenchmarkResults) -> Grid:
+    """Every curve, a row per point."""
+    lines = []
+    for points in curve_groups(results).values():
+        for method in dict.fromkeys(point.method for point in points):
+            for x, found in by_value(points, method).items():
+                lines.append(
+                    Line(points[0].curve, (label(results, method), points[0].split, Number(x), number(found)))
+                )
+    names = ("method", "images", "x", "average accuracy")
+    return Grid("curves", "Curves", "curve", tuple(Column(name) for name in names), tuple(lines))
+
+
+def trade_off_grid(results: BenchmarkResults) -> Grid:
+    """Target and control at every p and γ."""
+    found: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for point in results.trade_off:
+        found.setdefault((point.method, point.x), []).append((point.target, point.control))
+    order = {
+        key: place for place, key in enumerate(dict.fromkeys(point.method for point in results.trade_off))
+    }
+    lines = [
+        Line(
+            label(results, method, forgetting=True),
+            (
+                f"{symbol(results, method)} = {x:g}",
+                number(Spread.of([target for target, _ in found[method, x]])),
+                number(Spread.of([control for _, control in found[method, x]])),
+            ),
+        )
+        for method, x in sorted(found, key=lambda key: (order[key[0]], key[1]))
+    ]
+    columns = (Column("setting"), Column("target"), Column("control"))
+    return Grid(
+        name="trade_off",
+        title="Forgetting at every setting: mean test accuracy in percent over the tasks",
+        head="method",
+        columns=columns,
+        lines=tuple(lines),
+        note=_over(results),
+    )
+
+
+def symbol(results: BenchmarkResults, method: str) -> str:
+    """What a forgetting method's setting is called: γ if it has a coefficient to tune, p otherwise."""
+    infos = (*results.forget_methods, *results.methods)
+    return "γ" if any(info.key == method and info.coefficient for info in infos) else "p"
+
+
+def duel_grid(
+    results: BenchmarkResults,
+    found: Sequence[tuple[str, Sequence[Duel]]],
+    title: str,
+    *,
+    forgetting: bool = False,
+) -> Grid:
+    """A row per other method and setting, a column per variant of STA and measure.
+
+    Args:
+        results: what was found.
+        found: measure (may be empty) and its duels.
+        title: of the table.
+        forgetting: whose methods these are.
+    """
+    own = list(dict.fromkeys(duel.own for _, duels in found for duel in duels))
+    others = list(dict.fromkeys(duel.other for _, duels in found for duel in duels))
+    cells = {(measure, duel.own, duel.other): duel.verdict.cell for measure, duels in found for duel in duels}
+    columns = tuple(
+        Column(measure or named(results, run), named(results, run, forgetting=forgetting) if measure else "")
+        for run in own
+        for measure, _ in found
+    )
+    infos = {info.key: info for info in (results.forget_methods if forgetting else results.methods)}
+    lines = [
+        _line(
+            infos[other[0]],
+            tagged(results, other, forgetting=forgetting),
+            [cells.get((measure, run, other)) for run in own for measure, _ in found],
+        )
+        for other in others
+    ]
+    return Grid(
+        name="",
+        title=title,
+        head="against",
+        columns=columns,
+        lines=tuple(lines),
+        note="A positive number: STA's is the higher one. After ±: the standard error over the seeds. The word is STA's lot.",
+    )
+
+
+def duels_csv(results: BenchmarkResults, found: Sequence[tuple[str, Sequence[Duel]]]) -> Grid:
+    """Every duel, a row each."""
+    lines = []
+    for measure, duels in found:
+        forgetting = measure != "fusion"
+        for duel in duels:
+            verdict = duel.verdict
+            lines.append(
+                Line(
+                    measure,
+                    (
+                        label(results, duel.own[0], forgetting=forgetting),
+                        duel.own[1],
+                        label(results, duel.other[0], forgetting=forgetting),
+                        duel.other[1],
+                        Number(verdict.difference.mean),
+                        None if verdict.error is None else Number(verdict.error),
+                        str(verdict.difference.n),
+                        verdict.outcome,
+                    ),
+                )
+            )
+    names = (
+        "method",
+        "setting",
+        "against",
+        "its setting",
+        "difference",
+        "standard error",
+        "seeds",
+        "outcome",
+    )
+    return Grid("verdicts", "Verdicts", "measure", tuple(Column(name) for name in names), tuple(lines))
+
+
+def conflict_grid(results: BenchmarkResults) -> Grid:
+    """Share of sign conflicts, task by task, in percent."""
+    tasks = list(results.conflict)
+    lines = [
+        Line(
+            _spaced(task),
+            tuple(
+                Number(100 * results.conflict[task][other])
+                if other != task and other in results.conflict[task]
+                else None
+                for other in tasks
+            ),
+        )
+        for task in tasks
+    ]
+    columns = tuple(Column(_spaced(task)) for task in tasks)
+    return Grid("conflict", "Entries whose signs differ, in percent", "task", columns, tuple(lines))
+
+
+def _line(info: MethodInfo, tag: str, cells: Sequence[Cell]) -> Line:
+    return Line(info.label, tuple(cells), tag, info.group != "reference", _KINDS.get(info.group, ""))
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _over(results: BenchmarkResults) -> str:
+    if len(results.seeds) < 2:
+        return f"One seed ({results.seeds[0]}): no spread."
+    seeds = ", ".join(map(str, results.seeds))
+    return f"Mean ± standard deviation over {len(results.seeds)} seeds of fine-tuning ({seeds})."
+
+
+def _tuned(results: BenchmarkResults) -> str:
+    if not any(row.setting == "tuned" for row in results.fusion):
+        return ""
+    return "Published: with published settings; tuned: with those that were best on validation images."
+
+
+def _with_note(grid: Grid, note: str) -> Grid:
+    parts = [part.strip() for part in (grid.note, note) if part.strip()]
+    return Grid(
+        grid.name,
+        grid.title,
+        grid.head,
+        grid.columns,
+        grid.lines,
+        " ".join(parts),
+        grid.decimals,
+        grid.detail,
+    )
+
+
+def _paper_note(results: BenchmarkResults, *, has: bool, table: int) -> str:
+    if not has:
+        return (
+            f"The numbers of the paper's Table {table} do not stand beside these: none of its rows was measured on the "
+            "same data sets."
+        )
+    differs: list[str] = []
+    if not paper.covers(results.tasks):
+        differs.append("other tasks were fused with them here")
+    if results.encoder.replace("-", "").replace("/", "").lower() not in ("vitb16", "clipvitb16"):
+        differs.append(f"the encoder here is {results.encoder}")
+    rest = f"; but {' and '.join(differs)}" if differs else ""
+    return f"In brackets: the paper's Table {table} ({paper.encoder()}), for published settings, on the same data sets{rest}."

@@ -1,0 +1,83 @@
+"""Who wins: a difference seed by seed, held against its spread over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sta_lightning.benchmark.results import Spread
+
+Outcome = Literal["wins", "ties", "loses", "above", "below", "level"]
+"""The last three: there is one seed, and nothing can be said of the spread."""
+
+ERRORS = 2.0
+MARGIN = 0.5
+RULE = (
+    f"The difference d of two averages is taken seed by seed. A method wins if d exceeds both {ERRORS:g} standard errors "
+    f"(standard deviation of the differences / √seeds) and {MARGIN:g} points, it loses if the same holds the other way "
+    "round, and ties otherwise."
+)
+ONE_SEED = "With one seed there is no spread: only above or below is said, not who wins."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a difference says.
+
+    Attributes:
+        difference: own minus other, in points.
+        lower_is_better: whether a smaller number is the better one, as for the accuracy on a forgotten task.
+    """
+
+    difference: Spread
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, differences: Sequence[float], *, lower_is_better: bool = False) -> Verdict:
+        """From one difference (own minus other) a seed."""
+        return cls(Spread.of(list(differences)), lower_is_better)
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean difference; nothing for one seed."""
+        std, n = self.difference.std, self.difference.n
+        return None if std is None else std / math.sqrt(n)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Wins, ties or loses; with one seed above, below or level."""
+        gain = self.difference.mean
+        if self.error is None:
+            return "above" if gain > 0 else "below" if gain < 0 else "level"
+        if self.lower_is_better:
+            gain = -gain
+        threshold = max(ERRORS * self.error, MARGIN)
+        return "wins" if gain > threshold else "loses" if gain < -threshold else "ties"
+
+    @property
+    def size(self) -> str:
+        """The difference without its sign, and its standard error."""
+        error = "" if self.error is None else f" ± {self.error:.1f}"
+        return f"{abs(self.difference.mean):.1f}{error}"
+
+    @property
+    def cell(self) -> str:
+        """For a table: ``+3.2 ± 0.4 wins``."""
+        error = "" if self.error is None else f" ± {self.error:.1f}"
+        word = "" if self.error is None else f" {self.outcome}"
+        return f"{_signed(self.difference.mean)}{error}{word}"
+
+    def sentence(self, own: str, other: str) -> str:
+        """``STA LP lies 3.2 ± 0.4 points below random mask (over 3 seeds: loses)``, and a stop."""
+        side = "above" if self.difference.mean >= 0 else "below"
+        seeds = (
+            "one seed: no spread" if self.error is None else f"over {self.difference.n} seeds: {self.outcome}"
+        )
+        return f"{own} lies {self.size} points {side} {other} ({seeds})."
+
+
+def _signed(value: float) -> str:
+    # A minus sign is as wide as a plus, a hyphen is not.
+    return f"{value:+.1f}".replace("-", "−")

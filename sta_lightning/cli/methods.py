@@ -1,0 +1,106 @@
+"""``sta methods``: which methods there are, what each needs, where it comes from (the paper's Table 1)."""
+
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from sta_lightning.cli.screen import say
+from sta_lightning.errors import StaError
+
+_WIDTH = 110
+_KINDS = {"merging": "sta merge --model.method=", "forgetting": "sta forget --model.method="}
+
+
+def run(name: str, words: Sequence[str]) -> None:
+    """Print the table, or all about one method.
+
+    Args:
+        name: ``methods``.
+        words: The command line after it: nothing, or a method.
+
+    Raises:
+        StaError: There is no such method, or more than one word.
+    """
+    if any(word in ("-h", "--help") for word in words):
+        say(
+            "usage: sta methods [NAME]\n\nWithout NAME: every method, what it needs and where it comes from. With NAME (or "
+            "package.module.Name, file.py:name for one of your own): its settings."
+        )
+        return
+    if len(words) > 1 or (words and words[0].startswith("-")):
+        raise StaError(f"sta methods takes one name or none, and was given {' '.join(words)}.")
+    say(_one(words[0]) if words else table())
+
+
+def table() -> str:
+    """Every method in one table for each of merging, learning and forgetting."""
+    from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, LEARNED_METHODS
+
+    parts = [
+        _table("Merging: sta merge --model.method=NAME", FUSION_METHODS),
+        _table("Merging, learned: sta fit", LEARNED_METHODS),
+        _table("Forgetting: sta forget --model.method=NAME", FORGET_METHODS),
+        "In front of any merging method: --model.dare=0.5 drops entries of the task vectors at random (DARE, Yu et al. 2024).\n"
+        "Importance that sta goes by: --model.measure=lp (the paper's), amp, lp+amp, delta-lp, delta-amp, fisher, or any file.\n"
+        "Settings of one method: sta methods NAME. One of your own: docs/merging.md.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(title: str, methods: Mapping[str, object]) -> str:
+    rows = [("name", "needs", "coefficient", "source", "what it does")]
+    for name, method in methods.items():
+        get = {key: getattr(method, key) for key in ("data", "coefficient", "source", "summary")}
+        needs = "weights" if get["data"] == "nothing" else get["data"]
+        if getattr(method, "many", False):
+            needs += " of several fine-tunings"
+        rows.append((name, needs, get["coefficient"] or "none", get["source"], get["summary"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [title, ""]
+    for row in rows:
+        head = "  ".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True))
+        lines.append(f"  {head}  {row[4]}".rstrip())
+    return "\n".join(lines)
+
+
+def _one(name: str) -> str:
+    from sta_lightning.arithmetic.registry import (
+        FORGET_METHODS,
+        FUSION_METHODS,
+        LEARNED_METHODS,
+        find_method,
+        settings_of,
+    )
+
+    parts: list[str] = []
+    if name in LEARNED_METHODS:
+        learned = LEARNED_METHODS[name]
+        lines = [f"{learned.title} (merging, learned: {learned.command})", "", learned.summary + ".", ""]
+        lines += [f"  needs        {learned.data}", f"  source       {learned.source}", "", "settings:"]
+        lines += [f"  {key} = {value!r}" for key, value in learned.settings.items()]
+        return "\n".join(lines)
+    for kind, methods in (("merging", FUSION_METHODS), ("forgetting", FORGET_METHODS)):
+        if name in methods or "." in name or ":" in name:
+            method = find_method(name, methods)
+            needs = "the weights alone" if method.data == "nothing" else method.data
+            lines = [f"{method.title} ({kind}: {_KINDS[kind]}{name})", ""]
+            lines += textwrap.wrap(method.summary[:1].upper() + method.summary[1:] + ".", _WIDTH)
+            lines += ["", f"  needs        {needs}", f"  coefficient  {method.coefficient or 'none'}"]
+            lines += [f"  source       {method.source}"] if method.source else []
+            found = settings_of(method)
+            lines += ["", "settings:" if found else "It has no settings."]
+            for key, value in found.items():
+                lines.append(f"  {key}" + ("" if value is dataclasses.MISSING else f" = {value!r}"))
+            document = inspect.getdoc(method)
+            if document and not document.startswith(f"{method.__name__}("):
+                lines += ["", document]
+            parts.append("\n".join(lines))
+            if "." in name or ":" in name:
+                break
+    if not parts:
+        raise StaError(
+            f"method '{name}' is unknown. `sta methods` lists those that there are; one of your own is named as "
+            "package.module.Name or file.py:name."
+        )
+    return "\n\n".join(parts)

@@ -1,0 +1,403 @@
+"""AdaMerging: the coefficients of a merge, learned from images without labels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Adam
+from typing_extensions import override
+
+from sta_lightning.arithmetic.baselines.adamerging import combine, entropy
+from sta_lightning.arithmetic.states import floating_names
+from sta_lightning.callbacks.together import together
+from sta_lightning.encoders import encoder_spec
+from sta_lightning.encoders.pretrained import pretrained_file
+from sta_lightning.engine import TaskSource
+from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.evaluation import task_name
+from sta_lightning.modules.frozen import Frozen, read_frozen
+from sta_lightning.weights import provenance, save_weights
+
+Granularity = Literal["task", "tensor"]
+_GRANULARITIES = ("task", "tensor")
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+_SUFFIX = ".safetensors"
+
+
+class AdaMerging(LightningModule):
+    """Learn the coefficients of theta_0 + sum of lambda_i * delta_i by making predictions certain (Yang et al. 2024).
+
+    At each step a batch of images of every task goes through the merged encoder and that task's frozen head, and the sum over
+    the tasks of the mean entropy of the predictions is made smaller. No label is read, but the images are by default those of
+    the test sets: the method is transductive. The coefficients are the only parameters, limited to 0..1 wherever they are used;
+    encoder, task vectors and heads are held once in each process, frozen and in evaluation mode, and are in no checkpoint.
+
+    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task -> images [B, 3, S, S]``. Logs
+    ``train/entropy`` (the mean over the tasks, in nats), ``train/<task>/entropy`` and ``coefficient/<task>`` (the mean over the
+    tensors, 0 to 1).
+
+    The defaults are the authors': Adam, learning rate 1e-3, coefficients from 0.3 on. Their 500 steps are the trainer's
+    ``max_steps``, their batches of 16 the datamodule's ``batch_size``.
+
+    Args:
+        tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, and its head if it is not to be made.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        image_size: Side of the input in pixels; nothing for the encoder's own.
+        granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the authors' layer-wise).
+        trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less those that disagree with the
+            sign that TIES elects; nothing to take the task vectors as they are.
+        init: Where the coefficients start, 0 to 1.
+        learning_rate: Of Adam.
+        output: File for the merged encoder (safetensors), written when the fit ends; nothing for none.
+
+    Raises:
+        StaError: An argument is unknown or out of range; in a fit, a source is missing or does not fit.
+    """
+
+    coefficients: nn.Parameter
+
+    def __init__(
+        self,
+        tasks: dict[str, TaskSource],
+        encoder: str = "miniature",
+        pretrained: str | None = None,
+        image_size: int | None = None,
+        granularity: Granularity = "tensor",
+        trim: float | None = None,
+        init: float = 0.3,
+        learning_rate: float = 1e-3,
+        output: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_settings(granularity, trim, init, learning_rate, output)
+        # Sorted, as in a merge: the result does not depend on the order in which the tasks are named.
+        named = sorted((task_name(spec), spec) for spec in tasks)
+        self._specs = dict(named)
+        self._sources = {name: _source(name, tasks[spec]) for name, spec in named}
+        if not named or len(self._sources) != len(tasks):
+            raise StaError(f"tasks names {listed(tasks)}: give one task or more, each once.")
+        self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
+        self._granularity, self._trim, self._init, self._rate = granularity, trim, init, learning_rate
+        self._output = output
+        # Neither modules nor buffers of this one: they are in no checkpoint, and DDP does not send them around at every step.
+        self._frozen: Frozen | None = None
+        self._images: dict[str, Any] = {}
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, sorted: the order of the coefficients' rows."""
+        return tuple(self._sources)
+
+    @property
+    def built(self) -> bool:
+        """Whether encoder, task vectors and heads are there."""
+        return self._frozen is not None
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Read the encoders and get the heads, unless they are there."""
+        if stage != "fit":
+            asked = str(getattr(stage, "value", stage))  # Lightning hands an enumeration
+            raise StaError(
+                f"AdaMerging has nothing to {asked}: it learns coefficients. Fit it, and give the file that it leaves to "
+                "MultiTaskEvaluation as weights."
+            )
+        trainer: Any = self.trainer
+        _check_trainer(trainer)
+        given = getattr(trainer.datamodule, "task_names", None)
+        if given is not None:
+            self._check_tasks(given, "The datamodule")
+        describe = getattr(trainer.datamodule, "describe", None)
+        self._images = describe() if callable(describe) else {}
+        self.build()
+
+    def build(self) -> None:
+        """Read the encoders, make the task vectors and get the heads, unless they are there; ``setup`` calls it.
+
+        Raises:
+            StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf: the message names it.
+        """
+        if self._frozen is not None:
+            return
+        frozen = read_frozen(
+            {task: (self._specs[task], files) for task, files in self._sources.items()},
+            encoder_name=self._encoder_name,
+            pretrained=self._pretrained,
+            image_size=self._image_size,
+            trim=self._trim,
+        )
+        tasks, tensors = len(frozen.vectors), len(floating_names(frozen.encoder.state_dict()))
+        shape = (tasks,) if self._granularity == "task" else (tasks, tensors)
+        self._frozen = frozen
+        self.coefficients = nn.Parameter(torch.full(shape, float(self._init)))
+
+    def reset(self) -> None:
+        """Put the coefficients back to where they start."""
+        self.build()
+        with torch.no_grad():
+            self.coefficients.fill_(self._init)
+
+    def limited(self) -> Tensor:
+        """Return the coefficients as they are used, limited to 0..1: ``[N]``, or ``[N, T]`` with a column a tensor."""
+        return self.coefficients.clamp(0.0, 1.0)
+
+    def task_coefficients(self) -> dict[str, float]:
+        """Return each task's coefficient, the mean over the tensors if every tensor has its own."""
+        self.build()
+        rows = self.limited().detach().reshape(len(self._sources), -1)
+        return dict(zip(self._sources, rows.mean(dim=1).tolist(), strict=True))
+
+    def merged_weights(self) -> dict[str, Tensor]:
+        """Return the merged encoder's tensors by name, new ones on the CPU."""
+        frozen = self._at_hand()
+        with torch.no_grad():
+            merged = combine(frozen.encoder.state_dict(), frozen.vectors, self.limited())
+        return {name: value.detach().to("cpu", copy=True) for name, value in merged.items()}
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the merged encoder's features ``[B, D]`` of normalised images ``[B, 3, S, S]``."""
+        frozen = self._at_hand()
+        merged = combine(frozen.encoder.state_dict(), frozen.vectors, self.limited())
+        return cast(Tensor, functional_call(frozen.encoder, merged, (images,)))
+
+    @override
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the sum over the tasks of the mean entropy of the predictions on their images."""
+        if not isinstance(batch, Mapping):
+            raise StaError(
+                f"AdaMerging needs batches of task -> images, and the datamodule gives a {type(batch).__name__}. Use "
+                "UnlabelledDataModule."
+            )
+        self._check_tasks(list(batch), "The batch")
+        # All tasks' images at once: the weights are merged once, and their gradient is made once.
+        features = self(torch.cat([batch[name] for name in self._sources]))
+        parts = features.split([len(batch[name]) for name in self._sources])
+        heads = self._at_hand().heads
+        found = {
+            name: entropy(heads[name](part).float()) for name, part in zip(self._sources, parts, strict=True)
+        }
+        loss = torch.stack(list(found.values())).sum()
+        if self._is_shown(batch_idx):
+            self._show({name: value.detach() for name, value in found.items()})
+        return loss
+
+    def _is_shown(self, batch_idx: int) -> bool:
+        """Whether somebody looks at this step's numbers; the same on every process."""
+        every = cast(Any, self.trainer).log_every_n_steps
+        return bool(batch_idx == 0 or (every > 0 and (self.trainer.global_step + 1) % every == 0))
+
+    def _show(self, found: Mapping[str, Tensor]) -> None:
+        size = len(found)
+        self.log(
+            "train/entropy",
+            torch.stack(list(found.values())).mean(),
+            prog_bar=True,
+            sync_dist=True,
+            batch_size=size,
+        )
+        shown = {f"train/{name}/entropy": value for name, value in found.items()}
+        shown |= {
+            f"coefficient/{name}": torch.tensor(value) for name, value in self.task_coefficients().items()
+        }
+        self.log_dict(shown, sync_dist=True, batch_size=size)
+
+    @override
+    def configure_optimizers(self) -> Adam:
+        """Adam over the coefficients."""
+        return Adam([self.coefficients], lr=self._rate)
+
+    @override
+    def on_train_start(self) -> None:
+        """Tell the loggers what is learned."""
+        for logger in self.loggers:
+            logger.log_hyperparams(self.describe())
+
+    @override
+    def on_train_end(self) -> None:
+        """Write the merged encoder, on the first process."""
+        if self._output is None:
+            return
+        with together(self.trainer, f"Writing {self._output}") as step:
+            if self.trainer.is_global_zero:
+                self.save(self._output)
+        step.check()
+        rank_zero_info(f"written: {self._output}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings, for the loggers and for the written file."""
+        tag = None if pretrained_file(self._encoder_name, self._pretrained) else self._pretrained
+        return {
+            "method": "adamerging",
+            "encoder": self._encoder_name,
+            "image_size": self._image_size,
+            **({} if tag is None else {"pretrained": tag}),
+            "granularity": self._granularity,
+            "trim": self._trim,
+            "init": self._init,
+            "learning_rate": self._rate,
+            "tasks": list(self._sources),
+            **({"images": self._images} if self._images else {}),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the merged encoder, whole or not at all.
+
+        Args:
+            path: A safetensors file. Its tensors are named as in the pretrained model's file, and its metadata holds the
+                settings, each task's coefficient (the mean over the tensors), the package's version and the SHA-256 of every
+                source.
+
+        Returns:
+            The path.
+
+        Raises:
+            StaError: A source does not fit, or the file cannot be written; nothing has been changed then.
+        """
+        self.build()
+        assert self._frozen is not None
+        learned = {name: round(value, 6) for name, value in self.task_coefficients().items()}
+        steps = self.trainer.global_step if self._trainer is not None else None
+        settings = {**self.describe(), "steps": steps, "coefficients": learned}
+        metadata = {**provenance("fused:adamerging", settings, {}), **self._frozen.origin}
+        prefix = encoder_spec(self._encoder_name, self._image_size).key_prefix
+        save_weights(path, {prefix + name: value for name, value in self.merged_weights().items()}, metadata)
+        return Path(path)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note whose coefficients they are."""
+        checkpoint["adamerging"] = self._identity()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the coefficients of another merge."""
+        found, own = checkpoint.get("adamerging"), self._identity()
+        if found != own:
+            raise StaError(
+                f"the checkpoint holds the coefficients of {found}, but this AdaMerging is {own}. Give the checkpoint of a "
+                "fit with the same tasks, granularity and trim."
+            )
+        self.build()
+
+    def _identity(self) -> dict[str, Any]:
+        return {"tasks": list(self._sources), "granularity": self._granularity, "trim": self._trim}
+
+    def _check_tasks(self, given: Sequence[str], who: str) -> None:
+        if set(given) != set(self._sources):
+            raise StaError(
+                f"{who} brings images of {listed(sorted(given))}, but AdaMerging merges {listed(self._sources)}. Give both the "
+                "same tasks."
+            )
+
+    def _at_hand(self) -> Frozen:
+        """What is frozen, on the coefficients' device."""
+        self.build()
+        assert self._frozen is not None
+        self._frozen = self._frozen.on(self.coefficients.device)
+        return self._frozen
+
+
+def learn(
+    module: AdaMerging,
+    datamodule: LightningDataModule,
+    *,
+    steps: int,
+    seed: int = 0,
+    accelerator: str = "cpu",
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Tensor]:
+    """Learn the coefficients from the start, on one device, without loggers, bar and checkpoints.
+
+    On the CPU the result is the same to the last bit for the same module, images, seed and number of threads.
+
+    Args:
+        module: What is merged. Its coefficients start anew.
+        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is begun again.
+        steps: Optimiser steps, 500 in the paper.
+        seed: Of whatever the datamodule draws from the global random generators, which are put back afterwards; an
+            ``UnlabelledDataModule`` has a seed of its own.
+        accelerator: ``cpu``, ``gpu`` or another of Lightning's.
+        callbacks: Such as a progress bar.
+
+    Returns:
+        The merged encoder's tensors by name, on the CPU.
+
+    Raises:
+        StaError: There is no step to take, a source is missing or does not fit, or the datamodule has other tasks.
+    """
+    if steps < 1:
+        raise StaError(f"{steps} steps of AdaMerging were asked for: give 1 or more, 500 in the paper.")
+    module.reset()
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+    with isolate_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        trainer.fit(module, datamodule=datamodule)
+    return module.merged_weights()
+
+
+def _source(name: str, given: TaskSource | Mapping[str, Any]) -> TaskSource:
+    source = given if isinstance(given, TaskSource) else TaskSource(**given)
+    if source.finetuned is None or source.vector is not None:
+        raise StaError(
+            f"task {name!r}: AdaMerging reads a fine-tuned encoder, 'finetuned', and no masked task vector, 'vector'."
+        )
+    return source
+
+
+def _check_settings(
+    granularity: str, trim: float | None, init: float, learning_rate: float, output: str | None
+) -> None:
+    if granularity not in _GRANULARITIES:
+        raise StaError(f"granularity={granularity!r} was asked for; choose from {', '.join(_GRANULARITIES)}.")
+    if trim is not None and not 0 < trim <= 1:
+        raise StaError(
+            f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or "
+            "nothing."
+        )
+    if not 0 <= init <= 1 or not learning_rate > 0:
+        raise StaError(
+            f"init={init} must lie between 0 and 1, where the coefficients are kept, and learning_rate={learning_rate} above 0."
+        )
+    # Told now, and not when everything has been learned.
+    if output is not None and (Path(output).suffix != _SUFFIX or Path(output).is_dir()):
+        raise StaError(
+            f"output={output!r} cannot be written: give the name of a file that ends in {_SUFFIX}."
+        )
+
+
+def _check_trainer(trainer: Any) -> None:
+    strategy = trainer.strategy
+    if type(strategy) is not SingleDeviceStrategy and type(strategy) is not DDPStrategy:
+        raise StaError(
+            f"AdaMerging needs the whole model in every process, but the strategy is {type(strategy).__name__}. Use "
+            "strategy=auto or ddp."
+        )
+    if str(trainer.precision) not in _PRECISIONS:
+        raise StaError(
+            f"AdaMerging learns in float32, but the trainer's precision is {trainer.precision}. Use one of "
+            f"{listed(_PRECISIONS)}."
+        )

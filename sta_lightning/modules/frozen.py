@@ -1,0 +1,137 @@
+"""What a merge whose coefficients are learned starts from, and never changes: encoder, heads and task vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.arithmetic import check_compatible
+from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.states import floating_names
+from sta_lightning.arithmetic.vectors import difference
+from sta_lightning.encoders import ClassificationHead, build_encoder
+from sta_lightning.encoders.pretrained import pretrained_file
+from sta_lightning.engine import TaskSource
+from sta_lightning.engine.files import open_encoder
+from sta_lightning.errors import StaError
+from sta_lightning.modules.parts import head_for
+from sta_lightning.tasks import get_task
+from sta_lightning.weights import provenance, tensor_digest
+from sta_lightning.weights.formats import weight_files
+from sta_lightning.weights.formats.views import tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What does not learn.
+
+    Attributes:
+        encoder: The pretrained encoder, in evaluation mode.
+        heads: The heads by task.
+        vectors: The task vectors by task and tensor.
+        origin: What a written file says of the sources.
+    """
+
+    encoder: nn.Module
+    heads: dict[str, ClassificationHead]
+    vectors: dict[str, dict[str, Tensor]]
+    origin: dict[str, str]
+
+    def on(self, device: torch.device) -> Frozen:
+        """Return the same on a device; itself if it is there."""
+        if next(iter(self.heads.values())).weight.device == device:
+            return self
+        vectors = {
+            task: {name: value.to(device) for name, value in vector.items()}
+            for task, vector in self.vectors.items()
+        }
+        heads = {task: head.to(device) for task, head in self.heads.items()}
+        return replace(self, encoder=self.encoder.to(device), heads=heads, vectors=vectors)
+
+
+def read_frozen(
+    tasks: Mapping[str, tuple[str, TaskSource]],
+    *,
+    encoder_name: str,
+    pretrained: str | None,
+    image_size: int | None,
+    trim: float | None = None,
+) -> Frozen:
+    """Build the pretrained encoder, read or make the heads, and make the task vectors.
+
+    Args:
+        tasks: By task name: the name or YAML file that it is found by, and its files.
+        encoder_name: The encoder's name.
+        pretrained: Its pretrained weights.
+        image_size: Side of the input in pixels; nothing for the encoder's own.
+        trim: Share of the largest entries that each task vector keeps, less those that disagree with the elected sign; nothing
+            for whole task vectors.
+
+    Raises:
+        StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf: the message names it.
+    """
+    encoder = build_encoder(encoder_name, pretrained, image_size).eval().requires_grad_(False)
+    base = encoder.state_dict()
+    files = {task: str(source.finetuned) for task, (_, source) in tasks.items()}
+    file = pretrained_file(encoder_name, pretrained)
+    # The files are hashed when they are read: learning takes a while, and they may change.
+    roles = {f"finetuned/{task}": path for task, path in files.items()}
+    origin = _origin(roles if file is None else {"pretrained": str(file), **roles})
+    if file is None:
+        origin["pretrained_sha256"] = tensor_digest(base)
+    vectors = _vectors(base, files, trim)
+    heads = {
+        task: head_for(
+            get_task(spec),
+            encoder_name=encoder_name,
+            pretrained=pretrained,
+            encoder=encoder,
+            file=source.head,
+        ).eval()
+        for task, (spec, source) in tasks.items()
+    }
+    return Frozen(encoder, heads, vectors, origin)
+
+
+def _origin(files: Mapping[str, str]) -> dict[str, str]:
+    named: dict[str, Path] = {}
+    for role, path in files.items():
+        if not Path(path).exists():
+            raise StaError(f"{role}: there is no weights file '{path}'. Check the path.")
+        # A checkpoint in shards is several files.
+        parts = weight_files(path)
+        named |= {role if len(parts) == 1 else f"{role}/{part.name}": part for part in parts}
+    return {"sources": provenance("", {}, named)["sources"]}
+
+
+def _vectors(
+    base: Mapping[str, Tensor], files: Mapping[str, str], trim: float | None
+) -> dict[str, dict[str, Tensor]]:
+    if trim is not None:
+        # Imported here: the other variants do not need it.
+        from sta_lightning.arithmetic.baselines.ties import ties_vectors
+
+        states = {task: _finetuned(task, path, base) for task, path in files.items()}
+        trimmed = ties_vectors(base, states, keep=trim)
+        return {task: dict(trimmed[task]) for task in files}
+    vectors: dict[str, dict[str, Tensor]] = {}
+    for task, path in files.items():  # one fine-tuned encoder at a time
+        state = _finetuned(task, path, base)
+        vectors[task] = {name: difference(base[name], state[name]) for name in floating_names(base)}
+    return vectors
+
+
+def _finetuned(task: str, path: str, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with ExitStack() as stack:
+        sources, _ = open_encoder(path, in_memory(base), f"task {task!r}", stack)
+        # Copies: a file's memory is gone with it.
+        state = {name: tensor(source).clone() for name, source in sources.items()}
+    check_compatible(
+        base, state, reference_name="the pretrained encoder", other_name=f"task {task!r} ('{path}')"
+    )
+    return state

@@ -1,0 +1,149 @@
+"""Dot plots: a row per method or pair, a dot per number, a whisker for its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sta_lightning.report.style import legend_below, new_figure, paint, tidy
+from sta_lightning.report.theme import LIGHT, Theme
+
+WIDTH = 7.6
+_LEVELS = ("--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One series of dots.
+
+    Attributes:
+        label: in the legend.
+        values: one (mean, standard deviation) for each row; nothing where there is none.
+        look: number of its colour and marker; ``None`` for grey.
+        hollow: drawn as an outline.
+    """
+
+    label: str
+    values: Sequence[tuple[float, float | None] | None]
+    look: int | None
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        heading: above it.
+        x_label: with the unit.
+        series: what is drawn.
+        levels: upright lines by their names in the legend.
+        small: unlabelled small marks behind the dots: values for each row.
+    """
+
+    heading: str
+    x_label: str
+    series: Sequence[Dots]
+    levels: Mapping[str, float] = field(default_factory=dict)
+    small: Sequence[Sequence[float]] = ()
+
+
+def dot_figure(
+    rows: Sequence[str],
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    apart: bool = True,
+    bold: Sequence[int] = (),
+    small_label: str = "",
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Dots in rows, panels side by side.
+
+    Args:
+        rows: names from top to bottom.
+        panels: one or several.
+        title: of the figure.
+        apart: whether the series of a row lie below each other rather than on one line.
+        bold: rows whose names are printed bold.
+        small_label: what the small marks are, in the legend.
+        theme: of the figure.
+    """
+    most = max(len(panel.series) for panel in panels)
+    height = max(0.34, 0.105 * most + 0.1) if apart else 0.34
+    figure = new_figure(WIDTH, height * len(rows) + 1.9)
+    shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    entries: dict[str, Artist] = {}
+    for axes, panel in zip(shown, panels, strict=True):
+        _draw(axes, panel, len(rows), apart, theme, entries, small_label)
+        axes.set_xlabel(panel.x_label)
+        if panel.heading:
+            axes.set_title(panel.heading, loc="left", fontsize=10)
+        tidy(axes, theme)
+        axes.margins(x=0.06)
+    for place in range(len(rows)):
+        if apart and place % 2:
+            for axes in shown:
+                axes.axhspan(place - 0.5, place + 0.5, color=theme.grid, alpha=0.35, linewidth=0, zorder=0)
+    shown[0].set_yticks(range(len(rows)), list(rows), fontsize=9.5)
+    shown[0].set_ylim(len(rows) - 0.45, -0.55)
+    for place in bold:
+        shown[0].get_yticklabels()[place].set_fontweight("bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    legend_below(figure, list(entries.values()), list(entries))
+    return paint(figure, theme)
+
+
+def _draw(
+    axes: Axes,
+    panel: Panel,
+    rows: int,
+    apart: bool,
+    theme: Theme,
+    entries: dict[str, Artist],
+    small_label: str,
+) -> None:
+    for place, values in enumerate(panel.small):
+        axes.plot(values, [place] * len(values), "|", color=theme.grey, markersize=7, alpha=0.75, zorder=1)
+    if panel.small and small_label:
+        entries.setdefault(
+            small_label, Line2D([], [], linestyle="none", marker="|", color=theme.grey, markersize=8)
+        )
+    for number, (label, value) in enumerate(panel.levels.items()):
+        line = axes.axvline(value, color=theme.grey, linestyle=_LEVELS[number % 3], linewidth=1.4, zorder=1)
+        entries.setdefault(label, line)
+    count = len(panel.series)
+    for number, series in enumerate(panel.series):
+        shift = (number - (count - 1) / 2) * min(0.24, 0.78 / max(count, 1)) if apart else 0.0
+        present = [(place, value) for place, value in enumerate(series.values[:rows]) if value is not None]
+        colour = theme.colour(series.look)
+        for place, (mean, std) in present:
+            if std is not None:
+                axes.errorbar(
+                    mean,
+                    place + shift,
+                    xerr=std,
+                    color=colour,
+                    capsize=2.2,
+                    linewidth=1.2,
+                    zorder=2,
+                    fmt="none",
+                )
+        (line,) = axes.plot(
+            [mean for _, (mean, _) in present],
+            [place + shift for place, _ in present],
+            linestyle="none",
+            marker=theme.marker(series.look),
+            markersize=6.2,
+            color=colour,
+            markerfacecolor=theme.background if series.hollow else colour,
+            markeredgecolor=colour,
+            markeredgewidth=1.3,
+            zorder=3,
+        )
+        entries.setdefault(series.label, line)

@@ -1,0 +1,260 @@
+"""Lines with their spread: accuracy against a setting, and one accuracy against another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from sta_lightning.report.style import legend_below, new_figure, paint, tidy
+from sta_lightning.report.theme import LIGHT, Theme
+
+# Where a label may lie, seen from its point, in steps: right and up.
+_OFFSETS = (
+    *((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)),
+    *((2, 0), (-2, 0), (0, 2), (0, -2), (1, 2), (-1, 2), (1, -2), (-1, -2), (1, -3), (0, -3), (-1, 3)),
+)
+
+
+class Point(NamedTuple):
+    """A value and its spread over the seeds."""
+
+    x: float
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with a band of one standard deviation.
+
+    Attributes:
+        label: in the legend.
+        points: in the order of x.
+        look: number of its colour, marker and dash.
+    """
+
+    label: str
+    points: Sequence[Point]
+    look: int | None
+
+
+class Station(NamedTuple):
+    """A point of a path."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line through the plane of two measured numbers.
+
+    Attributes:
+        label: in the legend.
+        stations: in the order of the setting.
+        look: number of its colour, marker and dash.
+    """
+
+    label: str
+    stations: Sequence[Station]
+    look: int | None
+
+
+def band_figure(
+    bands: Sequence[Band],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    powers: bool = False,
+    whole: bool = False,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """A line and a band for each series.
+
+    Args:
+        bands: what to draw.
+        title: of the figure.
+        x_label: with the unit.
+        y_label: with the unit.
+        powers: the x axis is logarithmic, to base 2.
+        whole: x are whole numbers.
+        theme: of the figure.
+    """
+    figure = new_figure(7.6, 4.9)
+    axes = figure.add_subplot()
+    entries: dict[str, Artist] = {}
+    for band in bands:
+        colour = theme.colour(band.look)
+        x = [point.x for point in band.points]
+        (line,) = axes.plot(
+            x,
+            [point.mean for point in band.points],
+            color=colour,
+            linestyle=theme.dash(band.look),
+            marker=theme.marker(band.look),
+            markersize=5,
+            linewidth=1.7,
+            zorder=3,
+        )
+        entries[band.label] = line
+        spread = [point.std or 0.0 for point in band.points]
+        if any(spread):
+            axes.fill_between(
+                x,
+                [point.mean - std for point, std in zip(band.points, spread, strict=True)],
+                [point.mean + std for point, std in zip(band.points, spread, strict=True)],
+                color=colour,
+                alpha=0.16,
+                linewidth=0,
+                zorder=2,
+            )
+    if powers:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(
+            FixedLocator(sorted({point.x for band in bands for point in band.points}))
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left", fontsize=12)
+    tidy(axes, theme)
+    legend_below(figure, list(entries.values()), list(entries))
+    return paint(figure, theme)
+
+
+def path_figure(
+    paths: Sequence[Path],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    start: tuple[str, float, float] | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Paths through the plane, the first and last station of each labelled.
+
+    Args:
+        paths: what to draw.
+        title: of the figure.
+        x_label: with the unit.
+        y_label: with the unit.
+        start: name and place of where all begin, such as the pretrained model.
+        theme: of the figure.
+    """
+    figure = new_figure(7.6, 5.4)
+    axes = figure.add_subplot()
+    entries: dict[str, Artist] = {}
+    for path in paths:
+        (line,) = axes.plot(
+            [station.x for station in path.stations],
+            [station.y for station in path.stations],
+            color=theme.colour(path.look),
+            linestyle=theme.dash(path.look),
+            marker=theme.marker(path.look),
+            markersize=5.5,
+            linewidth=1.7,
+            zorder=3,
+        )
+        entries[path.label] = line
+    if start is not None:
+        name, x, y = start
+        (mark,) = axes.plot(
+            [x],
+            [y],
+            linestyle="none",
+            marker="*",
+            markersize=16,
+            color=theme.grey,
+            markeredgecolor=theme.text,
+            zorder=4,
+        )
+        entries[name] = mark
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.margins(0.08, 0.1)
+    tidy(axes, theme)
+    legend_below(figure, list(entries.values()), list(entries))
+    paint(figure, theme)
+    _label_ends(figure, axes, paths, start, theme)
+    return figure
+
+
+def _along(stations: Sequence[Station], steps: int = 24) -> list[tuple[float, float]]:
+    """Places on a path, close enough together that no label fits between two."""
+    places = [(stations[-1].x, stations[-1].y)]
+    for first, second in pairwise(stations):
+        for step in range(steps):
+            share = step / steps
+            places.append((first.x + share * (second.x - first.x), first.y + share * (second.y - first.y)))
+    return places
+
+
+def _label_ends(
+    figure: Figure, axes: Axes, paths: Sequence[Path], start: tuple[str, float, float] | None, theme: Theme
+) -> None:
+    """Write the ends' labels where no mark and no other label lies; leave one out that fits nowhere."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    where = axes.transData
+    marks = [tuple(where.transform(place)) for path in paths for place in _along(path.stations)]
+    if start is not None:
+        x, y = where.transform(start[1:])
+        reach = 9 * figure.dpi / 72  # half of the star
+        marks += [(x + right * reach, y + up * reach) for right in (-1, 0, 1) for up in (-1, 0, 1)]
+    taken: list[Bbox] = []
+    inside = axes.get_window_extent(renderer)
+    for path in paths:
+        for station in dict.fromkeys((path.stations[0], path.stations[-1])):
+            for right, up in _OFFSETS:
+                label = axes.annotate(
+                    station.label,
+                    (station.x, station.y),
+                    xytext=(9 * right, 9 * up),
+                    textcoords="offset points",
+                    ha=("right", "center", "left")[_sign(right) + 1],
+                    va=("top", "center", "bottom")[_sign(up) + 1],
+                    fontsize=8.5,
+                    color=theme.text,
+                    arrowprops={
+                        "arrowstyle": "-",
+                        "color": theme.colour(path.look),
+                        "linewidth": 0.9,
+                        "shrinkA": 0,
+                        "shrinkB": 2,
+                    },
+                    zorder=5,
+                )
+                # Of the text alone: its box would otherwise take in the line that leads to the point.
+                box = Text.get_window_extent(label, renderer)
+                around = box.padded(3)
+                free = (
+                    inside.x0 <= box.x0
+                    and box.x1 <= inside.x1
+                    and inside.y0 <= box.y0
+                    and box.y1 <= inside.y1
+                    and not any(around.contains(*mark) for mark in marks)
+                    and not any(box.overlaps(other) for other in taken)
+                )
+                if free:
+                    taken.append(box)
+                    break
+                label.remove()
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,87 @@
+"""A polygon per method over the tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+
+from sta_lightning.report.style import legend_below, new_figure, paint
+from sta_lightning.report.theme import LIGHT, Theme
+
+
+def radar_figure(
+    tasks: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    looks: Mapping[str, int | None],
+    *,
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Accuracy in percent by task, from the centre outwards.
+
+    Args:
+        tasks: names around the circle, three at least.
+        values: method -> a value for each task.
+        looks: method -> number of its colour and marker; grey where there is none.
+        title: of the figure.
+        theme: of the figure.
+    """
+    figure = new_figure(7.6, 6.6)
+    axes = cast(PolarAxes, figure.add_subplot(projection="polar"))
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_theta_direction(-1)
+    angles = [2 * math.pi * index / len(tasks) for index in range(len(tasks))]
+    closed = [*angles, angles[0]]
+    entries: dict[str, Artist] = {}
+    greys = 0
+    for method, heights in values.items():
+        look = looks.get(method)
+        colour = theme.colour(look)
+        if look is None:
+            dash, mark = (("--", "s"), (":", "d"))[greys % 2]
+            greys += 1
+        else:
+            dash, mark = theme.dash(look), theme.marker(look)
+        (line,) = axes.plot(
+            closed,
+            [*heights, heights[0]],
+            color=colour,
+            linestyle=dash,
+            marker=mark,
+            markersize=5,
+            linewidth=1.7,
+        )
+        entries[method] = line
+    lowest = min(min(heights) for heights in values.values())
+    floor = max(0, 10 * math.floor((lowest - 5) / 10))
+    axes.set_ylim(floor, 100)
+    step = 10 if floor >= 50 else 20
+    rings = [ring for ring in range(floor, 101, step) if ring > floor]
+    axes.set_yticks(rings, ["" for _ in rings])
+    for ring in rings:
+        # Between two spokes, where no polygon has a corner, and above the lines: tick labels lie below them.
+        axes.text(
+            math.pi / len(tasks),
+            ring,
+            f"{ring}%",
+            ha="center",
+            va="center",
+            fontsize=8,
+            zorder=4,
+            bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+        )
+    axes.set_xticks(angles, [task.replace("_", " ") for task in tasks], fontsize=9.5)
+    for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
+        side = math.sin(angle)
+        label.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
+    axes.tick_params(axis="x", pad=6)
+    axes.grid(True, color=theme.grid, linewidth=0.9)
+    axes.spines["polar"].set_color(theme.grid)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    legend_below(figure, list(entries.values()), list(entries))
+    return paint(figure, theme)

@@ -1,0 +1,243 @@
+"""Images of several tasks without their labels, a batch of every task at each step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from typing_extensions import override
+
+from sta_lightning.errors import StaError
+from sta_lightning.tasks.multitask import MultiTaskDataModule
+from sta_lightning.tasks.prepared import PreparedDataset, epoch_order
+from sta_lightning.tasks.preprocess import Preprocess
+from sta_lightning.tasks.task import SPLITS, Split
+
+Step = dict[str, Tensor]
+"""Task -> images, float32 ``[B, 3, S, S]``."""
+
+
+class UnlabelledDataModule(L.LightningDataModule):
+    """At each step of a fit a batch of images of every task, without labels: what :class:`AdaMerging` looks at.
+
+    Each task's images come in a random order of its own, all of them once before one comes again, and then in another order. The
+    order follows from the seed, the task's name and the step alone: it is the same on any number of processes and workers, and a
+    resumed fit meets the batches of an unbroken one. Labels are never looked at. There is no end: ``max_steps`` of the trainer
+    sets it.
+
+    Args:
+        tasks: Names of tasks, or paths of YAML files that describe folders of images.
+        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left out.
+        encoder: The encoder that the images are for.
+        image_size: Side of the encoder's input in pixels; by default the encoder's own.
+        batch_size: Images of each task in a step, of all processes together; their number must divide it.
+        num_workers: Processes that load images.
+        seed: Seed of the orders.
+        split: Which images: ``test`` (AdaMerging's: the images that are evaluated later), ``validation`` or ``train``.
+        limit: Use at most this many images of each task, a fixed random choice; all by default.
+        download: Fetch the published files if they are missing.
+        pretrained: See ``TaskDataModule``.
+
+    Raises:
+        StaError: A task or the split is unknown, two tasks have the same name, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str],
+        roots: dict[str, str] | None = None,
+        encoder: str = "miniature",
+        image_size: int | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        split: Split = "test",
+        limit: int | None = None,
+        download: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if split not in SPLITS:
+            raise StaError(f"split={split!r} was asked for; choose from {', '.join(SPLITS)}.")
+        together = MultiTaskDataModule(
+            tasks,
+            roots,
+            encoder=encoder,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            train_limit=limit if split == "train" else None,
+            validation_limit=limit if split == "validation" else None,
+            test_limit=limit if split == "test" else None,
+            download=download,
+            pretrained=pretrained,
+        )
+        self.members = together.members
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.split, self.limit = split, limit
+        self._images: dict[str, UnlabelledImages] = {}
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(self.members)
+
+    def describe(self) -> dict[str, Any]:
+        """Return which images these are, for the record of what was learned from them."""
+        return {
+            "split": self.split,
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @override
+    def prepare_data(self) -> None:
+        """Fetch the published files, if asked for."""
+        for member in self.members.values():
+            member.prepare_data()
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Open every task's images, so that missing files are told before anything else happens."""
+        for name, member in self.members.items():
+            if name not in self._images:
+                prepared = cast(PreparedDataset, member.dataset(self.split))
+                self._images[name] = UnlabelledImages(prepared.base, prepared.preprocess)
+                if not len(self._images[name]):
+                    raise StaError(f"The split '{self.split}' of the task '{name}' holds no images.")
+
+    @override
+    def train_dataloader(self) -> DataLoader[Step]:
+        """Return the steps: task -> images ``[B, 3, S, S]``, without an end."""
+        self.setup("fit")
+        trainer: Any = self.trainer
+        if trainer is None:
+            return _Loader(self, Steps(self._images, self.batch_size, self.seed))
+        if trainer.max_steps < 0 and isinstance(trainer.limit_train_batches, float):
+            raise StaError(
+                "The images without labels come without an end, and nothing ends this fit. Give the trainer max_steps, "
+                "500 in AdaMerging."
+            )
+        if self.batch_size % trainer.world_size:
+            raise StaError(
+                f"A batch of {self.batch_size} images cannot be shared out among {trainer.world_size} processes: let "
+                f"batch_size be a multiple of {trainer.world_size}, or change the number of processes."
+            )
+        steps = Steps(self._images, self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
+        return _Loader(self, steps)
+
+
+class Unlabelled(Protocol):
+    """Images that can be read by number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Images ``[B, 3, S, S]``."""
+
+
+class UnlabelledImages(Dataset[Tensor]):
+    """The images of a data set of ``(image, label)``, ready for an encoder; the labels are never looked at.
+
+    Args:
+        base: A map-style data set of ``(PIL image or uint8 tensor, label)``.
+        preprocess: The encoder's preprocessing.
+    """
+
+    def __init__(self, base: Dataset[Any], preprocess: Preprocess) -> None:
+        self.base = base
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.base))
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Return images as float32 ``[B, 3, S, S]``."""
+        batched = getattr(self.base, "__getitems__", None)
+        samples = batched(list(indices)) if callable(batched) else [self.base[index] for index in indices]
+        return self.preprocess.normalize(self.preprocess.pixels([sample[0] for sample in samples]))
+
+
+class Steps(IterableDataset[Step]):
+    """Step after step, from ``first`` on.
+
+    An iterable one, because Lightning puts a sampler of its own into loaders of others.
+
+    Args:
+        images: Each task's images.
+        batch_size: Images of each task in a step, of all processes together.
+        seed: Seed of the orders.
+        rank: Which process this is: it takes the images r, r + processes, … of a step.
+        processes: How many processes share a step.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, Unlabelled],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.images, self.batch_size = images, batch_size
+        # Otherwise two tasks with equally many images would go through the same numbers.
+        self.seeds = {task: _seed_of(seed, task) for task in images}
+        self.rank, self.processes = rank, processes
+        self.first = 0
+        self._order: dict[str, tuple[int, list[int]]] = {}
+
+    def __iter__(self) -> Iterator[Step]:
+        # Worker w loads every W-th step; the loader asks the workers in turn.
+        worker = get_worker_info()
+        step, stride = (self.first, 1) if worker is None else (self.first + worker.id, worker.num_workers)
+        while True:
+            places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.processes)
+            yield {
+                task: images.batch([self._image(task, place) for place in places])
+                for task, images in self.images.items()
+            }
+            step += stride
+
+    def _image(self, task: str, place: int) -> int:
+        """The image at a place of a task's endless order."""
+        size = len(self.images[task])
+        epoch, within = divmod(place, size)
+        if self._order.get(task, (-1, []))[0] != epoch:
+            self._order[task] = epoch, epoch_order(size, self.seeds[task], epoch)
+        return self._order[task][1][within]
+
+
+class _Loader(DataLoader[Step]):
+    """Begins where the trainer stands: at the first step, or where a checkpoint was left."""
+
+    def __init__(self, datamodule: UnlabelledDataModule, steps: Steps) -> None:
+        super().__init__(
+            steps,
+            batch_size=None,
+            num_workers=datamodule.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
+            generator=torch.Generator().manual_seed(datamodule.seed),
+        )
+        self._datamodule = datamodule
+
+    def __iter__(self) -> Any:
+        trainer: Any = self._datamodule.trainer
+        done = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
+        cast(Steps, self.dataset).first = done
+        return super().__iter__()
+
+
+def _seed_of(seed: int, task: str) -> int:
+    """A seed of a task's own, of 32 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{task}".encode()).digest()[:4], "big")

@@ -1,0 +1,146 @@
+"""Order statistics over whole models, without a flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sta_lightning.arithmetic import states as states_module
+from sta_lightning.arithmetic.baselines import order
+from sta_lightning.arithmetic.baselines.order import blocks, order_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.method import Survey
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.workers import Alone, Processes, Workers
+from sta_lightning.errors import StaError
+from tests.oracles import flat as oracle
+from tests.peers import as_processes
+
+State = dict[str, Tensor]
+
+
+def survey_of(base: State, tuned: dict[str, State], processes: Processes | None = None) -> Survey:
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+    return Survey(problem, Workers(), processes or Alone())
+
+
+def entries_of(block: Block) -> Iterator[Tensor]:
+    return block.deltas()
+
+
+@pytest.mark.parametrize("piece", [1 << 17, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_they_are_those_of_the_sorted_flat_vector(
+    dtype: torch.dtype, piece: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", piece)
+    base, tuned = oracle.models(3, seed=1, dtype=dtype, steps=steps, spread=0.25)
+    survey = survey_of(base, tuned)
+    taus = np.sort(oracle.vectors(base, tuned), axis=1)
+    size = taus.shape[1]
+    assert size_of(survey) == size
+    assert work_dtype(survey) == dtype
+    ranks = [[1, size], [size // 2, size // 2, 2], []]
+    found = order_statistics(survey, entries_of, ranks)
+    assert [[float(value) for value in row] for row in found] == [
+        [taus[task, k - 1] for k in its] for task, its in enumerate(ranks)
+    ]
+    assert all(value.dtype == dtype and value.dim() == 0 for row in found for value in row)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0]),
+        min_size=1,
+        max_size=40,
+    ),
+    data=st.data(),
+    wide=st.booleans(),
+)
+def test_any_finite_numbers(values: list[float], data: st.DataObject, wide: bool) -> None:
+    kind = torch.float64 if wide else torch.float32
+    cut = data.draw(st.integers(0, len(values)))
+    k = data.draw(st.integers(1, len(values)))
+    whole = torch.tensor(values, dtype=kind)
+    tuned = {"t": {"a": whole[:cut], "b": whole[cut:]}}
+    base = {name: torch.zeros_like(value) for name, value in tuned["t"].items()}
+    ((found,),) = order_statistics(survey_of(base, tuned), entries_of, [[k]])
+    assert float(found) == sorted(values)[k - 1]
+
+
+def test_types_may_differ_from_tensor_to_tensor() -> None:
+    # The smallest in float64 alone; rounded to float32 it ties with the other.
+    tuned = {"t": {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([1.0 - 2**-40], dtype=torch.float64)}}
+    base = {name: torch.zeros_like(value) for name, value in tuned["t"].items()}
+    (found,) = order_statistics(survey_of(base, tuned), entries_of, [[1, 2, 3]])
+    assert [float(value) for value in found] == [1.0 - 2**-40, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(("dtype", "passes"), [(torch.float32, 2), (torch.float64, 4)])
+def test_all_ranks_of_all_tasks_come_from_the_same_passes(
+    dtype: torch.dtype, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 5)
+    base, tuned = oracle.models(4, dtype=dtype)
+    seen: list[Block] = []
+
+    def rows(block: Block) -> Iterator[Tensor]:
+        seen.append(block)
+        return (delta.abs() for delta in block.deltas())
+
+    survey = survey_of(base, tuned)
+    order_statistics(survey, rows, [[1, 20, 50, size_of(survey)]] * 4)
+    assert sum(block.base.numel() for block in seen) == passes * size_of(survey)
+    assert max(block.base.numel() for block in seen) == 5
+
+
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_processes_share_the_tensors_and_learn_the_same(size: int) -> None:
+    base, tuned = oracle.models(2, seed=4)
+    ranks = [[3, 50], [7]]
+    alone = order_statistics(survey_of(base, tuned), entries_of, ranks)
+    looked: list[tuple[int, str]] = []
+
+    def work(peer: Any) -> list[list[Tensor]]:
+        def rows(block: Block) -> Iterator[Tensor]:
+            looked.append((peer.rank, block.name))
+            return block.deltas()
+
+        return order_statistics(survey_of(base, tuned, peer), rows, ranks)
+
+    assert as_processes(size, work) == [alone] * size
+    assert len({rank for rank, _ in looked}) == min(size, len(oracle.SHAPES) - 1)
+    assert len(set(looked)) == len(oracle.SHAPES) - 1  # every tensor with entries on one process
+
+
+def test_an_error_on_one_process_is_one_on_all() -> None:
+    base, tuned = oracle.models(2)
+    tuned["task01"]["blocks.1.w"][0, 0] = float("nan")
+
+    def work(peer: Any) -> Any:
+        return order_statistics(survey_of(base, tuned, peer), entries_of, [[1], [1]])
+
+    for outcome in as_processes(2, work):
+        assert isinstance(outcome, StaError)
+        assert "fine-tuned on 'task01' holds NaN or Inf in tensor 'blocks.1.w'" in str(outcome)
+
+
+def test_a_digit_has_as_many_values_as_are_counted() -> None:
+    assert order.count_digits(torch.ones(1), 16, 0).shape == (order.BINS,)
+
+
+def test_whole_tensors_come_in_their_shape() -> None:
+    base, tuned = oracle.models(1)
+    survey = survey_of(base, tuned)
+    (block,) = blocks(survey.entries("conv1.weight"), whole=True)
+    assert block.base.shape == (3, 2, 2, 2)
+    assert list(blocks(survey.entries("empty"), whole=True)) == []
