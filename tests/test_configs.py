@@ -15,6 +15,7 @@ COMMAND = {
     "pretrain": "fit",
     "score": "score",
     "merge": "merge",
+    "adamerging": "fit",
     "forget": "forget",
     "demo": "demo",
     "deit": "demo",

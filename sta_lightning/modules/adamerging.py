@@ -58,7 +58,7 @@ class AdaMerging(LightningModule):
         granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the authors' layer-wise).
         trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less those that disagree with the
             sign that TIES elects; nothing to take the task vectors as they are.
-        init: Where the coefficients start, 0 to 1.
+        init: Where the coefficients start, between 0 and 1.
         learning_rate: Of Adam.
         output: File for the merged encoder (safetensors), written when the fit ends; nothing for none.
 
@@ -213,6 +213,11 @@ class AdaMerging(LightningModule):
             f"coefficient/{name}": torch.tensor(value) for name, value in self.task_coefficients().items()
         }
         self.log_dict(shown, sync_dist=True, batch_size=size)
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Never called: without it Lightning would refuse a test before ``setup`` can say what to do instead."""
+        raise NotImplementedError
 
     @override
     def configure_optimizers(self) -> Adam:
@@ -378,9 +383,10 @@ def _check_settings(
             f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or "
             "nothing."
         )
-    if not 0 <= init <= 1 or not learning_rate > 0:
+    # At the bounds clamp() passes no gradient: what starts there stays there.
+    if not 0 < init < 1 or not learning_rate > 0:
         raise StaError(
-            f"init={init} must lie between 0 and 1, where the coefficients are kept, and learning_rate={learning_rate} above 0."
+            f"init={init} must lie between 0 and 1, within the coefficients' bounds, and learning_rate={learning_rate} above 0."
         )
     # Told now, and not when everything has been learned.
     if output is not None and (Path(output).suffix != _SUFFIX or Path(output).is_dir()):

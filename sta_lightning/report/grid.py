@@ -14,7 +14,8 @@ from sta_lightning.report.tables import Direction
 
 Rank = Literal["best", "second"]
 _LONG = 28
-_ARROWS = {"high": " ↑", "low": " ↓", None: ""}
+# A no-break space: an arrow does not stand alone on a line.
+_ARROWS = {"high": "\u00a0↑", "low": "\u00a0↓", None: ""}
 LEGEND = "bold: the best of a column; underlined: the second best"
 MARKDOWN_LEGEND = "bold: the best of a column; italic: the second best"
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -186,7 +186,7 @@ def path_figure(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title, loc="left", fontsize=12)
-    axes.margins(0.08, 0.1)
+    axes.margins(0.14, 0.12)
     tidy(axes, theme)
     legend_below(figure, list(entries.values()), list(entries))
     paint(figure, theme)
@@ -221,26 +221,8 @@ def _label_ends(
     for path in paths:
         for station in dict.fromkeys((path.stations[0], path.stations[-1])):
             for right, up in _OFFSETS:
-                label = axes.annotate(
-                    station.label,
-                    (station.x, station.y),
-                    xytext=(9 * right, 9 * up),
-                    textcoords="offset points",
-                    ha=("right", "center", "left")[_sign(right) + 1],
-                    va=("top", "center", "bottom")[_sign(up) + 1],
-                    fontsize=8.5,
-                    color=theme.text,
-                    arrowprops={
-                        "arrowstyle": "-",
-                        "color": theme.colour(path.look),
-                        "linewidth": 0.9,
-                        "shrinkA": 0,
-                        "shrinkB": 2,
-                    },
-                    zorder=5,
-                )
-                # Of the text alone: its box would otherwise take in the line that leads to the point.
-                box = Text.get_window_extent(label, renderer)
+                label = _annotate(axes, station, right, up, theme, None)
+                box = label.get_window_extent(renderer)
                 around = box.padded(3)
                 free = (
                     inside.x0 <= box.x0
@@ -248,12 +230,42 @@ def _label_ends(
                     and inside.y0 <= box.y0
                     and box.y1 <= inside.y1
                     and not any(around.contains(*mark) for mark in marks)
-                    and not any(box.overlaps(other) for other in taken)
+                    and not any(around.overlaps(other) for other in taken)
                 )
-                if free:
-                    taken.append(box)
-                    break
                 label.remove()
+                leader = _between(tuple(where.transform((station.x, station.y))), box)
+                if free and not any(other.contains(*place) for other in taken for place in leader):
+                    # Anew, with a line to its point: with one, the box would be that of both.
+                    _annotate(axes, station, right, up, theme, theme.colour(path.look))
+                    taken.append(box)
+                    marks += leader
+                    break
+
+
+def _between(point: Sequence[float], box: Bbox, steps: int = 12) -> list[tuple[float, float]]:
+    """Places on the line from a point to the middle of a label's box, as far as the box's edge."""
+    x, y = point
+    right, up = (box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y
+    places = [(x + right * step / steps, y + up * step / steps) for step in range(steps)]
+    return [place for place in places if not box.contains(*place)]
+
+
+def _annotate(
+    axes: Axes, station: Station, right: int, up: int, theme: Theme, line: str | None
+) -> Annotation:
+    style = {"arrowstyle": "-", "color": line, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2}
+    return axes.annotate(
+        station.label,
+        (station.x, station.y),
+        xytext=(9 * right, 9 * up),
+        textcoords="offset points",
+        ha=("right", "center", "left")[_sign(right) + 1],
+        va=("top", "center", "bottom")[_sign(up) + 1],
+        fontsize=8.5,
+        color=theme.text,
+        arrowprops=None if line is None else style,
+        zorder=5,
+    )
 
 
 def _sign(value: int) -> int:

@@ -87,12 +87,16 @@ def _item(item: Item) -> Markup:
 
 
 def _picture(picture: Picture, drawn: Drawn) -> Markup:
-    # "screen": a page that is printed from a dark browser shall be light all the same.
-    dark = void("source", media="screen and (prefers-color-scheme: dark)", srcset=drawn.dark)
-    image = void("img", src=drawn.light, alt=picture.alt, width=drawn.width, height=drawn.height)
+    # Two images of which the style sheet shows one. A "picture" with a "source" for dark pages would be shorter, but
+    # browsers do not choose anew when a page is printed: its figures would then be dark on white paper.
+    shown: dict[str, str | int | None] = {"alt": picture.alt, "width": drawn.width, "height": drawn.height}
+    images = [
+        void("img", src=drawn.light, class_="light", **shown),
+        void("img", src=drawn.dark, class_="dark", **shown),
+    ]
     frame = element(
         "div",
-        element("picture", dark, image),
+        *images,
         class_="scroll picture wide" if drawn.width > 800 else "scroll picture",
         tabindex=0,
         role="region",

@@ -1,0 +1,309 @@
+"""The page, the Markdown and the CSV files say the same, and say what was found."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sta_lightning.benchmark.report import csv_tables, describe, figures, write_report
+from sta_lightning.benchmark.report_numbers import looks, looks_among, settings_text
+from sta_lightning.benchmark.report_tables import fusion_grid
+from sta_lightning.benchmark.results import BenchmarkResults
+from sta_lightning.report.grid import Number
+from sta_lightning.report.markdown import markdown
+from sta_lightning.report.page import Drawn, page
+from tests.benchmark.synthetic import EMBEDDED, PAPER, made_up
+
+FIGURES = (
+    *("fusion", "radar", "pairs", "forgetting", "trade_off"),
+    *("curve_p", "curve_scale", "curve_samples", "curve_tasks", "selection", "kept", "conflict"),
+)
+TABLES = (
+    *("fusion", "forgetting", "pairs", "curves", "trade_off", "selection", "properties"),
+    *("conflict", "verdicts"),
+)
+
+
+class Reader(HTMLParser):
+    """Reads a page: refuses unbalanced elements, collects tables and addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.elements: set[str] = set()
+        self.ids: list[str] = []
+        self._rows: list[list[str]] = []
+        self._caption = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.elements.add(tag)
+        self.addresses += [value for name in ("src", "href", "srcset") if (value := given.get(name))]
+        if given.get("id"):
+            self.ids.append(given["id"] or "")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            assert given["alt"]
+        if tag == "table":
+            self._rows, self._caption = [], ""
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag == "table":
+            self.tables[self._caption] = self._rows
+
+    def handle_data(self, data: str) -> None:
+        if "caption" in self.open:
+            self._caption += data
+        elif self.open and any(cell in self.open for cell in ("td", "th")):
+            self._rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def results() -> BenchmarkResults:
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def folder(results: BenchmarkResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    assert write_report(results, folder) == folder / "report.html"
+    return folder
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def quick_page(results: BenchmarkResults) -> str:
+    """The page with blank figures."""
+    document = describe(results)
+    blank = Drawn("data:,", "data:,", 10, 10)
+    return page(document, {picture.name: blank for picture in document.pictures()})
+
+
+def test_every_file_is_there_and_nothing_else(folder: Path) -> None:
+    expected = {
+        "report.html",
+        "report.md",
+        *(f"{name}.csv" for name in TABLES),
+        *(f"{name}.png" for name in FIGURES),
+    }
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_page_is_whole_and_needs_nothing_beside_it(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 4_000_000
+    reader = read(text)
+    assert "script" not in reader.elements
+    assert "link" not in reader.elements
+    assert all(address.startswith(("data:image/", "#")) for address in reader.addresses)
+    assert {address[1:] for address in reader.addresses if address[0] == "#"} <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert "http" not in re.sub(r'"data:[^"]*"', "", text)
+    assert "url(" not in text
+
+
+def test_markdown_names_files_that_exist(folder: Path) -> None:
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    names = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert names == [f"{name}.png" for name in FIGURES]
+    assert all((folder / name).is_file() for name in names)
+
+
+def test_every_table_says_the_same_on_the_page_and_in_markdown_and_csv(results: BenchmarkResults) -> None:
+    document = describe(results)
+    page_tables = read(quick_page(results)).tables
+    text = markdown(document)
+    for grid in document.grids():
+        rows = page_tables[grid.title][-len(grid.lines) :]
+        for line, row in zip(grid.lines, rows, strict=True):
+            assert row[0].startswith(line.label)
+            for cell, shown in zip(line.cells, row[1:], strict=True):
+                assert shown.startswith(grid.text(cell))
+                if isinstance(cell, Number):
+                    assert shown.startswith(f"{cell.mean:.1f}")
+        assert grid.markdown().strip() in text
+        if grid.name:
+            lines = list(csv.reader(io.StringIO(csv_tables(results)[grid.name])))[1:]
+            assert [line[0] for line in lines] == [line.label for line in grid.lines]
+
+
+def test_fusion_csv_has_the_numbers_of_the_results(results: BenchmarkResults) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_tables(results)["fusion"])))
+    found = next(row for row in rows if (row["method"], row["setting"]) == ("TSV-M", "tuned"))
+    spread = results.spread("tsv", "tuned", "digits")
+    assert float(found["digits"]) == spread.mean
+    assert float(found["digits std"]) == spread.std
+    assert float(found["average"]) == results.spread("tsv", "tuned").mean
+
+
+def test_curves_csv_has_a_line_per_point(results: BenchmarkResults) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_tables(results)["curves"])))
+    points = {(point.curve, point.method, point.x) for point in results.curves}
+    assert len(rows) == len(points)
+
+
+def test_best_of_a_column_is_the_best_merge(results: BenchmarkResults) -> None:
+    grid = fusion_grid(results)
+    place = [column.name for column in grid.columns].index("average")
+    (best,) = [line for (line, column), rank in grid.ranks.items() if column == place and rank == "best"]
+    merges = [run for run in grid.lines if run.compete]
+    means = {line.label + line.detail: line.cells[place].mean for line in merges}  # type: ignore[union-attr]
+    winner = grid.lines[best]
+    assert max(means, key=means.__getitem__) == winner.label + winner.detail
+    assert not any(grid.lines[line].label.startswith("fine-tuned") for line, _ in grid.ranks)
+
+
+def test_the_papers_numbers_stand_beside_published_settings_on_its_data() -> None:
+    grid = fusion_grid(made_up(PAPER))
+    lines = {(line.label, line.detail): line for line in grid.lines}
+    assert [cell.paper for cell in lines["STA LP", "published"].cells[:7]] == [  # type: ignore[union-attr]
+        *(99.34, 85.45, 93.31, 86.61, 51.99, 80.37, 82.84)
+    ]
+    assert all(cell.paper is None for cell in lines["STA LP", "tuned"].cells[:7])  # type: ignore[union-attr]
+    assert "(99.34)" in grid.markdown()
+    assert "In brackets: the paper's Table 2" in grid.note
+
+
+def test_the_embedded_suite_has_no_numbers_of_the_paper_and_says_why(results: BenchmarkResults) -> None:
+    grid = fusion_grid(results)
+    assert results.tasks == EMBEDDED
+    assert not grid.has_paper
+    assert "same data sets" in grid.note
+
+
+def shifted(results: BenchmarkResults, by: tuple[float, ...]) -> BenchmarkResults:
+    """The random mask above or below STA LP by so much on every task, seed by seed."""
+    own = {row.seed: row for row in results.fusion if (row.method, row.setting) == ("sta_lp", "published")}
+    fusion = tuple(
+        replace(row, accuracy={task: value + by[row.seed] for task, value in own[row.seed].accuracy.items()})
+        if row.method == "random_mask"
+        else row
+        for row in results.fusion
+    )
+    return replace(results, fusion=fusion)
+
+
+@pytest.mark.parametrize(
+    ("by", "sentence"),
+    [
+        ((2.8, 3.2, 3.6), "It lies 3.2 ± 0.2 points below the random mask as published (loses)"),
+        ((-2.8, -3.2, -3.6), "It lies 3.2 ± 0.2 points above the random mask as published (wins)"),
+        ((0.2, 0.2, 0.2), "It lies 0.2 ± 0.0 points below the random mask as published (ties)"),
+    ],
+)
+def test_the_summary_says_who_wins(results: BenchmarkResults, by: tuple[float, ...], sentence: str) -> None:
+    text = markdown(describe(shifted(results, by)))
+    line = next(line for line in text.splitlines() if line.startswith("- **STA LP (published):**"))
+    assert sentence in line
+    assert "tuned, where they can be," in line
+
+
+def test_one_seed_has_no_winner(tmp_path: Path) -> None:
+    one = made_up(seeds=(0,))
+    text = quick_page(one)
+    read(text)
+    assert "one seed: no spread" in text
+    assert "±" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    assert "loses" not in text
+    assert set(figures(one)) == set(FIGURES)
+
+
+def test_sections_without_data_are_left_out(results: BenchmarkResults, tmp_path: Path) -> None:
+    bare = replace(
+        results, pairs=(), forgetting=(), curves=(), trade_off=(), kept={}, conflict={}, record={}, images={}
+    )
+    assert [section.key for section in describe(bare).sections] == ["summary", "fusion", "methods", "record"]
+    write_report(bare, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"fusion.png", "radar.png"}
+    assert {path.stem for path in tmp_path.glob("*.csv")} == {"fusion", "properties", "verdicts"}
+    read((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_forgetting_alone(results: BenchmarkResults) -> None:
+    only = replace(results, fusion=(), pairs=(), curves=(), kept={}, conflict={}, methods=())
+    assert [section.key for section in describe(only).sections] == [
+        "summary",
+        "forgetting",
+        "methods",
+        "record",
+    ]
+    read(quick_page(only))
+    assert set(figures(only)) == {"forgetting", "trade_off"}
+
+
+def test_no_data_at_all(results: BenchmarkResults) -> None:
+    empty = BenchmarkResults("t", "e", ("a",), "c", (0,), (), (), {})
+    assert [section.key for section in describe(empty).sections] == ["record"]
+    assert figures(empty) == {}
+    read(quick_page(empty))
+
+
+def test_names_are_escaped(results: BenchmarkResults) -> None:
+    evil = '<b>&"TIES"|*x*</b>'
+    methods = tuple(replace(info, label=evil) if info.key == "ties" else info for info in results.methods)
+    odd = replace(
+        results, methods=methods, title="<script>alert(1)</script>", record={"command": "sta <x> & y"}
+    )
+    text = quick_page(odd)
+    reader = read(text)
+    assert "script" not in reader.elements
+    assert "<b>" not in text
+    assert any(row[0].startswith(evil) for table in reader.tables.values() for row in table if row)
+    assert "sta &lt;x&gt; &amp; y" in text
+    assert "<b>" not in markdown(describe(odd))
+
+
+def test_every_variant_of_sta_meets_every_other_method(results: BenchmarkResults) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_tables(results)["verdicts"])))
+    fusion = [row for row in rows if row["measure"] == "fusion"]
+    merges = [
+        (info.label, setting)
+        for info in results.methods
+        if info.group != "reference"
+        for setting in results.settings_of(info.key)
+    ]
+    for own in ("STA LP", "STA LP+Amp", "STA Amp"):
+        for setting in ("published", "tuned"):
+            met = {
+                (r["against"], r["its setting"])
+                for r in fusion
+                if (r["method"], r["setting"]) == (own, setting)
+            }
+            assert met == {run for run in merges if run[0] != own}
+    assert {row["measure"] for row in rows} == {"fusion", "target", "control"}
+    assert {row["outcome"] for row in rows} <= {"wins", "ties", "loses"}
+
+
+def test_settings_are_told_once_or_by_seed() -> None:
+    assert settings_text([{"scale": 0.3, "p": 0.7}] * 2) == "λ = 0.3; p = 0.7"
+    assert settings_text([{"scale": 0.3}, {"scale": 0.4}]) == "λ = 0.3, 0.4 (by seed)"
+    assert settings_text([{}]) == ""
+
+
+def test_a_method_keeps_its_colour_and_no_two_of_a_figure_share_one(results: BenchmarkResults) -> None:
+    everywhere = looks(results)
+    assert everywhere["sta_lp"] == 0
+    assert "zero_shot" not in everywhere
+    keys = [key for key, place in everywhere.items() if place % 9 in (0, 1)]
+    assert len(keys) > 2
+    found = looks_among(results, keys, 9)
+    assert len({place % 9 for place in found.values()}) == len(keys)
+    assert found["sta_lp"] == 0

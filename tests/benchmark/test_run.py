@@ -1,0 +1,275 @@
+"""A benchmark of toys from its settings to its report: numbers, resuming, what is computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sta_lightning.arithmetic import average, fuse, negate
+from sta_lightning.benchmark.cells import Cell
+from sta_lightning.benchmark.context import Context, SeedContext
+from sta_lightning.benchmark.kinds import compute
+from sta_lightning.benchmark.plan import plan
+from sta_lightning.benchmark.rehearsal import Rehearsal, unfinished
+from sta_lightning.benchmark.results import BenchmarkResults
+from sta_lightning.benchmark.run import dry_run, run_benchmark
+from sta_lightning.benchmark.schedule import run_cells
+from sta_lightning.benchmark.settings import BenchmarkSettings, TradeOff
+from sta_lightning.errors import StaError
+from sta_lightning.modules.parts import read_encoder
+from sta_lightning.weights import load_weights
+
+
+@pytest.fixture(scope="module")
+def done(
+    toy_benchmark: BenchmarkSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[BenchmarkSettings, BenchmarkResults]:
+    """A benchmark that was run."""
+    settings = replace(toy_benchmark, output=str(tmp_path_factory.mktemp("done") / "benchmark"))
+    return settings, run_benchmark(settings)
+
+
+@pytest.fixture
+def copied(
+    done: tuple[BenchmarkSettings, BenchmarkResults], tmp_path: Path
+) -> tuple[BenchmarkSettings, BenchmarkResults]:
+    """The same in a folder of the test's own."""
+    settings, results = done
+    folder = tmp_path / "copy"
+    shutil.copytree(settings.output, folder)
+    return replace(settings, output=str(folder)), results
+
+
+def left(settings: BenchmarkSettings) -> set[str]:
+    return {cell.id for cell in unfinished(Context(settings, Rehearsal), plan(settings))}
+
+
+def test_every_number_is_there(done: tuple[BenchmarkSettings, BenchmarkResults]) -> None:
+    settings, results = done
+    assert results.tasks == ("warm", "cold")
+    rows = {(row.method, row.setting, row.seed) for row in results.fusion}
+    methods = {"zero_shot", "fine_tuned", *settings.methods}
+    assert rows == {(key, "published", seed) for key in methods for seed in (0, 1)} | {
+        ("ta", "tuned", seed) for seed in (0, 1)
+    }
+    assert {(row.method, row.seed) for row in results.pairs} == {
+        (key, seed) for key in ("sta_lp", "ta") for seed in (0, 1)
+    }
+    forgotten = {(row.method, row.setting, row.task) for row in results.forgetting if row.seed == 0}
+    assert {key for key, _, _ in forgotten} == {"pretrained", "ta", "negmerge", "sta_lp"}
+    assert {(key, task) for key, setting, task in forgotten if setting == "tuned"} == {
+        ("ta", "warm"),
+        ("ta", "cold"),
+    }
+    assert {(point.curve, point.method) for point in results.curves} == {
+        ("p", "sta_lp"),
+        ("samples", "sta_lp"),
+        ("tasks", "ta"),
+        ("scale", "ta"),
+    }
+    assert {(point.method, point.seed, point.x) for point in results.trade_off} == {
+        ("ta", seed, x) for seed in (0, 1) for x in (0.0, 1.0)
+    }
+    assert set(results.conflict) == {"warm", "cold"}
+    assert results.kept
+    assert results.images["test"] == {"warm": 12, "cold": 12, "control": 12}
+    output = Path(settings.output)
+    assert {"report.html", "report.md", "results.json", "tensorboard"} <= {
+        path.name for path in output.iterdir()
+    }
+    written = json.loads((output / "results.json").read_text())
+    assert written["fusion"] == json.loads(json.dumps(results.to_json()["fusion"]))
+    assert len(written["record"]["hashes"]) == 4
+    assert not list(output.rglob("*.partial"))
+
+
+def direct(settings: BenchmarkSettings, weights: dict[str, torch.Tensor], task: str) -> float:
+    """Accuracy in percent, image by image."""
+    from sta_lightning.encoders import ClassificationHead, build_encoder
+
+    one = SeedContext(settings, 0)
+    encoder = build_encoder(settings.models.encoder, settings.models.pretrained).eval()
+    encoder.load_state_dict(weights)
+    data = one.suite.images(task, "test")
+    images, labels = zip(*(data[index] for index in range(len(data))), strict=True)
+    head = ClassificationHead.load(Path(settings.output) / f"seed_0/steps/head/{task}/head.safetensors")
+    with torch.inference_mode():
+        predicted = head(encoder(torch.stack(images))).argmax(dim=-1)
+    return 100 * float((predicted == torch.tensor(labels)).float().mean())
+
+
+def test_numbers_match_direct_computation(done: tuple[BenchmarkSettings, BenchmarkResults]) -> None:
+    settings, results = done
+    steps = Path(settings.output) / "seed_0/steps"
+    base = SeedContext(settings, 0).pretrained_weights
+    tuned = {
+        task: read_encoder(steps / f"finetune/{task}/encoder.safetensors", base, task)
+        for task in results.tasks
+    }
+    scores = {task: load_weights(steps / f"scores/{task}/lp_4/scores.safetensors") for task in tuned}
+    for key, weights in (("average", average(base, tuned)), ("sta_lp", fuse(base, tuned, scores))):
+        (row,) = (row for row in results.fused(key, "published") if row.seed == 0)
+        for task in results.tasks:
+            assert row.accuracy[task] == pytest.approx(direct(settings, weights, task), abs=1e-4)
+    amnesic = negate(base, base, tuned["warm"], scale=1.0)
+    (row,) = (
+        row
+        for row in results.forgetting
+        if (row.method, row.setting, row.task, row.seed) == ("ta", "published", "warm", 0)
+    )
+    assert row.target == pytest.approx(direct(settings, amnesic, "warm"), abs=1e-4)
+    assert row.control == pytest.approx(direct(settings, amnesic, "control"), abs=1e-4)
+
+
+def test_the_same_model_has_the_same_numbers_everywhere(
+    done: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    _, results = done
+    for seed in (0, 1):
+        (whole,) = (row for row in results.fused("ta", "published") if row.seed == seed)
+        (pair,) = (row for row in results.pairs if (row.method, row.seed) == ("ta", seed))
+        assert pair.accuracy == whole.accuracy  # there are but two tasks
+        (point,) = (p for p in results.curves if (p.curve, p.seed) == ("tasks", seed))
+        assert point.average == pytest.approx(whole.average)
+        curve = {p.x: p.average for p in results.curves if (p.curve, p.seed) == ("p", seed)}
+        (zero,) = (row for row in results.fused("zero_shot", "published") if row.seed == seed)
+        assert curve[1.0] == pytest.approx(zero.average)  # p = 1 keeps nothing
+        assert curve[0.0] == curve[0.3]  # one rank
+        nothing = next(p for p in results.trade_off if (p.seed, p.x) == (seed, 0.0))
+        assert nothing.target == pytest.approx(zero.average)  # γ = 0 forgets nothing
+
+
+def test_the_tuned_setting_is_the_best_on_validation_images(
+    done: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    _, results = done
+    for row in results.fused("ta", "tuned"):
+        grid = {p.x: p.average for p in results.curves if (p.curve, p.seed) == ("scale", row.seed)}
+        assert row.validation == max(grid.values())
+        assert grid[row.chosen["scale"]] == row.validation
+
+
+def test_a_run_that_is_done_computes_nothing(
+    copied: tuple[BenchmarkSettings, BenchmarkResults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, results = copied
+    assert left(settings) == set()
+    monkeypatch.setattr(SeedContext, "evaluate", None)
+    again = run_benchmark(settings)
+    assert again.fusion == results.fusion
+    assert again.forgetting == results.forgetting
+    assert again.curves == results.curves
+
+
+def test_a_changed_checkpoint_is_computed_again_and_nothing_else(
+    copied: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, _ = copied
+    from sta_lightning.weights import read_metadata, save_weights
+
+    given = replace(settings, finetuned=str(Path(settings.output) / "given/{task}_{seed}.safetensors"))
+    for seed in (0, 1):
+        for task in ("warm", "cold"):
+            source = Path(settings.output) / f"seed_{seed}/steps/finetune/{task}/encoder.safetensors"
+            target = Path(str(given.finetuned).format(task=task, seed=seed))
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+    assert left(given) == set()  # the same contents in another place
+    changed = Path(str(given.finetuned).format(task="cold", seed=1))
+    weights = {name: 1.01 * tensor for name, tensor in load_weights(changed).items()}
+    metadata = {k: v for k, v in read_metadata(changed).items() if k != "weights_sha256"}
+    save_weights(changed, weights, metadata)
+    waiting = left(given)
+    assert all("seed_1" in cell or cell == "seed_0/forgetting/cold" for cell in waiting)
+    assert "seed_1/fusion/average" in waiting
+    assert "seed_0/forgetting/cold" in waiting  # by all fine-tunings of the task
+    assert not {"seed_1/heads", "seed_1/models/warm", "seed_0/fusion/average"} & waiting
+
+
+def test_another_grid_changes_the_tuned_row_alone(
+    copied: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, _ = copied
+    methods = {**settings.methods, "ta": replace(settings.methods["ta"], tune={"scale": [0.1, 0.2]})}
+    assert left(replace(settings, methods=methods)) == {"seed_0/fusion/ta", "seed_1/fusion/ta"}
+    trade_off = TradeOff({"ta": {"scale": [0.5]}})
+    assert left(replace(settings, trade_off=trade_off)) == {
+        f"seed_{seed}/trade_off/{task}" for seed in (0, 1) for task in ("warm", "cold")
+    }
+
+
+def test_what_was_finished_before_an_interruption_is_kept(
+    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(context: Context, cell: Cell) -> object:
+        if cell.id == "seed_0/fusion/regmean":
+            raise KeyboardInterrupt
+        return compute(context, cell)
+
+    small = replace(settings, seeds=[0], forget_methods={}, trade_off=TradeOff())
+    monkeypatch.setattr("sta_lightning.benchmark.schedule.compute", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(small)
+    assert "the same command goes on from there" in capsys.readouterr().out
+    waiting = left(small)
+    assert "seed_0/fusion/regmean" in waiting
+    assert not {"seed_0/models/warm", "seed_0/fusion/average", "seed_0/fusion/ta"} & waiting
+    monkeypatch.undo()
+    run_benchmark(small)
+    assert left(small) == set()
+
+
+def test_two_processes_find_what_one_does(
+    done: tuple[BenchmarkSettings, BenchmarkResults], tmp_path: Path
+) -> None:
+    settings, results = done
+    two = replace(settings, output=str(tmp_path / "two"), devices=2)
+    cells = plan(two)
+    found = run_cells(two, cells)
+    assert list(found) == [cell.id for cell in cells]
+    rows = [row for one in found.values() for row in one.found.fusion]
+    assert rows == list(results.fusion)
+    forgotten = [row for one in found.values() for row in one.found.forgetting]
+    assert forgotten == list(results.forgetting)
+    digests = {name: value for one in found.values() for name, value in one.found.extra if "hash" in name}
+    assert {name.removeprefix("hash/"): value for name, value in digests.items()} == results.record["hashes"]
+
+
+def test_what_a_cell_refuses_ends_the_run_with_its_words(settings: BenchmarkSettings) -> None:
+    given = replace(settings, finetuned=str(Path(settings.output) / "{task}_{seed}.safetensors"))
+    for devices in (1, 2):
+        with pytest.raises(StaError, match=r"the encoder of task '(warm|cold)', seed 0, is not there"):
+            run_benchmark(replace(given, devices=devices))
+
+
+def test_a_dry_run_tells_and_writes_nothing(settings: BenchmarkSettings) -> None:
+    text = dry_run(settings)
+    assert "images a second and process, measured now" in text
+    assert "forgetting (Table 3)" in text
+    assert not Path(settings.output).exists()
+
+
+def test_the_control_chooses_on_images_that_are_never_tested(settings: BenchmarkSettings) -> None:
+    """Where a control has test images alone, a part of them is set aside."""
+    from sta_lightning.benchmark.context import BenchmarkSuite
+
+    suite = BenchmarkSuite(settings.models)
+    assert len(suite.images("control", "validation")) == 9
+    only_test = (
+        Path(settings.models.control)
+        .read_text()
+        .replace("train: train\n", "")
+        .replace("validation: validation\n", "")
+    )
+    file = Path(settings.output).parent / "only_test.yaml"
+    file.write_text(only_test)
+    suite = BenchmarkSuite(replace(settings.models, control=str(file)))
+    test, aside = suite.images("control", "test"), suite.images("control", "validation")
+    assert (len(test), len(aside)) == (11, 1)
+    images = [test[index][0] for index in range(len(test))]
+    assert not any(torch.equal(aside[0][0], image) for image in images)

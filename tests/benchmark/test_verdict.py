@@ -1,0 +1,52 @@
+"""Who wins, and when nothing can be said."""
+
+import pytest
+
+from sta_lightning.benchmark.verdict import Verdict
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [
+        ([3.0, 3.2, 3.4], "wins"),
+        ([-3.0, -3.2, -3.4], "loses"),
+        ([0.3, 0.3, 0.3], "ties"),  # without any spread, and yet too little
+        ([0.5, 0.5, 0.5], "ties"),  # the margin itself is not enough
+        ([0.6, 0.6, 0.6], "wins"),
+        ([4.0, -1.0, 0.0], "ties"),  # d = 1 is less than two standard errors
+        ([1.0, 5.0], "ties"),  # std 2.83, s = 2, d = 3 < 4
+        ([2.9, 3.1], "wins"),
+        ([0.0, 0.0, 0.0], "ties"),
+    ],
+)
+def test_outcome_over_several_seeds(differences: list[float], outcome: str) -> None:
+    assert Verdict.of(differences).outcome == outcome
+    mirrored = {"wins": "loses", "loses": "wins", "ties": "ties"}[outcome]
+    assert Verdict.of([-d for d in differences]).outcome == mirrored
+    assert Verdict.of(differences, lower_is_better=True).outcome == mirrored
+
+
+def test_standard_error_is_that_of_the_mean_difference() -> None:
+    verdict = Verdict.of([1.0, 2.0, 3.0])
+    assert verdict.difference.mean == 2.0
+    assert verdict.error == pytest.approx(1 / 3**0.5)
+    assert verdict.outcome == "wins"
+
+
+@pytest.mark.parametrize(("difference", "outcome"), [(5.0, "above"), (-0.1, "below"), (0.0, "level")])
+@pytest.mark.parametrize("lower", [False, True])
+def test_one_seed_tells_a_side_and_no_winner(difference: float, outcome: str, lower: bool) -> None:
+    verdict = Verdict.of([difference], lower_is_better=lower)
+    assert verdict.error is None
+    assert verdict.outcome == outcome
+    assert "one seed: no spread" in verdict.sentence("A", "B")
+    assert "wins" not in verdict.cell
+
+
+def test_words() -> None:
+    verdict = Verdict.of([-3.6, -3.2, -2.8])
+    assert verdict.sentence("STA LP", "random mask") == (
+        "STA LP lies 3.2 ± 0.2 points below random mask (over 3 seeds: loses)."
+    )
+    assert verdict.cell == "−3.2 ± 0.2 loses"
+    assert Verdict.of([3.2]).cell == "+3.2"
