@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         MEASURES,
         average,
         forget,
+        forget_method,
         fuse,
+        fusion_method,
         importance_for,
         merge,
         negate,
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
         task_vector,
         unlearn,
     )
-    from sta_lightning.callbacks import ExportWeights, ImportanceScoring
+    from sta_lightning.callbacks import ExportWeights, GramCollection, ImportanceScoring
     from sta_lightning.encoders import build_encoder
     from sta_lightning.errors import StaError
-    from sta_lightning.modules import CLIPClassifier, ForgetModule, MergeModule
+    from sta_lightning.modules import AdaMerging, CLIPClassifier, ForgetModule, MergeModule
     from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule, get_task, register_task
     from sta_lightning.weights import encoder_weights, load_weights, read_metadata, save_weights
 
@@ -43,7 +45,9 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "MEASURES",
         "average",
         "forget",
+        "forget_method",
         "fuse",
+        "fusion_method",
         "importance_for",
         "merge",
         "negate",
@@ -53,11 +57,13 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "sta_lightning.callbacks": (
         "ExportWeights",
+        "GramCollection",
         "ImportanceScoring",
     ),
     "sta_lightning.encoders": ("build_encoder",),
     "sta_lightning.errors": ("StaError",),
     "sta_lightning.modules": (
+        "AdaMerging",
         "CLIPClassifier",
         "ForgetModule",
         "MergeModule",
@@ -78,11 +84,13 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "AdaMerging",
     "CLIPClassifier",
     "ExportWeights",
     "FORGET_METHODS",
     "FUSION_METHODS",
     "ForgetModule",
+    "GramCollection",
     "ImportanceScoring",
     "MEASURES",
     "MergeModule",
@@ -93,7 +101,9 @@ __all__ = [
     "build_encoder",
     "encoder_weights",
     "forget",
+    "forget_method",
     "fuse",
+    "fusion_method",
     "get_task",
     "importance_for",
     "load_weights",

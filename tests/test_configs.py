@@ -19,15 +19,18 @@ COMMAND = {
     "forget": "forget",
     "demo": "demo",
     "deit": "demo",
+    "benchmark": "benchmark",
 }
-# The files of configs/paper are stacked: tests/test_paper.py has them.
-ELSEWHERE = CONFIGS / "paper"
+WITHOUT_TRAINER = ("demo", "benchmark")
+# These files are stacked on others: tests/test_paper.py has the first, a test below the second.
+ELSEWHERE = (CONFIGS / "paper", CONFIGS / "methods")
 RUNS = sorted(
     file
     for file in CONFIGS.rglob("*.yaml")
-    if file.parent.name != "tasks" and not file.is_relative_to(ELSEWHERE)
+    if file.parent.name != "tasks" and not any(map(file.is_relative_to, ELSEWHERE))
 )
-TRAINED = [file for file in RUNS if COMMAND[file.relative_to(CONFIGS).parts[0]] != "demo"]
+TRAINED = [file for file in RUNS if COMMAND[file.relative_to(CONFIGS).parts[0]] not in WITHOUT_TRAINER]
+METHODS = sorted((CONFIGS / "methods").rglob("*.yaml"))
 
 
 def name_of(file: Path) -> str:
@@ -43,7 +46,33 @@ def test_parses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command_of(file), "--config", str(file), "--print_config"]) == 0, capsys.readouterr().err
     printed = yaml.safe_load(capsys.readouterr().out)
     written = yaml.safe_load(file.read_text())
-    assert {key: printed[key] for key in written} == written
+    assert within(printed, written) == written
+
+
+def within(printed: Any, written: Any) -> Any:
+    """What was printed, without the defaults that were filled in."""
+    if isinstance(written, dict):
+        return {key: within(printed[key], value) for key, value in written.items()}
+    return printed
+
+
+@pytest.mark.parametrize("file", METHODS, ids=name_of)
+def test_a_methods_file_goes_on_top_of_a_merges(file: Path, built: list[Any]) -> None:
+    command = file.parent.name
+    base = CONFIGS / {"merge": "merge/miniature.yaml", "forget": "forget/digits.yaml"}[command]
+    assert main([command, "--config", str(base), "--config", str(file)]) == 0
+    (cli,) = built
+    written = yaml.safe_load(file.read_text())
+    assert cli.model.job.name == written["model"]["method"]
+    assert all(
+        cli.model.job.method.settings()[name] == value
+        for name, value in written["model"].get("settings", {}).items()
+    )
+    named = file.read_text().splitlines()[1]
+    assert (
+        named
+        == f"#   sta {command} --config {base.relative_to(REPOSITORY)} --config {file.relative_to(REPOSITORY)}"
+    )
 
 
 @pytest.fixture

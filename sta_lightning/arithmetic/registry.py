@@ -262,8 +262,12 @@ def _module(place: str, what: str) -> ModuleType:
             if spec.name in sys.modules and getattr(sys.modules[spec.name], "__file__", None) == str(path):
                 return sys.modules[spec.name]
             module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
+            sys.modules[spec.name] = module  # dataclasses look their module up there
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[spec.name]
+                raise
             return module
         here = str(Path.cwd())
         sys.path.insert(0, here)

@@ -36,7 +36,7 @@ class MethodEntry:
         normalize: how importance is normalised.
         dare: share of the task vectors' entries that DARE drops in front; nothing for none.
         settings: further settings of the method, by name.
-        tune: setting -> values among which the validation images choose, all combinations; nothing where there is nothing to tune.
+        tune: setting -> values; the validation images choose among all combinations. Nothing where there is nothing to tune.
         paper: the method's row in the paper's table, if it has one.
     """
 

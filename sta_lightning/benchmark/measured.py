@@ -104,6 +104,8 @@ def accuracies(
     control: bool = False,
     files: Mapping[str, Path] | None = None,
 ) -> dict[str, float]:
+    """What an evaluation gives, by set in percent; one step."""
+
     def work(folder: Path) -> dict[str, Any]:
         accuracy = evaluate()
         return {"accuracy": accuracy, "outcome": _average(accuracy)}

@@ -8,6 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from sta_lightning.benchmark.report_curves import curve_grid, curve_groups, curves_csv, trade_off_grid
+from sta_lightning.benchmark.report_duels import duel_grid, duels_csv
 from sta_lightning.benchmark.report_figures import CURVE_TITLES, all_figures, radar_runs
 from sta_lightning.benchmark.report_numbers import (
     duels,
@@ -22,16 +24,10 @@ from sta_lightning.benchmark.report_numbers import (
 from sta_lightning.benchmark.report_summary import forgetting_items, fusion_items, reading
 from sta_lightning.benchmark.report_tables import (
     conflict_grid,
-    curve_grid,
-    curve_groups,
-    curves_csv,
-    duel_grid,
-    duels_csv,
     forgetting_grid,
     fusion_grid,
     pairs_grid,
     properties_grid,
-    trade_off_grid,
 )
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.experiment.steps import write_text

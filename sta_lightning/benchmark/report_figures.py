@@ -7,6 +7,7 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
+from sta_lightning.benchmark.report_curves import by_value, curve_groups, symbol
 from sta_lightning.benchmark.report_numbers import (
     Run,
     averages,
@@ -19,13 +20,7 @@ from sta_lightning.benchmark.report_numbers import (
     runs,
     spread,
 )
-from sta_lightning.benchmark.report_tables import (
-    by_value,
-    curve_groups,
-    pair_name,
-    pair_runs,
-    symbol,
-)
+from sta_lightning.benchmark.report_tables import pair_name, pair_runs
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Spread
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.figures import selection_figure

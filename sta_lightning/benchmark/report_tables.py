@@ -8,27 +8,19 @@ from typing import Literal
 from sta_lightning.benchmark import paper
 from sta_lightning.benchmark.report_numbers import (
     SETTINGS,
-    Duel,
     averages,
     forget_runs,
     forgotten,
     kept_accuracy,
     label,
-    named,
     runs,
     settings_text,
     spread,
     tagged,
 )
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Setting, Spread
+from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Setting, Spread
 from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
-AXES = {
-    "p": "p",
-    "scale": "λ",
-    "samples": "calibration samples per task",
-    "tasks": "tasks fused",
-}
 _KINDS = {"reference": "reference", "sta": "sta"}
 
 
@@ -57,8 +49,8 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
         if has_share:
             cells.append(number(kept_accuracy(results, run)))
         cells.append(settings_text([one.chosen for one in by_seed]) or None)
-        lines.append(_line(info, tagged(results, run), cells))
-    columns = [Column(_spaced(task), better="high") for task in (*tasks, paper.AVERAGE)]
+        lines.append(row_of(info, tagged(results, run), cells))
+    columns = [Column(spaced(task), better="high") for task in (*tasks, paper.AVERAGE)]
     columns += [Column("of fine-tuned (%)")] if has_share else []
     grid = Grid(
         name="fusion",
@@ -67,7 +59,7 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
         columns=(*columns, Column("settings")),
         lines=tuple(lines),
         detail="setting",
-        note=_over(results)
+        note=over(results)
         + " References (zero-shot, fine-tuned) are no merges and get no marks. "
         + _tuned(results),
     )
@@ -77,7 +69,7 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
 def properties_grid(methods: Sequence[MethodInfo]) -> Grid:
     """The layout of the paper's Table 1: what every method needs."""
     lines = [
-        _line(
+        row_of(
             info,
             "",
             [
@@ -107,7 +99,7 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
     tasks = tuple(task for task in results.tasks if any(row.task == task for row in results.forgetting))
     columns = []
     for task in (paper.AVERAGE, *tasks):
-        columns += [Column("target", _spaced(task), "low"), Column("control", _spaced(task), "high")]
+        columns += [Column("target", spaced(task), "low"), Column("control", spaced(task), "high")]
     lines = []
     for info, setting in forget_runs(results):
         run = (info.key, setting)
@@ -120,16 +112,16 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
                 cells.append(number(spread(forgotten(results, run, side, which)), published))
         chosen = [one.chosen for one in results.forgetting if (one.method, one.setting) == run]
         cells.append(_distinct(chosen))
-        lines.append(_line(info, tagged(results, run, forgetting=True), cells))
+        lines.append(row_of(info, tagged(results, run, forgetting=True), cells))
     grid = Grid(
         name="forgetting",
         title=f"Forgetting one task: test accuracy in percent on that task (target, lower is better) and on "
-        f"{_spaced(control)} (control, higher is better)",
+        f"{spaced(control)} (control, higher is better)",
         head="method",
         columns=(*columns, Column("settings")),
         lines=tuple(lines),
         detail="setting",
-        note=_over(results)
+        note=over(results)
         + " A method can buy a lower target with a lower control: read the two together. Tuned: the largest γ that keeps "
         "95% of the pretrained model's control accuracy on validation images.",
     )
@@ -171,7 +163,7 @@ def pair_runs(results: BenchmarkResults) -> list[tuple[str, Setting]]:
 
 def pair_name(tasks: Sequence[str]) -> str:
     """Two tasks as they read."""
-    return " + ".join(_spaced(task) for task in tasks)
+    return " + ".join(spaced(task) for task in tasks)
 
 
 def pairs_grid(results: BenchmarkResults) -> Grid:
@@ -205,172 +197,8 @@ def pairs_grid(results: BenchmarkResults) -> Grid:
         head="pair",
         columns=tuple(Column(heading(run)) for run in which),
         lines=tuple(lines),
-        note=_over(results),
+        note=over(results),
     )
-
-
-def curve_groups(results: BenchmarkResults) -> dict[str, list[CurvePoint]]:
-    """The curves that were measured by the names of their figures: ``curve_p`` and so on."""
-    groups: dict[str, list[CurvePoint]] = {}
-    for curve in AXES:
-        points = [point for point in results.curves if point.curve == curve]
-        splits = sorted({point.split for point in points})
-        for split in splits:
-            name = f"curve_{curve}" if len(splits) == 1 else f"curve_{curve}_{split}"
-            groups[name] = [point for point in points if point.split == split]
-    return groups
-
-
-def by_value(points: Sequence[CurvePoint], method: str) -> dict[float, Spread]:
-    """X -> spread over the seeds of one method's curve."""
-    found: dict[float, dict[int, float]] = {}
-    for point in points:
-        if point.method == method:
-            found.setdefault(point.x, {})[point.seed] = point.average
-    return {x: Spread.of(list(found[x].values())) for x in sorted(found)}
-
-
-def curve_grid(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Grid:
-    """The numbers of one figure: a row per value, a column per method."""
-    methods = list(dict.fromkeys(point.method for point in points))
-    spreads = {method: by_value(points, method) for method in methods}
-    values = sorted({point.x for point in points})
-    return Grid(
-        name="",
-        title=f"Average {points[0].split} accuracy in percent",
-        head=AXES[points[0].curve],
-        columns=tuple(Column(label(results, method)) for method in methods),
-        lines=tuple(
-            Line(f"{x:g}", tuple(number(spreads[method].get(x)) for method in methods)) for x in values
-        ),
-        note=_over(results),
-    )
-
-
-def curves_csv(results: BenchmarkResults) -> Grid:
-    """Every curve, a row per point."""
-    lines = []
-    for points in curve_groups(results).values():
-        for method in dict.fromkeys(point.method for point in points):
-            for x, found in by_value(points, method).items():
-                lines.append(
-                    Line(points[0].curve, (label(results, method), points[0].split, Number(x), number(found)))
-                )
-    names = ("method", "images", "x", "average accuracy")
-    return Grid("curves", "Curves", "curve", tuple(Column(name) for name in names), tuple(lines))
-
-
-def trade_off_grid(results: BenchmarkResults) -> Grid:
-    """Target and control at every p and γ."""
-    found: dict[tuple[str, float], list[tuple[float, float]]] = {}
-    for point in results.trade_off:
-        found.setdefault((point.method, point.x), []).append((point.target, point.control))
-    order = {
-        key: place for place, key in enumerate(dict.fromkeys(point.method for point in results.trade_off))
-    }
-    lines = [
-        Line(
-            label(results, method, forgetting=True),
-            (
-                f"{symbol(results, method)} = {x:g}",
-                number(Spread.of([target for target, _ in found[method, x]])),
-                number(Spread.of([control for _, control in found[method, x]])),
-            ),
-        )
-        for method, x in sorted(found, key=lambda key: (order[key[0]], key[1]))
-    ]
-    columns = (Column("setting"), Column("target"), Column("control"))
-    return Grid(
-        name="trade_off",
-        title="Forgetting at every setting: mean test accuracy in percent over the tasks",
-        head="method",
-        columns=columns,
-        lines=tuple(lines),
-        note=_over(results),
-    )
-
-
-def symbol(results: BenchmarkResults, method: str) -> str:
-    """What a forgetting method's setting is called: γ if it has a coefficient to tune, p otherwise."""
-    infos = (*results.forget_methods, *results.methods)
-    return "γ" if any(info.key == method and info.coefficient for info in infos) else "p"
-
-
-def duel_grid(
-    results: BenchmarkResults,
-    found: Sequence[tuple[str, Sequence[Duel]]],
-    title: str,
-    *,
-    forgetting: bool = False,
-) -> Grid:
-    """A row per other method and setting, a column per variant of STA and measure.
-
-    Args:
-        results: what was found.
-        found: measure (may be empty) and its duels.
-        title: of the table.
-        forgetting: whose methods these are.
-    """
-    own = list(dict.fromkeys(duel.own for _, duels in found for duel in duels))
-    others = list(dict.fromkeys(duel.other for _, duels in found for duel in duels))
-    cells = {(measure, duel.own, duel.other): duel.verdict.cell for measure, duels in found for duel in duels}
-    columns = tuple(
-        Column(measure or named(results, run), named(results, run, forgetting=forgetting) if measure else "")
-        for run in own
-        for measure, _ in found
-    )
-    infos = {info.key: info for info in (results.forget_methods if forgetting else results.methods)}
-    lines = [
-        _line(
-            infos[other[0]],
-            tagged(results, other, forgetting=forgetting),
-            [cells.get((measure, run, other)) for run in own for measure, _ in found],
-        )
-        for other in others
-    ]
-    return Grid(
-        name="",
-        title=title,
-        head="against",
-        columns=columns,
-        lines=tuple(lines),
-        note="A positive number: STA's is the higher one. After ±: the standard error over the seeds. The word is STA's lot.",
-    )
-
-
-def duels_csv(results: BenchmarkResults, found: Sequence[tuple[str, Sequence[Duel]]]) -> Grid:
-    """Every duel, a row each."""
-    lines = []
-    for measure, duels in found:
-        forgetting = measure != "fusion"
-        for duel in duels:
-            verdict = duel.verdict
-            lines.append(
-                Line(
-                    measure,
-                    (
-                        label(results, duel.own[0], forgetting=forgetting),
-                        duel.own[1],
-                        label(results, duel.other[0], forgetting=forgetting),
-                        duel.other[1],
-                        Number(verdict.difference.mean),
-                        None if verdict.error is None else Number(verdict.error),
-                        str(verdict.difference.n),
-                        verdict.outcome,
-                    ),
-                )
-            )
-    names = (
-        "method",
-        "setting",
-        "against",
-        "its setting",
-        "difference",
-        "standard error",
-        "seeds",
-        "outcome",
-    )
-    return Grid("verdicts", "Verdicts", "measure", tuple(Column(name) for name in names), tuple(lines))
 
 
 def conflict_grid(results: BenchmarkResults) -> Grid:
@@ -378,7 +206,7 @@ def conflict_grid(results: BenchmarkResults) -> Grid:
     tasks = list(results.conflict)
     lines = [
         Line(
-            _spaced(task),
+            spaced(task),
             tuple(
                 Number(100 * results.conflict[task][other])
                 if other != task and other in results.conflict[task]
@@ -388,19 +216,22 @@ def conflict_grid(results: BenchmarkResults) -> Grid:
         )
         for task in tasks
     ]
-    columns = tuple(Column(_spaced(task)) for task in tasks)
+    columns = tuple(Column(spaced(task)) for task in tasks)
     return Grid("conflict", "Entries whose signs differ, in percent", "task", columns, tuple(lines))
 
 
-def _line(info: MethodInfo, tag: str, cells: Sequence[Cell]) -> Line:
+def row_of(info: MethodInfo, tag: str, cells: Sequence[Cell]) -> Line:
+    """A row of a method."""
     return Line(info.label, tuple(cells), tag, info.group != "reference", _KINDS.get(info.group, ""))
 
 
-def _spaced(name: str) -> str:
+def spaced(name: str) -> str:
+    """A task's name as it reads."""
     return name.replace("_", " ")
 
 
-def _over(results: BenchmarkResults) -> str:
+def over(results: BenchmarkResults) -> str:
+    """What a number is the mean of, for a note."""
     if len(results.seeds) < 2:
         return f"One seed ({results.seeds[0]}): no spread."
     seeds = ", ".join(map(str, results.seeds))

@@ -80,6 +80,10 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
             complain(stop.code)
             return EXIT_INTERNAL_ERROR
         return stop.code or 0
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has had enough. Nothing more can be written, at the interpreter's end neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if debug:
             raise

@@ -252,7 +252,7 @@ class Grid:
         cells = []
         for place, cell in enumerate(line.cells):
             if not isinstance(cell, Number):
-                cells.append(element("td", self.text(cell), class_=_text_class(cell)))
+                cells.append(element("td", self.text(cell), class_=_text_class(cell, self._is_text(place))))
                 continue
             rank = self.ranks.get((index, place))
             mean = f"{cell.mean:.{self.decimals}f}"
@@ -267,10 +267,10 @@ class Grid:
         return cells
 
 
-def _text_class(cell: str | None) -> str | None:
-    if not cell:
+def _text_class(cell: str | None, column_of_text: bool) -> str | None:
+    if not column_of_text:
         return None
-    return "text" if len(cell) < _LONG else "text long"
+    return "text long" if cell and len(cell) >= _LONG else "text"
 
 
 def _paper(cell: Cell) -> str:

@@ -17,6 +17,8 @@ OWN = {
     "fit": ["--ckpt_path", "--model", "--data", "--trainer.max_epochs"],
     "validate": ["--ckpt_path", "--model", "--data"],
     "test": ["--ckpt_path", "--model", "--data"],
+    "benchmark": ["--config", "--output", "--force", "--dry-run", "--seeds", "--methods", "--models.encoder"],
+    "methods": [],
     "demo": ["--config", "--output", "--force", "--p", "--tasks"],
 }
 
@@ -30,7 +32,7 @@ def test_help_gives_the_meaning_of_every_option(name: str, capsys: pytest.Captur
         assert re.search(rf"^  (-\w \S+, )?{re.escape(option)}[ ,\n]", text, flags=re.MULTILINE), option
 
 
-@pytest.mark.parametrize("name", ["score", "merge", "forget", "demo"])
+@pytest.mark.parametrize("name", ["score", "merge", "forget", "demo", "benchmark"])
 def test_no_option_of_ours_lacks_meaning_and_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out.partition("\noptions:")[2]

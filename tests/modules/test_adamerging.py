@@ -378,7 +378,7 @@ def test_what_it_cannot_do_is_told(build: Any) -> None:
     with pytest.raises(StaError, match="nothing to test"):
         quiet_trainer().test(build(), MultiTaskDataModule(list(NAMES)))
     with pytest.raises(StaError, match="max_steps"):
-        quiet_trainer().fit(build(), data())
+        quiet_trainer(max_epochs=1).fit(build(), data())
     with pytest.raises(StaError, match="precision is bf16-true"):
         quiet_trainer(max_steps=1, precision="bf16-true").fit(build(), data())
 

@@ -281,8 +281,8 @@ def test_a_missing_file_is_named(pretrained: Path, tasks: dict[str, TaskSource])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "ties"}, "merging method 'ties' is unknown"),
-        ({"measure": "fisher"}, "measure='fisher'"),
+        ({"method": "tiez"}, "merging method 'tiez' is unknown"),
+        ({"measure": "fishy"}, "measure='fishy'"),
         ({"p": 1.3}, "1.3"),
         ({"normalize": "row"}, "normalize='row'"),
         ({"scale": 0.5}, "no coefficient"),
