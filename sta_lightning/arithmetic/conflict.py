@@ -41,7 +41,7 @@ def sign_conflict(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> 
             [difference(pretrained[name], finetuned[task][name]).reshape(-1).sign() for task in tasks]
         ).cpu()
         # Counts below 2^24 are exact in float32, in which the products are quick.
-        for piece in torch.split(signs.float(), 1 << 22, dim=1):  # type: ignore[no-untyped-call]
+        for piece in torch.split(signs.float(), 1 << 22, dim=1):
             agreement = (piece @ piece.T).double()
             present = piece.abs()
             shared = (present @ present.T).double()

@@ -170,26 +170,35 @@ def _registering(
             raise StaError(
                 f"a method '{name}' is there already: {methods[name].__name__}. Choose another name."
             )
-        if isinstance(given, type):
-            methods[name] = given
-        else:
-            made = function_method(given, methods, title=name)
-            made.summary = summary or made.summary
-            made.data, made.coefficient, made.source = data, coefficient, source
-            methods[name] = made
+        made = given if isinstance(given, type) else function_method(given, methods, title=name)
+        told = {"summary": summary, "data": data, "coefficient": coefficient, "source": source}
+        for attribute, value in told.items():
+            # A class may say these of itself.
+            if value not in ("", "nothing", None):
+                setattr(made, attribute, value)
+        methods[name] = made
+        if not isinstance(given, type):
+            _decorated[methods is FORGET_METHODS, given] = made
         return given
 
     return register
 
 
+# What a decorator was told of a function holds wherever the function is found.
+_decorated: dict[tuple[bool, Any], type[MergeMethod]] = {}
+
+
 def function_method(
     function: Callable[..., Tensor], methods: Mapping[str, type[MergeMethod]], title: str | None = None
-) -> type[FunctionMethod]:
+) -> type[MergeMethod]:
     """The method that a function of one tensor is, see :func:`fusion_method`.
 
     Raises:
         StaError: if it does not take ``(pretrained, deltas, name=default, ...)``.
     """
+    known = _decorated.get((methods is FORGET_METHODS, function))
+    if known is not None:
+        return known
     name = getattr(function, "__name__", repr(function))
     parameters = list(inspect.signature(function).parameters.values())
     settings = parameters[2:]
@@ -321,6 +330,10 @@ def make_method(
                 "choose 'task_arithmetic'."
             )
         common["scale"] = scale
+        if "scale" in (settings or {}):
+            raise StaError(
+                f"{what} method '{name}' was given its coefficient twice: scale={scale!r} and among its settings. Give it once."
+            )
     unknown = [key for key in settings or {} if key not in has]
     if unknown:
         raise StaError(

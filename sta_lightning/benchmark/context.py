@@ -25,6 +25,7 @@ from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSourc
 from sta_lightning.errors import StaError
 from sta_lightning.experiment.images import EvaluationData, Remembered
 from sta_lightning.experiment.models import Models
+from sta_lightning.experiment.settings import ModelSettings
 from sta_lightning.experiment.steps import StepRunner
 from sta_lightning.experiment.suite import Suite
 from sta_lightning.modules import CLIPClassifier, evaluate_many
@@ -36,12 +37,23 @@ from sta_lightning.weights import tensor_digest
 
 MakeRunner = Callable[[Path], StepRunner]
 
-# Encoders that are in memory at once while images go through all of them.
-_GROUP = 8
+TOGETHER = 8
+"""Models that are in memory at once while images go through all of them."""
 
 
 class BenchmarkSuite(Suite):
-    """A suite whose control can choose a coefficient too, even where only test images of it are published."""
+    """A suite whose control can choose a coefficient too, even where only test images of it are published.
+
+    Args:
+        settings: of the models.
+        memory: where evaluation images are kept, which are those of every seed; nothing for a memory of its own.
+    """
+
+    def __init__(self, settings: ModelSettings, memory: BenchmarkSuite | None = None) -> None:
+        super().__init__(settings)
+        self._known: dict[tuple[str, Split], str | None] = {}
+        if memory is not None:
+            self._memory, self._remembered, self._known = memory._memory, memory._remembered, memory._known
 
     @override
     def images(self, task: str, split: Split) -> Remembered:
@@ -49,7 +61,7 @@ class BenchmarkSuite(Suite):
 
         That part is the one that :func:`~sta_lightning.tasks.split.split_indices` sets aside, and it is never tested on.
         """
-        if task != self.control or "validation" in get_task(self.members[task].spec).splits:
+        if not self._sets_aside(task):
             return super().images(task, split)
         if (task, split) not in self._remembered:
             whole = self.datamodule(task).dataset("test")
@@ -57,6 +69,30 @@ class BenchmarkSuite(Suite):
             part = Subset(whole, kept if split == "test" else aside)
             self._remembered[task, split] = Remembered(part, self._memory)
         return self._remembered[task, split]
+
+    @override
+    def identity(self, split: Split, *tasks: str) -> dict[str, Any]:
+        """As the suite's, with what tells when the images themselves change."""
+        return super().identity(split, *tasks) | {
+            "images": {name: self._fingerprint(name, split) for name in tasks}
+        }
+
+    def _fingerprint(self, name: str, split: Split) -> str | None:
+        opened: Split = "test" if split == "validation" and self._sets_aside(name) else split
+        if (name, opened) not in self._known:
+            member = self.members[name]
+            try:
+                self._known[name, opened] = get_task(member.spec).fingerprint(opened, member.root)
+            except StaError:  # a task of one's own that cannot tell
+                self._known[name, opened] = None
+        return self._known[name, opened]
+
+    @override
+    def _limit(self, task: str, split: Split) -> int | None:
+        return super()._limit(task, "test" if split == "validation" and self._sets_aside(task) else split)
+
+    def _sets_aside(self, task: str) -> bool:
+        return task == self.control and "validation" not in get_task(self.members[task].spec).splits
 
 
 class SeedModels(Models):
@@ -95,12 +131,19 @@ class SeedContext:
         settings: of the benchmark, checked and expanded.
         seed: the seed.
         runner: makes what does the steps below a folder.
+        memory: the suite of another seed, whose evaluation images are the same.
     """
 
-    def __init__(self, settings: BenchmarkSettings, seed: int, runner: MakeRunner = StepRunner) -> None:
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        seed: int,
+        runner: MakeRunner = StepRunner,
+        memory: BenchmarkSuite | None = None,
+    ) -> None:
         self.settings, self.seed = settings, seed
         self.folder = Path(settings.output) / f"seed_{seed}"
-        self.suite = BenchmarkSuite(replace(settings.models, seed=seed))
+        self.suite = BenchmarkSuite(replace(settings.models, seed=seed), memory)
         self.runner = runner(self.folder / "steps")
         self.models = SeedModels(self.suite, self.runner, self.folder / "tensorboard", settings.finetuned)
         self._encoders: dict[str, Path] = {}
@@ -259,7 +302,7 @@ class SeedContext:
             pretrained=settings.pretrained,
             heads={name: str(self.head(name)) for name in (*tasks, *([suite.control] if control else []))},
             image_size=settings.image_size,
-            group=_GROUP,
+            group=TOGETHER,
             trainer=self.trainer(),
         )
         return {
@@ -304,7 +347,8 @@ class Context:
     def seed(self, seed: int) -> SeedContext:
         """One seed."""
         if seed not in self._seeds:
-            self._seeds[seed] = SeedContext(self.settings, seed, self._runner)
+            memory = next((one.suite for one in self._seeds.values()), None)
+            self._seeds[seed] = SeedContext(self.settings, seed, self._runner, memory)
         return self._seeds[seed]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,13 @@ class MethodEntry:
         """The entry with some settings changed, and nothing left to tune."""
         own = {name: value for name, value in choice.items() if name in _OWN}
         others = {name: value for name, value in choice.items() if name not in _OWN}
-        values = asdict(self) | own | {"settings": {**self.settings, **others}, "tune": {}}
-        return MethodEntry(**values)
+        kept = {name: value for name, value in self.settings.items() if name not in own}
+        return replace(self, **own, settings={**kept, **others}, tune={})
+
+    @property
+    def variants(self) -> list[MethodEntry]:
+        """The entry as published, and with every choice of the grid."""
+        return [self.with_choice(choice) for choice in ({}, *self.choices())]
 
     def make(self, seed: int, *, forgetting: bool = False) -> MergeMethod:
         """The method with these settings.
@@ -97,7 +104,7 @@ class MethodEntry:
         """What must be scored for it: a measure of ``sta score``; nothing if the weights are enough."""
         if self.learned:
             return None
-        method = find_method(self.method, FORGET_METHODS if forgetting else FUSION_METHODS)
+        method = self.make(0, forgetting=forgetting)
         if method.needs_grams:
             return "gram"
         measure = method.measure or self.measure
@@ -132,10 +139,16 @@ class MethodEntry:
             shown["dare"] = entry.dare
         return shown | {name: value for name, value in choice.items() if name not in has}
 
-    def files(self) -> dict[str, Path]:
-        """The file of a method of one's own, whose content the result depends on."""
-        place = self.method.partition(":")[0]
-        return {"method": Path(place)} if place.endswith(".py") else {}
+    def files(self, *, forgetting: bool = False) -> dict[str, Path]:
+        """The files of methods of one's own, on whose content the result depends."""
+        methods = FORGET_METHODS if forgetting else FUSION_METHODS
+        found: dict[str, Path] = {}
+        for name in (self.method, *self.settings.values()):
+            if isinstance(name, str) and name not in methods and ("." in name or ":" in name):
+                file = inspect.getsourcefile(sys.modules[find_method(name, methods).__module__])
+                if file is not None:
+                    found[f"method/{name}"] = Path(file)
+        return found
 
     def info(self, key: str, *, forgetting: bool = False) -> MethodInfo:
         """The row's name and properties."""
@@ -174,24 +187,51 @@ class MethodEntry:
             if not values:
                 raise StaError(f"methods.{key}.tune.{name}: give at least one value, or leave it out.")
         try:
-            for choice in [{}, *self.choices()]:
-                entry = self.with_choice(choice)
+            for entry in self.variants:
                 if entry.learned:
-                    _check_learned(entry)
+                    _check_learned(entry, forgetting)
                 else:
                     entry.make(0, forgetting=forgetting)
                 entry.dropping(0)
+            if forgetting and self.dare is not None:
+                raise StaError("dare goes in front of merging methods; leave it out of a forgetting.")
+            if self.learned and self.tune:
+                raise StaError(f"{self.method!r} learns its coefficients; leave tune out.")
+            for name in self.tune:
+                self.check_varied(name, forgetting=forgetting)
         except StaError as error:
             raise StaError(f"methods.{key}: {error}") from error
 
+    def check_varied(self, name: str, *, forgetting: bool = False) -> None:
+        """Refuse to vary a setting that changes nothing.
 
-def _check_learned(entry: MethodEntry) -> None:
+        Raises:
+            StaError: if the method has no such setting.
+        """
+        made = self.make(0, forgetting=forgetting)
+        allowed = [*made.settings()]
+        if made.needs_importance and made.measure is None:
+            allowed.append("measure")
+        if not forgetting:
+            allowed.append("dare")
+        if name not in allowed:
+            raise StaError(
+                f"{name!r} was asked to vary, and method {self.method!r} has no such setting. It has "
+                f"{listed(allowed, len(allowed))}."
+            )
+
+
+def _check_learned(entry: MethodEntry, forgetting: bool) -> None:
+    if forgetting:
+        raise StaError(f"{entry.method!r} merges; it makes nothing forget.")
     known = LEARNED_METHODS[entry.method].settings
     unknown = [name for name in entry.settings if name not in known]
     if unknown:
         raise StaError(
             f"{entry.method!r} has no setting {listed(unknown)}; it has {listed(known, len(known))}."
         )
+    if entry.scale is not None or entry.dare is not None:
+        raise StaError(f"{entry.method!r} takes neither scale nor dare; leave them out.")
 
 
 def entries(given: Mapping[str, Any]) -> dict[str, MethodEntry]:

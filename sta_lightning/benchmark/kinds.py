@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from sta_lightning.benchmark.results import (
     Setting,
     TradeOffPoint,
 )
+from sta_lightning.benchmark.settings import statistics_wanted
 from sta_lightning.modules.parts import read_encoder
 
 PRETRAINED = "pretrained"
@@ -39,25 +41,9 @@ def models(context: Context, cell: Cell) -> Found:
     one = context.seed(cell.seed)
     (task,) = cell.names
     encoder = one.encoder(task)
-    for what, samples in statistics_wanted(one):
+    for what, samples in statistics_wanted(one.settings):
         one.statistic(task, what, samples)
     return Found(extra=((f"hash/{task}/{cell.seed}", one.runner.digest(encoder)),))
-
-
-def statistics_wanted(one: SeedContext) -> list[tuple[str, int]]:
-    """Every (measure, samples) that some method or curve asks for."""
-    settings = one.settings
-    wanted: dict[tuple[str, int], None] = {}
-    for table, forgetting in ((settings.methods, False), (settings.forget_methods, True)):
-        for entry in table.values():
-            what = entry.statistic(forgetting=forgetting)
-            if what is not None:
-                wanted[what, entry.samples or settings.models.samples] = None
-    for key in settings.curves.samples_methods:
-        what = settings.methods[key].statistic()
-        assert what is not None
-        wanted |= dict.fromkeys((what, samples) for samples in settings.curves.samples)
-    return list(wanted)
 
 
 def references(context: Context, cell: Cell) -> Found:
@@ -109,19 +95,19 @@ def fusion(context: Context, cell: Cell) -> Found:
     entry = one.settings.methods[key]
     rows: list[FusionResult] = []
     points: list[CurvePoint] = []
-    published = fused(one, f"fusion/{key}", entry, one.tasks)
+    published = fused(one, f"fusion/{key}/published", entry, one.tasks)
     rows.append(FusionResult(key, "published", one.seed, one.tasks, published["accuracy"], entry.shown({})))
     extra: list[tuple[str, Any]] = []
     if key == one.settings.selection and one.seed == one.settings.seeds[0]:
         extra.append(("kept", published["kept"]))
     if entry.tune:
-        grid = tuned(one, f"tune/{key}", entry, one.tasks)
+        grid = tuned(one, f"fusion/{key}/grid", entry, one.tasks)
         best = max(range(len(grid)), key=lambda number: (grid[number][1], -number))
         choice, validation = grid[best]
         chosen = entry.with_choice(choice)
         # The best may be what was published.
         same = chosen.key(one.seed) == entry.key(one.seed)
-        result = published if same else fused(one, f"fusion/{key}_tuned", chosen, one.tasks)
+        result = published if same else fused(one, f"fusion/{key}/tuned", chosen, one.tasks)
         rows.append(
             FusionResult(
                 key, "tuned", one.seed, one.tasks, result["accuracy"], entry.shown(choice), validation
@@ -170,7 +156,7 @@ def curve_samples(context: Context, cell: Cell) -> Found:
     entry = one.settings.methods[key]
     points = []
     for samples in one.settings.curves.samples:
-        given = MethodEntry(**{**vars(entry), "samples": samples, "tune": {}})
+        given = replace(entry, samples=samples)
         found = fused(one, f"curve_samples/{key}_{samples}", given, one.tasks)
         average = fmean(found["accuracy"].values())
         points.append(CurvePoint("samples", key, one.seed, samples, average, "test"))
@@ -195,14 +181,16 @@ def forgetting(context: Context, cell: Cell) -> Found:
     (task,) = cell.names
     rows = []
     for key, entry in one.settings.forget_methods.items():
-        more = _other_fine_tunings(context, cell.seed, task) if entry.method == "negmerge" else ()
-        found = forgotten(one, f"forget/{task}/{key}", entry, task, "test", [{}], more)[0]
+        many = entry.make(cell.seed, forgetting=True).many
+        more = _other_fine_tunings(context, cell.seed, task) if many else ()
+        found = forgotten(one, f"forget/{task}/{key}/published", entry, task, "test", [{}], more)[0]
         rows.append(_forgetting_row(one, key, "published", task, found, entry, {}))
         if entry.tune:
-            choice = _mostforgotten(one, key, entry, task, more)
+            choice, enough = _most_forgotten(one, key, entry, task, more)
             chosen = entry.with_choice(choice)
-            found = forgotten(one, f"forget/{task}/{key}_tuned", chosen, task, "test", [{}], more)[0]
-            rows.append(_forgetting_row(one, key, "tuned", task, found, entry, choice))
+            found = forgotten(one, f"forget/{task}/{key}/tuned", chosen, task, "test", [{}], more)[0]
+            row = _forgetting_row(one, key, "tuned", task, found, entry, choice)
+            rows.append(replace(row, enough=enough))
     return Found(forgetting=tuple(rows))
 
 
@@ -220,25 +208,30 @@ def _forgetting_row(
 
 
 def _other_fine_tunings(context: Context, seed: int, task: str) -> tuple[Path, ...]:
-    return tuple(context.seed(other).encoder(task) for other in context.settings.seeds if other != seed)
+    """Those of the other seeds but one, which differs from seed to seed: with all of them every seed would have one result."""
+    seeds = context.settings.seeds
+    before = seeds[seeds.index(seed) - 1]
+    left_out = {seed, before} if len(seeds) > 2 else {seed}
+    return tuple(context.seed(other).encoder(task) for other in seeds if other not in left_out)
 
 
-def _mostforgotten(
+def _most_forgotten(
     one: SeedContext, key: str, entry: MethodEntry, task: str, more: tuple[Path, ...]
-) -> Choice:
+) -> tuple[Choice, bool]:
     """The choice that forgets most among those that keep enough of the control, on validation images.
 
-    Where none keeps enough, the one that keeps most.
+    Where none keeps enough, the one that keeps most; also whether one does.
     """
     control = one.suite.control
     choices = entry.choices()
     before = forgotten(one, f"forget/{task}/before", None, task, "validation", [{}], ())[0][control]
-    found = forgotten(one, f"forget/{task}/{key}_grid", entry, task, "validation", choices, more)
+    found = forgotten(one, f"forget/{task}/{key}/grid", entry, task, "validation", choices, more)
     share = one.settings.control_share
     kept = [number for number, row in enumerate(found) if row[control] >= share * before]
     if not kept:
-        return choices[max(range(len(choices)), key=lambda number: (found[number][control], -number))]
-    return choices[min(kept, key=lambda number: (found[number][task], -found[number][control], number))]
+        return choices[max(range(len(choices)), key=lambda number: (found[number][control], -number))], False
+    best = min(kept, key=lambda number: (found[number][task], -found[number][control], number))
+    return choices[best], True
 
 
 def trade_off(context: Context, cell: Cell) -> Found:
@@ -269,7 +262,7 @@ def conflict(context: Context, cell: Cell) -> Found:
         return {"conflict": sign_conflict(reference, tuned)}
 
     files = {**one.suite.files(), **{f"finetuned/{task}": path for task, path in encoders.items()}}
-    step = one.runner.run("conflict", {"encoder": one.suite.settings.encoder}, work, files)
+    step = one.runner.run("conflict", one.suite.identity("train"), work, files)
     return Found(extra=(("conflict", step.result["conflict"]),))
 
 

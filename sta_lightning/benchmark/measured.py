@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sta_lightning.benchmark.context import SeedContext, state_of
+from sta_lightning.benchmark.context import TOGETHER, SeedContext, state_of
 from sta_lightning.benchmark.entries import Choice, MethodEntry
 from sta_lightning.benchmark.learning import adamerged
 from sta_lightning.experiment.steps import Step
 from sta_lightning.modules.several import Weights
 from sta_lightning.tasks.task import Split
-
-# Models that are held at once while their images are read once.
-_TOGETHER = 8
 
 
 def fused(one: SeedContext, name: str, entry: MethodEntry, tasks: tuple[str, ...]) -> dict[str, Any]:
@@ -32,7 +29,7 @@ def fused(one: SeedContext, name: str, entry: MethodEntry, tasks: tuple[str, ...
         accuracy = one.evaluate({"fused": weights}, tasks, "test")["fused"]
         return {"accuracy": accuracy, "kept": kept, "outcome": _average(accuracy)}
 
-    return _step(one, name, entry.key(one.seed), work, "test", tasks, entry).result
+    return _step(one, name, entry.key(one.seed), work, "test", tasks, [entry.with_choice({})]).result
 
 
 def tuned(
@@ -43,17 +40,18 @@ def tuned(
 
     def work(folder: Path) -> dict[str, Any]:
         averages: list[float] = []
-        for first in range(0, len(choices), _TOGETHER):
+        for first in range(0, len(choices), TOGETHER):
             models: dict[str, Weights] = {
                 str(number): state_of(one.fuse(entry.with_choice(choices[number]), tasks))
-                for number in range(first, min(first + _TOGETHER, len(choices)))
+                for number in range(first, min(first + TOGETHER, len(choices)))
             }
             found = one.evaluate(models, tasks, "validation")
             averages += [fmean(found[number].values()) for number in models]
         return {"averages": averages, "outcome": f"{max(averages):.1f}% on validation"}
 
-    key = {"choices": [entry.with_choice(choice).key(one.seed) for choice in choices]}
-    averages = _step(one, name, key, work, "validation", tasks, entry).result["averages"]
+    entries = [entry.with_choice(choice) for choice in choices]
+    key = {"choices": [each.key(one.seed) for each in entries]}
+    averages = _step(one, name, key, work, "validation", tasks, entries).result["averages"]
     return list(zip(choices, averages, strict=True))
 
 
@@ -72,24 +70,22 @@ def forgotten(
 
     def work(folder: Path) -> dict[str, Any]:
         rows: list[dict[str, float]] = []
-        for first in range(0, len(chosen), _TOGETHER):
+        for first in range(0, len(chosen), TOGETHER):
             models: dict[str, Weights] = {
                 str(number): one.pretrained_weights
                 if each is None
                 else state_of(one.forget(each, task, more))
-                for number, each in enumerate(chosen[first : first + _TOGETHER], first)
+                for number, each in enumerate(chosen[first : first + TOGETHER], first)
             }
             found = one.evaluate(models, [task], split, control=True)
             rows += [found[number] for number in models]
         last = rows[-1]
         return {"rows": rows, "outcome": f"target {last[task]:.1f}%, control {last[control]:.1f}%"}
 
-    key = {
-        "share_aside": split,
-        "choices": [None if each is None else each.key(one.seed, forgetting=True) for each in chosen],
-    }
+    entries = [each for each in chosen if each is not None]
+    key = {"choices": [each.key(one.seed, forgetting=True) for each in entries]}
     files = {f"more/{number}": path for number, path in enumerate(more)}
-    step = _step(one, name, key, work, split, (task,), entry, control=True, forgetting=True, files=files)
+    step = _step(one, name, key, work, split, (task,), entries, control=True, forgetting=True, files=files)
     return list(step.result["rows"])
 
 
@@ -121,7 +117,7 @@ def _step(
     work: Callable[[Path], dict[str, Any]],
     split: Split,
     tasks: tuple[str, ...],
-    entry: MethodEntry | None = None,
+    entries: Sequence[MethodEntry] = (),
     *,
     control: bool = False,
     forgetting: bool = False,
@@ -131,8 +127,14 @@ def _step(
     sets = (*tasks, *([one.suite.control] if control else []))
     more = (one.suite.control,) if control else ()
     inputs = {f"head/{task}": one.head(task) for task in sets} | one.suite.files(*sets)
-    if entry is not None:
-        inputs |= one.inputs(one.sources(entry, tasks, forgetting=forgetting), *more) | entry.files()
+    for variant in entries:
+        sources = one.sources(variant, tasks, forgetting=forgetting)
+        found = one.inputs(sources, *more) | variant.files(forgetting=forgetting)
+        what = variant.statistic(forgetting=forgetting)
+        # Choices may go by different measures.
+        inputs |= {
+            f"{name}/{what}" if name.startswith("importance/") else name: path for name, path in found.items()
+        }
     # JSON knows no tuples: what is compared later is what was written.
     settings = json.loads(json.dumps({**one.suite.identity(split, *sets), **key}))
     return one.runner.run(name, settings, work, {**inputs, **(files or {})})

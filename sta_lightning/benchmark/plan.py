@@ -15,7 +15,7 @@ from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.cells import Cell, windows
 from sta_lightning.benchmark.context import SeedContext
 from sta_lightning.benchmark.entries import MethodEntry
-from sta_lightning.benchmark.settings import BenchmarkSettings
+from sta_lightning.benchmark.settings import BenchmarkSettings, statistics_wanted
 from sta_lightning.encoders import build_encoder
 from sta_lightning.experiment.suite import Suite
 from sta_lightning.tasks import get_task
@@ -23,6 +23,8 @@ from sta_lightning.tasks.task import Split
 
 # A training step is a forward pass and a backward pass, which takes twice as long.
 _TRAINED = 3.0
+# The gradient of a single image takes about four times a forward pass.
+_SCORED = 4.0
 # Merging, building encoders and writing steps take the time of about so many images, for every model that is evaluated.
 _MERGED = 250.0
 _MEASURED_BATCHES = 3
@@ -53,12 +55,9 @@ def plan(settings: BenchmarkSettings) -> list[Cell]:
 def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, sizes: _Sizes) -> list[Cell]:
     needs = tuple(Cell("models", seed, (task,)).id for task in tasks)
     test = sizes.of(tasks, "test")
-    cells = [
-        Cell("references", seed, (), needs, 2 * test + sizes.control("test")),
-        Cell("conflict", seed, (), needs, _MERGED),
-    ]
-    if seed != settings.seeds[0]:
-        cells.pop()
+    cells = [Cell("references", seed, (), needs, 2 * test + sizes.control("test"))]
+    if seed == settings.seeds[0]:
+        cells.append(Cell("conflict", seed, (), needs, _MERGED))
     for key, entry in settings.methods.items():
         cells.append(Cell("fusion", seed, (key,), needs, sizes.fusion(entry, tasks)))
     if settings.pairs:
@@ -66,7 +65,7 @@ def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, siz
             images = len(settings.pairs) * (_MERGED + sizes.of(pair, "test"))
             cells.append(Cell("pair", seed, pair, needs, images))
     if settings.forget_methods:
-        everyone = any(entry.method == "negmerge" for entry in settings.forget_methods.values())
+        everyone = any(entry.make(0, forgetting=True).many for entry in settings.forget_methods.values())
         for task in tasks:
             others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
             wanted = tuple(dict.fromkeys((*needs, *others)))
@@ -82,7 +81,7 @@ def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, siz
         cells.append(Cell("curve_p", seed, (key,), needs, stairs * (_MERGED + test)))
     for key in curves.samples_methods if curves.samples else ():
         cells.append(Cell("curve_samples", seed, (key,), needs, len(curves.samples) * (_MERGED + test)))
-    for key in curves.tasks_methods:
+    for key in curves.tasks_methods if curves.tasks else ():
         for size in curves.tasks:
             images = sum(_MERGED + sizes.of(subset, "test") for subset in windows(tasks, size))
             cells.append(Cell("curve_tasks", seed, (key, str(size)), needs, images))
@@ -115,10 +114,12 @@ class _Sizes:
 
     def training(self, task: str) -> float:
         """Images of a fine-tuning, as forward passes."""
+        scored = _SCORED * sum(samples for _, samples in statistics_wanted(self.settings))
         if self.settings.finetuned is not None:
-            return _MERGED
+            return scored
         own = self.suite.fine_tuning(task)
-        return _TRAINED * (own.epochs or 1) * self.count(task, "train") + self.count(task, "validation")
+        trained = _TRAINED * (own.epochs or 1) * self.count(task, "train")
+        return trained + self.count(task, "validation") + scored
 
     def fusion(self, entry: MethodEntry, tasks: tuple[str, ...]) -> float:
         """Images of one method of the table."""

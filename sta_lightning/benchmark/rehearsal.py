@@ -10,7 +10,6 @@ from typing_extensions import override
 from sta_lightning.benchmark.cells import Cell
 from sta_lightning.benchmark.context import Context
 from sta_lightning.benchmark.kinds import compute
-from sta_lightning.errors import StaError
 from sta_lightning.experiment.steps import Json, Step, StepRunner
 
 
@@ -54,7 +53,7 @@ def unfinished(context: Context, cells: Sequence[Cell]) -> list[Cell]:
             try:
                 compute(context, cell)
                 continue
-            except (UnfinishedError, StaError):
+            except UnfinishedError:
                 pass
         waiting.append(cell)
         ids.add(cell.id)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sta_lightning.benchmark.report_curves import curve_grid, curve_groups, curves_csv, trade_off_grid
 from sta_lightning.benchmark.report_duels import duel_grid, duels_csv
-from sta_lightning.benchmark.report_figures import CURVE_TITLES, all_figures, radar_runs
+from sta_lightning.benchmark.report_figures import CURVE_TITLES, all_figures, radar_runs, selected
 from sta_lightning.benchmark.report_numbers import (
     duels,
     forget_duels,
@@ -252,7 +252,7 @@ def _kept(results: BenchmarkResults) -> Section | None:
             Picture(
                 "kept",
                 "Share of each task vector that survives",
-                f"Mean over the layers of the share of entries that STA LP keeps, in percent, by kind of parameter. {seed}",
+                f"Mean over the layers of the share of entries that {selected(results)} keeps, in percent, by kind of parameter. {seed}",
                 "Heat map of the share of entries kept, kind of parameter by task, its number in every cell.",
             ),
         ]
@@ -294,7 +294,7 @@ def _record(results: BenchmarkResults) -> Section:
         if record.get(name):
             value = record[name]
             inner = (
-                [(str(key), plain(one)) for key, one in value.items()]
+                [row for key, one in value.items() for row in _flat(one, str(key))]
                 if isinstance(value, Mapping)
                 else [(name, plain(value))]
             )

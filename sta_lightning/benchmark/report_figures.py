@@ -20,7 +20,7 @@ from sta_lightning.benchmark.report_numbers import (
     runs,
     spread,
 )
-from sta_lightning.benchmark.report_tables import pair_name, pair_runs
+from sta_lightning.benchmark.report_tables import kept_share, pair_name, pair_runs
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Spread
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.figures import selection_figure
@@ -185,7 +185,9 @@ def forgetting(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     ):
         series = [
             Dots(
-                "tuned: keeps 95% of the control" if setting == "tuned" else "published settings",
+                f"tuned: keeps {kept_share(results)} of the control"
+                if setting == "tuned"
+                else "published settings",
                 [_pair(spread(forgotten(results, (info.key, setting), side))) for info in infos],  # type: ignore[arg-type]
                 look=1 if setting == "tuned" else 0,
                 hollow=setting == "published",
@@ -266,9 +268,15 @@ def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme 
     )
 
 
+def selected(results: BenchmarkResults) -> str:
+    """Label of the method whose shares kept are shown."""
+    key = results.record.get("settings", {}).get("selection")
+    return next((info.label for info in results.methods if info.key == key), "STA")
+
+
 def selection(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Share of entries kept per layer (the paper's Fig. 4)."""
-    title = "Share of entries that STA LP keeps, by layer"
+    title = f"Share of entries that {selected(results)} keeps, by layer"
     return selection_figure(Selection.from_kept(results.kept), title=title, theme=theme)
 
 
@@ -293,7 +301,7 @@ def kept(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
         list(shares),
         [task.replace("_", " ") for task in tasks],
         list(shares.values()),
-        title="Share of each task vector that STA LP keeps",
+        title=f"Share of each task vector that {selected(results)} keeps",
         bar_label="entries kept (%), mean over the layers",
         theme=theme,
     )

@@ -40,11 +40,6 @@ _VERBS = {
 }
 
 
-def rule(results: BenchmarkResults) -> str:
-    """How it is decided who wins."""
-    return RULE if len(results.seeds) > 1 else ONE_SEED
-
-
 def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
     """The best model, then each variant of STA."""
     if not results.fusion:

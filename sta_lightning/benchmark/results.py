@@ -73,12 +73,13 @@ class ForgettingResult:
 
     Attributes:
         method: key of the method.
-        setting: published, or tuned: γ the largest that keeps 95% of the control's validation accuracy.
+        setting: published, or tuned: what forgets most among what keeps enough of the control's validation accuracy.
         seed: of the fine-tuning.
         task: what was to be forgotten.
         target: accuracy on it, the lower the better.
         control: accuracy on the control, the higher the better.
         chosen: the method's settings.
+        enough: for a tuned one, whether any setting of the grid kept enough; if not, this one kept most.
     """
 
     method: str
@@ -88,6 +89,7 @@ class ForgettingResult:
     target: float
     control: float
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    enough: bool = True
 
 
 @dataclass(frozen=True)

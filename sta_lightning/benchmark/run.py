@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shlex
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from sta_lightning.benchmark.settings import BenchmarkSettings, check_benchmark,
 from sta_lightning.errors import StaError
 from sta_lightning.experiment.chain import interruptible
 from sta_lightning.experiment.environment import hardware, versions
+from sta_lightning.experiment.models import clear_run
 from sta_lightning.experiment.progress import pulse, quiet, say
 from sta_lightning.experiment.steps import write_text
 from sta_lightning.experiment.suite import Suite
@@ -57,7 +59,11 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
             f"{len(cells)} cells, {len(settings.seeds)} seeds, {settings.devices} processes of {settings.threads} "
             f"threads; everything goes to {output}"
         )
-        done = run_cells(settings, cells, force=force)
+        if force:
+            # Before the processes begin: each would compute again what another one has just computed.
+            for seed in settings.seeds:
+                shutil.rmtree(output / f"seed_{seed}" / "steps", ignore_errors=True)
+        done = run_cells(settings, cells)
         results = assembled(settings, cells, done)
         with pulse("write the report"):
             write_text(output / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
@@ -158,6 +164,7 @@ def _over_tasks(points: Sequence[tuple[str, TradeOffPoint]]) -> tuple[TradeOffPo
 
 def _draw(results: BenchmarkResults, output: Path) -> None:
     """Every figure and the averages in TensorBoard."""
+    clear_run(output / "tensorboard", "benchmark", "report")
     logger = TensorBoardLogger(output / "tensorboard", name="benchmark", version="report")
     for name, figure in figures(results).items():
         logger.experiment.add_figure(f"benchmark/{name}", figure, close=True)

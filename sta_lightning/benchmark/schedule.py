@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from sta_lightning.benchmark.context import Context
 from sta_lightning.benchmark.kinds import compute
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.experiment.progress import bar, quiet, say, silent
-from sta_lightning.experiment.steps import StepRunner
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,12 @@ class Done:
     outcome: str
 
 
-def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell], *, force: bool = False) -> dict[str, Done]:
+def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell]) -> dict[str, Done]:
     """Compute every cell, or read what is there, in as many processes as the settings ask for.
 
     Args:
         settings: checked and expanded.
         cells: each after those that it needs.
-        force: compute every step again.
 
     Returns:
         Identity of a cell -> what came of it, in the order of ``cells``.
@@ -57,36 +54,36 @@ def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell], *, force: bool
     show = _Display(cells)
     try:
         work = _alone if settings.devices == 1 else _shared_out
-        found = work(settings, cells, force, show)
+        found = work(settings, cells, show)
     finally:
         show.close()
     return {cell.id: found[cell.id] for cell in cells}
 
 
-def _alone(
-    settings: BenchmarkSettings, cells: Sequence[Cell], force: bool, show: _Display
-) -> dict[str, Done]:
+def _alone(settings: BenchmarkSettings, cells: Sequence[Cell], show: _Display) -> dict[str, Done]:
     found: dict[str, Done] = {}
     with _threads(settings.threads):
-        context = _context(settings, force)
+        context = Context(settings)
         for cell in cells:
             found[cell.id] = _compute(context, cell)
             show.finished(cell, found[cell.id])
     return found
 
 
-def _shared_out(
-    settings: BenchmarkSettings, cells: Sequence[Cell], force: bool, show: _Display
-) -> dict[str, Done]:
+def _shared_out(settings: BenchmarkSettings, cells: Sequence[Cell], show: _Display) -> dict[str, Done]:
     spawn = multiprocessing.get_context("spawn")
     numbers = spawn.SimpleQueue()
     for number in range(settings.devices):
         numbers.put(number)
+    others = set(multiprocessing.active_children())
     found: dict[str, Done] = {}
     waiting = list(cells)
     running: dict[Future[Done], Cell] = {}
     pool = ProcessPoolExecutor(
-        settings.devices, mp_context=spawn, initializer=_begin, initargs=(settings, force, numbers)
+        settings.devices,
+        mp_context=spawn,
+        initializer=_begin,
+        initargs=(settings, numbers, torch.cuda.device_count()),
     )
     try:
         while waiting or running:
@@ -102,7 +99,7 @@ def _shared_out(
                 show.finished(cell, found[cell.id])
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         raise
     pool.shutdown()
@@ -112,27 +109,23 @@ def _shared_out(
 _worker: Context | None = None
 
 
-def _begin(settings: BenchmarkSettings, force: bool, numbers: Any) -> None:
+def _begin(settings: BenchmarkSettings, numbers: Any, gpus: int) -> None:
     """Make this process one of several."""
     global _worker
     # The one that shares out is told of Ctrl+C, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     number = numbers.get()
-    if settings.models.accelerator != "cpu":
+    if settings.models.accelerator != "cpu" and gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(index) for index in range(number + 1)]
+        devices = visible.split(",") if visible else [str(index) for index in range(gpus)]
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     torch.set_num_threads(settings.threads)
-    _worker = _context(settings, force)
+    _worker = Context(settings)
 
 
 def _work(cell: Cell) -> Done:
     assert _worker is not None
     return _compute(_worker, cell)
-
-
-def _context(settings: BenchmarkSettings, force: bool) -> Context:
-    return Context(settings, partial(StepRunner, force=force))
 
 
 def _compute(context: Context, cell: Cell) -> Done:
@@ -174,7 +167,7 @@ class _Display:
         """Close the bar and tell what was there already."""
         self._bar.close()
         if self._found:
-            say(f"{self._found} cells found done (--force computes them again)")
+            say(f"{self._found} cells found done (--force computes everything again)")
 
 
 @contextmanager

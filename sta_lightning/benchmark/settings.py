@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from string import Formatter
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.benchmark.entries import MethodEntry, entries
 from sta_lightning.errors import StaError, listed
-from sta_lightning.experiment.settings import ModelSettings, check_models, expand_models
+from sta_lightning.experiment.settings import ModelSettings, check_models, expand_models, expand_path
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,11 @@ def expand_benchmark(settings: BenchmarkSettings) -> BenchmarkSettings:
     Raises:
         StaError: when an environment variable is not set.
     """
-
-    def expand(text: str) -> str:
-        return os.path.expandvars(os.path.expanduser(text))
-
     return replace(
         settings,
         models=expand_models(settings.models),
-        output=expand(settings.output),
-        finetuned=None if settings.finetuned is None else expand(settings.finetuned),
+        output=expand_path(settings.output, "output"),
+        finetuned=None if settings.finetuned is None else expand_path(settings.finetuned, "finetuned"),
     )
 
 
@@ -129,22 +125,47 @@ def check_benchmark(settings: BenchmarkSettings) -> None:
             raise StaError(f"{name}: at least 1, found {value}.")
     if not 0.0 < settings.control_share <= 1.0:
         raise StaError(f"control_share: a share in (0, 1], found {settings.control_share}.")
+    odd = [key for key in (*settings.methods, *settings.forget_methods) if not re.fullmatch(r"[\w.+-]+", key)]
+    if odd:
+        raise StaError(
+            f"methods: {listed(odd)} cannot be a key, which becomes a folder's name. Use letters, digits and _ . + -"
+        )
     for key, entry in settings.methods.items():
         entry.check(key)
     for key, entry in settings.forget_methods.items():
         entry.check(key, forgetting=True)
+        if entry.make(0, forgetting=True).many and len(settings.seeds) < 2:
+            raise StaError(
+                f"forget_methods.{key}: {entry.method!r} takes several fine-tunings of a task, which are those of several "
+                f"seeds; found seeds {settings.seeds}. Ask for more seeds, or leave the method out."
+            )
     _check_keys(settings)
     if settings.finetuned is not None:
         _check_pattern(settings.finetuned, len(settings.seeds))
+
+
+def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
+    """Every (measure, samples) that some method or curve asks for."""
+    wanted: dict[tuple[str, int], None] = {}
+    for table, forgetting in ((settings.methods, False), (settings.forget_methods, True)):
+        for variant in [variant for entry in table.values() for variant in entry.variants]:
+            what = variant.statistic(forgetting=forgetting)
+            if what is not None:
+                wanted[what, variant.samples or settings.models.samples] = None
+    for key in settings.curves.samples_methods if settings.curves.samples else ():
+        what = settings.methods[key].statistic()
+        assert what is not None
+        wanted |= dict.fromkeys((what, samples) for samples in settings.curves.samples)
+    return list(wanted)
 
 
 def _check_keys(settings: BenchmarkSettings) -> None:
     curves, known = settings.curves, settings.methods
     for name, keys in (
         ("pairs", settings.pairs),
-        ("curves.p_methods", curves.p_methods),
-        ("curves.samples_methods", curves.samples_methods),
-        ("curves.tasks_methods", curves.tasks_methods),
+        ("curves.p_methods", curves.p_methods if curves.p else []),
+        ("curves.samples_methods", curves.samples_methods if curves.samples else []),
+        ("curves.tasks_methods", curves.tasks_methods if curves.tasks else []),
         ("curves.scale_methods", curves.scale_methods),
         ("selection", [settings.selection] if settings.selection is not None else []),
     ):
@@ -168,7 +189,8 @@ def _check_keys(settings: BenchmarkSettings) -> None:
     wrong = [count for count in curves.tasks if not 2 <= count <= most]
     if wrong:
         raise StaError(f"curves.tasks: from 2 to the number of tasks, {most}; found {wrong}.")
-    without = [key for key in curves.samples_methods if known[key].statistic() is None]
+    scored = curves.samples_methods if curves.samples else []
+    without = [key for key in scored if known[key].statistic() is None]
     if without:
         raise StaError(f"curves.samples_methods: {listed(without)} scores no samples.")
     untuned = [key for key in curves.scale_methods if len(known[key].tune) != 1]
@@ -176,9 +198,26 @@ def _check_keys(settings: BenchmarkSettings) -> None:
         raise StaError(
             f"curves.scale_methods: {listed(untuned)} must tune exactly one setting to be drawn against it."
         )
+    for key in curves.p_methods if curves.p else ():
+        _check_varied(f"curves.p_methods: {key}", known[key], "p")
     for key, varied in settings.trade_off.methods.items():
+        entry = settings.forget_methods[key]
         if len(varied) != 1:
             raise StaError(f"trade_off.methods.{key}: one setting is varied, found {listed(varied)}.")
+        ((name, values),) = varied.items()
+        _check_varied(f"trade_off.methods.{key}", entry, name, forgetting=True)
+        replace(entry, tune={name: values}).check(key, forgetting=True)
+        if entry.make(0, forgetting=True).many:
+            raise StaError(
+                f"trade_off.methods.{key}: a method of several fine-tunings cannot be varied here."
+            )
+
+
+def _check_varied(where: str, entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
+    try:
+        entry.check_varied(name, forgetting=forgetting)
+    except StaError as error:
+        raise StaError(f"{where}: {error}") from error
 
 
 def _check_pattern(pattern: str, seeds: int) -> None:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.stats import t as student
+
 from sta_lightning.benchmark.results import Spread
 
 Outcome = Literal["wins", "ties", "loses", "above", "below", "level"]
 """The last three: there is one seed, and nothing can be said of the spread."""
 
-ERRORS = 2.0
+CONFIDENCE = 0.95
 MARGIN = 0.5
 RULE = (
-    f"The difference d of two averages is taken seed by seed. A method wins if d exceeds both {ERRORS:g} standard errors "
-    f"(standard deviation of the differences / √seeds) and {MARGIN:g} points, it loses if the same holds the other way "
-    "round, and ties otherwise."
+    f"The difference of two averages is taken seed by seed. A method wins if zero lies below the {CONFIDENCE:.0%} interval "
+    "of its mean (Student's t over the seeds: 4.3 standard errors to each side with three seeds, 12.7 with two) and it is larger "
+    f"than {MARGIN:g} points; it loses if the same holds the other way round, and ties otherwise. Many pairs are compared: one "
+    "in twenty may win or lose by chance."
 )
 ONE_SEED = "With one seed there is no spread: only above or below is said, not who wins."
 
@@ -53,7 +56,9 @@ class Verdict:
             return "above" if gain > 0 else "below" if gain < 0 else "level"
         if self.lower_is_better:
             gain = -gain
-        threshold = max(ERRORS * self.error, MARGIN)
+        # Few seeds make the standard error itself uncertain: Student's t, not the normal distribution.
+        errors = float(student.ppf((1 + CONFIDENCE) / 2, self.difference.n - 1))
+        threshold = max(errors * self.error, MARGIN)
         return "wins" if gain > threshold else "loses" if gain < -threshold else "ties"
 
     @property

@@ -97,6 +97,9 @@ def _one(name: str) -> str:
                 lines += ["", document]
             parts.append("\n".join(lines))
             if "." in name or ":" in name:
+                parts[0] = parts[0].replace(
+                    f"{_KINDS[kind]}{name})", f"{_KINDS[kind]}{name}; or sta forget)", 1
+                )
                 break
     if not parts:
         raise StaError(

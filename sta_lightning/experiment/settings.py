@@ -153,7 +153,7 @@ def expand_settings(settings: ExperimentSettings) -> ExperimentSettings:
     Raises:
         StaError: when an environment variable is not set.
     """
-    return replace(expand_models(settings), output=_expand(settings.output, "output"))
+    return replace(expand_models(settings), output=expand_path(settings.output, "output"))
 
 
 def expand_models(settings: Models) -> Models:
@@ -164,10 +164,10 @@ def expand_models(settings: Models) -> Models:
     """
     return replace(
         settings,
-        pretrained=None if settings.pretrained is None else _expand(settings.pretrained, "pretrained"),
-        tasks=[_expand(task, "tasks") for task in settings.tasks],
-        control=_expand(settings.control, "control"),
-        roots={task: _expand(root, f"roots.{task}") for task, root in settings.roots.items()},
+        pretrained=None if settings.pretrained is None else expand_path(settings.pretrained, "pretrained"),
+        tasks=[expand_path(task, "tasks") for task in settings.tasks],
+        control=expand_path(settings.control, "control"),
+        roots={task: expand_path(root, f"roots.{task}") for task, root in settings.roots.items()},
     )
 
 
@@ -202,7 +202,12 @@ def check_models(settings: ModelSettings) -> None:
         )
 
 
-def _expand(text: str, field_name: str) -> str:
+def expand_path(text: str, field_name: str) -> str:
+    """Replace ``${NAME}`` and ``~``.
+
+    Raises:
+        StaError: when an environment variable is not set; it names the field.
+    """
     expanded = os.path.expandvars(os.path.expanduser(text))
     if "${" in expanded:
         name = expanded.split("${", 1)[1].split("}", 1)[0]

@@ -28,6 +28,10 @@ def test_a_choice_changes_the_entrys_settings_and_the_methods_own() -> None:
     assert (made["keep"], made["scale"]) == (0.1, 1.0)
     assert chosen.choices() == []
     assert entry.make(0).settings()["keep"] == 0.2
+    # A coefficient among the settings is the same as one beside them.
+    inside = MethodEntry("ties", settings={"scale": 0.4}, tune={"scale": [0.5, 1.0]})
+    assert [entry.make(0).settings()["scale"] for entry in inside.variants] == [0.4, 0.5, 1.0]
+    assert len({str(entry.key(0)) for entry in inside.variants}) == 3
     masked = MethodEntry("sta", tune={"p": [0.2], "measure": ["amp"]}).with_choice(
         {"p": 0.2, "measure": "amp"}
     )
@@ -83,7 +87,8 @@ def test_a_method_of_ones_own_is_known_by_its_files_content(tmp_path: Path) -> N
     file.write_text("def plain(pretrained, deltas, scale: float = 1.0):\n    return scale * deltas.mean(0)\n")
     entry = MethodEntry(f"{file}:plain", settings={"scale": 0.5})
     entry.check("mine")
-    assert entry.files() == {"method": file}
+    assert list(entry.files().values()) == [file]
+    assert list(MethodEntry("lines", settings={"inner": f"{file}:plain"}).files().values()) == [file]
     assert entry.info("mine").label == "plain"
     assert MethodEntry("average").files() == {}
 
@@ -101,11 +106,37 @@ def test_a_method_of_ones_own_is_known_by_its_files_content(tmp_path: Path) -> N
         ),
         (MethodEntry("average", dare=1.0), r"methods.x: DARE's drop rate"),
         (MethodEntry("average", scale=0.4), r"methods.x: .*has no coefficient"),
+        (
+            MethodEntry("average", tune={"p": [0.1]}),
+            r"methods.x: 'p' was asked to vary, and method 'average' has no",
+        ),
+        (MethodEntry("fisher", tune={"measure": ["lp"]}), r"methods.x: 'measure' was asked to vary"),
+        (MethodEntry("adamerging", tune={"init": [0.1]}), r"methods.x: 'adamerging' learns its coefficients"),
+        (MethodEntry("adamerging", dare=0.5), r"methods.x: 'adamerging' takes neither scale nor dare"),
+        (MethodEntry("ties", scale=0.4, settings={"scale": 0.5}), r"methods.x: .*its coefficient twice"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_the_entrys_name(entry: MethodEntry, message: str) -> None:
     with pytest.raises(StaError, match=message):
         entry.check("x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (MethodEntry("task_arithmetic", dare=0.5), "dare goes in front of merging methods"),
+        (MethodEntry("adamerging"), "makes nothing forget"),
+        (MethodEntry("ties"), "forgetting method 'ties' is unknown"),
+    ],
+)
+def test_what_cannot_forget_is_refused(entry: MethodEntry, message: str) -> None:
+    with pytest.raises(StaError, match=f"methods.x: .*{message}"):
+        entry.check("x", forgetting=True)
+
+
+def test_every_measure_of_a_grid_is_scored() -> None:
+    entry = MethodEntry("sta", tune={"measure": ["amp", "delta-lp"]})
+    assert [variant.statistic() for variant in entry.variants] == ["lp", None, "delta-lp"]
 
 
 def test_a_field_that_does_not_exist_is_refused() -> None:

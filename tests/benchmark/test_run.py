@@ -19,7 +19,7 @@ from sta_lightning.benchmark.rehearsal import Rehearsal, unfinished
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.run import dry_run, run_benchmark
 from sta_lightning.benchmark.schedule import run_cells
-from sta_lightning.benchmark.settings import BenchmarkSettings, TradeOff
+from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import read_encoder
 from sta_lightning.weights import load_weights
@@ -187,7 +187,7 @@ def test_a_changed_checkpoint_is_computed_again_and_nothing_else(
     waiting = left(given)
     assert all("seed_1" in cell or cell == "seed_0/forgetting/cold" for cell in waiting)
     assert "seed_1/fusion/average" in waiting
-    assert "seed_0/forgetting/cold" in waiting  # by all fine-tunings of the task
+    assert "seed_0/forgetting/cold" in waiting  # NegMerge reads several fine-tunings of the task
     assert not {"seed_1/heads", "seed_1/models/warm", "seed_0/fusion/average"} & waiting
 
 
@@ -201,6 +201,57 @@ def test_another_grid_changes_the_tuned_row_alone(
     assert left(replace(settings, trade_off=trade_off)) == {
         f"seed_{seed}/trade_off/{task}" for seed in (0, 1) for task in ("warm", "cold")
     }
+
+
+def test_changed_pictures_are_computed_again(
+    copied: tuple[BenchmarkSettings, BenchmarkResults], tmp_path: Path
+) -> None:
+    settings, _ = copied
+    warm, cold = settings.models.tasks
+    moved = tmp_path / "moved"
+    folder = Path(warm).parent / "warm"
+    shutil.copytree(folder, moved)  # with the files' times
+    description = tmp_path / "warm.yaml"
+    description.write_text(Path(warm).read_text().replace(str(folder), str(moved)))
+    picture = next((moved / "test").rglob("*.png"))
+    picture.write_bytes(picture.read_bytes() + b" ")
+    one = SeedContext(settings, 0)
+    other = SeedContext(replace(settings, models=replace(settings.models, tasks=[str(description), cold])), 0)
+    assert one.suite.identity("test", "warm")["images"] != other.suite.identity("test", "warm")["images"]
+    assert one.suite.identity("train", "warm")["images"] == other.suite.identity("train", "warm")["images"]
+    assert one.suite.identity("test", "cold")["images"] == other.suite.identity("test", "cold")["images"]
+
+
+def test_force_computes_everything_again(
+    copied: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, results = copied
+    few = {key: settings.methods[key] for key in ("average", "sta_lp")}
+    bare = replace(
+        settings, seeds=[0], methods=few, pairs=[], forget_methods={}, trade_off=TradeOff(), curves=Curves()
+    )
+    record = Path(settings.output) / "seed_0/steps/fusion/average/published/step.json"
+    before = record.stat().st_mtime_ns
+    again = run_benchmark(replace(bare, devices=2), force=True)
+    assert record.stat().st_mtime_ns > before
+    assert again.fused("sta_lp", "published") == results.fused("sta_lp", "published")[:1]
+
+
+def test_every_seed_forgets_by_fine_tunings_of_its_own() -> None:
+    from types import SimpleNamespace as Simple
+
+    from sta_lightning.benchmark.kinds import _other_fine_tunings
+
+    for seeds in ([0, 1, 2], [5, 6, 7, 8]):
+        context = Simple(
+            settings=Simple(seeds=seeds),
+            seed=lambda seed: Simple(encoder=lambda task: Path(f"{task}_{seed}")),
+        )
+        chosen = [
+            frozenset({f"t_{seed}", *map(str, _other_fine_tunings(context, seed, "t"))}) for seed in seeds
+        ]
+        assert len(set(chosen)) == len(seeds)
+        assert {len(one) for one in chosen} == {len(seeds) - 1}
 
 
 def test_what_was_finished_before_an_interruption_is_kept(
@@ -270,6 +321,9 @@ def test_the_control_chooses_on_images_that_are_never_tested(settings: Benchmark
     file.write_text(only_test)
     suite = BenchmarkSuite(replace(settings.models, control=str(file)))
     test, aside = suite.images("control", "test"), suite.images("control", "validation")
+    tested = suite.identity("validation", "control")["tasks"]["control"][-1]
+    other = BenchmarkSuite(replace(settings.models, control=str(file), control_limit=6))
+    assert tested != other.identity("validation", "control")["tasks"]["control"][-1]
     assert (len(test), len(aside)) == (11, 1)
     images = [test[index][0] for index in range(len(test))]
     assert not any(torch.equal(aside[0][0], image) for image in images)

@@ -1,6 +1,11 @@
 """Who wins, and when nothing can be said."""
 
+from statistics import fmean
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from sta_lightning.benchmark.verdict import Verdict
 
@@ -30,7 +35,18 @@ def test_standard_error_is_that_of_the_mean_difference() -> None:
     verdict = Verdict.of([1.0, 2.0, 3.0])
     assert verdict.difference.mean == 2.0
     assert verdict.error == pytest.approx(1 / 3**0.5)
-    assert verdict.outcome == "wins"
+    assert verdict.outcome == "ties"  # 2.0 ± 0.6, but of three seeds
+    assert Verdict.of([1.0, 2.0, 3.0, 1.0, 2.0, 3.0]).outcome == "wins"
+
+
+@given(st.lists(st.floats(-20, 20).map(lambda value: round(value, 2)), min_size=2, max_size=8))
+def test_who_wins_is_students_test(differences: list[float]) -> None:
+    if len(set(differences)) == 1:
+        return
+    found = ttest_1samp(differences, 0.0)
+    significant = found.pvalue < 0.05 and abs(fmean(differences)) > 0.5
+    wanted = ("wins" if found.statistic > 0 else "loses") if significant else "ties"
+    assert Verdict.of(differences).outcome == wanted
 
 
 @pytest.mark.parametrize(("difference", "outcome"), [(5.0, "above"), (-0.1, "below"), (0.0, "level")])
