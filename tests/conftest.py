@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time: the machine may be busy.
+settings.register_profile("sta", deadline=None)
+settings.load_profile("sta")
 
 # Before anything imports torch: tests are many small operations, which threads only slow down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

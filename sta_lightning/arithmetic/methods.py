@@ -24,12 +24,14 @@ from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, make_method
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
+from sta_lightning.arithmetic.spectral_sta import SpectralSta
 from sta_lightning.arithmetic.states import Merged, StateDict
 from sta_lightning.errors import StaError, listed
 
 FUSION_METHODS.update(
     {
         "sta": Sta,
+        "spectral_sta": SpectralSta,
         "random_mask": RandomMask,
         "average": Average,
         "task_arithmetic": TaskArithmetic,

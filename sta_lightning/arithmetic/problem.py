@@ -301,6 +301,52 @@ class Problem:
             title = self.score_titles.get(task, f"the importance of task '{task}'")
             compare_names(floating, taking_part, reference_name="the model", other_name=title, kinds=False)
 
+    def check_grams(self, title: str) -> None:
+        """Whether every task has the Gram matrices of the same linear layers, with the shapes of their inputs.
+
+        Args:
+            title: the method that reads them, for the message.
+
+        Raises:
+            StaError: names the task and the tensor.
+        """
+        without = [task for task in self.tasks if not self.grams.get(task)]
+        if without:
+            raise StaError(
+                f"{title} needs the Gram matrices of every task; there are none for {listed(without)}. Collect them: "
+                "sta score --measure=gram."
+            )
+        named = {task: set(self.grams[task]) for task in self.tasks}
+        for task, names in named.items():
+            unknown = sorted(names - set(self.names))
+            if unknown:
+                raise StaError(
+                    f"the Gram matrices of task '{task}' are those of another model: it has no weights {listed(unknown)}. "
+                    "Collect them of the image encoder that is merged."
+                )
+        every = set.union(*named.values())
+        for task, names in named.items():
+            missing = sorted(every - names)
+            if missing:
+                raise StaError(
+                    f"task '{task}' has no Gram matrix for {listed(missing)}, and other tasks have. Collect them of the "
+                    "same layers for every task."
+                )
+        for name in sorted(every):
+            shape = tuple(self.base[name].shape)
+            for task in self.tasks:
+                found = tuple(self.grams[task][name].shape)
+                if len(shape) != 2 or found != (shape[1], shape[1]):
+                    wanted = (
+                        f"it must be {[shape[1]] * 2}"
+                        if len(shape) == 2
+                        else "a linear layer's weight has two dimensions"
+                    )
+                    raise StaError(
+                        f"the Gram matrix of task '{task}' for tensor '{name}', {list(shape)}, has the shape {list(found)}; "
+                        f"{wanted}."
+                    )
+
 
 def compare_names(
     reference: SourceDict, other: SourceDict, *, reference_name: str, other_name: str, kinds: bool = True

@@ -252,7 +252,8 @@ def _kept(results: BenchmarkResults) -> Section | None:
             Picture(
                 "kept",
                 "Share of each task vector that survives",
-                f"Mean over the layers of the share of entries that {selected(results)} keeps, in percent, by kind of parameter. {seed}",
+                f"Mean over the layers of the share of entries that {selected(results)} keeps, in percent, by kind of "
+                f"parameter. {seed}",
                 "Heat map of the share of entries kept, kind of parameter by task, its number in every cell.",
             ),
         ]

@@ -102,7 +102,9 @@ def test_the_random_state_of_the_program_is_left_alone(suite) -> None:
 
 def test_unknown_methods_are_refused_with_the_known_ones(suite) -> None:
     s = suite(2)
-    with pytest.raises(StaError, match=r"merging method 'ties2' is unknown.*'sta', 'random_mask', 'average'"):
+    with pytest.raises(
+        StaError, match=r"merging method 'ties2' is unknown.*'sta', 'spectral_sta', 'random_mask'"
+    ):
         merge("ties2", s.pretrained, s.finetuned)
     with pytest.raises(StaError, match=r"forgetting method 'average' is unknown.*'sta', 'random_mask'"):
         unlearn("average", s.pretrained, s.pretrained, s.finetuned["task0"])

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.spectral import double_deltas
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import StateDict, extent, to_double, wide_dtype
 from sta_lightning.errors import StaError
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.spectral import double_deltas
 from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Data, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import StateDict, to_double
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,7 @@ class RegMean(VectorMethod):
         Raises:
             StaError: names the task and the tensor.
         """
-        without = [task for task in problem.tasks if not problem.grams.get(task)]
-        if without:
-            raise StaError(
-                f"RegMean needs the Gram matrices of every task; there are none for {listed(without)}. Collect them: "
-                "sta score --measure=gram."
-            )
-        named = {task: set(problem.grams[task]) for task in problem.tasks}
-        for task, names in named.items():
-            unknown = sorted(names - set(problem.names))
-            if unknown:
-                raise StaError(
-                    f"the Gram matrices of task '{task}' are those of another model: it has no weights {listed(unknown)}. "
-                    "Collect them of the image encoder that is merged."
-                )
-        every = set.union(*named.values())
-        for task, names in named.items():
-            missing = sorted(every - names)
-            if missing:
-                raise StaError(
-                    f"task '{task}' has no Gram matrix for {listed(missing)}, and other tasks have. Collect them of the "
-                    "same layers for every task."
-                )
-        for name in sorted(every):
-            shape = tuple(problem.base[name].shape)
-            for task in problem.tasks:
-                found = tuple(problem.grams[task][name].shape)
-                if len(shape) != 2 or found != (shape[1], shape[1]):
-                    wanted = (
-                        f"it must be {[shape[1]] * 2}"
-                        if len(shape) == 2
-                        else "a linear layer's weight has two dimensions"
-                    )
-                    raise StaError(
-                        f"the Gram matrix of task '{task}' for tensor '{name}', {list(shape)}, has the shape {list(found)}; "
-                        f"{wanted}."
-                    )
+        problem.check_grams(self.title)
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:

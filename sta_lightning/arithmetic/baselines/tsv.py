@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.spectral import (
+from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.spectral import (
     Spectral,
     double_deltas,
     joined,
     orthogonalised,
     triples,
 )
-from sta_lightning.arithmetic.checks import check_scale
-from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import StateDict
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sta_lightning.arithmetic import Dare, average, merge
-from sta_lightning.arithmetic.baselines.spectral import orthogonalised, triples
 from sta_lightning.arithmetic.baselines.tsv import Tsv, tsv_merge
+from sta_lightning.arithmetic.spectral import orthogonalised, triples
 from sta_lightning.errors import StaError
 from tests.oracles import spectral as oracle
 

@@ -1,0 +1,129 @@
+"""Spectral STA: the unit that is scored and selected is a rank-one component of a layer, not an entry.
+
+Beyond the paper, and this project's own; how it was found and what was tried beside it is in docs/methods/spectral_sta.md.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.linear import scaled_sum
+from sta_lightning.arithmetic.memory import run_in_memory
+from sta_lightning.arithmetic.method import Data, VectorMethod
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonalised, triples
+from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.errors import StaError
+
+
+@dataclass(frozen=True)
+class SpectralSta(VectorMethod):
+    """Of every linear layer's task vectors the rank-one components that change the layer's outputs most, made orthogonal.
+
+    A component s u v^T of delta_i, taken in the metric A of the layer's inputs, changes the outputs on inputs X by s^2 =
+    ||X v s||^2 / rows: that is its importance, measured on a few unlabelled training samples a task, with no loss and no
+    gradient. Of each task the top 1/N are kept, made orthogonal to those of the other tasks, and added up:
+
+        A = mean over tasks of G_i / (tr G_i / in), then A + shrink * tr A / in * I
+        delta_i A^(1/2) = sum of s u v^T, of which the rank // N largest s are kept
+        merged delta = P(U) S P(V)^T A^(-1/2), with the polar factor P
+
+    Tensors that are no linear layer's weight get the mean of the task vectors. With A = I it is TSV-M.
+
+    Args:
+        shrink: how far the metric is drawn towards the identity, which bounds what few samples can say of directions
+            that they do not show; more than 0.
+
+    Raises:
+        StaError: if ``shrink`` is out of range.
+    """
+
+    shrink: float = 0.1
+
+    title: ClassVar[str] = "Spectral STA"
+    summary: ClassVar[str] = (
+        "the rank-one components that change the layers' outputs most, made orthogonal between tasks"
+    )
+    data: ClassVar[Data] = "unlabelled samples"
+    source: ClassVar[str] = "this project"
+    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+    needs_grams: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        shrink: object = self.shrink
+        real = isinstance(shrink, numbers.Real) and not isinstance(shrink, bool)
+        if not real or not 0.0 < float(self.shrink) < float("inf"):
+            raise StaError(f"shrink must be a number larger than 0, and is {shrink!r}. 0.1 is the default.")
+
+    @override
+    def check(self, problem: Problem) -> None:
+        """Whether the Gram matrices are those of these models' linear layers.
+
+        Raises:
+            StaError: names the task and the tensor.
+        """
+        problem.check_grams(self.title)
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        """The merged task vector of a layer."""
+        if not block.grams:
+            return scaled_sum(block, 1.0 / len(block.tuned))
+        root, inverse = self._metric([to_double(gram) for gram in block.grams], block.name)
+        keep = min(block.base.shape) // len(block.tuned)
+        u, s, v = joined([triples(delta @ root, keep) for delta in double_deltas(block)])
+        return ((orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse).to(block.base)
+
+    def _metric(self, grams: list[Tensor], name: str) -> tuple[Tensor, Tensor]:
+        """A^(1/2) and A^(-1/2), float64 ``[in, in]``; the identity for a layer that only ever saw zeros."""
+        size = len(grams[0])
+        total = torch.zeros_like(grams[0])
+        for gram in grams:
+            mean = float(gram.diagonal().mean()) if size else 0.0
+            if mean < 0:
+                raise StaError(
+                    f"a Gram matrix of tensor '{name}' has a negative trace, and is not X^T X of any inputs X. Collect the "
+                    "Gram matrices again: sta score --measure=gram."
+                )
+            if mean > 0:
+                total += gram / mean
+        if not float(total.diagonal().sum()):
+            identity = torch.eye(size, dtype=total.dtype, device=total.device)
+            return identity, identity
+        values, vectors = torch.linalg.eigh(total / len(grams))
+        values = values.clamp(min=0)
+        values = values + self.shrink * values.mean()
+        return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
+
+
+def spectral_sta(
+    pretrained: StateDict,
+    finetuned: Mapping[str, StateDict],
+    grams: Mapping[str, StateDict],
+    *,
+    shrink: float = 0.1,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Spectral STA: see :class:`SpectralSta`.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes.
+        grams: task name -> Gram matrix ``[in, in]`` of a linear layer's inputs by the name of its weight.
+        shrink: how far the inputs' metric is drawn towards the identity.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+
+    Returns:
+        A new model; integer buffers are copied from ``pretrained``.
+
+    Raises:
+        StaError: if ``shrink`` is out of range, models or Gram matrices do not match, or an entry is not finite.
+    """
+    return run_in_memory(SpectralSta(shrink), pretrained, finetuned, grams=grams, dtype=dtype).weights
