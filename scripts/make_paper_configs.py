@@ -30,6 +30,27 @@ PAIRS = tuple(itertools.combinations(TASKS, 2))
 FUSIONS = {
     "average": ("the plain average", "average", {}),
     "task_arithmetic": ("task arithmetic with λ = 0.4", "task_arithmetic", {"scale": "0.4"}),
+    "ties": (
+        "TIES with the top 20% and λ = 0.4",
+        "ties",
+        {"scale": "0.4", "settings": "{keep: 0.2, merge: mean}"},
+    ),
+    "dare_average": ("the plain average behind DARE", "average", {"dare": "0.5"}),
+    "dare_task_arithmetic": (
+        "task arithmetic with λ = 0.4 behind DARE",
+        "task_arithmetic",
+        {"scale": "0.4", "dare": "0.5"},
+    ),
+    "dare_ties": (
+        "TIES behind DARE",
+        "ties",
+        {"scale": "0.4", "settings": "{keep: 0.2, merge: mean}", "dare": "0.5"},
+    ),
+    "pcb": (
+        "PCB with the settings of its authors' vision script",
+        "pcb",
+        {"scale": "1.2", "settings": "{variant: vision, ratio: 0.05}"},
+    ),
     "sta_amp": ("STA with importance by amplitude (θ²)", "sta", {"measure": "amp", "p": "0.7"}),
     "sta_lp_amp": (
         "STA with importance by loss preservation times amplitude",

@@ -82,6 +82,11 @@ def test_the_settings_are_the_paper_s() -> None:
     assert chosen == {
         "average": ("average", None, None),
         "task_arithmetic": ("task_arithmetic", None, 0.4),
+        "ties": ("ties", None, 0.4),
+        "dare_average": ("average", None, None),
+        "dare_task_arithmetic": ("task_arithmetic", None, 0.4),
+        "dare_ties": ("ties", None, 0.4),
+        "pcb": ("pcb", None, 1.2),
         "sta_amp": ("sta", "amp", None),
         "sta_lp_amp": ("sta", "lp+amp", None),
         "sta_lp": ("sta", "lp", None),
