@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from sta_lightning.benchmark.report.verdict import Verdict
 from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Setting, Spread
-from sta_lightning.benchmark.verdict import Verdict
 
 Side = Literal["target", "control"]
 Run = tuple[str, Setting]

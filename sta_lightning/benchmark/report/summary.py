@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from sta_lightning.benchmark.report_numbers import (
+from sta_lightning.benchmark.report.numbers import (
     SETTINGS,
     Duel,
     Run,
@@ -20,8 +20,8 @@ from sta_lightning.benchmark.report_numbers import (
     runs,
     spread,
 )
+from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE, Verdict
 from sta_lightning.benchmark.results import BenchmarkResults, Setting, Spread
-from sta_lightning.benchmark.verdict import ONE_SEED, RULE, Verdict
 from sta_lightning.report.blocks import Item
 
 _MOST_NAMES = 3

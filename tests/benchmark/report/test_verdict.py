@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from sta_lightning.benchmark.verdict import Verdict
+from sta_lightning.benchmark.report.verdict import Verdict
 
 
 @pytest.mark.parametrize(

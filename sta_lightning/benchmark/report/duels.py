@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sta_lightning.benchmark.report_numbers import Duel, forget_runs, label, named, runs, tagged
-from sta_lightning.benchmark.report_tables import row_of
+from sta_lightning.benchmark.report.numbers import Duel, forget_runs, label, named, runs, tagged
+from sta_lightning.benchmark.report.tables import row_of
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.report.grid import Column, Grid, Line, Number
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sta_lightning.benchmark.report_curves import curve_grid, curve_groups, curves_csv, trade_off_grid
-from sta_lightning.benchmark.report_duels import duel_grid, duels_csv
-from sta_lightning.benchmark.report_figures import CURVE_TITLES, all_figures, radar_runs, selected
-from sta_lightning.benchmark.report_numbers import (
+from sta_lightning.benchmark.report.curves import curve_grid, curve_groups, curves_csv, trade_off_grid
+from sta_lightning.benchmark.report.duels import duel_grid, duels_csv
+from sta_lightning.benchmark.report.figures import CURVE_TITLES, all_figures, radar_runs, selected
+from sta_lightning.benchmark.report.numbers import (
     duels,
     forget_duels,
     forget_runs,
@@ -21,8 +21,8 @@ from sta_lightning.benchmark.report_numbers import (
     runs,
     spread,
 )
-from sta_lightning.benchmark.report_summary import forgetting_items, fusion_items, reading
-from sta_lightning.benchmark.report_tables import (
+from sta_lightning.benchmark.report.summary import forgetting_items, fusion_items, reading
+from sta_lightning.benchmark.report.tables import (
     conflict_grid,
     forgetting_grid,
     fusion_grid,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sta_lightning.benchmark import paper
-from tests.benchmark.synthetic import EMBEDDED, PAPER
+from sta_lightning.benchmark.report import paper
+from tests.benchmark.report.synthetic import EMBEDDED, PAPER
 
 ROWS = (
     *("average", "task_arithmetic", "ties", "dare+average", "dare+task_arithmetic", "dare+ties"),

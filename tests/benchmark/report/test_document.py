@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sta_lightning.benchmark.report import csv_tables, describe, figures, write_report
-from sta_lightning.benchmark.report_numbers import looks, looks_among, settings_text
-from sta_lightning.benchmark.report_tables import fusion_grid
+from sta_lightning.benchmark.report.document import csv_tables, describe, figures, write_report
+from sta_lightning.benchmark.report.numbers import looks, looks_among, settings_text
+from sta_lightning.benchmark.report.tables import fusion_grid
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.report.grid import Number
 from sta_lightning.report.markdown import markdown
 from sta_lightning.report.page import Drawn, page
-from tests.benchmark.synthetic import EMBEDDED, PAPER, made_up
+from tests.benchmark.report.synthetic import EMBEDDED, PAPER, made_up
 
 FIGURES = (
     *("fusion", "radar", "pairs", "forgetting", "trade_off"),

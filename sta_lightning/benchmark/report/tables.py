@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from sta_lightning.benchmark import paper
-from sta_lightning.benchmark.report_numbers import (
+from sta_lightning.benchmark.report import paper
+from sta_lightning.benchmark.report.numbers import (
     SETTINGS,
     averages,
     forget_runs,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sta_lightning.benchmark.report_numbers import label
-from sta_lightning.benchmark.report_tables import number, over
+from sta_lightning.benchmark.report.numbers import label
+from sta_lightning.benchmark.report.tables import number, over
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread
 from sta_lightning.report.grid import Column, Grid, Line, Number
 

@@ -7,8 +7,8 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from sta_lightning.benchmark.report_curves import by_value, curve_groups, symbol
-from sta_lightning.benchmark.report_numbers import (
+from sta_lightning.benchmark.report.curves import by_value, curve_groups, symbol
+from sta_lightning.benchmark.report.numbers import (
     Run,
     averages,
     forget_settings,
@@ -20,7 +20,7 @@ from sta_lightning.benchmark.report_numbers import (
     runs,
     spread,
 )
-from sta_lightning.benchmark.report_tables import kept_share, pair_name, pair_runs
+from sta_lightning.benchmark.report.tables import kept_share, pair_name, pair_runs
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Spread
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.figures import selection_figure
