@@ -8,23 +8,22 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.linear import scaled_sum
+from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Data, VectorMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonalised, triples
-from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
-class SpectralSta(VectorMethod):
+class SpectralSta(LinearLayerMethod):
     """Of every linear layer's task vectors the rank-one components that change the layer's outputs most, made orthogonal.
 
     A component s u v^T of delta_i, taken in the metric A of the layer's inputs, changes the outputs on inputs X by s^2 =
@@ -51,10 +50,7 @@ class SpectralSta(VectorMethod):
     summary: ClassVar[str] = (
         "the rank-one components that change the layers' outputs most, made orthogonal between tasks"
     )
-    data: ClassVar[Data] = "unlabelled samples"
     source: ClassVar[str] = "this project"
-    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
-    needs_grams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         shrink: object = self.shrink
@@ -63,35 +59,18 @@ class SpectralSta(VectorMethod):
             raise StaError(f"shrink must be a number larger than 0, and is {shrink!r}. 0.1 is the default.")
 
     @override
-    def check(self, problem: Problem) -> None:
-        """Whether the Gram matrices are those of these models' linear layers.
-
-        Raises:
-            StaError: names the task and the tensor.
-        """
-        problem.check_grams(self.title)
-
-    @override
-    def vector(self, block: Block, state: Any) -> Tensor:
-        """The merged task vector of a layer."""
-        if not block.grams:
-            return scaled_sum(block, 1.0 / len(block.tuned))
-        root, inverse = self._metric([to_double(gram) for gram in block.grams], block.name)
+    def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
+        root, inverse = self._metric(grams)
         keep = min(block.base.shape) // len(block.tuned)
         u, s, v = joined([triples(delta @ root, keep) for delta in double_deltas(block)])
-        return ((orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse).to(block.base)
+        return (orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse
 
-    def _metric(self, grams: list[Tensor], name: str) -> tuple[Tensor, Tensor]:
+    def _metric(self, grams: list[Tensor]) -> tuple[Tensor, Tensor]:
         """A^(1/2) and A^(-1/2), float64 ``[in, in]``; the identity for a layer that only ever saw zeros."""
         size = len(grams[0])
         total = torch.zeros_like(grams[0])
         for gram in grams:
             mean = float(gram.diagonal().mean()) if size else 0.0
-            if mean < 0:
-                raise StaError(
-                    f"a Gram matrix of tensor '{name}' has a negative trace, and is not X^T X of any inputs X. Collect the "
-                    "Gram matrices again: sta score --measure=gram."
-                )
             if mean > 0:
                 total += gram / mean
         if not float(total.diagonal().sum()):

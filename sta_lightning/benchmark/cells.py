@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +56,9 @@ class Found:
 
 
 def windows(tasks: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    """Subsets of so many neighbours, the list taken as a ring: every task is in as many as every other."""
-    if size == len(tasks):
-        return [tasks]
+    """Subsets of so many neighbours, the list taken as a ring: as few as it takes for every task to be in equally many."""
+    count = len(tasks)
     ring = [*tasks, *tasks]
-    chosen = [set(ring[first : first + size]) for first in range(len(tasks))]
+    starts = [(size * number) % count for number in range(count // math.gcd(size, count))]
+    chosen = [set(ring[start : start + size]) for start in starts]
     return [tuple(task for task in tasks if task in subset) for subset in chosen]

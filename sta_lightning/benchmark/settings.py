@@ -22,8 +22,8 @@ class Curves:
         p_methods: keys of methods.
         samples: how many calibration samples the methods in ``samples_methods`` score on.
         samples_methods: keys of methods.
-        tasks: how many tasks are fused by the methods in ``tasks_methods``: as many subsets as there are tasks, each a
-            window of neighbours in the list of tasks, so that every task is fused equally often.
+        tasks: how many tasks are fused by the methods in ``tasks_methods``: subsets of neighbours in the list of tasks, so
+            that every task is fused equally often.
         tasks_methods: keys of methods.
         scale_methods: keys of methods whose tuned coefficient is drawn against validation accuracy.
     """

@@ -135,7 +135,7 @@ def test_gram_matrices_that_do_not_fit_are_refused() -> None:
         spectral_sta(base, tuned, {"t0": grams["t0"], "t1": {}})
     with pytest.raises(StaError, match=r"has the shape \[4, 4\]"):
         spectral_sta(base, tuned, {task: {"w": torch.eye(4)} for task in tuned})
-    with pytest.raises(StaError, match="negative trace"):
+    with pytest.raises(StaError, match="negative entry on its diagonal"):
         spectral_sta(base, tuned, {task: {"w": -torch.eye(5)} for task in tuned})
     with pytest.raises(StaError, match=r"Gram matrices.*sta score --measure=gram"):
         merge("spectral_sta", base, tuned)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sta_lightning.cli.demo import build_parser
+from sta_lightning.cli import demo
+from sta_lightning.cli.settings import build_parser
 from sta_lightning.errors import StaError
 from sta_lightning.experiment import ExperimentSettings, expand_settings
 
@@ -16,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(path: Path, *words: str) -> ExperimentSettings:
-    values = build_parser().parse_args([f"--config={path}", *words])
-    built = build_parser().instantiate_classes(values).as_dict()
+    parser = build_parser("demo", demo.DESCRIPTION, ExperimentSettings, demo.FLAGS)
+    values = parser.parse_args([f"--config={path}", *words])
+    built = parser.instantiate_classes(values).as_dict()
     return ExperimentSettings(**{field.name: built[field.name] for field in fields(ExperimentSettings)})
 
 

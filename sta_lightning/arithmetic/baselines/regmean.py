@@ -9,23 +9,22 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.linear import scaled_sum
+from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Data, VectorMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import StateDict, to_double
 from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
-class RegMean(VectorMethod):
+class RegMean(LinearLayerMethod):
     """RegMean: of every linear layer (sum of delta_i G_i) (sum of G_i)^-1, of the other tensors the mean.
 
     G_i = X_i^T X_i / rows for the inputs X_i ``[rows, in]`` of the layer in the i-th fine-tuned model. Sums in place of means
@@ -45,10 +44,7 @@ class RegMean(VectorMethod):
     summary: ClassVar[str] = (
         "linear layers that answer as the fine-tuned models do, by least squares over their inputs"
     )
-    data: ClassVar[Data] = "unlabelled samples"
     source: ClassVar[str] = "Jin et al. 2023"
-    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
-    needs_grams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ratio: object = self.ratio
@@ -59,44 +55,23 @@ class RegMean(VectorMethod):
             )
 
     @override
-    def check(self, problem: Problem) -> None:
-        """Whether the Gram matrices are those of these models' linear layers.
-
-        Raises:
-            StaError: names the task and the tensor.
-        """
-        problem.check_grams(self.title)
-
-    @override
-    def vector(self, block: Block, state: Any) -> Tensor:
+    def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
         """The task vector of the merged layer.
 
         It is computed as the mean of the task vectors and what has to be added to it, so that inputs that
         no model ever saw leave the mean.
         """
-        if not block.grams:
-            return scaled_sum(block, 1.0 / len(block.tuned))
         mean = torch.zeros_like(to_double(block.base))
         for delta in double_deltas(block):
             mean += delta / len(block.tuned)
         residual, total = torch.zeros_like(mean), mean.new_zeros(mean.shape[1], mean.shape[1])
         precision = max(torch.finfo(gram.dtype).eps for gram in block.grams)
-        for delta, gram in zip(double_deltas(block), block.grams, strict=True):
-            shrunk = self._shrunk(to_double(gram).to(mean.device), block.name)
+        for delta, gram in zip(double_deltas(block), grams, strict=True):
+            shrunk = self.ratio * gram
+            shrunk.diagonal().copy_(gram.diagonal())
             residual += (delta - mean) @ shrunk
             total += shrunk
-        return (mean + times_inverse(residual, total, precision)).to(block.base)
-
-    def _shrunk(self, gram: Tensor, name: str) -> Tensor:
-        diagonal = gram.diagonal()
-        if bool((diagonal < 0).any()):
-            raise StaError(
-                f"a Gram matrix of tensor '{name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
-                "Collect the Gram matrices again: sta score --measure=gram."
-            )
-        shrunk = self.ratio * gram
-        shrunk.diagonal().copy_(diagonal)
-        return shrunk
+        return mean + times_inverse(residual, total, precision)
 
 
 def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:

@@ -1,0 +1,53 @@
+"""What the methods share that merge linear layers by the Gram matrices of their inputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.linear import scaled_sum
+from sta_lightning.arithmetic.method import Data, VectorMethod
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.states import to_double
+from sta_lightning.errors import StaError
+
+
+class LinearLayerMethod(VectorMethod):
+    """A method that merges the linear layers whose Gram matrices are given, and averages the other tensors."""
+
+    data: ClassVar[Data] = "unlabelled samples"
+    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+    needs_grams: ClassVar[bool] = True
+
+    @abstractmethod
+    def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
+        """The merged task vector of a layer.
+
+        Args:
+            block: its weight, ``[out, in]``.
+            grams: the Gram matrix of its inputs under every fine-tuned model, float64 ``[in, in]``.
+        """
+
+    @override
+    def check(self, problem: Problem) -> None:
+        """Whether the Gram matrices are those of these models' linear layers.
+
+        Raises:
+            StaError: names the task and the tensor.
+        """
+        problem.check_grams(self.title)
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        if not block.grams:
+            return scaled_sum(block, 1.0 / len(block.tuned))
+        grams = [to_double(gram).to(block.base.device) for gram in block.grams]
+        if any(bool((gram.diagonal() < 0).any()) for gram in grams):
+            raise StaError(
+                f"a Gram matrix of tensor '{block.name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
+                "Collect the Gram matrices again: sta score --measure=gram."
+            )
+        return self.layer(block, grams).to(block.base)
