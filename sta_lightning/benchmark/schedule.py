@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -114,6 +115,7 @@ def _begin(settings: BenchmarkSettings, numbers: Any, gpus: int) -> None:
     global _worker
     # The one that shares out is told of Ctrl+C, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     number = numbers.get()
     if settings.models.accelerator != "cpu" and gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -121,6 +123,14 @@ def _begin(settings: BenchmarkSettings, numbers: Any, gpus: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     torch.set_num_threads(settings.threads)
     _worker = Context(settings)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that shares out was killed, and could not end the others."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(cell: Cell) -> Done:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from sta_lightning.arithmetic import average, fuse, negate
 from sta_lightning.benchmark.cells import Cell
@@ -289,6 +294,50 @@ def test_two_processes_find_what_one_does(
     assert forgotten == list(results.forgetting)
     digests = {name: value for one in found.values() for name, value in one.found.extra if "hash" in name}
     assert {name.removeprefix("hash/"): value for name, value in digests.items()} == results.record["hashes"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
+def test_a_killed_run_leaves_no_process_at_work(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    """The processes among which cells are shared out end with the one that shares."""
+    description = {
+        **{name: getattr(settings.models, name) for name in ("pretrained", "tasks", "control")},
+        "epochs": 1000,
+    }
+    config = {
+        "output": settings.output,
+        "devices": 2,
+        "models": description,
+        "methods": {"average": {"method": "average"}},
+    }
+    file = tmp_path / "endless.yaml"
+    file.write_text(yaml.safe_dump(config))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "sta_lightning", "benchmark", "--config", str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        steps = Path(settings.output) / "seed_0/steps/finetune"
+        wait_for(lambda: len(list(steps.glob("*.partial"))) == 2)
+        children = children_of(running.pid)
+        assert len(children) >= 2
+    finally:
+        running.kill()
+        running.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def children_of(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Against hangs: nothing is said of how long it takes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_what_a_cell_refuses_ends_the_run_with_its_words(settings: BenchmarkSettings) -> None:
