@@ -80,12 +80,18 @@ class BenchmarkSuite(Suite):
     def _fingerprint(self, name: str, split: Split) -> str | None:
         opened: Split = "test" if split == "validation" and self._sets_aside(name) else split
         if (name, opened) not in self._known:
-            member = self.members[name]
-            try:
-                self._known[name, opened] = get_task(member.spec).fingerprint(opened, member.root)
-            except StaError:  # a task of one's own that cannot tell
-                self._known[name, opened] = None
+            self._known[name, opened] = self._told(name, opened)
         return self._known[name, opened]
+
+    def _told(self, name: str, split: Split) -> str | None:
+        member = self.members[name]
+        task = get_task(member.spec)
+        if split not in task.splits:  # a control has test images alone
+            return None
+        try:
+            return task.fingerprint(split, member.root)
+        except StaError:  # a task of one's own that cannot tell
+            return None
 
     @override
     def _limit(self, task: str, split: Split) -> int | None:

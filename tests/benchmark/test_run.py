@@ -370,6 +370,7 @@ def test_the_control_chooses_on_images_that_are_never_tested(settings: Benchmark
     file.write_text(only_test)
     suite = BenchmarkSuite(replace(settings.models, control=str(file)))
     test, aside = suite.images("control", "test"), suite.images("control", "validation")
+    assert suite.identity("train", "control")["images"] == {"control": None}
     tested = suite.identity("validation", "control")["tasks"]["control"][-1]
     other = BenchmarkSuite(replace(settings.models, control=str(file), control_limit=6))
     assert tested != other.identity("validation", "control")["tasks"]["control"][-1]

@@ -170,7 +170,7 @@ def test_it_has_its_name_and_goes_behind_dare() -> None:
 def test_what_is_no_fisher_information_is_refused() -> None:
     base, tuned = oracle.models(2)
     scores = squares(tuned)
-    with pytest.raises(StaError, match="importance, and none was given"):
+    with pytest.raises(StaError, match=r"reads .fisher. of every entry, and none was given"):
         merge("fisher", base, tuned)
     negative = {**scores, "task1": {**scores["task1"], "ln.bias": -torch.ones(7)}}
     with pytest.raises(StaError, match=r"Fisher information is negative in tensor 'ln.bias'"):
