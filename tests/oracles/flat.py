@@ -131,6 +131,11 @@ def _unit(values: Array) -> Array:
 
 def pcb(taus: Array, ratio: float, variant: str) -> Array:
     """PCB-Merging: the merged task vector, times its scale."""
+    return pcb_and_weights(taus, ratio, variant)[0]
+
+
+def pcb_and_weights(taus: Array, ratio: float, variant: str) -> tuple[Array, Array]:
+    """The same, and the sum of the scores at every entry, by which it is divided where that is not nearly zero."""
     n, d = taus.shape
     share = {"vision": 0.01, "general": 0.0001}[variant]
     sizes = np.stack([_clamped(np.abs(row), int(d * share), int(d * (1 - share) - 1)) for row in taus])
@@ -139,8 +144,8 @@ def pcb(taus: Array, ratio: float, variant: str) -> Array:
     rivals = (signed * norms).sum(0) if variant == "vision" else taus.sum(0)
     balance = np.exp(n * norms**2) * np.tanh(taus * rivals)
     scores = np.stack([_unit(_clamped(row, min(int(d * (1 - ratio)), d - 1), d - 1)) for row in balance])
-    weights = np.maximum(scores.sum(0), 1e-12)
-    return (signed * sizes * scores).sum(0) / weights
+    weights = scores.sum(0)
+    return (signed * sizes * scores).sum(0) / np.maximum(weights, 1e-12), weights
 
 
 def consensus(taus: Array, tall: float, agree: int) -> Array:

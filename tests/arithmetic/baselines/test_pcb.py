@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -66,13 +66,18 @@ def test_it_is_the_oracle_where_both_ends_are_clamped(variant: Any) -> None:
     variant=st.sampled_from(VARIANTS),
     steps=st.integers(1, 4),
 )
+@example(seed=3, tasks=3, ratio=0.5, variant="vision", steps=3)
 def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     seed: int, tasks: int, ratio: float, variant: Any, steps: int
 ) -> None:
     base, tuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
     got = pcb(base, tuned, ratio=ratio, variant=variant, scale=1.0)
-    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, tuned), ratio, variant)
-    np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
+    taus = oracle.vectors(base, tuned)
+    merged, weights = oracle.pcb_and_weights(taus, ratio, variant)
+    # Scores that are equal but for their last digit leave a weight of rounding errors, some 1e-16, which the formula divides by
+    # 1e-12: there it has but the first digits of the change, and elsewhere all of them.
+    error = np.where(weights > 1e-9, 1e-6, 1e-6 + 1e-3 * np.abs(taus).max())
+    assert (np.abs(oracle.flat(got) - oracle.flat(base) - merged) <= error).all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
