@@ -109,11 +109,7 @@ class AdaMerging(LightningModule):
     def setup(self, stage: str) -> None:
         """Read the encoders and get the heads, unless they are there."""
         if stage != "fit":
-            asked = str(getattr(stage, "value", stage))  # Lightning hands an enumeration
-            raise StaError(
-                f"AdaMerging has nothing to {asked}: it learns coefficients. Fit it, and give the file that it leaves to "
-                "MultiTaskEvaluation as weights."
-            )
+            raise _nothing_to(str(getattr(stage, "value", stage)))  # Lightning hands an enumeration
         trainer: Any = self.trainer
         _check_trainer(trainer)
         given = getattr(trainer.datamodule, "task_names", None)
@@ -216,8 +212,8 @@ class AdaMerging(LightningModule):
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Never called: without it Lightning would refuse a test before ``setup`` can say what to do instead."""
-        raise NotImplementedError
+        """Refuse; without this method Lightning would refuse a test before ``setup`` can say what to do instead."""
+        raise _nothing_to("test")
 
     @override
     def configure_optimizers(self) -> Adam:
@@ -362,6 +358,13 @@ def learn(
         torch.manual_seed(seed)
         trainer.fit(module, datamodule=datamodule)
     return module.merged_weights()
+
+
+def _nothing_to(stage: str) -> StaError:
+    return StaError(
+        f"AdaMerging has nothing to {stage}: it learns coefficients. Fit it, and give the file that it leaves to "
+        "MultiTaskEvaluation as weights."
+    )
 
 
 def _source(name: str, given: TaskSource | Mapping[str, Any]) -> TaskSource:

@@ -131,11 +131,6 @@ def _unit(values: Array) -> Array:
 
 def pcb(taus: Array, ratio: float, variant: str) -> Array:
     """PCB-Merging: the merged task vector, times its scale."""
-    return pcb_and_weights(taus, ratio, variant)[0]
-
-
-def pcb_and_weights(taus: Array, ratio: float, variant: str) -> tuple[Array, Array]:
-    """The same, and the sum of the scores at every entry, by which it is divided where that is not nearly zero."""
     n, d = taus.shape
     share = {"vision": 0.01, "general": 0.0001}[variant]
     sizes = np.stack([_clamped(np.abs(row), int(d * share), int(d * (1 - share) - 1)) for row in taus])
@@ -143,9 +138,13 @@ def pcb_and_weights(taus: Array, ratio: float, variant: str) -> tuple[Array, Arr
     signed = np.sign(taus)
     rivals = (signed * norms).sum(0) if variant == "vision" else taus.sum(0)
     balance = np.exp(n * norms**2) * np.tanh(taus * rivals)
-    scores = np.stack([_unit(_clamped(row, min(int(d * (1 - ratio)), d - 1), d - 1)) for row in balance])
-    weights = scores.sum(0)
-    return (signed * sizes * scores).sum(0) / np.maximum(weights, 1e-12), weights
+    kept = np.stack([_clamped(row, min(int(d * (1 - ratio)), d - 1), d - 1) for row in balance])
+    least = kept.min(1, keepdims=True)
+    # What differs from the least by rounding errors is the least.
+    kept = np.where(kept - least <= 1e-12 * np.abs(kept).max(1, keepdims=True), least, kept)
+    scores = np.stack([_unit(row) for row in kept])
+    weights = np.maximum(scores.sum(0), 1e-12)
+    return (signed * sizes * scores).sum(0) / weights
 
 
 def consensus(taus: Array, tall: float, agree: int) -> Array:

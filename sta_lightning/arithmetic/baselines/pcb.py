@@ -120,11 +120,25 @@ class Pcb(VectorMethod):
         for delta, balance, size, bounds in zip(
             block.deltas(), balances, state.sizes, state.balances, strict=True
         ):
-            score = bounds.apply(balance.clamp(bounds.low, bounds.high))
+            score = bounds.apply(_above(balance, bounds))
             wide = to_double(delta)
             total += wide.sign() * wide.abs().clamp(size.low, size.high) * score
             weight += score
         return (self.scale * total / weight.clamp(min=1e-12)).to(block.base)
+
+
+# Products that are equal but for the order in which they were rounded differ by some 1e-16 of the largest.
+_ROUNDED = 1e-12
+
+
+def _above(balance: Tensor, bounds: Bounds) -> Tensor:
+    """The products clamped to their bounds; what lies above the lower one by no more than a rounding error lies on it.
+
+    The weights are normalised and divided by their sum, or by 1e-12: without this a rounding error would decide where a task
+    contributes, and by how much.
+    """
+    noise = _ROUNDED * max(abs(bounds.low), abs(bounds.high))
+    return torch.where(balance - bounds.low > noise, balance.clamp(bounds.low, bounds.high), bounds.low)
 
 
 def _bounds(found: Sequence[Sequence[Tensor]]) -> list[Bounds]:
