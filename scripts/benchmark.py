@@ -1,11 +1,12 @@
 """Measure merging, forgetting, scoring and fitting beside what bounds them, and print times, memory and ratios.
 
-    python scripts/benchmark.py                            # everything, about ten minutes on two cores
-    python scripts/benchmark.py --only kernel files        # some of it
-    python scripts/benchmark.py --markdown docs/benchmarks.md
+    python scripts/benchmark.py                            # everything, about ten minutes on two
+    cores python scripts/benchmark.py --only kernel files        # some of it python
+    scripts/benchmark.py --markdown docs/benchmarks.md
 
-It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, kept in --folder for the next run) and
-compares with mergekit where `mergekit-pytorch` is installed (--mergekit says where). Run it on a quiet machine.
+It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, kept in
+--folder for the next run) and compares with mergekit where `mergekit-pytorch` is installed
+(--mergekit says where). Run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python scripts/make_paper_configs.py             # into configs/paper
     python scripts/make_paper_configs.py --folder F  # elsewhere
 
-The files are committed; a test compares them with what this writes. What the runs of a command share stands in
-configs/paper/common, written by hand, and the first lines of every file give the command that stacks them.
+The files are committed; a test compares them with what this writes. What the runs of a command
+share stands in configs/paper/common, written by hand, and the first lines of every file give the
+command that stacks them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python scripts/paper_results.py                # of runs/paper, as Markdown
     python scripts/paper_results.py --runs FOLDER
 
-Cells are "measured (reported)", in percent; a dash stands for a run that has not been made, or a number that the paper
-does not give. The measured numbers are the last ones in each run's newest metrics.csv.
+Cells are "measured (reported)", in percent; a dash stands for a run that has not been made, or a
+number that the paper does not give. The measured numbers are the last ones in each run's newest
+metrics.csv.
 """
 
 from __future__ import annotations

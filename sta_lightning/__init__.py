@@ -1,10 +1,10 @@
 """Selective Task Arithmetic (STA) on PyTorch Lightning.
 
-Fuse fine-tuned models into one, or make a model forget a task, by keeping only the important entries of each
-task vector.
+Fuse fine-tuned models into one, or make a model forget a task, by keeping only the important
+entries of each task vector.
 
-The names below are imported on first use (PEP 562), so that ``from sta_lightning import fuse, forget`` costs
-torch alone and ``import sta_lightning`` costs nothing.
+The names below are imported on first use (PEP 562), so that ``from sta_lightning import fuse,
+forget`` costs torch alone and ``import sta_lightning`` costs nothing.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class StaError(Exception):
     """A mistake in what was asked or in what was given.
 
-    Its message is complete on its own: what was asked, what was found, how to mend it. The command line shows
-    only that message; a traceback is of no use to the person who reads it.
+    Its message is complete on its own: what was asked, what was found, how to mend it. The command
+    line shows only that message; a traceback is of no use to the person who reads it.
     """
 
 

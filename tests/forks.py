@@ -1,6 +1,7 @@
 """Call functions of a script, each in a process of its own that may die of it.
 
-Importing torch takes most of such a test: one process imports the script once and forks for every call.
+Importing torch takes most of such a test: one process imports the script once and forks for every
+call.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def forked(
 
     Args:
         script: A file of Python.
-        calls: Name of the function and its arguments, which it gets as text. Its result, if any, is the exit status.
+        calls: Name of the function and its arguments, which it gets as text. Its result, if any, is
+            the exit status.
         env: Environment variables besides those of this process.
     """
     words = json.dumps([[str(word) for word in call] for call in calls])

@@ -1,6 +1,7 @@
 """Run a script's ``main`` on several processes joined by gloo, as torchrun would, and gather what each says.
 
-Importing torch and Lightning takes most of such a test: a helper process imports the script once and forks the others.
+Importing torch and Lightning takes most of such a test: a helper process imports the script once
+and forks the others.
 """
 
 from __future__ import annotations

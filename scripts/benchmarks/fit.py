@@ -1,11 +1,13 @@
 """Throughput of ``CLIPClassifier`` under ``Trainer.fit``, beside a bare PyTorch loop over the same batches.
 
-    python scripts/benchmarks/fit.py                                    # the miniature encoder, batches of 128
-    python scripts/benchmarks/fit.py --encoder ViT-B-32 --batch_size 8  # random weights
+    python scripts/benchmarks/fit.py                                    # the miniature encoder,
+    batches of 128 python scripts/benchmarks/fit.py --encoder ViT-B-32 --batch_size 8  # random
+    weights
 
-Both forms have the same encoder, head, AdamW, schedule, gradient clipping and loader. The fit has what the shipped
-configurations of fine-tuning have: TensorBoard and CSV loggers every ten steps, the progress bar, the learning rate's monitor,
-loss and accuracy of training. The bare loop has none of it.
+Both forms have the same encoder, head, AdamW, schedule, gradient clipping and loader. The fit has
+what the shipped configurations of fine-tuning have: TensorBoard and CSV loggers every ten steps,
+the progress bar, the learning rate's monitor, loss and accuracy of training. The bare loop has none
+of it.
 """
 
 from __future__ import annotations
@@ -64,8 +66,9 @@ def _wait() -> None:
 class _Turns(Callback):
     """Lets a bare loop do as many batches as the fit has just done, again and again.
 
-    Whatever else the machine does meanwhile, it does to both. The fit's time runs from the beginning of one batch to that of
-    a later one, with all that the trainer, its loggers and callbacks do in between.
+    Whatever else the machine does meanwhile, it does to both. The fit's time runs from the
+    beginning of one batch to that of a later one, with all that the trainer, its loggers and
+    callbacks do in between.
 
     Args:
         bare: Each ``next`` of it trains on one batch.
@@ -142,16 +145,18 @@ def measure(
     """Time both forms in turns, in one process.
 
     Args:
-        batches: Batches of one run of each form, of which the first two and the last turn are not timed.
+        batches: Batches of one run of each form, of which the first two and the last turn are not
+            timed.
         repetitions: Runs of each form.
         encoder: The encoder's name.
         pretrained: Its weights; ``random`` will do.
         batch_size: Images in a batch; the images are those of the embedded task ``digits``.
 
     Returns:
-        ``fit_seconds`` and ``bare_seconds`` per batch (medians over the repetitions, wall clock), ``ratio`` (median of the
-        repetitions' ratios: 1.03 means that the fit takes 3% longer), and ``busy_ratio``, the same of the process's own
-        computing time, which other programs on the machine disturb less.
+        ``fit_seconds`` and ``bare_seconds`` per batch (medians over the repetitions, wall clock),
+        ``ratio`` (median of the repetitions' ratios: 1.03 means that the fit takes 3% longer), and
+        ``busy_ratio``, the same of the process's own computing time, which other programs on the
+        machine disturb less.
     """
     data = TaskDataModule(
         "digits",

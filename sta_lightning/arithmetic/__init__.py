@@ -1,7 +1,7 @@
 """The method itself: tensors in, tensors out. Knows no file, no module, no Lightning.
 
-Every function is pure: it reads mappings from tensor name to tensor, changes none of them, and returns new
-tensors.
+Every function is pure: it reads mappings from tensor name to tensor, changes none of them, and
+returns new tensors.
 """
 
 from sta_lightning.arithmetic.baselines.dare import Dare

@@ -20,9 +20,11 @@ class Agreement:
     """Agreement of two importances, of one tensor or, as a mean weighted by ``size``, of several.
 
     Attributes:
-        spearman: Spearman's rank correlation of the sampled entries, -1 to 1, ties at their mean rank. Where all entries of one
-            of the two are equal there is no order: 1 if they are in both, else 0.
-        kept: Share, 0 to 1, of the sampled entries that both or neither have above the p-quantile of the sample.
+        spearman: Spearman's rank correlation of the sampled entries, -1 to 1, ties at their mean
+            rank. Where all entries of one of the two are equal there is no order: 1 if they are in
+            both, else 0.
+        kept: Share, 0 to 1, of the sampled entries that both or neither have above the p-quantile
+            of the sample.
         size: Entries of the tensor or tensors, sampled or not.
     """
 
@@ -37,22 +39,23 @@ def importance_agreement(
 ) -> dict[str, Agreement]:
     """Compare two importances of the same model, tensor by tensor.
 
-    A mask depends on the order of the entries alone, so that is what is compared: the importances of a model in bfloat16
-    may all be a percent off and give the same mask.
+    A mask depends on the order of the entries alone, so that is what is compared: the importances
+    of a model in bfloat16 may all be a percent off and give the same mask.
 
     Args:
         reference: tensor name -> importance of any shape, no NaN.
         other: the same names and shapes.
         p: quantile of the mask, in [0, 1]; 0.7 keeps the top 30%.
-        entries: how many entries of a tensor are compared at most. A larger tensor is sampled, at positions that depend on
-            the seed and the tensor's name alone.
+        entries: how many entries of a tensor are compared at most. A larger tensor is sampled, at
+            positions that depend on the seed and the tensor's name alone.
         seed: which positions.
 
     Returns:
         tensor name -> agreement, without empty tensors.
 
     Raises:
-        StaError: if names or shapes differ, an entry is not finite, ``p`` is outside [0, 1] or ``entries`` is below 2.
+        StaError: if names or shapes differ, an entry is not finite, ``p`` is outside [0, 1] or
+            ``entries`` is below 2.
     """
     check_share(p)
     if entries < 2:

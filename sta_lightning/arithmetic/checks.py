@@ -59,8 +59,8 @@ def check_state(state: StateDict, name: str, *, finite: bool = True) -> None:
         finite: whether every entry is looked at; a merge does so on its way.
 
     Raises:
-        StaError: names the tensors that are no tensors, are complex, sparse or without data, or hold NaN or
-            Inf.
+        StaError: names the tensors that are no tensors, are complex, sparse or without data, or
+            hold NaN or Inf.
     """
     if not isinstance(state, Mapping):
         raise StaError(
@@ -109,7 +109,8 @@ def check_compatible(reference: StateDict, other: StateDict, *, reference_name: 
         other_name: what to call the second.
 
     Raises:
-        StaError: names the tensors that are missing, unknown, of another shape or kind, or not finite.
+        StaError: names the tensors that are missing, unknown, of another shape or kind, or not
+            finite.
     """
     check_state(other, other_name)
     lead = f"{other_name} does not match {reference_name}"
@@ -142,7 +143,8 @@ def check_importance(model: StateDict, importance: StateDict, *, name: str) -> N
     Args:
         model: the model that was scored, of which only names and shapes count.
         importance: tensor name -> importance. Entries for the model's integer buffers are ignored.
-        name: what to call the importance in the message, for example ``"the importance of task 'mnist'"``.
+        name: what to call the importance in the message, for example ``"the importance of task
+            'mnist'"``.
 
     Raises:
         StaError: names the tensors that are missing, unknown, of another shape, or not finite.

@@ -21,8 +21,8 @@ def sign_conflict(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> 
         finetuned: task name -> model of the same names and shapes.
 
     Returns:
-        Task -> task -> share in [0, 1] of the entries that are not zero in both; 0 where there is no such entry. 0.5 is what
-        two unrelated vectors have.
+        Task -> task -> share in [0, 1] of the entries that are not zero in both; 0 where there is
+        no such entry. 0.5 is what two unrelated vectors have.
 
     Raises:
         StaError: if models do not match or an entry is not finite.

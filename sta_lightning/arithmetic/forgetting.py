@@ -180,25 +180,25 @@ def forget(
 ) -> dict[str, Tensor]:
     """Make a model forget a task: theta_k - M * delta, with no coefficient (Eq. 20).
 
-    The mask keeps, in each tensor, the entries whose importance exceeds the p-quantile of that tensor's
-    importances. Normalisation (Eq. 13) is monotone and changes nothing here.
+    The mask keeps, in each tensor, the entries whose importance exceeds the p-quantile of that
+    tensor's importances. Normalisation (Eq. 13) is monotone and changes nothing here.
 
     Args:
-        model: the model that shall forget, theta_k: the pretrained model (as in the paper's Table 3), a fused
-            one or a fine-tuned one; tensor name -> tensor of any shape.
+        model: the model that shall forget, theta_k: the pretrained model (as in the paper's Table
+            3), a fused one or a fine-tuned one; tensor name -> tensor of any shape.
         pretrained: the model that ``finetuned`` started from; the same names and shapes.
         finetuned: the model fine-tuned on the task to forget.
         importance: importance of every floating-point tensor of ``finetuned``.
         p: quantile in [0, 1]; 0.7 subtracts the top 30% of the entries, 1 nothing.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``. Sums are
-            made in float32 whatever the types (float64 if a source is float64).
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
+            Sums are made in float32 whatever the types (float64 if a source is float64).
 
     Returns:
         A new model, names in the order of ``model``; integer buffers are copied from ``model``.
 
     Raises:
-        StaError: if ``p`` is invalid, the sources differ in names or shapes, or an entry is NaN or Inf. The
-            message names the tensors.
+        StaError: if ``p`` is invalid, the sources differ in names or shapes, or an entry is NaN or
+            Inf. The message names the tensors.
 
     Example:
         >>> base, tuned = {"w": torch.zeros(4)}, {"w": torch.ones(4)}

@@ -197,29 +197,31 @@ def fuse(
 ) -> dict[str, Tensor]:
     """Selective task arithmetic: theta_0 + sum of M_i * delta_i, with no coefficient (Eq. 13-19).
 
-    At every position the tasks whose normalised importance exceeds the p-quantile of the N importances there
-    contribute their task vector; the others contribute nothing.
+    At every position the tasks whose normalised importance exceeds the p-quantile of the N
+    importances there contribute their task vector; the others contribute nothing.
 
     Args:
         pretrained: the model before fine-tuning; tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, two or more.
-        importance: task name -> importance (tensor name -> tensor) of every floating-point tensor, the same
-            tasks.
-        p: quantile in [0, 1]. Without ties N - :func:`~sta_lightning.arithmetic.rank` (N, p) tasks are kept
-            at every position, at the default 1, 1, 2, 3 of 2, 3, 6, 8 tasks. 0 keeps all but the smallest,
-            1 keeps nothing.
-        normalize: over what Eq. 13 takes minimum and maximum: ``"tensor"`` (the paper's), ``"block"``,
-            ``"model"`` or ``"none"``.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``. Sums
-            are made in float32 whatever the types (float64 if a source is float64).
+        importance: task name -> importance (tensor name -> tensor) of every floating-point tensor,
+            the same tasks.
+        p: quantile in [0, 1]. Without ties N - :func:`~sta_lightning.arithmetic.rank` (N, p) tasks
+            are kept at every position, at the default 1, 1, 2, 3 of 2, 3, 6, 8 tasks. 0 keeps all
+            but the smallest, 1 keeps nothing.
+        normalize: over what Eq. 13 takes minimum and maximum: ``"tensor"`` (the paper's),
+            ``"block"``, ``"model"`` or ``"none"``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``. Sums are made in float32 whatever the types (float64 if a source is
+            float64).
 
     Returns:
-        A new model, names in the order of ``pretrained``; integer buffers are copied from ``pretrained``. It
-        depends on the order of the tasks in no digit.
+        A new model, names in the order of ``pretrained``; integer buffers are copied from
+        ``pretrained``. It depends on the order of the tasks in no digit.
 
     Raises:
-        StaError: if there are fewer than two tasks, ``p`` or ``normalize`` is invalid, the sources differ in
-            tasks, names or shapes, or an entry is NaN or Inf. The message names the task and the tensors.
+        StaError: if there are fewer than two tasks, ``p`` or ``normalize`` is invalid, the sources
+            differ in tasks, names or shapes, or an entry is NaN or Inf. The message names the task
+            and the tensors.
 
     Example:
         >>> base = {"w": torch.zeros(3)}
@@ -264,7 +266,8 @@ def fuse_random(
         finetuned: task name -> model of the same names and shapes, two or more.
         p: quantile in [0, 1].
         seed: seed of the masks.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         The merged model and the share kept.

@@ -1,13 +1,16 @@
 """Gram matrices of what goes into a module's linear layers: the second moments of their inputs.
 
-A ``TorchFunctionMode`` looks at every ``torch.nn.functional.linear`` and ``multi_head_attention_forward`` of a forward pass, and
-knows the weights by identity, so that layers are found in any module, whatever their classes. With G = XᵀX / n over the n
-rows (tokens of all samples) that a layer met, a merge that keeps the layers' outputs on their inputs, as RegMean, needs no data
-any more (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023).
+A ``TorchFunctionMode`` looks at every ``torch.nn.functional.linear`` and
+``multi_head_attention_forward`` of a forward pass, and knows the weights by identity, so that
+layers are found in any module, whatever their classes. With G = XᵀX / n over the n rows (tokens of
+all samples) that a layer met, a merge that keeps the layers' outputs on their inputs, as RegMean,
+needs no data any more (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
+Models", ICLR 2023).
 
-Not a linear layer, and without a Gram matrix: a matrix that is multiplied without ``linear`` (the last projection of CLIP's
-image encoder, ``x @ proj``), a convolution (the patch embedding), and a weight of which only a part meets an input or whose parts
-meet different ones (the packed projection of queries, keys and values in a cross-attention), for which no one matrix is right.
+Not a linear layer, and without a Gram matrix: a matrix that is multiplied without ``linear`` (the
+last projection of CLIP's image encoder, ``x @ proj``), a convolution (the patch embedding), and a
+weight of which only a part meets an input or whose parts meet different ones (the packed projection
+of queries, keys and values in a cross-attention), for which no one matrix is right.
 """
 
 from __future__ import annotations
@@ -69,24 +72,28 @@ def input_grams(
 ) -> dict[str, Tensor]:
     """The mean of x xᵀ over the rows x that went into each linear layer of a module.
 
-    The mean and not the sum, so that tasks with different numbers of samples weigh alike in a merge.
+    The mean and not the sum, so that tasks with different numbers of samples weigh alike in a
+    merge.
 
-    The module runs in evaluation mode, in float32 (no TensorFloat-32) and without gradients; it is left as it was. Products are
-    float32, added up in float64. Memory: one float64 ``[in, in]`` for every linear layer.
+    The module runs in evaluation mode, in float32 (no TensorFloat-32) and without gradients; it is
+    left as it was. Products are float32, added up in float64. Memory: one float64 ``[in, in]`` for
+    every linear layer.
 
     Args:
         module: Maps a batch of images ``[B, ...]`` to anything.
         images: Samples ``[S, ...]``, on the device of the module.
-        names: Weights to collect for, as ``named_parameters`` calls them; those that no linear layer uses have no entry in
-            the result. A weight used in several places, or under several names, has the rows of all.
-        chunk_size: Samples that go through the module together; nothing is 8 on a CPU and 32 elsewhere. It changes rounding
-            only, unless the module mixes the samples of a batch.
+        names: Weights to collect for, as ``named_parameters`` calls them; those that no linear
+            layer uses have no entry in the result. A weight used in several places, or under
+            several names, has the rows of all.
+        chunk_size: Samples that go through the module together; nothing is 8 on a CPU and 32
+            elsewhere. It changes rounding only, unless the module mixes the samples of a batch.
 
     Returns:
         Name of the layer's weight ``[out, in]`` -> symmetric float32 ``[in, in]``.
 
     Raises:
-        ValueError: The chunk size is below 1, or a name is not a floating-point parameter of the module.
+        ValueError: The chunk size is below 1, or a name is not a floating-point parameter of the
+            module.
     """
     return input_gram_sums(module, images, names=names, chunk_size=chunk_size).means()
 
@@ -156,8 +163,9 @@ class _Watch(TorchFunctionMode):
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
         """Multi-head attention: the inputs of its first projections are its own, that of its last one is inside.
 
-        Inside, this mode is off, and cannot be on: the function would come back here for ever. With the identity as its last
-        projection the function gives that projection's input, to the bit, whatever kind of attention it is.
+        Inside, this mode is off, and cannot be on: the function would come back here for ever. With
+        the identity as its last projection the function gives that projection's input, to the bit,
+        whatever kind of attention it is.
         """
         bound = _ATTENTION.bind(*args, **kwargs)
         bound.apply_defaults()

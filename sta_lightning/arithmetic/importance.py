@@ -25,7 +25,8 @@ def amplitude(weights: StateDict) -> dict[str, Tensor]:
         weights: the fine-tuned model; tensor name -> tensor of any shape.
 
     Returns:
-        New tensors of the same shapes for the floating-point names, float32 (float64 for float64 weights).
+        New tensors of the same shapes for the floating-point names, float32 (float64 for float64
+        weights).
 
     Raises:
         StaError: if a weight is not finite, or its square is not.
@@ -41,8 +42,8 @@ def loss_preservation_amplitude(lp: StateDict, weights: StateDict) -> dict[str, 
     """LP+Amp: loss preservation times amplitude at every entry (Eq. 22, summed over the samples).
 
     Args:
-        lp: loss preservation of the same model (Eq. 12), one non-negative tensor for every floating-point
-            weight.
+        lp: loss preservation of the same model (Eq. 12), one non-negative tensor for every
+            floating-point weight.
         weights: the fine-tuned model.
 
     Returns:
@@ -65,29 +66,31 @@ def importance_for(
     Args:
         measure: one of :data:`MEASURES`.
 
-            * ``"lp"``: loss preservation, the sum over samples of abs(weight * gradient) (Eq. 12), as given
-              in ``lp``;
+            * ``"lp"``: loss preservation, the sum over samples of abs(weight * gradient) (Eq. 12),
+              as given in ``lp``;
             * ``"amp"``: the squared weight (Eq. 21);
             * ``"lp+amp"``: their product (Eq. 22);
             * ``"delta-amp"``: the squared task-vector entry, beyond the paper;
-            * ``"delta-lp"``: the sum over samples of abs(task-vector entry * gradient), beyond the paper, as
-              given in ``lp``;
-            * ``"fisher"``: the diagonal Fisher information, the sum over samples of the squared gradient, as
-              given in ``lp``; what Fisher merging weighs the models by (Matena and Raffel, 2022).
+            * ``"delta-lp"``: the sum over samples of abs(task-vector entry * gradient), beyond the
+              paper, as given in ``lp``;
+            * ``"fisher"``: the diagonal Fisher information, the sum over samples of the squared
+              gradient, as given in ``lp``; what Fisher merging weighs the models by (Matena and
+              Raffel, 2022).
         weights: the fine-tuned model; tensor name -> tensor of any shape.
-        lp: the scores of a gradient pass (:func:`sta_lightning.arithmetic.taylor.taylor_importance`), for the
-            measures in :data:`SAMPLE_MEASURES`; for ``"delta-lp"`` that pass must have been made with the
-            task vector as direction, and for ``"fisher"`` by
+        lp: the scores of a gradient pass
+            (:func:`sta_lightning.arithmetic.taylor.taylor_importance`), for the measures in
+            :data:`SAMPLE_MEASURES`; for ``"delta-lp"`` that pass must have been made with the task
+            vector as direction, and for ``"fisher"`` by
             :func:`sta_lightning.arithmetic.taylor.fisher_information`.
         pretrained: the pretrained model, for ``"delta-amp"``.
 
     Returns:
-        New tensors for the floating-point names of ``weights``, float32 (float64 if a source is), in their
-        order.
+        New tensors for the floating-point names of ``weights``, float32 (float64 if a source is),
+        in their order.
 
     Raises:
-        StaError: if the measure is unknown, what it needs is not given, or the sources do not match or are
-            not finite.
+        StaError: if the measure is unknown, what it needs is not given, or the sources do not match
+            or are not finite.
     """
     if measure not in MEASURES:
         raise StaError(

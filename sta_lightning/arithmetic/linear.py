@@ -147,7 +147,8 @@ def average(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
@@ -171,14 +172,15 @@ def task_arithmetic(
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is not
-            finite.
+        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
+            not finite.
     """
     return run_in_memory(TaskArithmetic(scale), pretrained, finetuned, dtype=dtype).weights
 

@@ -18,16 +18,17 @@ from sta_lightning.errors import StaError
 def fusion_mask(scores: Tensor, p: float) -> Tensor:
     """At every position keep the tasks whose score exceeds the p-quantile of the N scores there (Eq. 14-17).
 
-    The interpolated threshold T of Eq. 16 lies in [s_k, s_{k+1}), so the mask [I > T] is [I > s_k]: one order
-    statistic and one comparison, with no rounding that could move T onto s_{k+1}.
+    The interpolated threshold T of Eq. 16 lies in [s_k, s_{k+1}), so the mask [I > T] is [I > s_k]:
+    one order statistic and one comparison, with no rounding that could move T onto s_{k+1}.
 
     Args:
         scores: shape ``[N, ...]``, the N tasks' normalised importances of one tensor; no NaN.
-        p: quantile in [0, 1]. Without ties exactly N - :func:`rank` (N, p) tasks are kept at every position.
+        p: quantile in [0, 1]. Without ties exactly N - :func:`rank` (N, p) tasks are kept at every
+            position.
 
     Returns:
-        Boolean, shape ``[N, ...]``. Ties at the threshold are dropped: where all N scores are equal, nothing
-        is kept.
+        Boolean, shape ``[N, ...]``. Ties at the threshold are dropped: where all N scores are
+        equal, nothing is kept.
 
     Raises:
         StaError: if ``p`` is outside [0, 1], there is no task, or a score is not finite.
@@ -68,8 +69,8 @@ def forget_mask(importance: Tensor, p: float) -> Tensor:
         p: quantile in [0, 1]; 0.7 keeps the top 30%.
 
     Returns:
-        Boolean, the same shape. Without ties numel - :func:`rank` (numel, p) entries are kept; ties at the
-        threshold are dropped, so of a constant tensor or a scalar nothing is kept.
+        Boolean, the same shape. Without ties numel - :func:`rank` (numel, p) entries are kept; ties
+        at the threshold are dropped, so of a constant tensor or a scalar nothing is kept.
 
     Raises:
         StaError: if ``p`` is outside [0, 1] or an entry is not finite.
@@ -85,8 +86,8 @@ def forget_mask(importance: Tensor, p: float) -> Tensor:
 def tensor_generator(seed: int, name: str) -> torch.Generator:
     """A source of random numbers for one tensor, by seed and name alone.
 
-    The same tensor gets the same mask on every machine, in whatever order the tensors come and whichever
-    others there are.
+    The same tensor gets the same mask on every machine, in whatever order the tensors come and
+    whichever others there are.
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -102,8 +103,8 @@ def random_fusion_mask(n: int, shape: Sequence[int], p: float, generator: torch.
         generator: its device makes the mask; :func:`tensor_generator` gives one on the CPU.
 
     Returns:
-        Boolean, shape ``[n, *shape]``: at every position exactly n - :func:`rank` (n, p) tasks, every such
-        choice equally likely and independent of the other positions.
+        Boolean, shape ``[n, *shape]``: at every position exactly n - :func:`rank` (n, p) tasks,
+        every such choice equally likely and independent of the other positions.
 
     Raises:
         StaError: if ``p`` is outside [0, 1] or ``n`` is no positive integer.
@@ -112,8 +113,8 @@ def random_fusion_mask(n: int, shape: Sequence[int], p: float, generator: torch.
     left = torch.full(tuple(shape), wanted, dtype=torch.int64, device=generator.device)
     mask = torch.empty((n, *shape), dtype=torch.bool, device=generator.device)
     for task in range(n):
-        # Selection sampling (Knuth, 3.4.2, algorithm S): task i is kept with probability (still wanted) /
-        # (still to come).
+        # Selection sampling (Knuth, 3.4.2, algorithm S): task i is kept with probability (still
+        # wanted) / (still to come).
         drawn = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=generator.device)
         chosen = drawn * (n - task) < left
         mask[task] = chosen
@@ -130,8 +131,8 @@ def random_forget_mask(shape: Sequence[int], p: float, generator: torch.Generato
         generator: its device makes the mask; :func:`tensor_generator` gives one on the CPU.
 
     Returns:
-        Boolean, shape ``shape``: exactly numel - :func:`rank` (numel, p) entries, every such choice equally
-        likely.
+        Boolean, shape ``shape``: exactly numel - :func:`rank` (numel, p) entries, every such choice
+        equally likely.
 
     Raises:
         StaError: if ``p`` is outside [0, 1].

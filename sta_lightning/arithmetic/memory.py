@@ -72,8 +72,10 @@ def run_in_memory(
         method: what is done.
         base: the model that is changed; tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes.
-        importance: task name -> importance of every floating-point tensor, the same tasks, for a method that needs it.
-        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for a method that needs them.
+        importance: task name -> importance of every floating-point tensor, the same tasks, for a
+            method that needs it.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for a method
+            that needs them.
         dare: what is dropped from the task vectors before they are merged.
         origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
         base_title: what to call ``base`` in a message.
@@ -81,7 +83,8 @@ def run_in_memory(
         compiled: see :func:`~sta_lightning.arithmetic.run.run`.
 
     Returns:
-        The merged model, names in the order of ``base``, integer buffers copied from it, and the shares kept.
+        The merged model, names in the order of ``base``, integer buffers copied from it, and the
+        shares kept.
 
     Raises:
         StaError: see :func:`~sta_lightning.arithmetic.run.run`.

@@ -20,7 +20,8 @@ class Combined(NamedTuple):
 
     Attributes:
         values: the merged entries, of the shape and type of ``block.base``.
-        kept: how many entries of each task's vector were kept, int64 ``[N]``; nothing for a method without a mask.
+        kept: how many entries of each task's vector were kept, int64 ``[N]``; nothing for a method
+            without a mask.
     """
 
     values: Tensor
@@ -57,8 +58,8 @@ class Native:
     Attributes:
         load: gives the loop, compiling it if need be; nothing where it cannot be compiled.
         built: whether that needs no compiling.
-        reads_origin: whether it takes task vectors from ``Addresses.origin``. One that takes them from the base is used
-            only where that is the origin.
+        reads_origin: whether it takes task vectors from ``Addresses.origin``. One that takes them
+            from the base is used only where that is the origin.
     """
 
     load: Callable[[], NativeLoop | None]
@@ -98,8 +99,9 @@ class Survey:
 class MergeMethod(ABC):
     """A way to merge models, or to make one forget. A subclass is a frozen dataclass whose fields are its settings.
 
-    The engine calls ``prepare`` once, then ``prepare_tensor`` for every tensor, then ``combine`` for every block of it. A
-    subclass says what it needs by what it overrides and by ``scope``; the engine chooses the passes.
+    The engine calls ``prepare`` once, then ``prepare_tensor`` for every tensor, then ``combine``
+    for every block of it. A subclass says what it needs by what it overrides and by ``scope``; the
+    engine chooses the passes.
 
     Attributes:
         title: the method's name in a table.
@@ -107,9 +109,11 @@ class MergeMethod(ABC):
         data: what it needs besides the weights.
         coefficient: its setting that has to be tuned, by name; nothing if it has none.
         source: where it was published.
-        scope: ``"position"`` if an entry of the result depends on the entries at that position alone (and on what was
-            prepared): then a block is any piece of a tensor. ``"tensor"`` for a method that needs a whole tensor.
-        needs_importance: whether it reads a number for every entry of every task: an importance, a Fisher information.
+        scope: ``"position"`` if an entry of the result depends on the entries at that position
+            alone (and on what was prepared): then a block is any piece of a tensor. ``"tensor"``
+            for a method that needs a whole tensor.
+        needs_importance: whether it reads a number for every entry of every task: an importance, a
+            Fisher information.
         measure: the importance that it is defined with; nothing where the user chooses one.
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
         many: whether a forgetting takes several fine-tunings of the task to forget.

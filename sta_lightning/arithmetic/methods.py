@@ -88,15 +88,17 @@ def merge(
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         dare: what is dropped from the task vectors before they are merged.
-        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods that read them.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods
+            that read them.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         The merged model and the share kept per tensor and task.
 
     Raises:
-        StaError: if the method is unknown, needs an importance and has none, or is given a scale and has
-            none; and whatever the method itself refuses.
+        StaError: if the method is unknown, needs an importance and has none, or is given a scale
+            and has none; and whatever the method itself refuses.
     """
     made = make_method(
         method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
@@ -140,7 +142,8 @@ def unlearn(
         finetuned: the model fine-tuned on the task to forget.
         importance: its importance; ``"sta"`` needs it, the others leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.forget`.
-        scale: coefficient gamma of ``"task_arithmetic"``, 1 if ``None``; the other methods have none.
+        scale: coefficient gamma of ``"task_arithmetic"``, 1 if ``None``; the other methods have
+            none.
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         more: further models fine-tuned on the same task, for methods that take several.

@@ -35,14 +35,15 @@ class Bounds:
     def apply(self, importance: Tensor) -> Tensor:
         """Eq. 13 on some entries of the group, in float64.
 
-        float64 keeps apart what was apart and, for float32 importances, makes equal what is equal: rounding
-        decides no tie. It is needed for a small piece at a time only.
+        float64 keeps apart what was apart and, for float32 importances, makes equal what is equal:
+        rounding decides no tie. It is needed for a small piece at a time only.
 
         Args:
             importance: any shape, any real type.
 
         Returns:
-            The same shape, float64, in [0, 1]; all zero where minimum and maximum of the group are equal.
+            The same shape, float64, in [0, 1]; all zero where minimum and maximum of the group are
+            equal.
         """
         values = to_double(importance)
         if self.identity:
@@ -62,8 +63,9 @@ IDENTITY = Bounds(0.0, 1.0, identity=True)
 def block_of(name: str) -> str:
     """The block that a tensor belongs to, by its name.
 
-    Everything up to the first number (``transformer.resblocks.3``, ``blocks.3``); without a number, the
-    module that holds the tensor (``ln_post``), or the tensor itself at the top level (``class_embedding``).
+    Everything up to the first number (``transformer.resblocks.3``, ``blocks.3``); without a number,
+    the module that holds the tensor (``ln_post``), or the tensor itself at the top level
+    (``class_embedding``).
     """
     parts = name.split(".")
     for position, part in enumerate(parts):
@@ -79,8 +81,9 @@ def bounds(
 
     Args:
         importance: tensor name -> importance, finite. Empty tensors belong to no group.
-        mode: ``"tensor"`` takes them over the tensor itself (a layer of the paper), ``"block"`` over all
-            tensors of :func:`block_of`, ``"model"`` over all tensors, ``"none"`` leaves the values alone.
+        mode: ``"tensor"`` takes them over the tensor itself (a layer of the paper), ``"block"``
+            over all tensors of :func:`block_of`, ``"model"`` over all tensors, ``"none"`` leaves
+            the values alone.
         names: the tensors that take part; ``None`` for all.
 
     Returns:
@@ -129,12 +132,12 @@ def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
 
     Args:
         importance: tensor name -> importance of any shape and real type.
-        mode: over what minimum and maximum are taken, see :func:`bounds`. The default, ``"tensor"``, is the
-            paper's.
+        mode: over what minimum and maximum are taken, see :func:`bounds`. The default,
+            ``"tensor"``, is the paper's.
 
     Returns:
-        New float64 tensors of the same names and shapes. Where maximum and minimum are equal (a scalar, a
-        dead tensor) every entry is 0, never NaN.
+        New float64 tensors of the same names and shapes. Where maximum and minimum are equal (a
+        scalar, a dead tensor) every entry is 0, never NaN.
 
     Raises:
         StaError: if ``mode`` is unknown or an importance is not finite.

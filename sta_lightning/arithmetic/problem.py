@@ -26,13 +26,15 @@ class Block:
     Attributes:
         name: the tensor's name.
         start: index of the first entry in the flattened tensor.
-        base: entries of the model that is changed; one dimension, or the tensor's own shape for a method whose scope
-            is a whole tensor. All weights of a block have one type, float32, or float64 if one of the models is so.
-        origin: entries of the model that the fine-tuned ones started from; in a fusion that is ``base``.
+        base: entries of the model that is changed; one dimension, or the tensor's own shape for a
+            method whose scope is a whole tensor. All weights of a block have one type, float32, or
+            float64 if one of the models is so.
+        origin: entries of the model that the fine-tuned ones started from; in a fusion that is
+            ``base``.
         tuned: entries of the fine-tuned models, in the order of the sorted task names.
         scores: entries of their importances, float32 or float64; empty for a method without.
-        grams: for a method that reads them, and a tensor that has them: the Gram matrices ``[in, in]`` of the layer's
-            inputs under the fine-tuned models.
+        grams: for a method that reads them, and a tensor that has them: the Gram matrices ``[in,
+            in]`` of the layer's inputs under the fine-tuned models.
     """
 
     name: str
@@ -102,7 +104,8 @@ class Entries:
 
     def pieces(self, size: int | None = None) -> list[slice]:
         """Consecutive slices that cover the flattened tensor."""
-        # Compiled loops make no temporaries: larger pieces cost them nothing and call them less often.
+        # Compiled loops make no temporaries: larger pieces cost them nothing and call them less
+        # often.
         step = size or piece_size(self.device) * (1 if self.workers.loops is None else 2)
         return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
 
@@ -164,8 +167,8 @@ class Entries:
 
         Args:
             source: one of ``sources``.
-            look: (the entries: their address if compiled loops may read them where they lie, else a tensor; how many) ->
-                what is found. A loop's status goes to :meth:`refuse_changed`.
+            look: (the entries: their address if compiled loops may read them where they lie, else a
+                tensor; how many) -> what is found. A loop's status goes to :meth:`refuse_changed`.
         """
         address = None if self.workers.loops is None else source.address()
         dtype = wide_dtype(source.dtype)
@@ -226,7 +229,8 @@ class Problem:
         base: the model that is changed: the pretrained one in a fusion, any one in a forgetting.
         tuned: task name -> fine-tuned model.
         scores: task name -> importance; empty for a method without.
-        grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for a method without.
+        grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for
+            a method without.
         origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
         base_title: what to call ``base`` in a message.
         origin_title: what to call ``origin`` in a message.
@@ -285,7 +289,8 @@ class Problem:
         """Whether all models have the same tensors, with the same shapes and kinds.
 
         Raises:
-            StaError: names the model and the tensors that are missing, unknown, of another shape or of another kind.
+            StaError: names the model and the tensors that are missing, unknown, of another shape or
+                of another kind.
         """
         others = {self.titles.get(t, f"the model fine-tuned on '{t}'"): m for t, m in self.tuned.items()}
         reference, title = self.base, self.base_title

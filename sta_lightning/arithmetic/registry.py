@@ -127,9 +127,10 @@ def fusion_method(
         source: where it was published.
 
     Returns:
-        A decorator, which returns what it is given: a :class:`MergeMethod`, or a function of one tensor,
-        ``f(pretrained, deltas, **settings)``: the pretrained tensor and the task vectors ``[N, *shape]`` of the tasks in
-        alphabetical order -> the merged task vector ``[*shape]``. Its keyword arguments with defaults are its settings.
+        A decorator, which returns what it is given: a :class:`MergeMethod`, or a function of one
+        tensor, ``f(pretrained, deltas, **settings)``: the pretrained tensor and the task vectors
+        ``[N, *shape]`` of the tasks in alphabetical order -> the merged task vector ``[*shape]``.
+        Its keyword arguments with defaults are its settings.
 
     Raises:
         StaError: if the name is taken, or the function has other arguments.
@@ -152,7 +153,8 @@ def forget_method(
 ) -> Callable[[Own], Own]:
     """Register a forgetting method of one's own; takes and raises what :func:`fusion_method` does.
 
-    The function gets the pretrained tensor and the task vector as ``[1, *shape]``, and what it returns is taken out.
+    The function gets the pretrained tensor and the task vector as ``[1, *shape]``, and what it
+    returns is taken out.
     """
     return _registering(FORGET_METHODS, name, summary, data, coefficient, source)
 
@@ -318,7 +320,8 @@ def make_method(
         common: settings of which it takes those that it has.
 
     Raises:
-        StaError: if the method is unknown, is given a setting that it has not, or a setting is out of range.
+        StaError: if the method is unknown, is given a setting that it has not, or a setting is out
+            of range.
     """
     found = find_method(name, methods)
     what = "forgetting" if methods is FORGET_METHODS else "merging"

@@ -55,17 +55,17 @@ def run(
         sink: where the result goes.
         device: where the arithmetic is done; nothing for where each tensor of ``base`` is.
         threads: threads of this process for compiled loops; nothing for as many as PyTorch uses.
-        processes: the processes among which the tensors are shared out; every one of them calls this. Nothing for this
-            one alone.
-        compiled: whether loops in machine code are used (where a compiler is present); nothing for where it pays. The
-            result is the same to the last bit.
+        processes: the processes among which the tensors are shared out; every one of them calls
+            this. Nothing for this one alone.
+        compiled: whether loops in machine code are used (where a compiler is present); nothing for
+            where it pays. The result is the same to the last bit.
 
     Returns:
         The shares kept, of all tensors on every process; empty for a method without a mask.
 
     Raises:
-        StaError: if the models do not match, a setting is out of range, an entry is NaN or infinite, or the result
-            overflows its type. The message names the model and the tensor.
+        StaError: if the models do not match, a setting is out of range, an entry is NaN or
+            infinite, or the result overflows its type. The message names the model and the tensor.
     """
     group = Alone() if processes is None else processes
     problem.check_names()

@@ -29,7 +29,8 @@ def rank(n: int, p: float) -> int:
         p: quantile in [0, 1].
 
     Returns:
-        k in 1..n, counted from 1. Without ties n - k values are strictly greater than the k-th smallest.
+        k in 1..n, counted from 1. Without ties n - k values are strictly greater than the k-th
+        smallest.
 
     Raises:
         StaError: if ``p`` is no number in [0, 1] or ``n`` is no positive integer.
@@ -39,7 +40,8 @@ def rank(n: int, p: float) -> int:
         raise StaError(f"a quantile needs at least one value, and was asked of {n!r}.")
     product = (n - 1) * p
     nearest = round(product)
-    # p itself may be off by a few units in the last place (1 - 0.3, 0.1 + 0.2); n - 1 multiplies that error.
+    # p itself may be off by a few units in the last place (1 - 0.3, 0.1 + 0.2); n - 1 multiplies
+    # that error.
     if abs(product - nearest) <= 4 * sys.float_info.epsilon * n:
         return 1 + nearest
     return 1 + math.floor(product)
@@ -49,8 +51,8 @@ def kth_smallest(rows: Sequence[Tensor], k: int) -> Tensor:
     """The k-th smallest of N tensors at every position: s_k of Eq. 14, by minima and maxima alone.
 
     Args:
-        rows: N tensors of one shape and type, none of them with NaN. They are not changed and need not be
-            stacked.
+        rows: N tensors of one shape and type, none of them with NaN. They are not changed and need
+            not be stacked.
         k: rank, 1..N.
 
     Returns:
@@ -69,9 +71,9 @@ def kth_smallest(rows: Sequence[Tensor], k: int) -> Tensor:
 def kth_smallest_entry(tensor: Tensor, k: int) -> Tensor:
     """The k-th smallest entry of one tensor of any size, by counting digits.
 
-    Linear in the size whatever the order of the entries and however many tie, which ``torch.kthvalue`` is not: on
-    descending values it is quadratic. Unlike ``torch.quantile`` it rounds nothing and refuses no size. Works on a
-    piece at a time.
+    Linear in the size whatever the order of the entries and however many tie, which
+    ``torch.kthvalue`` is not: on descending values it is quadratic. Unlike ``torch.quantile`` it
+    rounds nothing and refuses no size. Works on a piece at a time.
 
     Args:
         tensor: at least one entry, no NaN, any shape and real type.
@@ -112,8 +114,9 @@ def kth_from_counts(count: Callable[[int, int], Counts], k: int, dtype: torch.dt
     """The k-th smallest of some entries, digit by digit, the highest first.
 
     Args:
-        count: (shift, prefix) -> how often each value of the digit at that shift occurs, among the entries whose higher
-            digits are the prefix: :func:`count_digits` summed over all entries.
+        count: (shift, prefix) -> how often each value of the digit at that shift occurs, among the
+            entries whose higher digits are the prefix: :func:`count_digits` summed over all
+            entries.
         k: rank, 1..number of entries.
         dtype: float32, float64 or int64.
 
@@ -137,7 +140,8 @@ def count_digits(values: Tensor, shift: int, prefix: int) -> Counts:
     Args:
         values: one dimension, float32, float64 or int64, no NaN.
         shift: the digit's place in bits; the highest carries the sign and is counted from -32768.
-        prefix: all higher digits together; entries with others are left out. Not read for the highest digit.
+        prefix: all higher digits together; entries with others are left out. Not read for the
+            highest digit.
 
     Returns:
         int64 ``[65536]``.

@@ -16,7 +16,8 @@ from sta_lightning.arithmetic.problem import Block
 class AddVectors(MergeMethod):
     """A model plus masked task vectors: theta + sum of M_i * delta_i, where ``tuned`` are the products themselves.
 
-    From the pretrained model and the vectors of all tasks of a fusion it makes that fusion again, bit for bit.
+    From the pretrained model and the vectors of all tasks of a fusion it makes that fusion again,
+    bit for bit.
     """
 
     title: ClassVar[str] = "Masked task vectors"

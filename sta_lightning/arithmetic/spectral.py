@@ -43,13 +43,14 @@ def double_deltas(block: Block) -> Iterator[Tensor]:
 def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> Triples:
     """The largest singular triples of a matrix.
 
-    A singular value that is zero to the precision of float64 has no vectors of its own: a library returns any that are
-    orthogonal to the others. Here it is exactly zero, and so are its vectors.
+    A singular value that is zero to the precision of float64 has no vectors of its own: a library
+    returns any that are orthogonal to the others. Here it is exactly zero, and so are its vectors.
 
     Args:
         matrix: float64 ``[m, n]``.
         keep: how many triples; nothing for all min(m, n).
-        magnitude: of what the matrix was computed from, where that was larger than the matrix is itself.
+        magnitude: of what the matrix was computed from, where that was larger than the matrix is
+            itself.
     """
     if not matrix.numel():
         rank = min(matrix.shape)
@@ -74,9 +75,10 @@ def joined(parts: Sequence[Triples]) -> Triples:
 def orthogonalised(vectors: Tensor) -> Tensor:
     """The polar factor of some unit vectors: P Q^T for their singular value decomposition P S Q^T.
 
-    Of all matrices with orthonormal columns it is the nearest to the vectors. Where these depend on each other, it is
-    defined on what they span alone, and is zero on the rest (the partial isometry): nothing is made up. Vectors that differ
-    in less than half the digits of float64 count as dependent, since rounding decides what little they differ in.
+    Of all matrices with orthonormal columns it is the nearest to the vectors. Where these depend on
+    each other, it is defined on what they span alone, and is zero on the rest (the partial
+    isometry): nothing is made up. Vectors that differ in less than half the digits of float64 count
+    as dependent, since rounding decides what little they differ in.
 
     Args:
         vectors: float64 ``[m, k]``, a vector of length one, or of zeros, in every column.
@@ -94,8 +96,8 @@ def orthogonalised(vectors: Tensor) -> Tensor:
 class Spectral(VectorMethod):
     """A method that works on the singular values of every matrix and averages the other tensors.
 
-    A matrix is a tensor of two dimensions, unless it is a text projection; a subclass has a setting ``scale``, by which
-    the result is multiplied.
+    A matrix is a tensor of two dimensions, unless it is a text projection; a subclass has a setting
+    ``scale``, by which the result is multiplied.
     """
 
     scale: float

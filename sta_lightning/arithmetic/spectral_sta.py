@@ -1,6 +1,7 @@
 """Spectral STA: the unit that is scored and selected is a rank-one component of a layer, not an entry.
 
-Beyond the paper, and this project's own; how it was found and what was tried beside it is in docs/methods/spectral_sta.md.
+Beyond the paper, and this project's own; how it was found and what was tried beside it is in
+docs/methods/spectral_sta.md.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ from sta_lightning.errors import StaError
 class SpectralSta(LinearLayerMethod):
     """Of every linear layer's task vectors the rank-one components that change the layer's outputs most, made orthogonal.
 
-    A component s u v^T of delta_i, taken in the metric A of the layer's inputs, changes the outputs on inputs X by s^2 =
+    A component s u v^T of delta_i, taken in the metric A of the layer's inputs, changes the outputs
+    on inputs X by s^2 =
     ||X v s||^2 / rows: that is its importance, measured on a few unlabelled training samples a task, with no loss and no
-    gradient. Of each task the top 1/N are kept, made orthogonal to those of the other tasks, and added up:
+    gradient. Of each task the top 1/N are kept, made orthogonal to those of the other tasks, and
+    added up:
 
         A = mean over tasks of G_i / (tr G_i / in), then A + shrink * tr A / in * I
         delta_i A^(1/2) = sum of s u v^T, of which the rank // N largest s are kept
         merged delta = P(U) S P(V)^T A^(-1/2), with the polar factor P
 
-    Tensors that are no linear layer's weight get the mean of the task vectors. With A = I it is TSV-M.
+    Tensors that are no linear layer's weight get the mean of the task vectors. With A = I it is
+    TSV-M.
 
     Args:
-        shrink: how far the metric is drawn towards the identity, which bounds what few samples can say of directions
-            that they do not show; more than 0.
+        shrink: how far the metric is drawn towards the identity, which bounds what few samples can
+            say of directions that they do not show; more than 0.
 
     Raises:
         StaError: if ``shrink`` is out of range.
@@ -95,14 +99,17 @@ def spectral_sta(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes.
-        grams: task name -> Gram matrix ``[in, in]`` of a linear layer's inputs by the name of its weight.
+        grams: task name -> Gram matrix ``[in, in]`` of a linear layer's inputs by the name of its
+            weight.
         shrink: how far the inputs' metric is drawn towards the identity.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``shrink`` is out of range, models or Gram matrices do not match, or an entry is not finite.
+        StaError: if ``shrink`` is out of range, models or Gram matrices do not match, or an entry
+            is not finite.
     """
     return run_in_memory(SpectralSta(shrink), pretrained, finetuned, grams=grams, dtype=dtype).weights

@@ -22,8 +22,8 @@ class Merged:
 
     Attributes:
         weights: the merged model; tensor name -> tensor.
-        kept: tensor name -> task -> share of the task vector's entries kept, 0 to 1; empty for methods
-            without a mask.
+        kept: tensor name -> task -> share of the task vector's entries kept, 0 to 1; empty for
+            methods without a mask.
     """
 
     weights: dict[str, Tensor]
@@ -37,7 +37,8 @@ def floating_names(state: StateDict) -> list[str]:
         state: tensor name -> tensor of any shape.
 
     Returns:
-        Their names, in the order of ``state``. Integer and boolean buffers are never merged; they are copied.
+        Their names, in the order of ``state``. Integer and boolean buffers are never merged; they
+        are copied.
     """
     return [name for name, tensor in state.items() if tensor.is_floating_point()]
 
@@ -45,8 +46,9 @@ def floating_names(state: StateDict) -> list[str]:
 def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:
     """The type in which entries of these types are added up: float32, or float64 as soon as one of them is float64.
 
-    float16 and bfloat16 hold too few digits to sum task vectors that are a hundredth of the weights; float64
-    is kept because rounding a float64 model to float32 would change it even where no task changes it.
+    float16 and bfloat16 hold too few digits to sum task vectors that are a hundredth of the
+    weights; float64 is kept because rounding a float64 model to float32 would change it even where
+    no task changes it.
     """
     return torch.float64 if torch.float64 in dtypes else torch.float32
 

@@ -17,7 +17,8 @@ def chunk_of(chunk_size: int | None, images: Tensor) -> int:
     """How many samples go through together.
 
     Args:
-        chunk_size: what was asked for; nothing for 8 on a CPU, and 32 elsewhere, where fewer do not fill the device.
+        chunk_size: what was asked for; nothing for 8 on a CPU, and 32 elsewhere, where fewer do not
+            fill the device.
         images: the samples, on their device.
 
     Raises:
@@ -46,7 +47,8 @@ def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
 def exact(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Float32 without TensorFloat-32, evaluation mode, no autocast, nothing compiled; all of it as it was afterwards.
 
-    Inference mode is left, as its tensors cannot take part in autograd and ``enable_grad`` does not end it.
+    Inference mode is left, as its tensors cannot take part in autograd and ``enable_grad`` does not
+    end it.
 
     Args:
         module: what runs inside.

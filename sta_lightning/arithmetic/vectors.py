@@ -40,9 +40,9 @@ def change_size(pretrained: StateDict, merged: StateDict) -> dict[str, float]:
         merged: the same names and shapes.
 
     Returns:
-        ``norm``, the Euclidean norm of the difference; ``relative_norm``, that norm divided by the norm of
-        the pretrained weights (infinite if those are all zero and the others are not); ``changed``, the share
-        of entries that differ.
+        ``norm``, the Euclidean norm of the difference; ``relative_norm``, that norm divided by the
+        norm of the pretrained weights (infinite if those are all zero and the others are not);
+        ``changed``, the share of entries that differ.
 
     Raises:
         StaError: if names or shapes differ or an entry is not finite.

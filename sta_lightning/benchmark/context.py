@@ -46,7 +46,8 @@ class BenchmarkSuite(Suite):
 
     Args:
         settings: of the models.
-        memory: where evaluation images are kept, which are those of every seed; nothing for a memory of its own.
+        memory: where evaluation images are kept, which are those of every seed; nothing for a
+            memory of its own.
     """
 
     def __init__(self, settings: ModelSettings, memory: BenchmarkSuite | None = None) -> None:
@@ -59,7 +60,8 @@ class BenchmarkSuite(Suite):
     def images(self, task: str, split: Split) -> Remembered:
         """As the suite's; of a control without validation images, a fixed part of its test images serves in their place.
 
-        That part is the one that :func:`~sta_lightning.tasks.split.split_indices` sets aside, and it is never tested on.
+        That part is the one that :func:`~sta_lightning.tasks.split.split_indices` sets aside, and
+        it is never tested on.
         """
         if not self._sets_aside(task):
             return super().images(task, split)

@@ -32,13 +32,15 @@ class MethodEntry:
         label: what the reader sees; the method's title if not given.
         group: which kind of row it is: ``sta``, ``data-free``, ``data`` or ``control``.
         measure: importance that a method goes by, if it goes by one.
-        samples: images a task for the importance, the Fisher information or the Gram matrices; nothing for the benchmark's.
+        samples: images a task for the importance, the Fisher information or the Gram matrices;
+            nothing for the benchmark's.
         p: quantile of the masked methods.
         scale: the method's coefficient; nothing for its default.
         normalize: how importance is normalised.
         dare: share of the task vectors' entries that DARE drops in front; nothing for none.
         settings: further settings of the method, by name.
-        tune: setting -> values; the validation images choose among all combinations. Nothing where there is nothing to tune.
+        tune: setting -> values; the validation images choose among all combinations. Nothing where
+            there is nothing to tune.
         paper: the method's row in the paper's table, if it has one.
     """
 

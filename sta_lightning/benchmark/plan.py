@@ -25,7 +25,8 @@ from sta_lightning.tasks.task import Split
 _TRAINED = 3.0
 # The gradient of a single image takes about four times a forward pass.
 _SCORED = 4.0
-# Merging, building encoders and writing steps take the time of about so many images, for every model that is evaluated.
+# Merging, building encoders and writing steps take the time of about so many images, for every
+# model that is evaluated.
 _MERGED = 250.0
 _MEASURED_BATCHES = 3
 

@@ -22,11 +22,13 @@ class MethodInfo:
         key: short name that programs use, such as ``ties_sum``.
         label: what the reader sees.
         summary: what it does, in one line.
-        data: what it needs besides the weights, as :class:`~sta_lightning.arithmetic.MergeMethod` has it.
+        data: what it needs besides the weights, as :class:`~sta_lightning.arithmetic.MergeMethod`
+            has it.
         coefficient: whether it has one that must be tuned.
         source: where it was published.
         group: which kind of row it is.
-        paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; nothing if the paper has none.
+        paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; nothing if the
+            paper has none.
     """
 
     key: str
@@ -50,7 +52,8 @@ class FusionResult:
         tasks: the tasks that were fused.
         accuracy: task -> test accuracy in percent.
         chosen: the method's settings.
-        validation: average validation accuracy in percent under these settings; nothing where nothing was tuned.
+        validation: average validation accuracy in percent under these settings; nothing where
+            nothing was tuned.
     """
 
     method: str
@@ -73,13 +76,15 @@ class ForgettingResult:
 
     Attributes:
         method: key of the method.
-        setting: published, or tuned: what forgets most among what keeps enough of the control's validation accuracy.
+        setting: published, or tuned: what forgets most among what keeps enough of the control's
+            validation accuracy.
         seed: of the fine-tuning.
         task: what was to be forgotten.
         target: accuracy on it, the lower the better.
         control: accuracy on the control, the higher the better.
         chosen: the method's settings.
-        enough: for a tuned one, whether any setting of the grid kept enough; if not, this one kept most.
+        enough: for a tuned one, whether any setting of the grid kept enough; if not, this one kept
+            most.
     """
 
     method: str
@@ -97,7 +102,8 @@ class CurvePoint:
     """Average accuracy in percent at one value of something that is varied.
 
     Attributes:
-        curve: what is varied: ``p``, ``scale`` (λ), ``samples`` (for the importance) or ``tasks`` (how many are fused).
+        curve: what is varied: ``p``, ``scale`` (λ), ``samples`` (for the importance) or ``tasks``
+            (how many are fused).
         method: key of the method.
         seed: of the fine-tuning.
         x: the value.
@@ -163,17 +169,20 @@ class BenchmarkResults:
         control: name of the control set.
         seeds: of the fine-tunings.
         methods: of the fusion tables, in the order of their rows, references first.
-        forget_methods: of the forgetting table, in the order of their columns; ``pretrained`` first.
+        forget_methods: of the forgetting table, in the order of their columns; ``pretrained``
+            first.
         images: split -> set -> number of images.
         fusion: all tasks fused, every method and seed.
         pairs: two tasks fused, for all pairs; by the methods of the figure.
         forgetting: every task forgotten.
         curves: sensitivity.
         trade_off: forgetting against p and γ.
-        kept: tensor name -> task -> share of the task vector's entries that STA (LP) keeps; of the first seed.
-        conflict: task -> other task -> share of the entries, not zero in both, whose signs differ; of the first seed.
-        record: how the numbers came about: ``command``, ``date``, ``hardware``, ``versions``, ``settings``, ``hashes``
-            (name of a file -> SHA-256), ``seconds``.
+        kept: tensor name -> task -> share of the task vector's entries that STA (LP) keeps; of the
+            first seed.
+        conflict: task -> other task -> share of the entries, not zero in both, whose signs differ;
+            of the first seed.
+        record: how the numbers came about: ``command``, ``date``, ``hardware``, ``versions``,
+            ``settings``, ``hashes`` (name of a file -> SHA-256), ``seconds``.
     """
 
     title: str

@@ -60,7 +60,8 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
             f"threads; everything goes to {output}"
         )
         if force:
-            # Before the processes begin: each would compute again what another one has just computed.
+            # Before the processes begin: each would compute again what another one has just
+            # computed.
             for seed in settings.seeds:
                 shutil.rmtree(output / f"seed_{seed}" / "steps", ignore_errors=True)
         done = run_cells(settings, cells)

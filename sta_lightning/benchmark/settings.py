@@ -18,12 +18,13 @@ class Curves:
     """What is varied, and for which methods; an empty list leaves a curve out.
 
     Args:
-        p: values of p for the masked methods in ``p_methods``; values of one rank are computed once.
+        p: values of p for the masked methods in ``p_methods``; values of one rank are computed
+            once.
         p_methods: keys of methods.
         samples: how many calibration samples the methods in ``samples_methods`` score on.
         samples_methods: keys of methods.
-        tasks: how many tasks are fused by the methods in ``tasks_methods``: subsets of neighbours in the list of tasks, so
-            that every task is fused equally often.
+        tasks: how many tasks are fused by the methods in ``tasks_methods``: subsets of neighbours
+            in the list of tasks, so that every task is fused equally often.
         tasks_methods: keys of methods.
         scale_methods: keys of methods whose tuned coefficient is drawn against validation accuracy.
     """
@@ -42,7 +43,8 @@ class TradeOff:
     """Forgetting against p and γ.
 
     Args:
-        methods: key of a forgetting method -> its setting that is varied (``p`` or ``scale``) -> values.
+        methods: key of a forgetting method -> its setting that is varied (``p`` or ``scale``) ->
+            values.
     """
 
     methods: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -56,18 +58,23 @@ class BenchmarkSettings:
         title: of the report.
         output: folder for everything that the run writes.
         models: encoder, tasks, fine-tuning and images; its ``seed`` is not read.
-        finetuned: fine-tuned encoders that are there already, a path with ``{task}`` and, if there are several fine-tunings
-            of each task, ``{seed}`` in it; nothing to fine-tune.
+        finetuned: fine-tuned encoders that are there already, a path with ``{task}`` and, if there
+            are several fine-tunings of each task, ``{seed}`` in it; nothing to fine-tune.
         seeds: of the fine-tunings and of all that is drawn at random.
         methods: key -> a fusing method, in the order of the table.
-        pairs: keys of the methods that fuse every pair of tasks (the paper's Fig. 3); empty for none.
+        pairs: keys of the methods that fuse every pair of tasks (the paper's Fig. 3); empty for
+            none.
         forget_methods: key -> a forgetting method (the paper's Table 3); empty for none.
-        control_share: share of the pretrained model's validation accuracy on the control that a tuned forgetting must keep.
+        control_share: share of the pretrained model's validation accuracy on the control that a
+            tuned forgetting must keep.
         curves: what is varied.
         trade_off: forgetting against p and γ.
-        selection: key of the method whose shares kept are drawn (the paper's Fig. 4); nothing for none.
-        devices: processes that work at the same time: on a CPU, or one a GPU. The numbers do not depend on it.
-        threads: threads of each process on a CPU; the numbers may depend on it in their last digits.
+        selection: key of the method whose shares kept are drawn (the paper's Fig. 4); nothing for
+            none.
+        devices: processes that work at the same time: on a CPU, or one a GPU. The numbers do not
+            depend on it.
+        threads: threads of each process on a CPU; the numbers may depend on it in their last
+            digits.
     """
 
     title: str = "Merging methods"

@@ -24,9 +24,10 @@ _LAYOUT = {
 class MergeBoard(Callback):
     """Log what a merged encoder is made of, once its test is over; the evaluation modules attach it by themselves.
 
-    Every logger gets ``selection/<task>/<tensor>`` (share of the task vector's entries kept, 0 to 1) and ``change/…`` (size of
-    the change from the pretrained weights). A TensorBoardLogger gets besides: the settings with the result ``hp/…`` in
-    HPARAMS, a figure of the shares kept per layer (the paper's Fig. 4), a table of them, and the accuracies on one chart.
+    Every logger gets ``selection/<task>/<tensor>`` (share of the task vector's entries kept, 0 to
+    1) and ``change/…`` (size of the change from the pretrained weights). A TensorBoardLogger gets
+    besides: the settings with the result ``hp/…`` in HPARAMS, a figure of the shares kept per layer
+    (the paper's Fig. 4), a table of them, and the accuracies on one chart.
     """
 
     @override

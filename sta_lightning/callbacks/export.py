@@ -22,7 +22,8 @@ _FILES = ("pretrained", "weights", "head", "task")
 class ExportWeights(Callback):
     """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends: what scoring, merging and forgetting read.
 
-    The encoder's tensors are named as in the pretrained model's file. Both files carry the fit's settings in their metadata.
+    The encoder's tensors are named as in the pretrained model's file. Both files carry the fit's
+    settings in their metadata.
 
     Args:
         directory: The folder to write to; nothing for the trainer's ``default_root_dir``.

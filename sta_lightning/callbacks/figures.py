@@ -40,9 +40,11 @@ def selection_figure(kept: Kept) -> Figure | None:
         kept: Share kept, 0 to 1, by tensor name and task.
 
     Returns:
-        A figure that belongs to no window and to no global state; None if no tensor is in a numbered block.
+        A figure that belongs to no window and to no global state; None if no tensor is in a
+        numbered block.
     """
-    # The paper's four kinds are weights; biases say little beside them and would need a dozen panels more.
+    # The paper's four kinds are weights; biases say little beside them and would need a dozen
+    # panels more.
     kinds = {kind: tasks for kind, tasks in by_kind(kept).items() if kind.endswith("weight")}
     shown = dict(list(kinds.items())[:_PANELS])
     if not shown:

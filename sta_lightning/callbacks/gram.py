@@ -1,7 +1,7 @@
 """Gram matrices of the inputs of a task's own fine-tuned encoder's linear layers, in one file.
 
-The two ways in are those of :mod:`sta_lightning.callbacks.importance`: attached to a fit or a validation, or alone, as
-``sta score --measure=gram`` runs it.
+The two ways in are those of :mod:`sta_lightning.callbacks.importance`: attached to a fit or a
+validation, or alone, as ``sta score --measure=gram`` runs it.
 """
 
 from __future__ import annotations
@@ -37,24 +37,28 @@ class _Collected:
 class GramCollection(SampledPass[_Collected]):
     """Write the mean of x xᵀ over the inputs x of every linear layer of the encoder, for merges that read it (RegMean).
 
-    The samples come from the task's training split under the evaluation transform, drawn by the seed alone; no label is read.
-    The encoder runs in evaluation mode and in float32, whatever the trainer's precision, and without gradients. Process r of w
-    takes the samples r, r + w, …; sums and numbers of rows meet in one reduction, in float64: the result does not depend on the
-    number of processes nor on the batch size, but for rounding. A fit with this callback follows the fit without it bit for bit.
+    The samples come from the task's training split under the evaluation transform, drawn by the
+    seed alone; no label is read. The encoder runs in evaluation mode and in float32, whatever the
+    trainer's precision, and without gradients. Process r of w takes the samples r, r + w, …; sums
+    and numbers of rows meet in one reduction, in float64: the result does not depend on the number
+    of processes nor on the batch size, but for rounding. A fit with this callback follows the fit
+    without it bit for bit.
 
-    The file holds one symmetric float32 tensor ``[in, in]`` for every linear layer, under the name that the layer's weight has in
-    the encoder. See :mod:`sta_lightning.arithmetic.gram` for what is no linear layer.
+    The file holds one symmetric float32 tensor ``[in, in]`` for every linear layer, under the name
+    that the layer's weight has in the encoder. See :mod:`sta_lightning.arithmetic.gram` for what is
+    no linear layer.
 
     Args:
         output: The safetensors file to write.
         samples: Number of training samples.
         seed: Which samples: the same seed draws the same ones on every machine.
-        chunk_size: Samples that go through the encoder together on each process; takes memory for their activations. It
-            changes speed only. Nothing is 8 on a CPU and 32 elsewhere.
+        chunk_size: Samples that go through the encoder together on each process; takes memory for
+            their activations. It changes speed only. Nothing is 8 on a CPU and 32 elsewhere.
 
     Raises:
-        StaError: The strategy shards the weights (FSDP, DeepSpeed, …), the module or the datamodule cannot be scored, the
-            encoder has no linear layer, or a Gram matrix is not finite. Every process raises it, whichever of them failed.
+        StaError: The strategy shards the weights (FSDP, DeepSpeed, …), the module or the datamodule
+            cannot be scored, the encoder has no linear layer, or a Gram matrix is not finite. Every
+            process raises it, whichever of them failed.
     """
 
     def __init__(self, output: str, samples: int = 256, seed: int = 0, chunk_size: int | None = None) -> None:

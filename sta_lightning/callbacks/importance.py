@@ -2,15 +2,18 @@
 
 Two ways in, one computation:
 
-- **Attached to a fit or a validation**: ``Trainer(callbacks=[ImportanceScoring("digits.safetensors")])``. Under
-  ``trainer.fit`` it runs when training ends, under ``trainer.validate`` when the validation pass ends.
-- **Alone**, what ``sta score`` runs: ``score(trainer, module, datamodule, output="digits.safetensors",
-  ckpt_path="last.ckpt")`` in :mod:`sta_lightning.callbacks.score`. No validation image is read, only the samples.
+- **Attached to a fit or a validation**:
+  ``Trainer(callbacks=[ImportanceScoring("digits.safetensors")])``. Under ``trainer.fit`` it runs
+  when training ends, under ``trainer.validate`` when the validation pass ends.
+- **Alone**, what ``sta score`` runs: ``score(trainer, module, datamodule,
+  output="digits.safetensors", ckpt_path="last.ckpt")`` in :mod:`sta_lightning.callbacks.score`. No
+  validation image is read, only the samples.
 
-The datamodule has to be a ``TaskDataModule`` or offer what it does: ``scoring_samples(n, seed)`` and ``dataset("train")``.
-The file holds one float32 tensor per floating-point tensor of the encoder, by its name in the encoder, and the metadata
-that :func:`sta_lightning.weights.provenance` makes: measure, samples' indices, seed, precision, task, digest of the
-weights scored; and by :mod:`sta_lightning.weights.extents`, the smallest and largest importance of every tensor.
+The datamodule has to be a ``TaskDataModule`` or offer what it does: ``scoring_samples(n, seed)``
+and ``dataset("train")``. The file holds one float32 tensor per floating-point tensor of the
+encoder, by its name in the encoder, and the metadata that :func:`sta_lightning.weights.provenance`
+makes: measure, samples' indices, seed, precision, task, digest of the weights scored; and by
+:mod:`sta_lightning.weights.extents`, the smallest and largest importance of every tensor.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ from sta_lightning.weights.extents import KEY as EXTENTS
 
 Measure = Literal["lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"]
 
-# What the agreement of two precisions is measured on: the paper's p, and enough entries for three digits of a rank correlation.
+# What the agreement of two precisions is measured on: the paper's p, and enough entries for three
+# digits of a rank correlation.
 _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
 
 
@@ -70,29 +74,35 @@ class _Scored:
 class ImportanceScoring(SampledPass[_Scored]):
     """Write the importance of every weight of the encoder for the task it was fine-tuned on (Eq. 10 to 12).
 
-    The samples come from the task's training split under the evaluation transform, drawn by the seed alone; the encoder
-    runs in evaluation mode and in float32, or in the precision given here, whatever the trainer's. Each sample's gradient is
-    taken on its own. Process r of w takes the samples r, r + w, …, and the sums meet in one reduction: the result does not
-    depend on the number of processes nor on the batch size. A fit with this callback follows the fit without it bit for bit.
+    The samples come from the task's training split under the evaluation transform, drawn by the
+    seed alone; the encoder runs in evaluation mode and in float32, or in the precision given here,
+    whatever the trainer's. Each sample's gradient is taken on its own. Process r of w takes the
+    samples r, r + w, …, and the sums meet in one reduction: the result does not depend on the
+    number of processes nor on the batch size. A fit with this callback follows the fit without it
+    bit for bit.
 
     Args:
         output: The safetensors file to write.
-        measure: ``lp`` is Σ|θ·∇L| (the paper's default), ``amp`` is θ² and needs no data, ``lp+amp`` is their product;
-            ``delta-lp`` is Σ|δ·∇L| and ``delta-amp`` is δ², with the task vector δ in place of the weights θ; ``fisher`` is
-            Σ(∇L)², the diagonal of the empirical Fisher information.
+        measure: ``lp`` is Σ|θ·∇L| (the paper's default), ``amp`` is θ² and needs no data,
+            ``lp+amp`` is their product; ``delta-lp`` is Σ|δ·∇L| and ``delta-amp`` is δ², with the
+            task vector δ in place of the weights θ; ``fisher`` is Σ(∇L)², the diagonal of the
+            empirical Fisher information.
         samples: Number of training samples to score on; the paper's is 32.
         seed: Which samples: the same seed draws the same ones on every machine.
-        chunk_size: Samples that go through the encoder together on each process; takes memory for their activations. It
-            changes speed only. Nothing is 8 on a CPU and 32 elsewhere; 1 is a loop of backward passes.
-        precision: ``float32``, or ``bf16``: forward and backward under bfloat16 autocast, added up in float32. Quicker where
-            the device computes in bfloat16.
-        report_agreement: With ``bf16``, score in float32 too, which costs that pass and the memory of one more importance,
-            and record how far the two agree in the file's metadata under ``agreement``: Spearman's rank correlation,
-            and the share of entries that both or neither would keep at p = 0.7. The file holds the ``bf16`` importance.
+        chunk_size: Samples that go through the encoder together on each process; takes memory for
+            their activations. It changes speed only. Nothing is 8 on a CPU and 32 elsewhere; 1 is a
+            loop of backward passes.
+        precision: ``float32``, or ``bf16``: forward and backward under bfloat16 autocast, added up
+            in float32. Quicker where the device computes in bfloat16.
+        report_agreement: With ``bf16``, score in float32 too, which costs that pass and the memory
+            of one more importance, and record how far the two agree in the file's metadata under
+            ``agreement``: Spearman's rank correlation, and the share of entries that both or
+            neither would keep at p = 0.7. The file holds the ``bf16`` importance.
 
     Raises:
-        StaError: The strategy shards the weights (FSDP, DeepSpeed, …), the module or the datamodule cannot be
-            scored, or the importance is not finite. Every process raises it, whichever of them failed.
+        StaError: The strategy shards the weights (FSDP, DeepSpeed, …), the module or the datamodule
+            cannot be scored, or the importance is not finite. Every process raises it, whichever of
+            them failed.
     """
 
     def __init__(
@@ -166,7 +176,8 @@ class ImportanceScoring(SampledPass[_Scored]):
             else:
                 direction = None if delta is None else {f"encoder.{name}": t for name, t in delta.items()}
                 found = taylor_importance(logits, F.cross_entropy, *drawn, direction=direction, **settings)
-        # A buffer such as a running mean has no gradient: importance 0, so that a merge leaves it as it was.
+        # A buffer such as a running mean has no gradient: importance 0, so that a merge leaves it
+        # as it was.
         return {
             name: found[f"encoder.{name}"]
             if f"encoder.{name}" in found

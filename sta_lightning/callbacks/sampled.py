@@ -26,17 +26,20 @@ class SampledPass(Callback, ABC, Generic[Found]):
     """When a pass over samples is made, on which process with which samples, and that all processes fail together.
 
     It runs when the training of a fit ends, when a plain validation ends, or alone under
-    :func:`sta_lightning.callbacks.score.score`. The samples come from the task's training split under the evaluation
-    transform, drawn by the seed alone; process r of w takes the samples r, r + w, …, and the results meet in a reduction: they
-    do not depend on the number of processes nor on the batch size. A fit with it follows the fit without it bit for bit.
+    :func:`sta_lightning.callbacks.score.score`. The samples come from the task's training split
+    under the evaluation transform, drawn by the seed alone; process r of w takes the samples r, r +
+    w, …, and the results meet in a reduction: they do not depend on the number of processes nor on
+    the batch size. A fit with it follows the fit without it bit for bit.
 
-    A subclass says what is found on one process, how the processes' findings become one, and what is written.
+    A subclass says what is found on one process, how the processes' findings become one, and what
+    is written.
 
     Args:
         output: The safetensors file to write.
         samples: Number of training samples.
         seed: Which samples: the same seed draws the same ones on every machine.
-        chunk_size: Samples that go through the encoder together on each process; nothing is 8 on a CPU and 32 elsewhere.
+        chunk_size: Samples that go through the encoder together on each process; nothing is 8 on a
+            CPU and 32 elsewhere.
 
     Raises:
         StaError: A number is below 1.
@@ -74,7 +77,8 @@ class SampledPass(Callback, ABC, Generic[Found]):
             check_strategy(trainer)
             sample_source(trainer.datamodule)  # type: ignore[attr-defined]
 
-    # Callbacks are set up before modules, which may build their encoder there: look at the module after that.
+    # Callbacks are set up before modules, which may build their encoder there: look at the module
+    # after that.
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module that cannot be scored before it is trained."""

@@ -44,11 +44,12 @@ def score(
         module: A ``CLIPClassifier`` (anything whose logits are ``head(encoder(images))``).
         datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on.
         output: The safetensors file to write.
-        measure: ``gram`` for what :class:`GramCollection` writes; the others are those of :class:`ImportanceScoring`, which
-            see for the following, too.
+        measure: ``gram`` for what :class:`GramCollection` writes; the others are those of
+            :class:`ImportanceScoring`, which see for the following, too.
         samples: Number of training samples.
         seed: Which samples.
-        chunk_size: Samples that go through the encoder together; nothing is 8 on a CPU and 32 elsewhere.
+        chunk_size: Samples that go through the encoder together; nothing is 8 on a CPU and 32
+            elsewhere.
         precision: ``float32`` or ``bf16``; the Gram matrices are float32.
         report_agreement: Whether to record how far bf16 and float32 agree.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
@@ -81,8 +82,9 @@ def score(
 class _ScoringRun(LightningModule):
     """A validation whose only work is the pass over samples of the module inside it.
 
-    Lightning sets up devices, processes, precision and checkpoint only around a loop, and its loops want batches: this
-    one has a batch of nothing for each process, so that no accuracy of a part of the data appears in any log.
+    Lightning sets up devices, processes, precision and checkpoint only around a loop, and its loops
+    want batches: this one has a batch of nothing for each process, so that no accuracy of a part of
+    the data appears in any log.
     """
 
     def __init__(

@@ -49,7 +49,8 @@ def together(trainer: Trainer, what: str) -> Iterator[Step]:
         what: What the block does, for the message: ``"Scoring"``.
 
     Yields:
-        The step, whose ``check`` every process calls after the block and before anything that uses its results.
+        The step, whose ``check`` every process calls after the block and before anything that uses
+        its results.
     """
     step = Step(trainer, what)
     try:

@@ -31,8 +31,8 @@ _UNREAD = ("data", "trainer", "seed_everything")
 def suffices(words: Sequence[str]) -> bool:
     """Whether a command line asks for nothing but a merged file.
 
-    That is so with ``evaluate`` false, unless the line also has options of the trainer or the data, asks for help or for
-    the configuration, or a task is described by a YAML file.
+    That is so with ``evaluate`` false, unless the line also has options of the trainer or the data,
+    asks for help or for the configuration, or a task is described by a YAML file.
     """
     configs = [read_config(name) for name in config_files(words)]
     if asked_alone(words, configs, "evaluate") is not False:

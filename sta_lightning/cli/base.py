@@ -139,7 +139,8 @@ class StaCLI(LightningCLI):
     def _check_keys(self) -> None:
         """Refuse a configuration file with a key that this subcommand does not have.
 
-        jsonargparse would do so too, but only after it has missed what is required, and without the file's name.
+        jsonargparse would do so too, but only after it has missed what is required, and without the
+        file's name.
         """
         options = [option for option in self._options() if option not in ("config", "print_config")]
         for file, config in self._configs.items():
@@ -245,8 +246,8 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return "litlogger" not in text and "litmodels" not in text and "Seed set to" not in text
 
 
-# Lightning prints advertisements with every Trainer, and the seed, which the configuration shows: they would stand
-# between the user and the one message that matters.
+# Lightning prints advertisements with every Trainer, and the seed, which the configuration shows:
+# they would stand between the user and the one message that matters.
 for _name in (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",

@@ -98,7 +98,8 @@ def run(name: str, words: Sequence[str]) -> None:
         words: The command line after it.
 
     Raises:
-        StaError: An option is not understood, a file is missing or does not fit, or a picture does not decode.
+        StaError: An option is not understood, a file is missing or does not fit, or a picture does
+            not decode.
     """
     parser = build_parser()
     try:

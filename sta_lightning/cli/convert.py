@@ -82,7 +82,8 @@ def run(name: str, words: Sequence[str]) -> None:
         words: The command line after it.
 
     Raises:
-        StaError: An option is not understood, a file is broken or does not fit, or the output cannot be written.
+        StaError: An option is not understood, a file is broken or does not fit, or the output
+            cannot be written.
     """
     parser = build_parser()
     try:

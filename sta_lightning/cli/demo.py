@@ -25,7 +25,8 @@ def run(name: str, words: Sequence[str]) -> None:
     parsed, flags = parse(name, words, DESCRIPTION, ExperimentSettings, FLAGS)
     settings = expand_settings(parsed)
 
-    # The experiment imports torch and Lightning: --help and a mistyped option must not wait for them.
+    # The experiment imports torch and Lightning: --help and a mistyped option must not wait for
+    # them.
     from sta_lightning.experiment import run as run_experiment
 
     run_experiment(settings, force=flags["force"])

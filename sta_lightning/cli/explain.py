@@ -1,6 +1,7 @@
 """Rewords jsonargparse's messages: what was asked, what was found, how to mend it, on a few words.
 
-jsonargparse reports every branch of every union that it tried, nested; only the leaves that say something are kept.
+jsonargparse reports every branch of every union that it tried, nested; only the leaves that say
+something are kept.
 """
 
 import difflib

@@ -35,10 +35,10 @@ class ForgetTrainer(Trainer):
         Args:
             model: Which model forgets which task, and how.
             datamodule: The images of the target and of the control.
-            output: File for the encoder that has forgotten (safetensors); it is replaced whole, and its metadata names
-                the method, its settings and the SHA-256 of every source.
-            evaluate: Whether to measure accuracy on the test splits of target (lower is better) and control (it should
-                stay), on the screen and in every logger.
+            output: File for the encoder that has forgotten (safetensors); it is replaced whole, and
+                its metadata names the method, its settings and the SHA-256 of every source.
+            evaluate: Whether to measure accuracy on the test splits of target (lower is better) and
+                control (it should stay), on the screen and in every logger.
         """
         check_output(output)
         write_merged(self, model, output)

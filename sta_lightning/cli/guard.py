@@ -1,7 +1,7 @@
 """Turns whatever a subcommand raises into one message and an exit status.
 
-A user's mistake is a message and status 2; an interruption 130; anything else is a bug of ours: one line and status 1.
-With ``debug`` the exception goes through untouched.
+A user's mistake is a message and status 2; an interruption 130; anything else is a bug of ours: one
+line and status 1. With ``debug`` the exception goes through untouched.
 """
 
 import os
@@ -81,7 +81,8 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
             return EXIT_INTERNAL_ERROR
         return stop.code or 0
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has had enough. Nothing more can be written, at the interpreter's end neither.
+        # Whoever read the output, such as `head`, has had enough. Nothing more can be written, at
+        # the interpreter's end neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

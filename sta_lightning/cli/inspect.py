@@ -45,7 +45,8 @@ def run(name: str, words: Sequence[str]) -> None:
         words: The command line after it.
 
     Raises:
-        StaError: An option is not understood, or files cannot be read; the others are described all the same.
+        StaError: An option is not understood, or files cannot be read; the others are described all
+            the same.
     """
     parser = build_parser()
     try:

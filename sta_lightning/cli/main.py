@@ -1,7 +1,7 @@
 """Entry point of the command ``sta``.
 
-Nothing heavy is imported here: ``sta --help`` and ``sta --version`` answer at once, and a mistyped subcommand
-is told before torch is loaded.
+Nothing heavy is imported here: ``sta --help`` and ``sta --version`` answer at once, and a mistyped
+subcommand is told before torch is loaded.
 """
 
 import difflib

@@ -37,9 +37,10 @@ class MergeTrainer(Trainer):
         Args:
             model: Which encoders are fused, and how.
             datamodule: The tasks' images.
-            output: File for the fused encoder (safetensors); it is replaced whole, and its metadata names the method,
-                its settings and the SHA-256 of every source.
-            evaluate: Whether to measure accuracy on every task's test split, on the screen and in every logger.
+            output: File for the fused encoder (safetensors); it is replaced whole, and its metadata
+                names the method, its settings and the SHA-256 of every source.
+            evaluate: Whether to measure accuracy on every task's test split, on the screen and in
+                every logger.
         """
         check_output(output)
         write_merged(self, model, output)

@@ -31,7 +31,8 @@ class RaisingParser(ArgumentParser):
     ) -> None:
         """Register an instantiator that remembers a ``StaError`` in ``faults``.
 
-        jsonargparse turns what a constructor raises into the text of a ``ValueError``; the original would be lost.
+        jsonargparse turns what a constructor raises into the text of a ``ValueError``; the original
+        would be lost.
         """
 
         def remembering(*args: Any, **kwargs: Any) -> Any:

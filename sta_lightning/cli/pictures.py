@@ -16,9 +16,9 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
     """List pictures.
 
     Args:
-        places: Files, which are taken whatever they are called, and folders, in which every file with a picture's ending
-            is found, at any depth, in the order in which people count: ``2.png`` before ``10.png``. What begins with a dot
-            is left out.
+        places: Files, which are taken whatever they are called, and folders, in which every file
+            with a picture's ending is found, at any depth, in the order in which people count:
+            ``2.png`` before ``10.png``. What begins with a dot is left out.
 
     Returns:
         Every picture once, in the order of ``places``.
@@ -58,7 +58,8 @@ def read_picture(path: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise all kinds on broken files
-        # Pillow says "cannot identify image file" and names the file in its own way: the path is told here already.
+        # Pillow says "cannot identify image file" and names the file in its own way: the path is
+        # told here already.
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
         raise StaError(
             f"the picture '{path}' cannot be decoded: {why}. Take it out, put a whole one in its place, or leave such files "

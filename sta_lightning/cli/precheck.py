@@ -1,7 +1,7 @@
 """What is read from the command line and its configuration files before jsonargparse sees them.
 
-A missing or unreadable file is told with its name and line here; and a value that a link would overwrite in silence
-is found by comparing what was asked with what came out.
+A missing or unreadable file is told with its name and line here; and a value that a link would
+overwrite in silence is found by comparing what was asked with what came out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -30,10 +30,11 @@ class PredictTrainer(Trainer):
         Args:
             model: The classifier.
             datamodule: The images, in the order of the test split.
-            output: File for the probabilities (safetensors: one float32 tensor ``probabilities`` of shape images by classes);
-                it is replaced whole.
+            output: File for the probabilities (safetensors: one float32 tensor ``probabilities`` of
+                shape images by classes); it is replaced whole.
             ckpt_path: Checkpoint of the classifier; nothing for the model as configured.
-            weights_only: Whether to refuse a checkpoint that holds more than tensors and plain values.
+            weights_only: Whether to refuse a checkpoint that holds more than tensors and plain
+                values.
 
         Raises:
             StaError: The run has several processes, each of which sees a part of the images.

@@ -11,7 +11,8 @@ from sta_lightning.weights.atomic import atomic_path
 class SaveConfig(SaveConfigCallback):
     """Writes the configuration into the run's log folder, whole or not at all; the latest run of a folder wins.
 
-    The file is named after the subcommand, so that testing a model leaves the configuration of its fit alone.
+    The file is named after the subcommand, so that testing a model leaves the configuration of its
+    fit alone.
 
     It runs on rank 0 only, so it holds no collective operation.
     """

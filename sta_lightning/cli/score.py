@@ -43,22 +43,27 @@ class ScoreTrainer(Trainer):
         Args:
             model: The classifier that the weights belong to.
             datamodule: The task that it was fine-tuned on.
-            weights: The fine-tuned encoder: a safetensors file, or a Lightning checkpoint (.ckpt) with encoder and head.
-            output: File for the importances (safetensors, one float32 tensor per weight tensor); it is replaced whole.
-            measure: What importance is: "lp" sums over samples the loss that a weight preserves, |weight · gradient|; "amp"
-                is the squared weight and reads no images; "lp+amp" is their product; "delta-lp" and "delta-amp" have the
-                change by fine-tuning in place of the weight; "fisher" sums gradient², the Fisher information, for Fisher
-                merging. "gram" is no importance: the file gets the mean of x·xᵀ over the inputs x of every linear layer, for
-                methods that need Gram matrices (RegMean); it takes no gradient.
-            samples: Number of training images, each differentiated by itself; the paper takes 32 for "lp". The Fisher
-                information and the Gram matrices want more, 256 say.
+            weights: The fine-tuned encoder: a safetensors file, or a Lightning checkpoint (.ckpt)
+                with encoder and head.
+            output: File for the importances (safetensors, one float32 tensor per weight tensor); it
+                is replaced whole.
+            measure: What importance is: "lp" sums over samples the loss that a weight preserves,
+                |weight · gradient|; "amp" is the squared weight and reads no images; "lp+amp" is
+                their product; "delta-lp" and "delta-amp" have the change by fine-tuning in place of
+                the weight; "fisher" sums gradient², the Fisher information, for Fisher merging.
+                "gram" is no importance: the file gets the mean of x·xᵀ over the inputs x of every
+                linear layer, for methods that need Gram matrices (RegMean); it takes no gradient.
+            samples: Number of training images, each differentiated by itself; the paper takes 32
+                for "lp". The Fisher information and the Gram matrices want more, 256 say.
             seed: Which training images: the same seed draws the same ones everywhere.
-            chunk_size: Images that go through the encoder together. More is quicker, up to a point, and needs more memory; the
-                result is the same. Nothing is 8 on a CPU and 32 elsewhere.
-            precision: Numbers of the forward and backward pass: "float32", or "bf16" (bfloat16 autocast, added up in
-                float32), which is quicker where the device computes in it. The trainer's precision has no effect here.
-            report_agreement: With "bf16", score in float32 too, at that pass's cost, and print and record how far the two
-                agree: in rank, and in which entries a mask would keep.
+            chunk_size: Images that go through the encoder together. More is quicker, up to a point,
+                and needs more memory; the result is the same. Nothing is 8 on a CPU and 32
+                elsewhere.
+            precision: Numbers of the forward and backward pass: "float32", or "bf16" (bfloat16
+                autocast, added up in float32), which is quicker where the device computes in it.
+                The trainer's precision has no effect here.
+            report_agreement: With "bf16", score in float32 too, at that pass's cost, and print and
+                record how far the two agree: in rank, and in which entries a mask would keep.
         """
         check_output(output)
         checkpoint = weights if weights.suffix == CHECKPOINT_SUFFIX else None

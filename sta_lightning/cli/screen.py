@@ -12,8 +12,8 @@ def accuracy_table(metrics: Mapping[str, float]) -> str:
     """Accuracy per task as an aligned table, average and control last.
 
     Args:
-        metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc`` or
-            ``test/control/acc``; shares in [0, 1].
+        metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``
+            or ``test/control/acc``; shares in [0, 1].
 
     Returns:
         Lines of a name and a percentage.

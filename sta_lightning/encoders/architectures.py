@@ -42,7 +42,8 @@ def model_config(name: str) -> dict[str, Any]:
         return dict(Repository.parse(name).config()["model_cfg"])
     import open_clip
 
-    # Names with a colon are the library's own way to folders and repositories, past the rules of this package.
+    # Names with a colon are the library's own way to folders and repositories, past the rules of
+    # this package.
     config = None if ":" in name else open_clip.get_model_config(name)
     if config is None:
         raise StaError(

@@ -29,16 +29,18 @@ __all__ = [
 def build_encoder(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
     """Build an image encoder: open_clip's ``visual`` tower, or a timm model without its classifier.
 
-    Its ``forward`` takes normalised images ``[B, 3, S, S]`` and returns features ``[B, D]``. Weights are
-    float32.
+    Its ``forward`` takes normalised images ``[B, 3, S, S]`` and returns features ``[B, D]``.
+    Weights are float32.
 
     Args:
-        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name`` (and ``@revision``) for a
-            repository of open_clip's layout, or ``timm/`` and a timm model's name.
-        pretrained: A weights file (a whole CLIP, or an image encoder alone); for open_clip's architectures
-            also one of its tags (fetched on first use); ``random`` for random weights. Nothing means the
-            weights that the package ships for ``miniature``, and a repository's own; the others need an answer. A file of
-            OpenAI's weights wants the architecture's name with ``-quickgelu``; the tag ``openai`` needs no such care.
+        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name``
+            (and ``@revision``) for a repository of open_clip's layout, or ``timm/`` and a timm
+            model's name.
+        pretrained: A weights file (a whole CLIP, or an image encoder alone); for open_clip's
+            architectures also one of its tags (fetched on first use); ``random`` for random
+            weights. Nothing means the weights that the package ships for ``miniature``, and a
+            repository's own; the others need an answer. A file of OpenAI's weights wants the
+            architecture's name with ``-quickgelu``; the tag ``openai`` needs no such care.
         image_size: Side of the input in pixels; position embeddings are resampled. By default the
             architecture's own.
 
@@ -63,7 +65,8 @@ def empty_encoder(name: str, pretrained: str | None = None, image_size: int | No
 
     Args:
         name: As for ``build_encoder``.
-        pretrained: As for ``build_encoder``; only a tag matters, whose weights may want QuickGELU. No file is read.
+        pretrained: As for ``build_encoder``; only a tag matters, whose weights may want QuickGELU.
+            No file is read.
         image_size: As for ``build_encoder``.
 
     Raises:

@@ -17,8 +17,8 @@ from sta_lightning.errors import StaError
 class ClassificationHead(nn.Module):
     """Features to logits: ``weight @ features + bias``, normalised first if ``normalize`` is set.
 
-    The weight keeps its scale: a zero-shot head carries CLIP's exp(logit_scale), a prototype head its factor
-    of 20.
+    The weight keeps its scale: a zero-shot head carries CLIP's exp(logit_scale), a prototype head
+    its factor of 20.
 
     Args:
         weight: Shape ``[C, D]``, one row a class. It is copied, as float32.

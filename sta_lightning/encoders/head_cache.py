@@ -38,8 +38,9 @@ def cached_head(
 ) -> Tensor:
     """Return a zero-shot head from the cache, or make and keep it.
 
-    The file is named after everything that the head follows from: the text tower's tensors and description, the class
-    names, the templates. The image encoder is no part of it, nor is the place of the file.
+    The file is named after everything that the head follows from: the text tower's tensors and
+    description, the class names, the templates. The image encoder is no part of it, nor is the
+    place of the file.
 
     Args:
         name: The encoder's name.

@@ -50,16 +50,17 @@ def make_head(
 ) -> ClassificationHead:
     """Make the frozen head of a task for the encoder ``name``.
 
-    A task that asks for the model's own classifier gets it; an encoder with a text tower makes a zero-shot
-    head; any other a head of class prototypes.
+    A task that asks for the model's own classifier gets it; an encoder with a text tower makes a
+    zero-shot head; any other a head of class prototypes.
 
     Args:
         name: The encoder's name.
         task: Its class names, templates and choice of head.
-        pretrained: The pretrained weights, as for ``build_encoder``: heads come from the pretrained model.
+        pretrained: The pretrained weights, as for ``build_encoder``: heads come from the pretrained
+            model.
         encoder: The pretrained encoder, for prototypes.
-        loader: Batches ``(images, labels)`` of the training split under the evaluation transform, for
-            prototypes.
+        loader: Batches ``(images, labels)`` of the training split under the evaluation transform,
+            for prototypes.
 
     Raises:
         StaError: if what this kind of head needs is missing.
@@ -87,8 +88,9 @@ def zeroshot_head(
 ) -> Tensor:
     """Build a zero-shot head as CLIP and task arithmetic do.
 
-    Per class: embed every prompt, normalise, average, normalise; then scale all by exp(logit_scale). The head is kept in the
-    cache folder (``$STA_CACHE``, else ``~/.cache/sta_lightning``) and read from there the next time.
+    Per class: embed every prompt, normalise, average, normalise; then scale all by
+    exp(logit_scale). The head is kept in the cache folder (``$STA_CACHE``, else
+    ``~/.cache/sta_lightning``) and read from there the next time.
 
     Args:
         name: An encoder with a text tower.
@@ -97,8 +99,8 @@ def zeroshot_head(
         templates: Prompt templates; ``{}`` stands for the class name.
 
     Returns:
-        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there is no
-        bias.
+        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there
+        is no bias.
 
     Raises:
         StaError: if the encoder has no text tower or there are no classes or templates.
@@ -133,18 +135,18 @@ def _zeroshot(
 def prototype_head(encoder: nn.Module, loader: Iterable[Sequence[Tensor]], num_classes: int) -> Tensor:
     """Build a head of class prototypes, for encoders without a text tower.
 
-    Features are normalised, averaged per class, centred (less the mean of the classes' averages), normalised,
-    times 20.
+    Features are normalised, averaged per class, centred (less the mean of the classes' averages),
+    normalised, times 20.
 
     Args:
         encoder: The pretrained encoder; evaluated in evaluation mode and left in the mode it had.
-        loader: Batches ``(images [B, 3, S, S], labels [B])`` of the training split under the evaluation
-            transform.
+        loader: Batches ``(images [B, 3, S, S], labels [B])`` of the training split under the
+            evaluation transform.
         num_classes: C.
 
     Returns:
-        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there is no
-        bias.
+        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there
+        is no bias.
 
     Raises:
         StaError: if a class has no image among the batches, or a label lies outside the classes.
@@ -188,8 +190,8 @@ def own_head(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
         pretrained: The weights file.
 
     Returns:
-        Weight ``[C, D]`` and bias ``[C]`` or none, float32; features are not normalised before they are
-        applied.
+        Weight ``[C, D]`` and bias ``[C]`` or none, float32; features are not normalised before they
+        are applied.
 
     Raises:
         StaError: if the encoder is not timm's or the file has no classifier.

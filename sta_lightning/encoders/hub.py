@@ -54,7 +54,8 @@ class Repository:
             names: File names, the preferred one first.
 
         Raises:
-            StaError: that names repository, file and remedy, if the file is neither in the cache nor to be had.
+            StaError: that names repository, file and remedy, if the file is neither in the cache
+                nor to be had.
         """
         return self._cached(names) or self._fetched(names)
 
@@ -104,7 +105,8 @@ class Repository:
             raise self._missing(names, "the network is switched off (HF_HUB_OFFLINE)")
         for name in names:
             try:
-                # One question without repetition first: a download that cannot reach the hub would try for half a minute.
+                # One question without repetition first: a download that cannot reach the hub would
+                # try for half a minute.
                 get_hf_file_metadata(hf_hub_url(self.name, name, revision=self.revision))
                 return Path(hf_hub_download(self.name, name, revision=self.revision))
             except RevisionNotFoundError as error:

@@ -91,18 +91,19 @@ def open_predictor(
 ) -> Predictor:
     """Open a fine-tuned or merged encoder for classification.
 
-    Encoder and image size are what the file says of itself where they are not given. The head is that of the file ``head``;
-    else the one that the model's file brings along for the task; else it is made from the task's prompts by the text tower
-    of ``pretrained``.
+    Encoder and image size are what the file says of itself where they are not given. The head is
+    that of the file ``head``; else the one that the model's file brings along for the task; else it
+    is made from the task's prompts by the text tower of ``pretrained``.
 
     Args:
         path: The model: a weights file with an image encoder, alone or inside a larger model.
-        task: The task's name, or anything that ``find_task`` knows; may be left out if the file brings one head, or the file
-            ``head`` tells its class names.
+        task: The task's name, or anything that ``find_task`` knows; may be left out if the file
+            brings one head, or the file ``head`` tells its class names.
         head: A head's file.
         encoder: The encoder's name.
         image_size: Side of its input in pixels.
-        pretrained: The pretrained CLIP, as for ``build_encoder``. A tag also tells preprocessing and activation.
+        pretrained: The pretrained CLIP, as for ``build_encoder``. A tag also tells preprocessing
+            and activation.
         find_task: Finds class names and templates, for heads that do not tell them.
 
     Raises:

@@ -23,9 +23,9 @@ def pretrained_for_merge(
 ) -> Pretrained:
     """Open the pretrained encoder.
 
-    A safetensors file, or a folder with one, is read as it is, without building the encoder, for the package's own encoder
-    and open_clip's architectures at their own image size. Everything else is built as
-    :func:`~sta_lightning.encoders.build_encoder` does.
+    A safetensors file, or a folder with one, is read as it is, without building the encoder, for
+    the package's own encoder and open_clip's architectures at their own image size. Everything else
+    is built as :func:`~sta_lightning.encoders.build_encoder` does.
 
     Args:
         name: the encoder's name.

@@ -25,8 +25,8 @@ class Weights:
 
     Attributes:
         file: Their file; nothing for random weights.
-        library: Whether open_clip reads them, which knows the layouts of all files that it names; the others have the
-            tensor names of the model that is built.
+        library: Whether open_clip reads them, which knows the layouts of all files that it names;
+            the others have the tensor names of the model that is built.
         quick_gelu: Whether they want QuickGELU though the architecture's name does not say so.
     """
 
@@ -49,7 +49,8 @@ def find_weights(name: str, pretrained: str | None) -> Weights:
     if tag is None:
         file = weights_file(name, pretrained)
         return Weights(file, library=pretrained is None and is_hub_name(name))
-    # 'org/name/' stands for a repository of open_clip's layout, 'org/name/file' for one of its files.
+    # 'org/name/' stands for a repository of open_clip's layout, 'org/name/file' for one of its
+    # files.
     repository, _, file_name = str(tag["hf_hub"]).rpartition("/")
     path = Repository(repository).file(*([file_name] if file_name else WEIGHTS_FILES))
     # Weights trained with the sigmoid approximation of GELU give wrong features without it.

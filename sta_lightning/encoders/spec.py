@@ -27,14 +27,14 @@ class EncoderSpec:
     """The input that an encoder was trained on, and how its weights are named in files.
 
     Attributes:
-        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name``, or ``timm/`` and a timm
-            model's name.
+        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name``, or
+            ``timm/`` and a timm model's name.
         image_size: Side of the square input, in pixels.
         mean: Mean per channel (red, green, blue) of pixels scaled to 0..1.
         std: Standard deviation per channel.
         interpolation: ``bicubic`` or ``bilinear``, for resizing images.
-        key_prefix: What precedes the encoder's tensor names in files: ``visual.`` for CLIP models, nothing
-            for timm.
+        key_prefix: What precedes the encoder's tensor names in files: ``visual.`` for CLIP models,
+            nothing for timm.
     """
 
     name: str
@@ -49,14 +49,16 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
     """Return what the encoder ``name`` expects of its input.
 
     Args:
-        name: ``miniature``, an open_clip architecture, ``hf-hub:org/name``, or ``timm/`` and a timm model's name.
+        name: ``miniature``, an open_clip architecture, ``hf-hub:org/name``, or ``timm/`` and a timm
+            model's name.
         image_size: Side of the input in pixels; by default the architecture's own.
-        pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation than CLIP's
-            own). A file, ``random`` or nothing leaves the defaults of the architecture, or what the repository says.
+        pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation
+            than CLIP's own). A file, ``random`` or nothing leaves the defaults of the architecture,
+            or what the repository says.
 
     Raises:
-        StaError: if there is no encoder of that name, or its images are resized in a way that is not
-        supported.
+        StaError: if there is no encoder of that name, or its images are resized in a way that is
+        not supported.
     """
     if image_size is not None and image_size < 1:
         raise StaError(f"An image size of {image_size} pixels was asked for: give a positive number.")

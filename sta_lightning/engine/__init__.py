@@ -1,6 +1,7 @@
 """Merging and forgetting from files to a file, in bounded memory, by any number of processes.
 
-Knows neither Lightning nor the library that builds encoders: a merge of files costs little more than importing torch.
+Knows neither Lightning nor the library that builds encoders: a merge of files costs little more
+than importing torch.
 """
 
 from sta_lightning.engine.files import TaskSource

@@ -37,10 +37,13 @@ class TaskSource:
 
     Args:
         finetuned: The fine-tuned encoder's weights; nothing if ``vector`` is given.
-        importance: The importance that ``sta score`` wrote; nothing where the method or the measure needs none.
+        importance: The importance that ``sta score`` wrote; nothing where the method or the measure
+            needs none.
         head: The task's head; nothing to make it from the pretrained model.
-        vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a fine-tuned encoder.
-        gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them need them.
+        vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a
+            fine-tuned encoder.
+        gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them
+            need them.
     """
 
     finetuned: str | None = None
@@ -62,7 +65,8 @@ def saying(what: str) -> Iterator[None]:
 def open_weights(path: str | Path, stack: ExitStack) -> tuple[SourceDict, dict[str, str]]:
     """The tensors of a weights file, and what its metadata says.
 
-    A safetensors file is read as its tensors are; of another checkpoint all tensors are loaded, without running code in it.
+    A safetensors file is read as its tensors are; of another checkpoint all tensors are loaded,
+    without running code in it.
 
     Raises:
         StaError: names the file if it is missing, broken or of another format.
@@ -79,8 +83,8 @@ def open_encoder(
     """The encoder in a weights file, and what its metadata says.
 
     Args:
-        path: a checkpoint of any known layout that holds the encoder, alone or inside a larger model; one without the
-            projection behind the encoder gets the pretrained one's.
+        path: a checkpoint of any known layout that holds the encoder, alone or inside a larger
+            model; one without the projection behind the encoder gets the pretrained one's.
         reference: the pretrained encoder, whose names and shapes are wanted.
         what: whose weights they are, for messages: ``"task 'digits'"``.
         stack: what closes the file.
@@ -120,7 +124,8 @@ def open_task(
         return open_encoder(path, reference, f"task {task!r}", stack)
     with saying(f"task {task!r}"):
         vector = stack.enter_context(SparseFile(path))
-    # A vector is of floating-point tensors alone; in a model's place the others are the model's own.
+    # A vector is of floating-point tensors alone; in a model's place the others are the model's
+    # own.
     buffers = {name: source for name, source in reference.items() if not source.dtype.is_floating_point}
     return {**buffers, **vector}, vector.metadata
 
@@ -139,8 +144,8 @@ def open_scores(
 
     Args:
         path: the file that scoring wrote; not read by the measures that need no data.
-        measure: a measure of :data:`MERGE_MEASURES`; ``"file"`` takes the file's tensors as they are, of whatever measure and
-            origin, scored on whatever weights.
+        measure: a measure of :data:`MERGE_MEASURES`; ``"file"`` takes the file's tensors as they
+            are, of whatever measure and origin, scored on whatever weights.
         what: whose importance it is, for messages.
         finetuned: the task's weights.
         pretrained: the pretrained weights.

@@ -46,7 +46,8 @@ class Pretrained:
         file: where they come from; nothing if a library made them.
         digest: digest of the tensors, where there is no file.
         image_size: side of its input in pixels; nothing for its own.
-        tag: what its weights were asked for by, where that is no file: a tag of open_clip, or ``random``.
+        tag: what its weights were asked for by, where that is no file: a tag of open_clip, or
+            ``random``.
     """
 
     name: str
@@ -64,7 +65,8 @@ class Job(ABC):
     Args:
         method: what is done.
         measure: the importance that the method goes by.
-        dtype: type of the merged weights; nothing for float32, or for that of the file of the model that is changed.
+        dtype: type of the merged weights; nothing for float32, or for that of the file of the model
+            that is changed.
         device: where the arithmetic is done.
 
     Raises:
@@ -132,8 +134,9 @@ class Job(ABC):
 
         Args:
             pretrained: the pretrained encoder.
-            output: a safetensors file. Its tensors are named as in the pretrained model's file, and its metadata holds the
-                method, its settings, the package's version and the SHA-256 of every source.
+            output: a safetensors file. Its tensors are named as in the pretrained model's file, and
+                its metadata holds the method, its settings, the package's version and the SHA-256
+                of every source.
             processes: who merges together; every one of them calls this.
             heads: by task: what goes into the file beside the encoder, for who classifies with it.
 
@@ -141,7 +144,8 @@ class Job(ABC):
             The shares kept, see :func:`~sta_lightning.arithmetic.run.run`.
 
         Raises:
-            StaError: as :meth:`in_memory`, or if the file cannot be written; nothing has been changed then.
+            StaError: as :meth:`in_memory`, or if the file cannot be written; nothing has been
+                changed then.
         """
         group = Alone() if processes is None else processes
         with ExitStack() as stack:
@@ -234,7 +238,8 @@ class FusionJob(Job):
         tasks: by task name: the files of that task.
         name: the method's name, for the metadata.
         method: how they are fused.
-        base: weights of the model that masked task vectors are added to; nothing for the pretrained one.
+        base: weights of the model that masked task vectors are added to; nothing for the pretrained
+            one.
         measure: the importance that the method goes by, unless it is defined with one of its own.
         dare: what is dropped from the task vectors before they are merged; nothing for nothing.
         dtype: type of the merged weights; nothing for float32.
@@ -336,9 +341,11 @@ class ForgettingJob(Job):
         name: the method's name, for the metadata.
         method: how it is forgotten.
         model: weights of the model that shall forget; nothing for the pretrained one.
-        more: weights of further models fine-tuned on the same task, for a method that takes several.
+        more: weights of further models fine-tuned on the same task, for a method that takes
+            several.
         measure: the importance that the method goes by.
-        dtype: type of the weights made; nothing for that of ``model``, float32 for the pretrained one.
+        dtype: type of the weights made; nothing for that of ``model``, float32 for the pretrained
+            one.
         device: where the arithmetic is done; nothing for the CPU.
     """
 

@@ -28,27 +28,35 @@ class FusionOptions:
 
     Args:
         tasks: By task name: the files of that task.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
-            ``file.py:name``.
-        settings: Further settings of the method by name, as ``sta methods NAME`` tells them: ``{keep: 0.2}``.
-        dare: Share of every task vector's entries that is dropped at random before they are merged, the rest rescaled
-            (DARE); nothing for none.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
+            ``package.module.Name`` or ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them:
+            ``{keep: 0.2}``.
+        dare: Share of every task vector's entries that is dropped at random before they are merged,
+            the rest rescaled (DARE); nothing for none.
         dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
         measure: Importance that ``sta`` goes by; ``file`` takes any importance file as it is.
         p: Quantile of the mask from 0 to 1; the paper's is 0.7.
-        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its default.
-        normalize: Importance is scaled to 0..1 per ``tensor``, ``block``, ``model``, or not (``none``).
+        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its
+            default.
+        normalize: Importance is scaled to 0..1 per ``tensor``, ``block``, ``model``, or not
+            (``none``).
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control; only an evaluation reads it.
         base: Model that method ``vectors`` adds to, a file; nothing for the pretrained one.
-        vectors: Folder for what each task contributes, its masked task vector, as a file of its own; nothing for none.
+        vectors: Folder for what each task contributes, its masked task vector, as a file of its
+            own; nothing for none.
         vectors_dtype: Type of the values in those; nothing for float32, which keeps every bit.
         dtype: Type of the merged weights; nothing for float32.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the same.
-        heads: Whether the tasks' heads go into the file too, so that ``sta predict --model`` needs nothing else.
+        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
+            same.
+        heads: Whether the tasks' heads go into the file too, so that ``sta predict --model`` needs
+            nothing else.
     """
 
     tasks: dict[str, TaskSource]
@@ -119,25 +127,34 @@ class ForgettingOptions:
     Args:
         target: The task to forget.
         finetuned: Weights of the encoder that was fine-tuned on it; nothing for method ``vector``.
-        importance: The importance that ``sta score`` wrote; nothing where the method or the measure needs none.
+        importance: The importance that ``sta score`` wrote; nothing where the method or the measure
+            needs none.
         control: The task that must not be hurt; only an evaluation reads it.
-        model: Weights of the model that shall forget: the pretrained one if not given, or a merged or fine-tuned one.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        model: Weights of the model that shall forget: the pretrained one if not given, or a merged
+            or fine-tuned one.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
-            ``file.py:name``.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
+            ``package.module.Name`` or ``file.py:name``.
         settings: Further settings of the method by name, as ``sta methods NAME`` tells them.
-        more: Weights of further models fine-tuned on the task, for a method that takes several (``negmerge``).
+        more: Weights of further models fine-tuned on the task, for a method that takes several
+            (``negmerge``).
         measure: Importance that ``sta`` goes by; ``file`` takes any importance file as it is.
-        p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's is 0.7.
-        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its default.
+        p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's
+            is 0.7.
+        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its
+            default.
         seed: Of ``random_mask``.
         target_head: Head file of the target; only an evaluation reads it.
         control_head: Head file of the control; only an evaluation reads it.
-        vector: For method ``vector``: the task's masked task vector, which an earlier ``sta merge`` wrote.
+        vector: For method ``vector``: the task's masked task vector, which an earlier ``sta merge``
+            wrote.
         dtype: Type of the weights made; nothing for that of the model that forgets.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the same.
+        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
+            same.
     """
 
     target: str

@@ -29,7 +29,8 @@ class _Group:
 def launched_processes() -> Iterator[Processes]:
     """The processes that ``torchrun`` started, or this one alone.
 
-    Each works on tensors of its own; they meet a few times, through gloo, and need to see the same files.
+    Each works on tensors of its own; they meet a few times, through gloo, and need to see the same
+    files.
     """
     if (
         not (dist.is_available() and dist.is_torchelastic_launched())

@@ -49,7 +49,8 @@ def write_vectors(
         Task -> file.
 
     Raises:
-        StaError: the method has no masks, a source is missing or does not fit, or a file cannot be written.
+        StaError: the method has no masks, a source is missing or does not fit, or a file cannot be
+            written.
     """
     check_vectors(job)
     paths = {task: Path(folder) / f"{task}.safetensors" for task in sorted(job.tasks)}

@@ -15,9 +15,10 @@ __all__ = ["ExperimentSettings", "TaskOverride", "expand_settings", "run"]
 def run(settings: ExperimentSettings, *, force: bool = False) -> ExperimentResult:
     """Run the chain, or what is left of it, and write the report under ``settings.output``.
 
-    Steps that were done with the same settings and inputs are skipped. Inputs are weights, heads, scores and task files
-    by their content; pictures are known by their task and folder only, so use ``force`` after changing some. An
-    interruption, at any point, loses at most one epoch of one fine-tuning or one evaluation.
+    Steps that were done with the same settings and inputs are skipped. Inputs are weights, heads,
+    scores and task files by their content; pictures are known by their task and folder only, so use
+    ``force`` after changing some. An interruption, at any point, loses at most one epoch of one
+    fine-tuning or one evaluation.
 
     Args:
         settings: encoder, tasks and everything else.

@@ -62,7 +62,8 @@ def interruptible(output: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning answers Ctrl+C inside fit and test with an orderly end, SystemExit, and a deaf SIGINT.
+        # Lightning answers Ctrl+C inside fit and test with an orderly end, SystemExit, and a deaf
+        # SIGINT.
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):

@@ -129,8 +129,8 @@ class Comparison:
     def sweep(self) -> list[SweepPoint]:
         """Accuracy against p and λ, on validation images.
 
-        Two p with the same rank give the same mask, so that the curve over p is made of stairs; each stair is
-        evaluated once.
+        Two p with the same rank give the same mask, so that the curve over p is made of stairs;
+        each stair is evaluated once.
         """
         points: list[SweepPoint] = []
         count = len(self.suite.tasks)

@@ -77,7 +77,8 @@ def evaluate(
         runs: folder, name and version of the TensorBoard and CSV run; ``None`` logs nothing.
 
     Returns:
-        ``accuracy``: task -> percent (the control under its own name), and ``correct``: task -> one bit per image.
+        ``accuracy``: task -> percent (the control under its own name), and ``correct``: task -> one
+            bit per image.
     """
     loggers: list[Logger] = []
     if runs is not None:

@@ -22,7 +22,8 @@ RESUME_FILE = "last.ckpt"
 class ResumePoint(Checkpoint):
     """Keep one checkpoint of the last finished epoch; none after the last epoch, when the work is done.
 
-    A checkpoint of a finished fit would make Lightning skip the fit and with it the export of the weights.
+    A checkpoint of a finished fit would make Lightning skip the fit and with it the export of the
+    weights.
 
     Args:
         path: of the checkpoint; written whole or not at all.
@@ -46,7 +47,8 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
         suite: tasks and settings of the run.
         task: name of the task.
         head: safetensors file of the task's frozen head.
-        folder: where ``encoder.safetensors`` and ``head.safetensors`` go, and the checkpoint while it is unfinished.
+        folder: where ``encoder.safetensors`` and ``head.safetensors`` go, and the checkpoint while
+            it is unfinished.
         runs: folder of the TensorBoard runs.
 
     Returns:
@@ -59,8 +61,8 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
     if resume is None:
         # A curve is of one run only.
         shutil.rmtree(runs / "finetune" / task, ignore_errors=True)
-    # The order of images and everything random follow from the seed and the epoch, not from this global state; it is
-    # set for whatever a user's own encoder draws.
+    # The order of images and everything random follow from the seed and the epoch, not from this
+    # global state; it is set for whatever a user's own encoder draws.
     seed_everything(settings.seed, verbose=False)
     module = CLIPClassifier(
         encoder=settings.encoder,

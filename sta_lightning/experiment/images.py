@@ -38,7 +38,8 @@ class Remembered(Dataset[tuple[Tensor, int]]):
             fresh = dict(zip(missing, read(self.base, missing), strict=True))
             for index, (image, label) in fresh.items():
                 if self._memory.take(image.nbytes):
-                    # A copy: the images of a batch are views of one tensor, which would stay alive as a whole.
+                    # A copy: the images of a batch are views of one tensor, which would stay alive
+                    # as a whole.
                     self._samples[index] = (image.clone(), label)
         return [self._samples[index] if index in self._samples else fresh[index] for index in indices]
 

@@ -20,8 +20,9 @@ from sta_lightning.experiment.steps import Step
 
 # Lightning tells these on its own loggers at every start of a Trainer.
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-# Warnings that this package causes on purpose, by the beginning of their text: short epochs on purpose, a resumed
-# run that goes on in its own log folder, no GPU wanted, loaders in the main process, limits on batches.
+# Warnings that this package causes on purpose, by the beginning of their text: short epochs on
+# purpose, a resumed run that goes on in its own log folder, no GPU wanted, loaders in the main
+# process, limits on batches.
 _EXPECTED = (
     r"The number of training batches .* is smaller than the logging interval",
     r"Experiment logs directory",

@@ -18,12 +18,13 @@ class FusionRow:
         key: short name that programs use, such as ``sta_lp``.
         label: what the reader sees.
         accuracy: task -> test accuracy in percent.
-        correct: task -> which test images were classified rightly, packed (see ``evaluation.unpack``).
+        correct: task -> which test images were classified rightly, packed (see
+            ``evaluation.unpack``).
         reference: zero-shot and fine-tuned models, which are no merges.
         scale: λ, where the method has one.
         p: where the method has one.
-        relative_change: norm of the change of the weights / norm of the pretrained weights; ``None`` for rows
-            that are no single model.
+        relative_change: norm of the change of the weights / norm of the pretrained weights;
+            ``None`` for rows that are no single model.
     """
 
     key: str

@@ -33,13 +33,15 @@ class ModelSettings:
     """The models of a run, and the images they are made from and evaluated on.
 
     Args:
-        encoder: name of the image encoder: ``miniature``, an open_clip name such as ``ViT-B-16``, or
-            ``timm/<name>``.
-        pretrained: weights of the encoder: an open_clip tag or a local file; none means the encoder's own
-            (``miniature`` ships its weights). ``${NAME}`` is replaced by the environment variable NAME.
+        encoder: name of the image encoder: ``miniature``, an open_clip name such as ``ViT-B-16``,
+            or ``timm/<name>``.
+        pretrained: weights of the encoder: an open_clip tag or a local file; none means the
+            encoder's own (``miniature`` ships its weights). ``${NAME}`` is replaced by the
+            environment variable NAME.
         image_size: side of the square input in pixels; none means the encoder's own.
         tasks: names of tasks, or paths of task YAML files, in the order of the tables.
-        roots: task -> folder of its images, for tasks that are read from disk; ``${NAME}`` is replaced.
+        roots: task -> folder of its images, for tasks that are read from disk; ``${NAME}`` is
+            replaced.
         control: the task that forgetting must not hurt; it is never fine-tuned.
         overrides: task -> its own fine-tuning settings.
         learning_rate: peak learning rate of AdamW.
@@ -53,12 +55,13 @@ class ModelSettings:
         test_limit: number of test images per task; none means all.
         control_limit: number of test images of the control; none means ``test_limit``.
         samples: images per task that importance is computed from (the paper: 32).
-        score_chunk: images whose gradients are held at once while scoring; a matter of memory, not of results.
+        score_chunk: images whose gradients are held at once while scoring; a matter of memory, not
+            of results.
         seed: of splits, limits, order of training images, drawn samples and random masks.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as in Lightning's Trainer.
         num_workers: processes that load training images; 0 loads them in the main process.
-        cache_gigabytes: most memory that decoded evaluation images may take; what does not fit is decoded
-            again for every evaluation.
+        cache_gigabytes: most memory that decoded evaluation images may take; what does not fit is
+            decoded again for every evaluation.
         download: let torchvision download data sets that are missing under ``roots``.
     """
 
@@ -131,7 +134,8 @@ class ExperimentSettings(ModelSettings):
     Args:
         output: folder for everything that the run writes.
         p: quantile of the STA masks and of the random mask, in [0, 1].
-        normalize: how importance is normalised before tasks are compared: tensor, block, model or none.
+        normalize: how importance is normalised before tasks are compared: tensor, block, model or
+            none.
         scale: λ of the fixed task-arithmetic row (the paper: 0.4).
         scale_grid: the λ among which the best is chosen on validation images.
         p_grid: the p at which STA and the random mask are evaluated on validation images.

@@ -19,7 +19,8 @@ def average_accuracy(accuracy: Mapping[str, float]) -> float:
 def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> float:
     """Standard error of the average accuracy over tasks, in points.
 
-    Each task's accuracy is a proportion of its own independent images: the variances a(1 - a)/n add up.
+    Each task's accuracy is a proportion of its own independent images: the variances a(1 - a)/n add
+    up.
 
     Args:
         accuracy: task -> accuracy in percent.
@@ -35,7 +36,8 @@ def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> 
 def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> tuple[float, float]:
     """Difference of two average accuracies measured on the same images, and its standard error, in points.
 
-    Image by image the difference is -1, 0 or 1; what both methods get right or wrong together cancels.
+    Image by image the difference is -1, 0 or 1; what both methods get right or wrong together
+    cancels.
 
     Args:
         first: task -> whether each image was classified rightly.

@@ -27,7 +27,8 @@ class Step:
         name: readable path-like name, such as ``finetune/digits``.
         folder: where its files lie.
         result: what the work returned, read back from its record.
-        seconds: how long the work took when it was done (of the last attempt, if it was interrupted).
+        seconds: how long the work took when it was done (of the last attempt, if it was
+            interrupted).
         skipped: whether it had been done before this run.
     """
 
@@ -45,11 +46,12 @@ class Step:
 class StepRunner:
     """Runs units of work under one folder and remembers which are done.
 
-    A step's key is the SHA-256 of its settings, of its input files' contents and of the package version.
-    The work writes into ``<folder>/<name>.<key>.partial``, which outlives an interruption (so that work can go
-    on from a checkpoint in it, and only work of the same key does); a finished folder with its record is
-    renamed to ``<folder>/<name>`` in one move. A step counts as done when its record holds the same key and
-    every file that it wrote is still there with the size and SHA-256 of the record.
+    A step's key is the SHA-256 of its settings, of its input files' contents and of the package
+    version. The work writes into ``<folder>/<name>.<key>.partial``, which outlives an interruption
+    (so that work can go on from a checkpoint in it, and only work of the same key does); a finished
+    folder with its record is renamed to ``<folder>/<name>`` in one move. A step counts as done when
+    its record holds the same key and every file that it wrote is still there with the size and
+    SHA-256 of the record.
 
     Args:
         folder: where the steps' folders go.
@@ -95,7 +97,8 @@ class StepRunner:
         key = self._key(name, settings, inputs or {})
         known = self._finished.get((name, key))
         if known is not None:
-            # Asked for twice in one run, such as λ = 0.4 when it is the best λ too: no second time, not even by force.
+            # Asked for twice in one run, such as λ = 0.4 when it is the best λ too: no second time,
+            # not even by force.
             return known
         final = self.folder / name
         partial = final.parent / f"{final.name}.{key[:16]}.partial"

@@ -90,7 +90,8 @@ class Suite:
         """Open every split once, with a bar: the embedded suite is rendered on its first use.
 
         Raises:
-            StaError: when files are missing, before hours are spent on the tasks whose files are there.
+            StaError: when files are missing, before hours are spent on the tasks whose files are
+                there.
         """
         if self._opened:
             return
@@ -184,7 +185,8 @@ class Suite:
         """The file with the pretrained weights; ``None`` for a tag of open_clip.
 
         Raises:
-            StaError: when random weights are asked for, which would differ at every building of the encoder.
+            StaError: when random weights are asked for, which would differ at every building of the
+                encoder.
         """
         settings = self.settings
         if settings.pretrained == RANDOM:

@@ -1,7 +1,7 @@
 """Loops in machine code: the arithmetic's inner loops as C, compiled once by the machine's own compiler.
 
-They know addresses and counts, not models. Where there is no compiler nothing is lost but time: every caller has an
-eager form that gives the same bits.
+They know addresses and counts, not models. Where there is no compiler nothing is lost but time:
+every caller has an eager form that gives the same bits.
 """
 
 from sta_lightning.kernels.loops import (

@@ -20,7 +20,8 @@ from sta_lightning.cache import cache_directory
 
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
-# No fused multiply-add and no reordering: every operation is rounded by itself, as in the eager form.
+# No fused multiply-add and no reordering: every operation is rounded by itself, as in the eager
+# form.
 _FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -63,8 +64,8 @@ def library(source: str) -> ctypes.CDLL | None:
         source: C text that stands behind ``guard.c``.
 
     Returns:
-        The library, or nothing where there is no compiler or it refuses the text; the log says why. Callers have an
-        eager form that gives the same bits.
+        The library, or nothing where there is no compiler or it refuses the text; the log says why.
+        Callers have an eager form that gives the same bits.
     """
     with _lock:
         found = _loaded.get(source)
@@ -94,7 +95,8 @@ def _watch(found: ctypes.CDLL) -> bool:
 def _load(source: str) -> ctypes.CDLL | None:
     try:
         for path in _kept(source):
-            # A library cut short can end the process that loads it; one of another machine is refused.
+            # A library cut short can end the process that loads it; one of another machine is
+            # refused.
             with contextlib.suppress(OSError):
                 if path.name == _name(source, path.read_bytes()):
                     return ctypes.CDLL(str(path))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sta_lightning.kernels.network import selection_network
 
-# Scores of the quick form lie in [0, 2^60], so that no positive score vanishes: see the head of the C text.
+# Scores of the quick form lie in [0, 2^60], so that no positive score vanishes: see the head of the
+# C text.
 SPAN_LIMIT = 2.0**60
 
 _HEAD = """\

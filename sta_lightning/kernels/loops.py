@@ -13,7 +13,8 @@ from sta_lightning.kernels.fused import SPAN_LIMIT, fused_source
 OK, SUSPECT, GONE = 0, 1, 2
 """What a loop answers: done; done, but some entry is NaN or infinite; a mapped file shrank under it."""
 
-# The text of the fusion grows with the number of tasks, and the compiler's time faster: 0.3 s for 6 tasks, 7 s for 32.
+# The text of the fusion grows with the number of tasks, and the compiler's time faster: 0.3 s for 6
+# tasks, 7 s for 32.
 MOST_TASKS = 32
 _TOLERANCE, _FLOOR = 1e-6, 1e-36
 
@@ -118,8 +119,8 @@ class Fused:
             base: address of the pretrained entries.
             tuned: addresses of the tasks' entries.
             scores: addresses of their importances.
-            extents: minimum and maximum that each task's importances are normalised by (Eq. 13); nothing for
-                importances that are compared as they are.
+            extents: minimum and maximum that each task's importances are normalised by (Eq. 13);
+                nothing for importances that are compared as they are.
             out: address for the result.
             size: number of entries.
 

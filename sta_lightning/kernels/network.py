@@ -9,16 +9,17 @@ from functools import lru_cache
 def selection_network(n: int, *ranks: int) -> tuple[tuple[int, int, bool, bool], ...]:
     """The comparators that some order statistics of n values depend on.
 
-    They are taken from Batcher's merge exchange (Knuth, The Art of Computer Programming, 5.2.2, algorithm M).
+    They are taken from Batcher's merge exchange (Knuth, The Art of Computer Programming, 5.2.2,
+    algorithm M).
 
     Args:
         n: number of rows, at least 1.
         ranks: the ranks wanted, each in 1..n.
 
     Returns:
-        Steps ``(low, high, keep_minimum, keep_maximum)``: row ``low`` becomes the minimum of the two rows,
-        row ``high`` the maximum, each only if a later step needs it. Afterwards row ``k - 1`` is the k-th
-        smallest for every rank k.
+        Steps ``(low, high, keep_minimum, keep_maximum)``: row ``low`` becomes the minimum of the
+        two rows, row ``high`` the maximum, each only if a later step needs it. Afterwards row ``k -
+        1`` is the k-th smallest for every rank k.
     """
     comparators: list[tuple[int, int]] = []
     top = 1 << max(0, (n - 1).bit_length() - 1)

@@ -13,8 +13,8 @@ from typing_extensions import override
 class Accuracy(Metric):
     """The share of samples whose largest logit is the label's.
 
-    Counts are whole numbers and an update may be empty: the last batch of a process may hold nothing but repetitions, which
-    the multiclass accuracy of torchmetrics refuses.
+    Counts are whole numbers and an update may be empty: the last batch of a process may hold
+    nothing but repetitions, which the multiclass accuracy of torchmetrics refuses.
     """
 
     full_state_update = False

@@ -38,32 +38,41 @@ _SUFFIX = ".safetensors"
 class AdaMerging(LightningModule):
     """Learn the coefficients of theta_0 + sum of lambda_i * delta_i by making predictions certain (Yang et al. 2024).
 
-    At each step a batch of images of every task goes through the merged encoder and that task's frozen head, and the sum over
-    the tasks of the mean entropy of the predictions is made smaller. No label is read, but the images are by default those of
-    the test sets: the method is transductive. The coefficients are the only parameters, limited to 0..1 wherever they are used;
-    encoder, task vectors and heads are held once in each process, frozen and in evaluation mode, and are in no checkpoint.
+    At each step a batch of images of every task goes through the merged encoder and that task's
+    frozen head, and the sum over the tasks of the mean entropy of the predictions is made smaller.
+    No label is read, but the images are by default those of the test sets: the method is
+    transductive. The coefficients are the only parameters, limited to 0..1 wherever they are used;
+    encoder, task vectors and heads are held once in each process, frozen and in evaluation mode,
+    and are in no checkpoint.
 
-    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task -> images [B, 3, S, S]``. Logs
-    ``train/entropy`` (the mean over the tasks, in nats), ``train/<task>/entropy`` and ``coefficient/<task>`` (the mean over the
-    tensors, 0 to 1).
+    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
+    images [B, 3, S, S]``. Logs ``train/entropy`` (the mean over the tasks, in nats),
+    ``train/<task>/entropy`` and ``coefficient/<task>`` (the mean over the tensors, 0 to 1).
 
-    The defaults are the authors': Adam, learning rate 1e-3, coefficients from 0.3 on. Their 500 steps are the trainer's
-    ``max_steps``, their batches of 16 the datamodule's ``batch_size``.
+    The defaults are the authors': Adam, learning rate 1e-3, coefficients from 0.3 on. Their 500
+    steps are the trainer's ``max_steps``, their batches of 16 the datamodule's ``batch_size``.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, and its head if it is not to be made.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, and its
+            head if it is not to be made.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the authors' layer-wise).
-        trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less those that disagree with the
-            sign that TIES elects; nothing to take the task vectors as they are.
+        granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the
+            authors' layer-wise).
+        trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less
+            those that disagree with the sign that TIES elects; nothing to take the task vectors as
+            they are.
         init: Where the coefficients start, between 0 and 1.
         learning_rate: Of Adam.
-        output: File for the merged encoder (safetensors), written when the fit ends; nothing for none.
+        output: File for the merged encoder (safetensors), written when the fit ends; nothing for
+            none.
 
     Raises:
-        StaError: An argument is unknown or out of range; in a fit, a source is missing or does not fit.
+        StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
+            fit.
     """
 
     coefficients: nn.Parameter
@@ -82,7 +91,8 @@ class AdaMerging(LightningModule):
     ) -> None:
         super().__init__()
         _check_settings(granularity, trim, init, learning_rate, output)
-        # Sorted, as in a merge: the result does not depend on the order in which the tasks are named.
+        # Sorted, as in a merge: the result does not depend on the order in which the tasks are
+        # named.
         named = sorted((task_name(spec), spec) for spec in tasks)
         self._specs = dict(named)
         self._sources = {name: _source(name, tasks[spec]) for name, spec in named}
@@ -91,7 +101,8 @@ class AdaMerging(LightningModule):
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
         self._granularity, self._trim, self._init, self._rate = granularity, trim, init, learning_rate
         self._output = output
-        # Neither modules nor buffers of this one: they are in no checkpoint, and DDP does not send them around at every step.
+        # Neither modules nor buffers of this one: they are in no checkpoint, and DDP does not send
+        # them around at every step.
         self._frozen: Frozen | None = None
         self._images: dict[str, Any] = {}
 
@@ -123,7 +134,8 @@ class AdaMerging(LightningModule):
         """Read the encoders, make the task vectors and get the heads, unless they are there; ``setup`` calls it.
 
         Raises:
-            StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf: the message names it.
+            StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or
+                Inf: the message names it.
         """
         if self._frozen is not None:
             return
@@ -257,15 +269,16 @@ class AdaMerging(LightningModule):
         """Write the merged encoder, whole or not at all.
 
         Args:
-            path: A safetensors file. Its tensors are named as in the pretrained model's file, and its metadata holds the
-                settings, each task's coefficient (the mean over the tensors), the package's version and the SHA-256 of every
-                source.
+            path: A safetensors file. Its tensors are named as in the pretrained model's file, and
+                its metadata holds the settings, each task's coefficient (the mean over the
+                tensors), the package's version and the SHA-256 of every source.
 
         Returns:
             The path.
 
         Raises:
-            StaError: A source does not fit, or the file cannot be written; nothing has been changed then.
+            StaError: A source does not fit, or the file cannot be written; nothing has been changed
+                then.
         """
         self.build()
         assert self._frozen is not None
@@ -322,14 +335,16 @@ def learn(
 ) -> dict[str, Tensor]:
     """Learn the coefficients from the start, on one device, without loggers, bar and checkpoints.
 
-    On the CPU the result is the same to the last bit for the same module, images, seed and number of threads.
+    On the CPU the result is the same to the last bit for the same module, images, seed and number
+    of threads.
 
     Args:
         module: What is merged. Its coefficients start anew.
-        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is begun again.
+        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is
+            begun again.
         steps: Optimiser steps, 500 in the paper.
-        seed: Of whatever the datamodule draws from the global random generators, which are put back afterwards; an
-            ``UnlabelledDataModule`` has a seed of its own.
+        seed: Of whatever the datamodule draws from the global random generators, which are put back
+            afterwards; an ``UnlabelledDataModule`` has a seed of its own.
         accelerator: ``cpu``, ``gpu`` or another of Lightning's.
         callbacks: Such as a progress bar.
 
@@ -337,7 +352,8 @@ def learn(
         The merged encoder's tensors by name, on the CPU.
 
     Raises:
-        StaError: There is no step to take, a source is missing or does not fit, or the datamodule has other tasks.
+        StaError: There is no step to take, a source is missing or does not fit, or the datamodule
+            has other tasks.
     """
     if steps < 1:
         raise StaError(f"{steps} steps of AdaMerging were asked for: give 1 or more, 500 in the paper.")

@@ -33,34 +33,42 @@ _TRAINABLE = ("encoder", "head", "both")
 class CLIPClassifier(LightningModule):
     """An image encoder with a classification head: the unit that is fine-tuned, scored and merged.
 
-    The head is made once from the task's class names and prompts (or from prototypes, for encoders without a text tower) and
-    is frozen by default, as in the paper. The text tower is gone before training starts, so that it is in no checkpoint and
-    no gradient exchange. Encoder and head are built when the trainer sets up, or from the checkpoint:
-    ``load_from_checkpoint`` reads neither data nor network nor pretrained weights.
+    The head is made once from the task's class names and prompts (or from prototypes, for encoders
+    without a text tower) and is frozen by default, as in the paper. The text tower is gone before
+    training starts, so that it is in no checkpoint and no gradient exchange. Encoder and head are
+    built when the trainer sets up, or from the checkpoint: ``load_from_checkpoint`` reads neither
+    data nor network nor pretrained weights.
 
-    The defaults are the paper's: AdamW, learning rate 1e-5, weight decay 0.1, 500 warm-up steps, a cosine to zero at every
-    step, no label smoothing. Its gradient clipping at norm 1.0 is the trainer's ``gradient_clip_val``.
+    The defaults are the paper's: AdamW, learning rate 1e-5, weight decay 0.1, 500 warm-up steps, a
+    cosine to zero at every step, no label smoothing. Its gradient clipping at norm 1.0 is the
+    trainer's ``gradient_clip_val``.
 
     Args:
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
         task: A task's name, or the path of a task's YAML file.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
-        weights: A file with an encoder to start from in place of the pretrained one, such as a merged or a fine-tuned
-            one; the head still comes from ``pretrained``.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
+        weights: A file with an encoder to start from in place of the pretrained one, such as a
+            merged or a fine-tuned one; the head still comes from ``pretrained``.
         head: A head's safetensors file; nothing to make the task's own.
         image_size: Side of the input in pixels; nothing for the encoder's own.
         trainable: What is trained: the ``encoder`` (the paper's choice), the ``head``, or ``both``.
         learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay of AdamW, on everything that is trained.
         warmup_steps: Optimiser steps of the linear warm-up; at most half of the run counts.
-        label_smoothing: Share of the label's probability spread over all classes, 0 to 1; training only.
-        optimizer: Replaces AdamW with ``learning_rate`` and ``weight_decay``, which are not used then.
+        label_smoothing: Share of the label's probability spread over all classes, 0 to 1; training
+            only.
+        optimizer: Replaces AdamW with ``learning_rate`` and ``weight_decay``, which are not used
+            then.
         lr_scheduler: Replaces warm-up and cosine; stepped at every optimiser step.
-        compile: Whether the encoder runs under ``torch.compile`` in training and evaluation, or keywords for it such as
-            ``{mode: max-autotune}``. The weights keep their names; scoring uses the plain encoder.
+        compile: Whether the encoder runs under ``torch.compile`` in training and evaluation, or
+            keywords for it such as ``{mode: max-autotune}``. The weights keep their names; scoring
+            uses the plain encoder.
 
     Raises:
-        StaError: An argument is out of range, or encoder, weights, head and task do not fit each other.
+        StaError: An argument is out of range, or encoder, weights, head and task do not fit each
+            other.
     """
 
     encoder: nn.Module
@@ -125,7 +133,8 @@ class CLIPClassifier(LightningModule):
         """Build the pretrained encoder and the task's head; ``setup`` calls it.
 
         Args:
-            datamodule: Whose training split makes the prototypes of an encoder without a text tower.
+            datamodule: Whose training split makes the prototypes of an encoder without a text
+                tower.
 
         Raises:
             StaError: Weights, head or class names are missing or do not fit.

@@ -23,8 +23,8 @@ def compiled_forward(encoder: nn.Module, setting: CompileSetting) -> Callable[[T
         setting: ``True`` or keywords, see :data:`CompileSetting`.
 
     Returns:
-        A function of images ``[B, 3, S, S]``. It raises a StaError where the compiler fails, such as for want of a C++
-        compiler.
+        A function of images ``[B, 3, S, S]``. It raises a StaError where the compiler fails, such
+        as for want of a C++ compiler.
 
     Raises:
         StaError: ``torch.compile`` refuses the setting.

@@ -24,8 +24,9 @@ _LARGEST_SCALE = math.log(100)
 def contrastive_loss(images: Tensor, texts: Tensor, caption: Tensor, scale: Tensor) -> Tensor:
     """Symmetric contrastive loss in which equal captions are one caption.
 
-    CLIP's loss calls every other pair of a batch a mismatch, also when its caption is the same; with short captions that is
-    common. Here a picture is matched against the distinct captions, and a caption against all pictures that bear it.
+    CLIP's loss calls every other pair of a batch a mismatch, also when its caption is the same;
+    with short captions that is common. Here a picture is matched against the distinct captions, and
+    a caption against all pictures that bear it.
 
     Args:
         images: Normalised image features, shape ``[B, D]``.
@@ -51,11 +52,15 @@ class ContrastivePretraining(L.LightningModule):
 
     Args:
         encoder: Name of the CLIP to build.
-        learning_rate: Peak learning rate of AdamW, after a linear warm-up; a cosine takes it to zero.
-        weight_decay: Decoupled weight decay of tensors with two or more dimensions; gains, biases and the logit scale have none.
+        learning_rate: Peak learning rate of AdamW, after a linear warm-up; a cosine takes it to
+            zero.
+        weight_decay: Decoupled weight decay of tensors with two or more dimensions; gains, biases
+            and the logit scale have none.
         warmup_steps: Optimiser steps of the warm-up.
-        output: Where the trained CLIP is written (float16 safetensors) when training ends; nowhere if not given.
-        record: What the file's metadata tells of its making besides seed, date, steps and versions, such as the command.
+        output: Where the trained CLIP is written (float16 safetensors) when training ends; nowhere
+            if not given.
+        record: What the file's metadata tells of its making besides seed, date, steps and versions,
+            such as the command.
     """
 
     def __init__(

@@ -24,15 +24,17 @@ from sta_lightning.tasks import get_task
 class MultiTaskEvaluation(LightningModule):
     """Evaluate an image encoder on several tasks and a control set; by itself, one that lies in a file.
 
-    The datamodule is a ``MultiTaskDataModule`` (or a ``TaskDataModule`` for one task): loader k belongs to its task k. Each
-    sample counts once on any number of processes. Logs ``test/<task>/acc`` for every task, ``test/avg_acc`` over the tasks,
-    and ``test/control/<name>/acc`` for the control, which is not part of the average; under ``validate``, the same with
-    ``val/``. Accuracies are shares from 0 to 1.
+    The datamodule is a ``MultiTaskDataModule`` (or a ``TaskDataModule`` for one task): loader k
+    belongs to its task k. Each sample counts once on any number of processes. Logs
+    ``test/<task>/acc`` for every task, ``test/avg_acc`` over the tasks, and
+    ``test/control/<name>/acc`` for the control, which is not part of the average; under
+    ``validate``, the same with ``val/``. Accuracies are shares from 0 to 1.
 
     Args:
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships. The heads
-            are made from them.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships. The heads are made from them.
         weights: A file with the encoder to evaluate; nothing to evaluate the pretrained one.
         heads: Head files by task name, for tasks whose head is not to be made.
         image_size: Side of the input in pixels; nothing for the encoder's own.
@@ -50,7 +52,8 @@ class MultiTaskEvaluation(LightningModule):
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
         self._weights = weights
         self._head_files = dict(heads or {})
-        # In a tuple: as an attribute of its own it would become a child, with its tensors in every checkpoint.
+        # In a tuple: as an attribute of its own it would become a child, with its tensors in every
+        # checkpoint.
         self._original: tuple[nn.Module, ...] = ()
         self._names: list[str] = []
         self.control: str | None = None

@@ -17,36 +17,48 @@ from sta_lightning.modules.merged import MergedEvaluation
 class ForgetModule(MergedEvaluation):
     """Take what one task's fine-tuning added out of a model (Eq. 20), and evaluate target and control.
 
-    Logs ``test/target/acc``, which should fall, ``test/control/acc``, which should stay, the share of entries taken out of each
-    tensor and the size of the change. The datamodule's only task is the target, and its control the set that must not be hurt.
+    Logs ``test/target/acc``, which should fall, ``test/control/acc``, which should stay, the share
+    of entries taken out of each tensor and the size of the change. The datamodule's only task is
+    the target, and its control the set that must not be hurt.
 
     Args:
         target: The task to forget, or the path of its YAML file.
         finetuned: Weights of the encoder that was fine-tuned on it; nothing for method ``vector``.
-        importance: The importance that ``sta score`` wrote; nothing where the method or the measure needs none.
-        control: The task that must not be hurt, or the path of its YAML file; nothing to take the datamodule's.
-        model: Weights of the model that shall forget: the pretrained one if not given, or a merged or fine-tuned one.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        importance: The importance that ``sta score`` wrote; nothing where the method or the measure
+            needs none.
+        control: The task that must not be hurt, or the path of its YAML file; nothing to take the
+            datamodule's.
+        model: Weights of the model that shall forget: the pretrained one if not given, or a merged
+            or fine-tuned one.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
-            ``file.py:name``.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
+            ``package.module.Name`` or ``file.py:name``.
         settings: Further settings of the method by name, as ``sta methods NAME`` tells them.
-        more: Weights of further models fine-tuned on the task, for a method that takes several (``negmerge``).
-        measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the importance file, ``amp`` (θ²) or ``delta-amp``
-            (δ²), which need none; ``delta-lp`` or ``fisher`` from a file scored by it; ``file`` from any, taken as
-            it is.
-        p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's is 0.7.
-        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its default.
+        more: Weights of further models fine-tuned on the task, for a method that takes several
+            (``negmerge``).
+        measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the importance file,
+            ``amp`` (θ²) or ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher`` from a
+            file scored by it; ``file`` from any, taken as it is.
+        p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's
+            is 0.7.
+        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its
+            default.
         seed: Of ``random_mask``.
         target_head: Head file of the target; nothing to make it from the pretrained model.
         control_head: Head file of the control; nothing to make it.
-        vector: For method ``vector``: the task's masked task vector, which an earlier ``sta merge`` wrote.
+        vector: For method ``vector``: the task's masked task vector, which an earlier ``sta merge``
+            wrote.
         dtype: Type of the weights made; nothing for that of the model that forgets.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the same.
+        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
+            same.
 
     Raises:
-        StaError: An argument is unknown or out of range; when merging, a source is missing or does not fit.
+        StaError: An argument is unknown or out of range; when merging, a source is missing or does
+            not fit.
     """
 
     def __init__(

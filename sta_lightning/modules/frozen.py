@@ -69,11 +69,12 @@ def read_frozen(
         encoder_name: The encoder's name.
         pretrained: Its pretrained weights.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        trim: Share of the largest entries that each task vector keeps, less those that disagree with the elected sign; nothing
-            for whole task vectors.
+        trim: Share of the largest entries that each task vector keeps, less those that disagree
+            with the elected sign; nothing for whole task vectors.
 
     Raises:
-        StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf: the message names it.
+        StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf:
+            the message names it.
     """
     encoder = build_encoder(encoder_name, pretrained, image_size).eval().requires_grad_(False)
     base = encoder.state_dict()

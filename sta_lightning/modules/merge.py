@@ -19,38 +19,48 @@ from sta_lightning.tasks import get_task
 class MergeModule(MergedEvaluation):
     """Fuse encoders that were fine-tuned on several tasks into one (Eq. 14 to 19), and evaluate it on each of them.
 
-    Each task is evaluated with its own head. Logs ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``, the share
-    of entries kept per tensor and task, and the size of the change; see :class:`MultiTaskEvaluation`.
+    Each task is evaluated with its own head. Logs ``test/<task>/acc``, ``test/avg_acc``,
+    ``test/control/<name>/acc``, the share of entries kept per tensor and task, and the size of the
+    change; see :class:`MultiTaskEvaluation`.
 
     Args:
         tasks: By task name (or the path of a task's YAML file): the files of that task.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the package ships.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+            package ships.
         image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as ``package.module.Name`` or
-            ``file.py:name``.
-        settings: Further settings of the method by name, as ``sta methods NAME`` tells them: ``{keep: 0.2}``.
-        dare: Share of every task vector's entries that is dropped at random before they are merged, the rest rescaled
-            (DARE); nothing for none.
+        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
+            ``package.module.Name`` or ``file.py:name``.
+        settings: Further settings of the method by name, as ``sta methods NAME`` tells them:
+            ``{keep: 0.2}``.
+        dare: Share of every task vector's entries that is dropped at random before they are merged,
+            the rest rescaled (DARE); nothing for none.
         dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
-        measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the tasks' importance files, ``amp`` (θ²) or
-            ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher`` from files scored by it; ``file`` from any,
-            taken as they are.
-        p: Quantile of the mask from 0 (all but the smallest of the N tasks' values) to 1 (nothing); the paper's is 0.7.
-        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its default.
-        normalize: Importance is scaled to 0..1 per ``tensor`` (the paper), per ``block``, over the whole ``model``, or not
-            (``none``).
+        measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the tasks' importance
+            files, ``amp`` (θ²) or ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher``
+            from files scored by it; ``file`` from any, taken as they are.
+        p: Quantile of the mask from 0 (all but the smallest of the N tasks' values) to 1 (nothing);
+            the paper's is 0.7.
+        scale: The method's coefficient, if it has one (task arithmetic's λ); nothing for its
+            default.
+        normalize: Importance is scaled to 0..1 per ``tensor`` (the paper), per ``block``, over the
+            whole ``model``, or not (``none``).
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the datamodule's control; nothing to make it.
         base: Model that method ``vectors`` adds to, a file; nothing for the pretrained one.
-        vectors: Folder for what each task contributes, its masked task vector, as a file of its own; nothing for none.
+        vectors: Folder for what each task contributes, its masked task vector, as a file of its
+            own; nothing for none.
         vectors_dtype: Type of the values in those; nothing for float32, which keeps every bit.
         dtype: Type of the merged weights; nothing for that of the pretrained encoder, float32.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the same.
-        heads: Whether the tasks' heads go into the file too, so that ``sta predict --model`` needs nothing else.
+        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
+            same.
+        heads: Whether the tasks' heads go into the file too, so that ``sta predict --model`` needs
+            nothing else.
 
     Raises:
-        StaError: An argument is unknown or out of range; when merging, a source is missing or does not fit.
+        StaError: An argument is unknown or out of range; when merging, a source is missing or does
+            not fit.
     """
 
     def __init__(

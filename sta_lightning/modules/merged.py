@@ -40,7 +40,8 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
         """Make the merged model, or return it if it is there.
 
         Raises:
-            StaError: A source is missing, or differs in names or shapes, or holds NaN or Inf: the message names it.
+            StaError: A source is missing, or differs in names or shapes, or holds NaN or Inf: the
+                message names it.
         """
         if self._merged is None:
             self._merged = self.compute()
@@ -64,14 +65,16 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
         """Write the merged encoder, whole or not at all.
 
         Args:
-            path: A safetensors file. Its tensors are named as in the pretrained model's file, and its metadata holds the
-                method, its settings, the package's version and the SHA-256 of every source.
+            path: A safetensors file. Its tensors are named as in the pretrained model's file, and
+                its metadata holds the method, its settings, the package's version and the SHA-256
+                of every source.
 
         Returns:
             The path.
 
         Raises:
-            StaError: The merge is refused, or the file cannot be written; nothing has been changed then.
+            StaError: The merge is refused, or the file cannot be written; nothing has been changed
+                then.
         """
         self.job.write(self._original_for_merge(), path, heads=self.task_heads())
         return Path(path)

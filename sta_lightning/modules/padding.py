@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 def real_samples(loader: Any, batch_idx: int, size: int) -> int:
     """Count the leading samples of a batch that no other process evaluates too.
 
-    Lightning gives every process equally many samples: 7 samples on 2 processes become 8, the first one twice. The
-    repetitions stand at the end of a process's share, so cutting them off leaves each sample counted once, while all
-    processes still run equally many batches.
+    Lightning gives every process equally many samples: 7 samples on 2 processes become 8, the first
+    one twice. The repetitions stand at the end of a process's share, so cutting them off leaves
+    each sample counted once, while all processes still run equally many batches.
 
     Args:
         loader: The loader that the batch came from, after Lightning has put its sampler in.
@@ -27,7 +27,8 @@ def real_samples(loader: Any, batch_idx: int, size: int) -> int:
     if found is None:
         return size
     sampler, batch_size, length = found
-    # Sample k of process r is sample r + k · processes of the whole (of a permutation of it, if shuffled).
+    # Sample k of process r is sample r + k · processes of the whole (of a permutation of it, if
+    # shuffled).
     share = len(range(sampler.rank, length, sampler.num_replicas))
     return min(max(share - batch_idx * batch_size, 0), size)
 
@@ -35,8 +36,8 @@ def real_samples(loader: Any, batch_idx: int, size: int) -> int:
 def training_share(loader: Any, batch_idx: int, size: int) -> tuple[int, float]:
     """Tell what of a training batch counts on this process, and how much.
 
-    DDP averages the processes' gradients. In the last batch of an epoch one process may have fewer real samples than another;
-    the mean of their means would then not be the mean over the samples.
+    DDP averages the processes' gradients. In the last batch of an epoch one process may have fewer
+    real samples than another; the mean of their means would then not be the mean over the samples.
 
     Args:
         loader: The loader that the batch came from.
@@ -44,8 +45,9 @@ def training_share(loader: Any, batch_idx: int, size: int) -> tuple[int, float]:
         size: Samples in the batch.
 
     Returns:
-        How many leading samples are real (see :func:`real_samples`), and the factor for the mean loss over them with which
-        the average over the processes is the mean over all real samples of all processes. It is 1 where all have equally many.
+        How many leading samples are real (see :func:`real_samples`), and the factor for the mean
+        loss over them with which the average over the processes is the mean over all real samples
+        of all processes. It is 1 where all have equally many.
     """
     count = real_samples(loader, batch_idx, size)
     found = _shared(loader)

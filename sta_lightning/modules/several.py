@@ -25,22 +25,24 @@ Weights = str | Path | Mapping[str, Tensor]
 class MultiModelEvaluation(MultiTaskEvaluation):
     """Evaluate several encoders on several tasks and a control set; every batch is read once and goes through all of them.
 
-    The numbers are those of :class:`MultiTaskEvaluation` with each encoder by itself. Logs ``test/<model>/<task>/acc`` for
-    every model and task, ``test/<model>/avg_acc``, and ``test/<model>/control/<name>/acc``; under ``validate`` with ``val/``.
+    The numbers are those of :class:`MultiTaskEvaluation` with each encoder by itself. Logs
+    ``test/<model>/<task>/acc`` for every model and task, ``test/<model>/avg_acc``, and
+    ``test/<model>/control/<name>/acc``; under ``validate`` with ``val/``.
 
-    All encoders are held at once; to bound the memory, give a part of them to each of several evaluations, as
-    :func:`evaluate_many` does.
+    All encoders are held at once; to bound the memory, give a part of them to each of several
+    evaluations, as :func:`evaluate_many` does.
 
     Args:
-        models: Files with the encoders to evaluate, by the names under which they are logged (in Python also tensors by
-            name, which are used as they are, not copied).
+        models: Files with the encoders to evaluate, by the names under which they are logged (in
+            Python also tensors by name, which are used as they are, not copied).
         encoder: Their architecture; see :class:`MultiTaskEvaluation`, as for the following.
         pretrained: The pretrained weights, of which the heads are made.
         heads: Head files by task name.
         image_size: Side of the input in pixels.
 
     Attributes:
-        accuracy: After an evaluation, by model and by task: a share from 0 to 1, the same on every process.
+        accuracy: After an evaluation, by model and by task: a share from 0 to 1, the same on every
+            process.
 
     Raises:
         StaError: There is no model, a name cannot be logged, or the weights do not fit.
@@ -87,7 +89,8 @@ class MultiModelEvaluation(MultiTaskEvaluation):
             )
         else:
             weights = read_encoder(weights, reference, f"model {model!r}")
-        # Nothing writes to them here: taken as they are, many models need no second copy of their weights.
+        # Nothing writes to them here: taken as they are, many models need no second copy of their
+        # weights.
         state = {name: weights[name].to(tensor.dtype) for name, tensor in reference.items()}
         encoder.load_state_dict(state, assign=True)
         return encoder.eval()
@@ -138,12 +141,14 @@ def evaluate_many(
         pretrained: The pretrained weights, of which the heads are made.
         heads: Head files by task name.
         image_size: Side of the input in pixels.
-        group: How many encoders are in memory at once; the images are read once for every group. All if not given.
+        group: How many encoders are in memory at once; the images are read once for every group.
+            All if not given.
         split: Which images.
         trainer: On any number of devices; one device, without loggers and bar, if not given.
 
     Returns:
-        Accuracy from 0 to 1 by model and task (the control under its own name), the same as of one model at a time.
+        Accuracy from 0 to 1 by model and task (the control under its own name), the same as of one
+        model at a time.
 
     Raises:
         StaError: There is nothing to evaluate, ``group`` is less than 1, or weights do not fit.

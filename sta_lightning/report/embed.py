@@ -24,7 +24,8 @@ def svg(figure: Figure) -> str:
         )
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    # Hundredths of a point are finer than any screen; glyphs are scaled by numbers that need their digits.
+    # Hundredths of a point are finer than any screen; glyphs are scaled by numbers that need their
+    # digits.
     return re.sub(r' (?:d|x|y|x1|x2|y1|y2)="[^"]*"', lambda match: _NUMBER.sub("", match.group()), text)
 
 

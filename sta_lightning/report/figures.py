@@ -95,8 +95,9 @@ def fusion_figure(results: Sequence[MethodResult], *, title: str) -> Figure:
 def sweep_figure(curves: Sequence[Curve], levels: Mapping[str, float], *, title: str, y_label: str) -> Figure:
     """Accuracy of masked methods against p and of task arithmetic against λ, on one pair of axes.
 
-    A curve with ``steps`` changes only where another order statistic is taken and is drawn as stairs;
-    the chosen setting is marked by a star. ``levels`` are horizontal lines for methods without a setting.
+    A curve with ``steps`` changes only where another order statistic is taken and is drawn as
+    stairs; the chosen setting is marked by a star. ``levels`` are horizontal lines for methods
+    without a setting.
     """
     figure = new_figure(9.0, 5.2)
     axes = figure.add_subplot()

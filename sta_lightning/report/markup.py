@@ -17,7 +17,8 @@ def element(name: str, /, *children: str | None, **attributes: str | int | None)
     Args:
         name: of the element.
         children: text, which is escaped, or :class:`Markup`, which is not; ``None`` is left out.
-        attributes: a trailing underscore is dropped, an inner one becomes a hyphen; ``None`` is left out.
+        attributes: a trailing underscore is dropped, an inner one becomes a hyphen; ``None`` is
+            left out.
     """
     inner = "".join(
         piece if isinstance(piece, Markup) else escape(piece) for piece in children if piece is not None

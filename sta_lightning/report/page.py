@@ -87,8 +87,9 @@ def _item(item: Item) -> Markup:
 
 
 def _picture(picture: Picture, drawn: Drawn) -> Markup:
-    # Two images of which the style sheet shows one. A "picture" with a "source" for dark pages would be shorter, but
-    # browsers do not choose anew when a page is printed: its figures would then be dark on white paper.
+    # Two images of which the style sheet shows one. A "picture" with a "source" for dark pages
+    # would be shorter, but browsers do not choose anew when a page is printed: its figures would
+    # then be dark on white paper.
     shown: dict[str, str | int | None] = {"alt": picture.alt, "width": drawn.width, "height": drawn.height}
     images = [
         void("img", src=drawn.light, class_="light", **shown),

@@ -64,7 +64,8 @@ def radar_figure(
     rings = [ring for ring in range(floor, 101, step) if ring > floor]
     axes.set_yticks(rings, ["" for _ in rings])
     for ring in rings:
-        # Between two spokes, where no polygon has a corner, and above the lines: tick labels lie below them.
+        # Between two spokes, where no polygon has a corner, and above the lines: tick labels lie
+        # below them.
         axes.text(
             math.pi / len(tasks),
             ring,

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# A block's number is the first number that stands alone between dots: "transformer.resblocks.7.ln_1.weight",
-# "blocks.7.norm1.weight".
+# A block's number is the first number that stands alone between dots:
+# "transformer.resblocks.7.ln_1.weight", "blocks.7.norm1.weight".
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
-# Kinds of parameter in the order of the figure: open_clip's name, timm's name. The first four are the paper's.
+# Kinds of parameter in the order of the figure: open_clip's name, timm's name. The first four are
+# the paper's.
 _MAIN_KINDS = (
     ("ln_1.weight", "norm1.weight"),
     ("ln_2.weight", "norm2.weight"),

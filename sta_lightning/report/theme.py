@@ -47,7 +47,8 @@ class Theme:
         return DASHES[(look + look // len(self.colours)) % len(DASHES)]
 
 
-# Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two of Tol's.
+# Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two
+# of Tol's.
 LIGHT = Theme(
     name="light",
     background="#FFFFFF",

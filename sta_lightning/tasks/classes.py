@@ -38,9 +38,9 @@ class LabelledClasses:
 def decide_classes(file: TaskFile, found: Iterable[object], where: str) -> LabelledClasses:
     """Tell what the labels of a data set stand for.
 
-    ``class_names`` may be a mapping from labels to names (classes in the order of the labels: numbers by size, texts sorted),
-    a list or the name of a task with the same classes (the labels are these names, or their numbers from 0), or missing (the
-    labels are the names, sorted).
+    ``class_names`` may be a mapping from labels to names (classes in the order of the labels:
+    numbers by size, texts sorted), a list or the name of a task with the same classes (the labels
+    are these names, or their numbers from 0), or missing (the labels are the names, sorted).
 
     Args:
         file: The task's file.

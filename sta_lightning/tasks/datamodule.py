@@ -25,28 +25,33 @@ class TaskDataModule(L.LightningDataModule):
     """Training, validation and test images of one task, preprocessed for an encoder.
 
     Args:
-        task: A task's name (``sta`` lists them when it does not know one), or the path of a YAML file that
-            describes folders of images.
-        root: Folder with the task's files. By default the embedded suite uses its cache, the published sets
-            the folder in the environment variable STA_DATA, and a YAML file what it says itself.
-        encoder: The encoder that the images are for; it sets image size, mean, deviation and interpolation.
+        task: A task's name (``sta`` lists them when it does not know one), or the path of a YAML
+            file that describes folders of images.
+        root: Folder with the task's files. By default the embedded suite uses its cache, the
+            published sets the folder in the environment variable STA_DATA, and a YAML file what it
+            says itself.
+        encoder: The encoder that the images are for; it sets image size, mean, deviation and
+            interpolation.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
         batch_size: Images in a batch of each process.
         num_workers: Processes that load images; with 0 the main process does.
-        seed: Seed of the order of training images and of random crops. The division into training and
-            validation images does not depend on it.
+        seed: Seed of the order of training images and of random crops. The division into training
+            and validation images does not depend on it.
         train_limit: Use at most this many training images, a fixed random choice; all by default.
         validation_limit: The same for validation images.
         test_limit: The same for test images.
-        augment: Take random crops of training images (90% to 100% of the area) instead of the centre.
+        augment: Take random crops of training images (90% to 100% of the area) instead of the
+            centre.
         download: Fetch the published files if they are missing.
-        pretrained: The encoder's weights as the model has them; it matters only where a tag of open_clip
-            stands for weights that want another mean and deviation.
-        global_batch: Whether ``batch_size`` counts the training images of all processes together. A fit then takes the same
-            batches, in the same order, on any number of processes that divides it.
-        cache_images: Whether validation and test images are decoded once, into files under ``$STA_CACHE`` that every later
-            run maps into memory; they take 3 S² bytes an image. The result is the same to the last bit. Training images are
-            not cached: random crops need them as they are, and scoring reads a few of them.
+        pretrained: The encoder's weights as the model has them; it matters only where a tag of
+            open_clip stands for weights that want another mean and deviation.
+        global_batch: Whether ``batch_size`` counts the training images of all processes together. A
+            fit then takes the same batches, in the same order, on any number of processes that
+            divides it.
+        cache_images: Whether validation and test images are decoded once, into files under
+            ``$STA_CACHE`` that every later run maps into memory; they take 3 S² bytes an image. The
+            result is the same to the last bit. Training images are not cached: random crops need
+            them as they are, and scoring reads a few of them.
 
     Raises:
         StaError: if the task or the encoder is unknown.

@@ -23,20 +23,24 @@ _KEYS = (*COMMON_KEYS, "layout", "train", "validation", "test", "include")
 def load_folder_task(path: Path) -> Task:
     """Read a task from a YAML file.
 
-    With the key ``csv`` it is a table of paths and labels (see ``load_table_task``), with ``huggingface`` a data set for the
-    package ``datasets`` (see ``load_hub_task``); otherwise it is folders, and its keys are:
+    With the key ``csv`` it is a table of paths and labels (see ``load_table_task``), with
+    ``huggingface`` a data set for the package ``datasets`` (see ``load_hub_task``); otherwise it is
+    folders, and its keys are:
 
     - ``name``: the task's name; by default the file's.
-    - ``root``: the folder that the other paths are below, in which ``~`` and ``$VARIABLES`` are expanded; by
-      default the folder of the YAML file. A datamodule's option ``root`` takes precedence.
-    - ``train``, ``validation``, ``test``: folders. ``test`` is needed. Without ``validation`` the training
-      images are divided by the rule of ``split_indices``; without ``train`` the task can be evaluated only.
-    - ``layout``: ``folders`` (default; one folder a class, labels in the sorted order of the folders' names)
-      or ``flat`` (one image a class, labels in the sorted order of the files).
-    - ``class_names``: a mapping from folder to name (other folders are not used), a list in label order, or
-      the name of a task with the same classes, such as ``imagenet``. By default the folders' names (or the
-      files', after the first ``_``).
-    - ``include``: the folders to use, if not all. Without it (or a mapping) the splits must have the same folders.
+    - ``root``: the folder that the other paths are below, in which ``~`` and ``$VARIABLES`` are
+      expanded; by default the folder of the YAML file. A datamodule's option ``root`` takes
+      precedence.
+    - ``train``, ``validation``, ``test``: folders. ``test`` is needed. Without ``validation`` the
+      training images are divided by the rule of ``split_indices``; without ``train`` the task can
+      be evaluated only.
+    - ``layout``: ``folders`` (default; one folder a class, labels in the sorted order of the
+      folders' names) or ``flat`` (one image a class, labels in the sorted order of the files).
+    - ``class_names``: a mapping from folder to name (other folders are not used), a list in label
+      order, or the name of a task with the same classes, such as ``imagenet``. By default the
+      folders' names (or the files', after the first ``_``).
+    - ``include``: the folders to use, if not all. Without it (or a mapping) the splits must have
+      the same folders.
     - ``templates``: prompts in which ``{}`` stands for the class name.
     - ``head``: ``auto`` (default) or ``own``.
 

@@ -22,17 +22,20 @@ _KEYS = ("path", "name", "revision", "image", "label", "splits")
 def load_hub_task(file: TaskFile) -> Task:
     """Make a task of a YAML file with the key ``huggingface``.
 
-    Its keys, besides ``name``, ``root``, ``class_names``, ``templates`` and ``head`` as for folders and tables:
+    Its keys, besides ``name``, ``root``, ``class_names``, ``templates`` and ``head`` as for folders
+    and tables:
 
-    - ``huggingface``: a mapping with ``path``, a folder below ``root`` (saved by ``save_to_disk``, or files that
-      ``load_dataset`` reads) or a repository of the hub; and if need be ``name`` (a configuration), ``revision`` (a commit),
-      ``image`` and ``label`` (the columns, by these names), ``splits`` (a mapping from ``train``, ``validation``, ``test`` to
-      the data set's splits; by default ``train`` and ``test``).
+    - ``huggingface``: a mapping with ``path``, a folder below ``root`` (saved by ``save_to_disk``,
+      or files that ``load_dataset`` reads) or a repository of the hub; and if need be ``name`` (a
+      configuration), ``revision`` (a commit), ``image`` and ``label`` (the columns, by these
+      names), ``splits`` (a mapping from ``train``, ``validation``, ``test`` to the data set's
+      splits; by default ``train`` and ``test``).
 
     Class names that the data set brings are used unless ``class_names`` says others.
 
     Raises:
-        StaError: that says what is wrong with the file, or that the package or the data set is not there.
+        StaError: that says what is wrong with the file, or that the package or the data set is not
+            there.
     """
     file.only((*COMMON_KEYS, "huggingface"))
     value = file.settings["huggingface"]

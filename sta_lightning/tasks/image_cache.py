@@ -1,7 +1,8 @@
 """Decoded images on disk, so that evaluating many models decodes a test set once.
 
-One file holds one split of one task as an encoder's input before normalisation: rows of uint8 ``[3, S, S]`` and a label, read
-by memory map. Its name ends in a digest of all that decides its bytes, so that a changed image file makes another cache.
+One file holds one split of one task as an encoder's input before normalisation: rows of uint8 ``[3,
+S, S]`` and a label, read by memory map. Its name ends in a digest of all that decides its bytes, so
+that a changed image file makes another cache.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class CachedDataset(Dataset[tuple[Tensor, int]]):
 def cached(data: PreparedDataset, source: Source, *, num_workers: int = 0) -> CachedDataset:
     """Return the images of a data set from its cache, which is filled first if it is not there.
 
-    Several processes may ask at once: one of them decodes, the others wait for it. The file appears whole or not at all.
+    Several processes may ask at once: one of them decodes, the others wait for it. The file appears
+    whole or not at all.
 
     Args:
         data: Images under the evaluation transform.

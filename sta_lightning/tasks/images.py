@@ -32,7 +32,8 @@ def read_image(path: str | Path) -> Image.Image:
     except FileNotFoundError as error:
         raise StaError(f"The image {path} is not there: it was moved or removed. Put it back.") from error
     except Exception as error:  # decoders raise all kinds on broken files
-        # Pillow says "cannot identify image file" and names the open file in its own way: the path is told here already.
+        # Pillow says "cannot identify image file" and names the open file in its own way: the path
+        # is told here already.
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
         raise StaError(
             f"The image {path} cannot be decoded: {why}. Replace the file by a whole one, or take it out of the data set."

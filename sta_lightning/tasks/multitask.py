@@ -14,22 +14,24 @@ class MultiTaskDataModule(L.LightningDataModule):
 
     Args:
         tasks: Names of tasks, or paths of YAML files that describe folders of images.
-        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left out.
-        control: A task that tells what was broken besides: evaluated after the others, and not part of their
-            average.
+        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left
+            out.
+        control: A task that tells what was broken besides: evaluated after the others, and not part
+            of their average.
         encoder: The encoder that the images are for.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
         batch_size: Images in a batch of each process.
         num_workers: Processes that load images, for each task.
         seed: Seed of whatever is random; evaluation is not.
-        train_limit: Use at most this many training images of each task (for prototypes), a fixed random
-            choice.
+        train_limit: Use at most this many training images of each task (for prototypes), a fixed
+            random choice.
         validation_limit: The same for validation images.
         test_limit: The same for test images.
         augment: Not used in evaluation; here so that one config serves both datamodules.
         download: Fetch the published files if they are missing.
         pretrained: See ``TaskDataModule``.
-        cache_images: See ``TaskDataModule``: worth while where more than one model is evaluated on the same images.
+        cache_images: See ``TaskDataModule``: worth while where more than one model is evaluated on
+            the same images.
 
     Raises:
         StaError: if a task is unknown, or two have the same name.

@@ -29,9 +29,9 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         base: A map-style data set of ``(PIL image or uint8 tensor, label)``.
         preprocess: The encoder's preprocessing.
         augment: Whether crops are random.
-        seed: Seed of the random crops. A crop follows from the seed, the image's index and the epoch alone: it is the same
-            on any number of processes and workers, and in a fit that was resumed. PyTorch's global random state is left
-            alone.
+        seed: Seed of the random crops. A crop follows from the seed, the image's index and the
+            epoch alone: it is the same on any number of processes and workers, and in a fit that
+            was resumed. PyTorch's global random state is left alone.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         return pixels, [int(sample[1]) for sample in samples]
 
     def _crops(self, turns: Sequence[Turn]) -> Tensor:
-        # Imported here: only training with random crops needs it, and the suite beside it takes time to import.
+        # Imported here: only training with random crops needs it, and the suite beside it takes
+        # time to import.
         from sta_lightning.tasks.miniature.random import Uniforms, image_keys
 
         numbers = np.array([(turn.epoch << 32) + turn.image for turn in turns], dtype=np.int64)
@@ -93,8 +94,8 @@ def _turns(order: list[int], epoch: int, dataset: Any) -> Iterator[Any]:
 class EpochSampler(RandomSampler):
     """A random order that depends on seed and epoch alone: a resumed fit meets that of an unbroken one.
 
-    Lightning tells the epoch through ``set_epoch``; without it, every pass takes the next one. A data set with random crops
-    gets :class:`Turn` in place of numbers.
+    Lightning tells the epoch through ``set_epoch``; without it, every pass takes the next one. A
+    data set with random crops gets :class:`Turn` in place of numbers.
 
     Args:
         dataset: Anything with a length.
@@ -118,8 +119,9 @@ class EpochSampler(RandomSampler):
 class SharedEpochSampler(DistributedSampler[Any]):
     """One process's share of the order of :class:`EpochSampler`: r, r + processes, … of it.
 
-    So the k-th batches of all processes together are the k-th batch that one process would take with as large a batch. Where
-    the images cannot be shared out evenly, the first ones of the order stand at the end of some shares once more, and
+    So the k-th batches of all processes together are the k-th batch that one process would take
+    with as large a batch. Where the images cannot be shared out evenly, the first ones of the order
+    stand at the end of some shares once more, and
     :func:`sta_lightning.modules.padding.training_share` leaves them out of the loss.
 
     Args:

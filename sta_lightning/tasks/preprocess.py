@@ -21,9 +21,9 @@ _SMALLEST_CROP = 0.9
 class Preprocess:
     """Resize the short side, crop the centre, scale to 0..1, normalise.
 
-    With crops the crop is random instead: between 90% and 100% of the area, at any place, resized to
-    the input (the light augmentation that CLIP models are fine-tuned with). Images are never mirrored: digits
-    and signs would change their meaning.
+    With crops the crop is random instead: between 90% and 100% of the area, at any place, resized
+    to the input (the light augmentation that CLIP models are fine-tuned with). Images are never
+    mirrored: digits and signs would change their meaning.
 
     Attributes:
         image_size: Side S of the result, in pixels.
@@ -49,8 +49,9 @@ class Preprocess:
         Args:
             images: PIL images, or uint8 tensors of shape ``[3 or 1, H, W]``.
             generator: Source of random crops.
-            crops: In a generator's place three numbers of [0, 1) for each image, ``[B, 3]``: its share of the area, and the
-                place from above and from the left. Centre crops if neither is given.
+            crops: In a generator's place three numbers of [0, 1) for each image, ``[B, 3]``: its
+                share of the area, and the place from above and from the left. Centre crops if
+                neither is given.
 
         Raises:
             StaError: if an image is neither.

@@ -33,8 +33,8 @@ def get_task(spec: str) -> Task:
     """Find a task.
 
     Args:
-        spec: A name, or the path of a YAML file that describes a task of image folders (it ends in .yaml or
-            .yml).
+        spec: A name, or the path of a YAML file that describes a task of image folders (it ends in
+            .yaml or .yml).
 
     Raises:
         StaError: that lists the names there are, or tells what is wrong with the file.
@@ -60,8 +60,8 @@ def task_names() -> list[str]:
 
 
 def _builtin() -> tuple[dict[str, Task], dict[str, Task]]:
-    # Imported here: a name is resolved long after this module has been imported, and only then is a suite
-    # needed.
+    # Imported here: a name is resolved long after this module has been imported, and only then is a
+    # suite needed.
     from sta_lightning.tasks.miniature import MINIATURE_TASKS
     from sta_lightning.tasks.published import PUBLISHED_TASKS
 

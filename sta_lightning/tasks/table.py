@@ -40,13 +40,15 @@ def load_table_task(file: TaskFile) -> Task:
 
     Its keys, besides ``name``, ``templates`` and ``head`` as for folders:
 
-    - ``csv``: a table with the columns ``path``, ``label`` and ``split`` (``train``, ``validation`` or ``val``, ``test``), or
-      a mapping from splits to tables with ``path`` and ``label``. Further columns are not looked at. Tables are looked for
-      beside the YAML file.
-    - ``root``: the folder that relative paths in a table are below; by default that of the YAML file.
+    - ``csv``: a table with the columns ``path``, ``label`` and ``split`` (``train``, ``validation``
+      or ``val``, ``test``), or a mapping from splits to tables with ``path`` and ``label``. Further
+      columns are not looked at. Tables are looked for beside the YAML file.
+    - ``root``: the folder that relative paths in a table are below; by default that of the YAML
+      file.
     - ``class_names``: see ``decide_classes``.
 
-    There must be test images; without validation images the training images are divided by the rule of ``split_indices``.
+    There must be test images; without validation images the training images are divided by the rule
+    of ``split_indices``.
 
     Raises:
         StaError: that says what is wrong with the file or a table, and in which line.
@@ -84,7 +86,8 @@ def read_rows(tables: tuple[tuple[Split | None, Path], ...]) -> Iterator[Row]:
     """Read tables row by row.
 
     Args:
-        tables: Files, and the split that all of a file's images belong to where its rows do not say.
+        tables: Files, and the split that all of a file's images belong to where its rows do not
+            say.
 
     Raises:
         StaError: that names file and line.
@@ -104,7 +107,8 @@ def read_rows(tables: tuple[tuple[Split | None, Path], ...]) -> Iterator[Row]:
 
 def _read_table(path: Path, fixed: Split | None) -> Iterator[Row]:
     try:
-        # A mark in front of the text, as spreadsheets write it, would otherwise be part of the first column's name.
+        # A mark in front of the text, as spreadsheets write it, would otherwise be part of the
+        # first column's name.
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or ()]

@@ -26,16 +26,18 @@ class Task:
         name: A short name without spaces; logged metrics and files carry it.
         class_names: The classes in label order, as they appear in prompts.
         templates: Prompt templates; ``{}`` stands for the class name.
-        opener: Opens a split below a root folder (or its default place) as a data set of ``(image, label)``,
-            the image a PIL image or a uint8 tensor ``[3, H, W]``. It must be picklable, hence a function of a
-            module or an object of a class. A method ``fingerprint(split, root)`` of it, if it has one, returns a text that
-            changes whenever the split's images or labels do; only then can decoded images be cached.
-        own_validation: Whether the opener has a validation split of its own. Otherwise ``train`` opens the
-            whole published training set, and ``split_indices`` divides it.
-        head: ``auto`` (zero-shot, or class prototypes for encoders without a text tower), or ``own`` for the
-            classifier that the model came with.
+        opener: Opens a split below a root folder (or its default place) as a data set of ``(image,
+            label)``, the image a PIL image or a uint8 tensor ``[3, H, W]``. It must be picklable,
+            hence a function of a module or an object of a class. A method ``fingerprint(split,
+            root)`` of it, if it has one, returns a text that changes whenever the split's images or
+            labels do; only then can decoded images be cached.
+        own_validation: Whether the opener has a validation split of its own. Otherwise ``train``
+            opens the whole published training set, and ``split_indices`` divides it.
+        head: ``auto`` (zero-shot, or class prototypes for encoders without a text tower), or
+            ``own`` for the classifier that the model came with.
         splits: The splits that the task has; a control set may have ``test`` alone.
-        downloader: Fetches the published files into a root folder, for tasks whose files can be fetched.
+        downloader: Fetches the published files into a root folder, for tasks whose files can be
+            fetched.
     """
 
     name: str

@@ -25,26 +25,30 @@ Step = dict[str, Tensor]
 class UnlabelledDataModule(L.LightningDataModule):
     """At each step of a fit a batch of images of every task, without labels: what :class:`AdaMerging` looks at.
 
-    Each task's images come in a random order of its own, all of them once before one comes again, and then in another order. The
-    order follows from the seed, the task's name and the step alone: it is the same on any number of processes and workers, and a
-    resumed fit meets the batches of an unbroken one. Labels are never looked at. There is no end: ``max_steps`` of the trainer
-    sets it.
+    Each task's images come in a random order of its own, all of them once before one comes again,
+    and then in another order. The order follows from the seed, the task's name and the step alone:
+    it is the same on any number of processes and workers, and a resumed fit meets the batches of an
+    unbroken one. Labels are never looked at. There is no end: ``max_steps`` of the trainer sets it.
 
     Args:
         tasks: Names of tasks, or paths of YAML files that describe folders of images.
-        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left out.
+        roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left
+            out.
         encoder: The encoder that the images are for.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
-        batch_size: Images of each task in a step, of all processes together; their number must divide it.
+        batch_size: Images of each task in a step, of all processes together; their number must
+            divide it.
         num_workers: Processes that load images.
         seed: Seed of the orders.
-        split: Which images: ``test`` (AdaMerging's: the images that are evaluated later), ``validation`` or ``train``.
+        split: Which images: ``test`` (AdaMerging's: the images that are evaluated later),
+            ``validation`` or ``train``.
         limit: Use at most this many images of each task, a fixed random choice; all by default.
         download: Fetch the published files if they are missing.
         pretrained: See ``TaskDataModule``.
 
     Raises:
-        StaError: A task or the split is unknown, two tasks have the same name, or a number is out of range.
+        StaError: A task or the split is unknown, two tasks have the same name, or a number is out
+            of range.
     """
 
     def __init__(

@@ -20,11 +20,11 @@ _LONGEST_NAME = 255
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
 
-    The block writes the temporary file (it has the same suffix and exists already, empty); afterwards it is
-    flushed to the disk and renamed, and the folder is flushed too. Whatever ends the block otherwise, an
-    interrupt included, removes the temporary file and leaves an older file at ``path`` as it was. Killed at
-    any moment, ``path`` is the old file or the new one, whole; a temporary file whose name begins with a dot
-    may then be left.
+    The block writes the temporary file (it has the same suffix and exists already, empty);
+    afterwards it is flushed to the disk and renamed, and the folder is flushed too. Whatever ends
+    the block otherwise, an interrupt included, removes the temporary file and leaves an older file
+    at ``path`` as it was. Killed at any moment, ``path`` is the old file or the new one, whole; a
+    temporary file whose name begins with a dot may then be left.
 
     Args:
         path: the file to write. Folders that are missing are made. A symbolic link is followed.
@@ -33,8 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary path.
 
     Raises:
-        StaError: if ``path`` cannot be written: it is a folder or a device, it is read-only, the folder
-            cannot be made, or the disk is full.
+        StaError: if ``path`` cannot be written: it is a folder or a device, it is read-only, the
+            folder cannot be made, or the disk is full.
 
     Example:
         >>> with atomic_path(tmp / "table.csv") as temporary:
@@ -45,13 +45,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     _check_target(target, path)
     token = f".{os.getpid():x}{secrets.token_hex(4)}.tmp{target.suffix}"
-    # A name may be at most 255 bytes long; the suffix stays last because some writers choose the format by
-    # it.
+    # A name may be at most 255 bytes long; the suffix stays last because some writers choose the
+    # format by it.
     stem = target.stem.encode()[: max(0, _LONGEST_NAME - 1 - len(token.encode()))].decode(errors="ignore")
     temporary = target.parent / f".{stem}{token}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Opened rather than made by tempfile: the permissions are then those that the user's umask asks for.
+        # Opened rather than made by tempfile: the permissions are then those that the user's umask
+        # asks for.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise StaError(
@@ -104,8 +105,8 @@ def _flush(temporary: Path, asked: str | os.PathLike[str]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    # The rename itself must reach the disk. Not every system can flush a folder; the file is whole all the
-    # same.
+    # The rename itself must reach the disk. Not every system can flush a folder; the file is whole
+    # all the same.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

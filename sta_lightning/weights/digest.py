@@ -12,7 +12,8 @@ from torch import Tensor
 def tensor_digest(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256, in hexadecimal, of the names, types, shapes and bytes of tensors, in the names' order.
 
-    Two files with the same tensors have the same digest though their bytes differ (order, metadata, format).
+    Two files with the same tensors have the same digest though their bytes differ (order, metadata,
+    format).
 
     Args:
         state: Tensors by name, on any device.

@@ -12,8 +12,8 @@ from torch import Tensor
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
 
-# What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers, DataParallel,
-# torch.compile.
+# What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers,
+# DataParallel, torch.compile.
 _WRAPPERS = frozenset(
     {
         "visual",
@@ -27,7 +27,8 @@ _WRAPPERS = frozenset(
         "net",
     }
 )
-# What may lie beside an encoder without being part of it: a text tower, a temperature, a classifier.
+# What may lie beside an encoder without being part of it: a text tower, a temperature, a
+# classifier.
 _BESIDE = (
     "head.",
     "head_dist.",
@@ -47,20 +48,22 @@ def encoder_weights(
     """Take the image encoder out of a file or a state dict.
 
     Args:
-        source: a weights file (see :func:`~sta_lightning.weights.load_weights`) or a state dict: the encoder
-            alone, a whole CLIP model, a Lightning checkpoint, wrapped or compiled modules.
-        names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict) has shapes
-            compared too.
-        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it among the
-            usual wrappers (none, ``visual.``, ``encoder.``, ``module.``, ``model.visual.`` and their like).
+        source: a weights file (see :func:`~sta_lightning.weights.load_weights`) or a state dict:
+            the encoder alone, a whole CLIP model, a Lightning checkpoint, wrapped or compiled
+            modules.
+        names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict)
+            has shapes compared too.
+        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it
+            among the usual wrappers (none, ``visual.``, ``encoder.``, ``module.``,
+            ``model.visual.`` and their like).
 
     Returns:
-        Tensor name without prefix -> tensor, in the order of ``names``. The text tower, ``logit_scale`` and
-        heads are left.
+        Tensor name without prefix -> tensor, in the order of ``names``. The text tower,
+        ``logit_scale`` and heads are left.
 
     Raises:
-        StaError: if tensors are missing, the encoder holds others too, a shape differs, or more than one
-            prefix fits.
+        StaError: if tensors are missing, the encoder holds others too, a shape differs, or more
+            than one prefix fits.
     """
     if isinstance(source, Mapping):
         return encoder_part(source, names=names, prefix=prefix, title="the state dict")
@@ -152,7 +155,8 @@ def _check_complete(state: Collection[str], names: Collection[str], prefix: str,
 def encoder_prefix(names: Collection[str]) -> str:
     """What stands in front of the image encoder's names in a file that says no more than its names.
 
-    A whole CLIP has its image encoder under ``visual.``, perhaps behind a wrapper; anything else is an image encoder alone.
+    A whole CLIP has its image encoder under ``visual.``, perhaps behind a wrapper; anything else is
+    an image encoder alone.
     """
     found = {name[: name.index("visual.") + 7] for name in names if "visual." in name}
     usual = sorted(prefix for prefix in found if set(prefix.split(".")[:-1]) <= _WRAPPERS)

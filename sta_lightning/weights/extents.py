@@ -1,7 +1,7 @@
 """Smallest and largest entry of every tensor, as an importance file carries them in its metadata.
 
-Min-max normalisation (Eq. 13) needs them before it can look at the first entry; with them in the file, a merge reads each
-importance once.
+Min-max normalisation (Eq. 13) needs them before it can look at the first entry; with them in the
+file, a merge reads each importance once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def extents(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
 def write_extents(found: Mapping[str, tuple[float, float]]) -> str:
     """The text of :data:`KEY`: JSON, tensor name -> [smallest, largest].
 
-    Numbers are written by ``repr``, so that :func:`read_extents` gives back the same ones, bit for bit.
+    Numbers are written by ``repr``, so that :func:`read_extents` gives back the same ones, bit for
+    bit.
 
     Raises:
         StaError: if a number is not finite, which JSON cannot hold.
@@ -59,7 +60,8 @@ def read_extents(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] 
         metadata: of the file, :func:`sta_lightning.weights.read_metadata`.
 
     Returns:
-        tensor name -> (smallest, largest); None if the file does not tell, as one from elsewhere does not.
+        tensor name -> (smallest, largest); None if the file does not tell, as one from elsewhere
+        does not.
 
     Raises:
         StaError: if the entry is there and is something else.

@@ -1,7 +1,7 @@
 """Writing the safetensors format: streamed, and the same bytes for the same content.
 
-The library's own writer orders the metadata by a random hash, holds the whole file in memory once more, and
-refuses tensors that share memory. Reading is the library's.
+The library's own writer orders the metadata by a random hash, holds the whole file in memory once
+more, and refuses tensors that share memory. Reading is the library's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *
         meta: whether tensors without data are meant, of which shape and type alone count.
 
     Raises:
-        StaError: names the tensors of a type or layout that the format lacks, and metadata that is not text.
+        StaError: names the tensors of a type or layout that the format lacks, and metadata that is
+            not text.
     """
     odd = [
         str(name)
@@ -82,7 +83,8 @@ def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *
 def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """The header, with its length in front, and the order in which the tensors follow it.
 
-    Wide types come first, so that every tensor is aligned to its entries' size; within a type, by name.
+    Wide types come first, so that every tensor is aligned to its entries' size; within a type, by
+    name.
 
     Args:
         tensors: name -> tensor; only name, shape and type count.

@@ -18,8 +18,8 @@ _TICK = 50_000_000  # nanoseconds; clocks of 100 to 1000 ticks a second are usua
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's content, 64 hexadecimal digits.
 
-    It is remembered in the cache folder with the file's place, size, times and number on its device, and computed
-    again as soon as one of them is another.
+    It is remembered in the cache folder with the file's place, size, times and number on its
+    device, and computed again as soon as one of them is another.
 
     Raises:
         StaError: names the file if it cannot be read.
@@ -31,7 +31,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
                 return known
             before = _identity(stream.fileno())
             found = hashlib.file_digest(stream, "sha256").hexdigest()
-            # Within one tick of the file system's clock a second writing leaves the times as they are.
+            # Within one tick of the file system's clock a second writing leaves the times as they
+            # are.
             settled = time.time_ns() - before[-1] > _TICK
             if settled and _identity(stream.fileno()) == before:
                 _remember(path, before, found)

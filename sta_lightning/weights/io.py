@@ -33,16 +33,18 @@ def load_weights(path: PathLike, *, dtype: torch.dtype | None = None) -> dict[st
     """Read a state dict from a file, onto the CPU.
 
     Args:
-        path: a ``.safetensors`` file, or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` checkpoint. The latter
-            are read with ``weights_only=True``, so no code in them is run; the state dict may lie under
-            ``state_dict`` (Lightning), ``model_state_dict`` or ``model``.
-        dtype: floating-point type to convert floating-point tensors to; ``None`` keeps what is stored.
+        path: a ``.safetensors`` file, or a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` checkpoint. The
+            latter are read with ``weights_only=True``, so no code in them is run; the state dict
+            may lie under ``state_dict`` (Lightning), ``model_state_dict`` or ``model``.
+        dtype: floating-point type to convert floating-point tensors to; ``None`` keeps what is
+            stored.
 
     Returns:
         Tensor name -> tensor.
 
     Raises:
-        StaError: names the file if it is missing, truncated, of another format, or holds more than tensors.
+        StaError: names the file if it is missing, truncated, of another format, or holds more than
+            tensors.
     """
     check_dtype(dtype)
     file = existing(path)
@@ -91,8 +93,8 @@ def save_weights(
         metadata: text -> text, usually from :func:`sta_lightning.weights.provenance`.
 
     Raises:
-        StaError: if the name has another ending, a tensor or the metadata cannot be held, or the file cannot
-            be written. An older file at ``path`` is then untouched.
+        StaError: if the name has another ending, a tensor or the metadata cannot be held, or the
+            file cannot be written. An older file at ``path`` is then untouched.
     """
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
@@ -195,7 +197,8 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # What torch says here ends in the advice to load the file all the same; only the culprit's name is of use.
+        # What torch says here ends in the advice to load the file all the same; only the culprit's
+        # name is of use.
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         found = f" (it asks for '{culprit[1]}')" if culprit else ""
         raise StaError(

@@ -77,7 +77,8 @@ class TensorFile(Mapping[str, FileTensor]):
         path: the file.
 
     Raises:
-        StaError: names the file if it is missing, truncated, of another format, or says what cannot be.
+        StaError: names the file if it is missing, truncated, of another format, or says what cannot
+            be.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -155,7 +156,8 @@ class TensorFile(Mapping[str, FileTensor]):
         with self._lock:
             if self._map is None and self._place is not None:
                 try:
-                    # Of the length that the header promises: beyond a shorter map lies other memory.
+                    # Of the length that the header promises: beyond a shorter map lies other
+                    # memory.
                     self._map = mmap.mmap(self._descriptor, self._opened.st_size, access=mmap.ACCESS_READ)
                 except ValueError:
                     self.check()

@@ -22,13 +22,14 @@ def provenance(
     Args:
         kind: what the file is and the method that made it, for example ``"fused:sta"`` or
             ``"importance:lp"``.
-        settings: the method's settings; numbers, text, booleans, ``None``, lists and mappings of these. Of a
-            path only the file name is kept.
-        sources: role -> file that was read, for example ``{"pretrained": ..., "finetuned/mnist": ...}``.
+        settings: the method's settings; numbers, text, booleans, ``None``, lists and mappings of
+            these. Of a path only the file name is kept.
+        sources: role -> file that was read, for example ``{"pretrained": ..., "finetuned/mnist":
+            ...}``.
 
     Returns:
-        ``format`` (``"pt"``), ``package``, ``version``, ``kind``, ``settings`` (JSON) and ``sources`` (JSON:
-        role -> file name and SHA-256).
+        ``format`` (``"pt"``), ``package``, ``version``, ``kind``, ``settings`` (JSON) and
+        ``sources`` (JSON: role -> file name and SHA-256).
 
     Raises:
         StaError: if a source cannot be read or a setting cannot be written as JSON.

@@ -82,7 +82,8 @@ def streamed(
         Where to write.
 
     Raises:
-        StaError: if the file cannot be held or written. An older file at ``path`` is then untouched.
+        StaError: if the file cannot be held or written. An older file at ``path`` is then
+            untouched.
     """
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")

@@ -43,7 +43,8 @@ def test_masks_are_the_oracle_s_with_ties(values: list[float], p: Fraction) -> N
     scores = torch.tensor(values, dtype=torch.float32)
     base = {"w": torch.zeros(len(values))}
     got = forget(base, base, {"w": torch.ones(len(values))}, {"w": scores}, p=float(p))["w"]
-    # Exact values instead of Eq. 13, whose rounding may tie what differs: it is monotone and changes nothing.
+    # Exact values instead of Eq. 13, whose rounding may tie what differs: it is monotone and
+    # changes nothing.
     exact = [Fraction(value) for value in scores.tolist()]
     threshold = oracle.quantile(scores.tolist(), p) if values else Fraction(0)
     assert got.tolist() == [-float(value > threshold) for value in exact]

@@ -109,7 +109,8 @@ def test_without_ties_the_kept_shares_add_up_to_n_minus_k(n: int, p: float) -> N
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(400)}
     tuned = {str(i): {"w": torch.ones(400)} for i in range(n)}
-    # Normalising by the exact extremes 0 and 1 leaves the scores as they are; the other 398 columns have no ties.
+    # Normalising by the exact extremes 0 and 1 leaves the scores as they are; the other 398 columns
+    # have no ties.
     ranks = torch.stack([torch.randperm(n, generator=generator) for _ in range(398)], dim=1)
     scores = {
         str(i): {"w": torch.cat([torch.tensor([0.0, 1.0]), (ranks[i] + 1.0) / (n + 1)])} for i in range(n)
@@ -151,7 +152,8 @@ def test_a_task_that_adds_nothing_only_takes_part_in_the_ranking() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_added_up_in_float32(dtype: torch.dtype) -> None:
-    # 64 steps of one unit in the last place: each lost if added to 1.0 in half precision one half at a time.
+    # 64 steps of one unit in the last place: each lost if added to 1.0 in half precision one half
+    # at a time.
     step = torch.finfo(dtype).eps / 2
     base = {"w": torch.tensor([1.0, 1.0, 1.0], dtype=dtype)}
     low = {"w": torch.tensor([1.0 - step, 1.0, 1.0], dtype=dtype)}

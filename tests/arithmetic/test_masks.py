@@ -39,7 +39,8 @@ def test_fusion_masks_are_the_oracle_s_ties_included(data: st.DataObject, n: int
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(tied | st.floats(0, 1), max_size=40), p=shares)
 def test_forget_masks_are_the_oracle_s_ties_included(values: list[float], p: Fraction) -> None:
-    # The oracle normalises first, and rounding there can tie what differs: give it values that it leaves alone.
+    # The oracle normalises first, and rounding there can tie what differs: give it values that it
+    # leaves alone.
     scores = np.array([0.0, 1.0, *values])
     assert np.array_equal(
         forget_mask(torch.from_numpy(scores), float(p)).numpy(), oracle.forget_mask(scores, p)
@@ -108,7 +109,8 @@ def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_forgetting_is_exact_above_two_to_the_24_entries() -> None:
     size = 2**24 + 3
-    # Consecutive floats as bit patterns: all different, which arange in float32 is not at this size.
+    # Consecutive floats as bit patterns: all different, which arange in float32 is not at this
+    # size.
     importance = (torch.arange(size, dtype=torch.int32) + 0x3F800000).view(torch.float32).flip(0)
     mask = forget_mask(importance, 0.7)
     kept = size - rank(size, 0.7)

@@ -64,7 +64,8 @@ def test_a_quantile_of_nothing_is_refused(n: int) -> None:
 
 @pytest.mark.parametrize("n", range(1, 11))
 def test_the_network_selects_every_rank_of_zeros_and_ones(n: int) -> None:
-    # The 0-1 principle: minima and maxima that are right on every 0-1 input are right on every input.
+    # The 0-1 principle: minima and maxima that are right on every 0-1 input are right on every
+    # input.
     inputs = torch.tensor(list(itertools.product((0, 1), repeat=n))).T
     ordered = inputs.sort(dim=0).values
     for k in range(1, n + 1):

@@ -93,7 +93,8 @@ def test_a_linear_model_by_hand() -> None:
         module.weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
     images, targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     found = taylor_importance(module, F.cross_entropy, images, targets, names=["weight"], chunk_size=1)
-    # Sample 1 has logits (1, 1/2): gradient (σ(1/2) - 1, 1 - σ(1/2)) on column 0; sample 2 has (-2, 3) on column 1.
+    # Sample 1 has logits (1, 1/2): gradient (σ(1/2) - 1, 1 - σ(1/2)) on column 0; sample 2 has (-2,
+    # 3) on column 1.
     first, second = 1 - torch.sigmoid(torch.tensor(0.5)), 1 - torch.sigmoid(torch.tensor(5.0))
     torch.testing.assert_close(
         found["weight"],

@@ -76,7 +76,8 @@ def test_more_processes_give_the_same_importance(
     path = folder / f"on{processes}" / "score.safetensors"
     found, metadata = load_weights(path), read_metadata(path)
     assert_same(found, alone)
-    # Each file tells its own tensors' extents, which differ from each other's as the tensors do, in rounding.
+    # Each file tells its own tensors' extents, which differ from each other's as the tensors do, in
+    # rounding.
     expected = read_metadata(folder / "on1" / "score.safetensors")
     assert read_extents(metadata) == extents(found)
     assert {**metadata, KEY: ""} == {**expected, KEY: ""}

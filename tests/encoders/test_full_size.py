@@ -55,7 +55,8 @@ def test_built_trained_scored_fused_saved_loaded(
     images, labels = torch.randn(2, 3, size, size), torch.tensor([0, 2])
     files = {}
     for task in TASKS:
-        # One step of training; the second task goes on from the first, which leaves two task vectors all the same.
+        # One step of training; the second task goes on from the first, which leaves two task
+        # vectors all the same.
         before = {n: encoder.get_parameter(n).detach().clone() for n in CHECKED}
         F.cross_entropy(model(images), labels).backward()
         torch.optim.SGD(encoder.parameters(), lr=0.1).step()
@@ -80,8 +81,8 @@ def test_built_trained_scored_fused_saved_loaded(
 
     fused = tmp_path / "fused.safetensors"
     with ExitStack() as stack:
-        # Of another size than its own an encoder is built for the merge; without one its file is read as it is, in a third
-        # of the time.
+        # Of another size than its own an encoder is built for the merge; without one its file is
+        # read as it is, in a third of the time.
         asked = size if name == "ViT-B-32" else None
         pretrained = pretrained_for_merge(name, str(tmp_path / "pretrained.safetensors"), asked, stack)
         job = FusionJob(files, "sta", make_method("sta", FUSION_METHODS, p=0.7, normalize="tensor"))

@@ -154,7 +154,8 @@ def test_weights_that_are_nowhere_are_one_message_without_repetition(
         assert part in text
     assert "`hf download org/tiny.lost special.pth`" in text
     assert "models--org--tiny.lost" in text
-    # The hub's client asks once in a process for something of its own; a download tries six times for each file.
+    # The hub's client asks once in a process for something of its own; a download tries six times
+    # for each file.
     assert 1 <= len(network) <= 2
 
 
@@ -178,7 +179,8 @@ def test_offline_mode_asks_nobody(
 
 
 def _refused(kind: type[Exception]) -> Exception:
-    # Without __init__, which wants an answer of whichever HTTP library the hub's client is built on.
+    # Without __init__, which wants an answer of whichever HTTP library the hub's client is built
+    # on.
     error = kind.__new__(kind)
     error.args = ("refused",)
     return error

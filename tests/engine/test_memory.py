@@ -43,5 +43,6 @@ def test_it_stays_below_a_bound(call: tuple[str, int, str], grown: dict[tuple[st
 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_it_does_not_grow_with_the_number_of_models(grown: dict[tuple[str, int, str], float]) -> None:
-    # Twice the models are 240 MB more. The eager form grows by what a piece of each takes, some megabytes.
+    # Twice the models are 240 MB more. The eager form grows by what a piece of each takes, some
+    # megabytes.
     assert grown["sta", 12, "compiled"] - grown["sta", 6, "compiled"] < 20, grown

@@ -42,7 +42,8 @@ def settings(
 @pytest.fixture(scope="module")
 def finished(settings: ExperimentSettings) -> ExperimentResult:
     with pytest.MonkeyPatch.context() as patch:
-        # TensorBoard's own figure is tested with its callback; here a dozen of them would take most of the time.
+        # TensorBoard's own figure is tested with its callback; here a dozen of them would take most
+        # of the time.
         patch.setattr("sta_lightning.callbacks.board.selection_figure", lambda kept: None)
         return run(settings)
 

@@ -24,8 +24,8 @@ KINDS = (
 def importances(kinds: list[str], size: int, seed: int) -> list[Tensor]:
     """One importance a kind, float32 ``[size]``, none negative.
 
-    ``grid`` and ``neighbours`` are images of the same numbers under different affine maps: after min-max normalisation they
-    differ by rounding alone.
+    ``grid`` and ``neighbours`` are images of the same numbers under different affine maps: after
+    min-max normalisation they differ by rounding alone.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randint(0, 9, (size,), generator=generator).float() / 8

@@ -88,7 +88,8 @@ def test_the_bits_of_the_eager_form(data: st.DataObject, shape: tuple[int, float
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind", ["grid", "neighbours"])
 def test_scores_that_differ_by_rounding_alone(kind: str, seed: int) -> None:
-    # 40 000 positions at each of which all six scores, or some, are within a few units in the last place.
+    # 40 000 positions at each of which all six scores, or some, are within a few units in the last
+    # place.
     both(Sta(0.7), *problem([kind] * 6, [40_000], seed))
 
 
@@ -247,7 +248,8 @@ def test_a_group_whose_float64_bounds_lie_too_far_apart() -> None:
     got = both(Sta(0.5, "model"), base, tuned, scores, dtype=torch.float32)
     eager = run_in_memory(Sta(0.5, "model"), base, tuned, scores, dtype=torch.float32, compiled=False)
     assert_same(got, eager)
-    # Task 1 has 2.5, 1, 0 and 3 quarters, task 2 has 3, 2.5, 1 and 0: the greatest of the three is kept.
+    # Task 1 has 2.5, 1, 0 and 3 quarters, task 2 has 3, 2.5, 1 and 0: the greatest of the three is
+    # kept.
     assert got.weights["0.a"].tolist() == [4.0, 4.0, 1.0, 2.0]
 
 

@@ -20,7 +20,8 @@ def selected(values: list[int], *ranks: int) -> list[int]:
 
 @pytest.mark.parametrize("n", range(2, 9))
 def test_two_neighbours_of_all_zeros_and_ones(n: int) -> None:
-    # The 0-1 principle: minima and maxima that are right on every 0-1 input are right on every input.
+    # The 0-1 principle: minima and maxima that are right on every 0-1 input are right on every
+    # input.
     for values in itertools.product((0, 1), repeat=n):
         ordered = sorted(values)
         for k in range(1, n):

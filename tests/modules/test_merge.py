@@ -123,7 +123,8 @@ def test_the_type_of_the_result(pretrained: Path, tasks: dict[str, TaskSource], 
 def test_each_task_is_evaluated_with_its_own_head(
     pretrained: Path, tasks: dict[str, TaskSource], tmp_path: Path
 ) -> None:
-    # A head that always says class 0: its task's accuracy is the share of that class, the other's is not touched.
+    # A head that always says class 0: its task's accuracy is the share of that class, the other's
+    # is not touched.
     head = torch.zeros(3, 128)
     save_weights(
         tmp_path / "head.safetensors",

@@ -1,7 +1,7 @@
 """The methods over one flat vector, as they are written down: concatenate everything, sort it, index it.
 
-NumPy float64. Task vectors are ``[N, d]``: one row a task in the order of the sorted names, all floating-point tensors of a
-model one after another.
+NumPy float64. Task vectors are ``[N, d]``: one row a task in the order of the sorted names, all
+floating-point tensors of a model one after another.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def models(
         seed: of all that is drawn.
         dtype: type of the weights.
         spread: size of a task vector's entries.
-        steps: draw task vectors from so many multiples of ``spread`` either side of zero, so that entries tie and some are
-            zero; 0 for a normal distribution. The pretrained model is then a multiple too, and differences are exact.
+        steps: draw task vectors from so many multiples of ``spread`` either side of zero, so that
+            entries tie and some are zero; 0 for a normal distribution. The pretrained model is then
+            a multiple too, and differences are exact.
     """
     generator = torch.Generator().manual_seed(seed)
 

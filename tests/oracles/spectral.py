@@ -1,7 +1,8 @@
 """TSV-M, Iso-C, Iso-CTS, Fisher merging, RegMean and NegMerge once more, in NumPy float64 and by other means.
 
-Singular values come from the eigenvalues of A^T A, polar factors from inverse square roots, RegMean from the stacked inputs
-by least squares, and Fisher merging averages whole models in place of task vectors.
+Singular values come from the eigenvalues of A^T A, polar factors from inverse square roots, RegMean
+from the stacked inputs by least squares, and Fisher merging averages whole models in place of task
+vectors.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def iso_cts(deltas: list[Array], common: float) -> Array:
     u, s, v = (part[..., :shared] for part in by_eigenvalues(np.sum(deltas, axis=0)))
     us, ss, vs = [u], [s], [v]
     for delta in deltas:
-        # The remainder has no full rank, so its first triples alone are taken, and u from A v = s u.
+        # The remainder has no full rank, so its first triples alone are taken, and u from A v = s
+        # u.
         rest = (np.eye(len(u)) - u @ u.T) @ delta
         values, vectors = np.linalg.eigh(rest.T @ rest)
         right = vectors[:, ::-1][:, :specific]
@@ -172,7 +174,8 @@ def fisher(tuned: list[State], scores: list[State], floor: float, normalize: boo
 def regmean(weights: list[Array], inputs: list[Array], ratio: float) -> Array:
     """The weight ``[out, in]`` that answers as every model does on its inputs ``[rows, in]``, by least squares.
 
-    A ratio below 1 is (1 - ratio) of every input's squared length on the diagonal: as many more rows, one for each input.
+    A ratio below 1 is (1 - ratio) of every input's squared length on the diagonal: as many more
+    rows, one for each input.
     """
     rows, answers = [], []
     for weight, x in zip(weights, inputs, strict=True):

@@ -1,7 +1,7 @@
 """Eq. 13-20 as they are written, in NumPy float64, entry by entry: slow, and right by inspection.
 
-Sums and interpolations whose rounding could decide a comparison are exact rational numbers. ``p`` is a fraction, so that
-(N - 1) p has no rounding either.
+Sums and interpolations whose rounding could decide a comparison are exact rational numbers. ``p``
+is a fraction, so that (N - 1) p has no rounding either.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def test_reads_the_published_layout(name: str, tmp_path: Path, monkeypatch: pyte
     assert len(pickle.loads(pickle.dumps(opened["test"]))) == len(opened["test"])
     if name in OWN_VALIDATION:
         return
-    # Training and validation are parts of the same published training set, without an image in common.
+    # Training and validation are parts of the same published training set, without an image in
+    # common.
     assert isinstance(train, Subset)
     assert isinstance(validation, Subset)
     assert sorted([*train.indices, *validation.indices]) == list(range(len(cast(Any, train.dataset))))

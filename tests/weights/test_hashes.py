@@ -76,7 +76,8 @@ def test_a_changed_file_is_hashed_again(
         os.replace(other, file)
     elif way != "touched":
         file.write_bytes(content)
-    # A tool that restores the time of the last change hides nothing: the time of the last change of status stays.
+    # A tool that restores the time of the last change hides nothing: the time of the last change of
+    # status stays.
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert sha256(file) == of(content)

@@ -1,7 +1,8 @@
 """AdaMerging: a coefficient for every task, or for every task and tensor, learned by making predictions certain.
 
-Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024. Here is what is computed, as functions of
-tensors; :class:`sta_lightning.modules.AdaMerging` learns the coefficients.
+Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024. Here is what
+is computed, as functions of tensors; :class:`sta_lightning.modules.AdaMerging` learns the
+coefficients.
 """
 
 from __future__ import annotations
@@ -22,29 +23,33 @@ def combine(
 
     Args:
         pretrained: theta_0; tensor name -> tensor of any shape.
-        vectors: task name -> task vector delta_i: tensor name -> tensor, for the floating-point names of ``pretrained``.
-        coefficients: lambda; shape ``[N]``, one a task (task-wise), or ``[N, T]``, one for every task and floating-point tensor
-            (tensor-wise, which the authors call layer-wise). Rows in the order of ``vectors``, columns in that of
-            ``pretrained``. Taken as they are: who wants them within bounds limits them first.
+        vectors: task name -> task vector delta_i: tensor name -> tensor, for the floating-point
+            names of ``pretrained``.
+        coefficients: lambda; shape ``[N]``, one a task (task-wise), or ``[N, T]``, one for every
+            task and floating-point tensor (tensor-wise, which the authors call layer-wise). Rows in
+            the order of ``vectors``, columns in that of ``pretrained``. Taken as they are: who
+            wants them within bounds limits them first.
 
     Returns:
-        The merged tensors in their working type, float32 (float64 if one of the models is float64). Integer buffers are those of
-        ``pretrained``, not copied.
+        The merged tensors in their working type, float32 (float64 if one of the models is float64).
+        Integer buffers are those of ``pretrained``, not copied.
 
     Raises:
-        StaError: there is no task, the coefficients have another shape, or a task vector lacks a tensor or has one of another
-            shape.
+        StaError: there is no task, the coefficients have another shape, or a task vector lacks a
+            tensor or has one of another shape.
     """
     names = floating_names(pretrained)
     _check(pretrained, vectors, coefficients, names)
     grid = coefficients if coefficients.ndim == 2 else coefficients[:, None].expand(-1, len(names))
     merged = dict(pretrained)
-    # Taken apart at once: indexing would make a gradient as large as the whole grid for every single coefficient.
+    # Taken apart at once: indexing would make a gradient as large as the whole grid for every
+    # single coefficient.
     for name, column in zip(names, grid.unbind(1), strict=True):
         base = pretrained[name]
         deltas = [vector[name] for vector in vectors.values()]
         work = working_dtype(base, *deltas)
-        # The task vectors are added up first: they are small beside the weights, which would round each of them.
+        # The task vectors are added up first: they are small beside the weights, which would round
+        # each of them.
         total: Tensor | None = None
         for delta, factor in zip(deltas, column.unbind(0), strict=True):
             delta, factor = delta.to(work), factor.to(work)
@@ -57,9 +62,10 @@ def combine(
 def entropy(logits: Tensor) -> Tensor:
     """The mean Shannon entropy of the classes' probabilities, in nats.
 
-    For p = softmax(x), and z = x - max(x) with the largest entry m left out, H = log(1 + s) - sum of exp(z_i) * z_i / (1 + s),
-    where s = sum of exp(z_i), both over i other than m. No term is negative, so nothing cancels: the value and its gradient are
-    exact to rounding even where one class is all but certain and sum of p * log p would lose every digit.
+    For p = softmax(x), and z = x - max(x) with the largest entry m left out, H = log(1 + s) - sum
+    of exp(z_i) * z_i / (1 + s), where s = sum of exp(z_i), both over i other than m. No term is
+    negative, so nothing cancels: the value and its gradient are exact to rounding even where one
+    class is all but certain and sum of p * log p would lose every digit.
 
     Args:
         logits: Shape ``[..., C]``, one row or more. Minus infinity is a class of probability 0.

@@ -28,8 +28,10 @@ class Consensus(VectorMethod):
     A task uses an entry if abs(delta_i) > ``tall`` * abs(sum of delta - delta_i): its TALL mask.
 
     Args:
-        tall: lambda of the TALL masks; the authors choose it for each task among 0.2, 0.3, ..., 0.6 on validation images.
-        agree: how many tasks have to use an entry, 1 or more. 1 drops what no task uses, 2 what serves a single task too.
+        tall: lambda of the TALL masks; the authors choose it for each task among 0.2, 0.3, ..., 0.6
+            on validation images.
+        agree: how many tasks have to use an entry, 1 or more. 1 drops what no task uses, 2 what
+            serves a single task too.
         scale: the coefficient of the sum.
 
     Raises:

@@ -1,6 +1,7 @@
 """DARE: drop entries of the task vectors at random and rescale the others, in front of any method.
 
-Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch", ICML 2024.
+Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free
+Lunch", ICML 2024.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, SourceDict, TensorSource
 from sta_lightning.errors import StaError
 
-# The mask of so many entries comes from one source of random numbers, so that any piece of a tensor can be made by itself.
+# The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
+# can be made by itself.
 _CHUNK = 1 << 16
 
 
@@ -27,7 +29,8 @@ class Dare:
 
     Args:
         rate: share of the entries dropped, in [0, 1).
-        rescale: whether the others are divided by 1 - ``rate``, which keeps the expected task vector.
+        rescale: whether the others are divided by 1 - ``rate``, which keeps the expected task
+            vector.
         seed: the entries dropped are a function of this number, the task and the tensor's name.
 
     Raises:
@@ -44,8 +47,8 @@ class Dare:
     def drops(self, problem: Problem) -> Problem:
         """The same merge with task vectors of which entries are dropped.
 
-        The fine-tuned models' place is taken by the thinned task vectors themselves, and the origin's by zeros, so that nothing
-        is rounded on the way.
+        The fine-tuned models' place is taken by the thinned task vectors themselves, and the
+        origin's by zeros, so that nothing is rounded on the way.
         """
         reference = problem.base if problem.origin is None else problem.origin
         return dataclasses.replace(
@@ -70,7 +73,8 @@ class Dare:
 
         Args:
             label: whose tensor it is: ``"task:name"``.
-            piece: the entries asked for; whatever the pieces, they are parts of the one mask of the tensor.
+            piece: the entries asked for; whatever the pieces, they are parts of the one mask of the
+                tensor.
 
         Returns:
             bool ``[piece.stop - piece.start]`` on the CPU.

@@ -28,10 +28,12 @@ class Fisher(VectorMethod):
     """Fisher merging: at every entry the sum of c_i F_i theta_i over the sum of c_i F_i.
 
     Args:
-        floor: added to every Fisher information, so that an entry that no task uses has a weight; in the unit of the scores,
-            which are sums over the samples. 0 leaves such an entry the plain mean of the models.
-        normalized: whether c_i is one over the L2 norm of the task's Fisher information over the whole model, so that tasks
-            with large gradients do not outweigh the others; else all c_i are 1.
+        floor: added to every Fisher information, so that an entry that no task uses has a weight;
+            in the unit of the scores, which are sums over the samples. 0 leaves such an entry the
+            plain mean of the models.
+        normalized: whether c_i is one over the L2 norm of the task's Fisher information over the
+            whole model, so that tasks with large gradients do not outweigh the others; else all c_i
+            are 1.
 
     Raises:
         StaError: if a setting is out of range.
@@ -129,17 +131,20 @@ def fisher_merge(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        fisher: task name -> diagonal Fisher information of every floating-point tensor, the same tasks: the squared
-            gradient of the log-likelihood of each sample, summed over the samples.
+        fisher: task name -> diagonal Fisher information of every floating-point tensor, the same
+            tasks: the squared gradient of the log-likelihood of each sample, summed over the
+            samples.
         floor: added to every Fisher information.
         normalized: whether every task's Fisher information is divided by its L2 norm.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if a setting is out of range, there is no task, the sources differ in tasks, names or shapes, an entry
-            is not finite, or a Fisher information is negative or, if normalized, zero everywhere.
+        StaError: if a setting is out of range, there is no task, the sources differ in tasks, names
+            or shapes, an entry is not finite, or a Fisher information is negative or, if
+            normalized, zero everywhere.
     """
     return run_in_memory(Fisher(floor, normalized), pretrained, finetuned, fisher, dtype=dtype).weights

@@ -1,6 +1,7 @@
 """Iso-C and Iso-CTS: a merged task vector whose singular values are all the same.
 
-Marczak et al., "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces", ICML 2025.
+Marczak et al., "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific
+Subspaces", ICML 2025.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class IsoC(Spectral):
     """Iso-C: the sum of the task vectors, every matrix with the mean of its singular values in place of each.
 
     Args:
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
 
     Raises:
         StaError: if ``scale`` is not finite.
@@ -87,8 +89,10 @@ class IsoCts(Spectral):
     """Iso-CTS: the largest triples of the summed task vectors, those of every task beside them, equal singular values.
 
     Args:
-        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the authors use 0.8.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the
+            authors use 0.8.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
 
     Raises:
         StaError: if a setting is out of range.
@@ -121,7 +125,8 @@ class IsoCts(Spectral):
         rank = min(block.base.shape)
         common, specific = shares(rank, len(block.tuned), self.common)
         shared = triples(_total(block), common)
-        # The task vectors are subtracted once more rather than kept: all of them in float64 are a lot of memory.
+        # The task vectors are subtracted once more rather than kept: all of them in float64 are a
+        # lot of memory.
         own = [
             triples(
                 delta - shared.u @ (shared.u.mT @ delta), specific, float(torch.linalg.matrix_norm(delta))
@@ -145,15 +150,17 @@ def iso_c_merge(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is not
-            finite.
+        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
+            not finite.
     """
     return run_in_memory(IsoC(scale), pretrained, finetuned, dtype=dtype).weights
 
@@ -171,15 +178,18 @@ def iso_cts_merge(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the authors use 0.8.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the
+            authors use 0.8.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if a setting is out of range, there is no task, models do not match, or an entry is not
-            finite.
+        StaError: if a setting is out of range, there is no task, models do not match, or an entry
+            is not finite.
     """
     return run_in_memory(IsoCts(common, scale), pretrained, finetuned, dtype=dtype).weights

@@ -1,6 +1,7 @@
 """LiNeS: scale a merged task vector block by block, the deeper the more.
 
-Wang et al., "LiNeS: Post-training Layer Scaling Prevents Forgetting and Enhances Model Merging", 2024.
+Wang et al., "LiNeS: Post-training Layer Scaling Prevents Forgetting and Enhances Model Merging",
+2024.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from sta_lightning.errors import StaError, listed
 class Lines(VectorMethod):
     """LiNeS: theta_0 + (alpha + beta * l / (L - 1)) * another method's vector, in block l of L.
 
-    alpha = (L1 norm of the sum of the task vectors) / (L1 norm of the other method's vector) / N, over all floating-point
-    tensors: 1/N for task arithmetic. The other method has a coefficient of 1 where it has one, and its defaults besides.
+    alpha = (L1 norm of the sum of the task vectors) / (L1 norm of the other method's vector) / N,
+    over all floating-point tensors: 1/N for task arithmetic. The other method has a coefficient of
+    1 where it has one, and its defaults besides.
 
     Args:
         inner: the other method, by name; one that makes a task vector of all of them.
-        beta: how much more the last block is scaled than the first; tuned in place of the other method's coefficient.
+        beta: how much more the last block is scaled than the first; tuned in place of the other
+            method's coefficient.
 
     Raises:
         StaError: if ``inner`` is unknown or makes no task vector, or ``beta`` is not finite.

@@ -1,6 +1,7 @@
 """NegMerge: forgetting by what several fine-tunings on the task agree on.
 
-Kim et al., "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning", ICML 2025 (preprint 2024).
+Kim et al., "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning", ICML 2025 (preprint
+2024).
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def negmerge(
         A new model; integer buffers are copied from ``model``.
 
     Raises:
-        StaError: if ``scale`` is not finite, ``finetuned`` is no sequence of models, models do not match, or an entry is
-            not finite.
+        StaError: if ``scale`` is not finite, ``finetuned`` is no sequence of models, models do not
+            match, or an entry is not finite.
     """
     if not isinstance(finetuned, Sequence):
         raise StaError(

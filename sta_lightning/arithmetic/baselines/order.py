@@ -1,7 +1,8 @@
 """Order statistics over a whole model, exactly, without ever holding the whole model.
 
-Several of the other methods compare every entry with a quantile over one flat vector of all tensors. Here the vector is
-never made: its digits are counted a piece at a time, and a pass over the models settles 16 bits of every statistic.
+Several of the other methods compare every entry with a quantile over one flat vector of all
+tensors. Here the vector is never made: its digits are counted a piece at a time, and a pass over
+the models settles 16 bits of every statistic.
 """
 
 from __future__ import annotations
@@ -60,15 +61,16 @@ def order_statistics(
 ) -> list[list[Tensor]]:
     """The k-th smallest of each row over all floating-point tensors, for several k and rows in the same passes.
 
-    Exact, however many entries tie. It takes two passes over the models in float32 and four in float64, whatever the number
-    of rows and ranks; the tensors are shared out among the processes. Besides a block, 512 KiB are held for every row and
-    rank, and less for those of earlier passes.
+    Exact, however many entries tie. It takes two passes over the models in float32 and four in
+    float64, whatever the number of rows and ranks; the tensors are shared out among the processes.
+    Besides a block, 512 KiB are held for every row and rank, and less for those of earlier passes.
 
     Args:
         survey: the models; they have one entry at least.
         rows: what is ranked. It must give the same numbers whenever it is given the same block.
         ranks: for each row its ranks k, 1..:func:`size_of`.
-        dtype: float32 or float64, to which no number of a row is rounded; nothing for :func:`work_dtype`.
+        dtype: float32 or float64, to which no number of a row is rounded; nothing for
+            :func:`work_dtype`.
 
     Returns:
         For each row and each of its ranks a tensor of shape ``[]`` on the CPU.

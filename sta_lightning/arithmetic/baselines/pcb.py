@@ -33,7 +33,8 @@ class Competition:
     """What PCB has to know of the whole models, for each task.
 
     Attributes:
-        sizes: the bounds of the clamped magnitudes; they are clamped to these and normalised by them.
+        sizes: the bounds of the clamped magnitudes; they are clamped to these and normalised by
+            them.
         balances: the bounds of the products of the two competitions, likewise.
     """
 
@@ -46,11 +47,12 @@ class Pcb(VectorMethod):
     """PCB-Merging: theta_0 + scale * the mean of the clamped task vectors, weighted with their scores.
 
     Args:
-        ratio: share of every task's entries whose score is not zero, the winners over all tensors together; in (0, 1].
+        ratio: share of every task's entries whose score is not zero, the winners over all tensors
+            together; in (0, 1].
         scale: the coefficient lambda; the authors' vision script uses 1.2.
-        variant: ``"vision"`` as in the authors' script for CLIP, ``"general"`` as in their general one, whose ratio is 0.1:
-            magnitudes are clamped at 0.01% in place of 1%, and the tasks compete with their entries in place of their
-            normalised magnitudes.
+        variant: ``"vision"`` as in the authors' script for CLIP, ``"general"`` as in their general
+            one, whose ratio is 0.1: magnitudes are clamped at 0.01% in place of 1%, and the tasks
+            compete with their entries in place of their normalised magnitudes.
 
     Raises:
         StaError: if a setting is out of range.
@@ -99,8 +101,8 @@ class Pcb(VectorMethod):
     def _balances(self, block: Block, sizes: Sequence[Bounds]) -> Iterator[Tensor]:
         """For each task, the product of the competition within it and that across the tasks, float64.
 
-        Within the task e^(N (m^2 - 1)), m the normalised magnitude: e^N times less than the authors', which a normalisation
-        takes out again, and which overflows from N = 710 on.
+        Within the task e^(N (m^2 - 1)), m the normalised magnitude: e^N times less than the
+        authors', which a normalisation takes out again, and which overflows from N = 710 on.
         """
         tasks = len(sizes)
         rivals, magnitudes = torch.zeros_like(to_double(block.base)), []
@@ -127,15 +129,16 @@ class Pcb(VectorMethod):
         return (self.scale * total / weight.clamp(min=1e-12)).to(block.base)
 
 
-# Products that are equal but for the order in which they were rounded differ by some 1e-16 of the largest.
+# Products that are equal but for the order in which they were rounded differ by some 1e-16 of the
+# largest.
 _ROUNDED = 1e-12
 
 
 def _above(balance: Tensor, bounds: Bounds) -> Tensor:
     """The products clamped to their bounds; what lies above the lower one by no more than a rounding error lies on it.
 
-    The weights are normalised and divided by their sum, or by 1e-12: without this a rounding error would decide where a task
-    contributes, and by how much.
+    The weights are normalised and divided by their sum, or by 1e-12: without this a rounding error
+    would decide where a task contributes, and by how much.
     """
     noise = _ROUNDED * max(abs(bounds.low), abs(bounds.high))
     return torch.where(balance - bounds.low > noise, balance.clamp(bounds.low, bounds.high), bounds.low)

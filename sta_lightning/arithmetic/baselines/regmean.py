@@ -27,12 +27,12 @@ from sta_lightning.errors import StaError
 class RegMean(LinearLayerMethod):
     """RegMean: of every linear layer (sum of delta_i G_i) (sum of G_i)^-1, of the other tensors the mean.
 
-    G_i = X_i^T X_i / rows for the inputs X_i ``[rows, in]`` of the layer in the i-th fine-tuned model. Sums in place of means
-    give a task the weight of its rows.
+    G_i = X_i^T X_i / rows for the inputs X_i ``[rows, in]`` of the layer in the i-th fine-tuned
+    model. Sums in place of means give a task the weight of its rows.
 
     Args:
-        ratio: by which the entries of G beside the diagonal are multiplied, in [0, 1]. Below 1 the sum has an inverse
-            wherever there are inputs.
+        ratio: by which the entries of G beside the diagonal are multiplied, in [0, 1]. Below 1 the
+            sum has an inverse wherever there are inputs.
 
     Raises:
         StaError: if ``ratio`` is out of range.
@@ -58,8 +58,8 @@ class RegMean(LinearLayerMethod):
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
         """The task vector of the merged layer.
 
-        It is computed as the mean of the task vectors and what has to be added to it, so that inputs that
-        no model ever saw leave the mean.
+        It is computed as the mean of the task vectors and what has to be added to it, so that
+        inputs that no model ever saw leave the mean.
         """
         mean = torch.zeros_like(to_double(block.base))
         for delta in double_deltas(block):
@@ -77,9 +77,10 @@ class RegMean(LinearLayerMethod):
 def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
     """``left`` times the (pseudo-)inverse of a sum of Gram matrices, in which some inputs may be dead or depend on others.
 
-    The inputs are first scaled to length one, so that the test for dependence knows no units. With a ratio below 1 no
-    eigenvalue of the scaled matrix is then below 1 - ratio, and Cholesky's factors serve; if it is singular to the precision
-    of its entries, the directions without inputs are left out: the answer has nothing there.
+    The inputs are first scaled to length one, so that the test for dependence knows no units. With
+    a ratio below 1 no eigenvalue of the scaled matrix is then below 1 - ratio, and Cholesky's
+    factors serve; if it is singular to the precision of its entries, the directions without inputs
+    are left out: the answer has nothing there.
 
     Args:
         left: float64 ``[out, in]``, each row in the span of the inputs.
@@ -95,7 +96,8 @@ def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
     scale = torch.where(dead, 0.0, 1 / lengths.where(~dead, 1.0))
     scaled = gram * scale * scale[:, None]
     scaled.diagonal().masked_fill_(dead, 1.0)  # ``left`` is zero there, once scaled
-    # What rounding makes of an eigenvalue zero: of the entries, at random, and of the decomposition itself.
+    # What rounding makes of an eigenvalue zero: of the entries, at random, and of the decomposition
+    # itself.
     noise = 10 * (math.sqrt(size) * precision + size * torch.finfo(torch.float64).eps)
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not size or (not int(failed) and float(factor.diagonal().min()) ** 2 > noise):
@@ -119,16 +121,18 @@ def regmean_merge(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        grams: task name -> Gram matrix ``[in, in]`` by the name of the linear layer's weight ``[out, in]``, the same tasks.
-            Tensors without one become the mean of the models.
-        ratio: by which the entries of the Gram matrices beside the diagonal are multiplied, in [0, 1].
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the linear layer's weight
+            ``[out, in]``, the same tasks. Tensors without one become the mean of the models.
+        ratio: by which the entries of the Gram matrices beside the diagonal are multiplied, in [0,
+            1].
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``ratio`` is out of range, there is no task, models or Gram matrices do not match, or an entry is
-            not finite.
+        StaError: if ``ratio`` is out of range, there is no task, models or Gram matrices do not
+            match, or an entry is not finite.
     """
     return run_in_memory(RegMean(ratio), pretrained, finetuned, grams=grams, dtype=dtype).weights

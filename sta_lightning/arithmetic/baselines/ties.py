@@ -45,10 +45,12 @@ class Ties(VectorMethod):
     """TIES: theta_0 + scale * the mean (or sum) of the kept entries that agree with the elected sign.
 
     Args:
-        keep: share of every task vector's entries that is kept, the largest in magnitude over all tensors together; in (0, 1].
-            Of d entries those are kept that are at least as large as the k-th smallest, k = d - floor(d * ``keep``): without
-            ties one more than floor(d * ``keep``), and all that tie with the last one kept.
-        merge: ``"mean"`` divides the sum at every position by the number of tasks that contribute to it, ``"sum"`` does not.
+        keep: share of every task vector's entries that is kept, the largest in magnitude over all
+            tensors together; in (0, 1]. Of d entries those are kept that are at least as large as
+            the k-th smallest, k = d - floor(d * ``keep``): without ties one more than floor(d *
+            ``keep``), and all that tie with the last one kept.
+        merge: ``"mean"`` divides the sum at every position by the number of tasks that contribute
+            to it, ``"sum"`` does not.
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
 
     Raises:
@@ -158,13 +160,15 @@ def ties(
         keep: share of every task vector's entries that is kept, in (0, 1].
         merge: ``"mean"`` or ``"sum"`` of the entries that agree.
         scale: the coefficient lambda.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if a setting is out of range, there is no task, models do not match, or an entry is not finite.
+        StaError: if a setting is out of range, there is no task, models do not match, or an entry
+            is not finite.
     """
     return run_in_memory(Ties(keep, merge, scale), pretrained, finetuned, dtype=dtype).weights
 
@@ -175,7 +179,8 @@ def ties_vectors(
 ) -> dict[str, dict[str, Tensor]]:
     """Each task's vector after trimming, without the entries that disagree with the elected sign.
 
-    Their sum is what :func:`ties` adds with ``merge="sum"``; AdaMerging++ learns coefficients of them.
+    Their sum is what :func:`ties` adds with ``merge="sum"``; AdaMerging++ learns coefficients of
+    them.
 
     Args:
         pretrained: tensor name -> tensor of any shape.
@@ -183,8 +188,8 @@ def ties_vectors(
         keep: share of every task vector's entries that is kept, in (0, 1].
 
     Returns:
-        Task name -> tensor name -> tensor of that shape, for the floating-point names; float32, or float64 where one of the
-        models is so.
+        Task name -> tensor name -> tensor of that shape, for the floating-point names; float32, or
+        float64 where one of the models is so.
 
     Raises:
         StaError: as :func:`ties`.

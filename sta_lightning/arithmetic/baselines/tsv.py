@@ -31,7 +31,8 @@ class Tsv(Spectral):
     """TSV-M: of every task vector's matrices the top 1/N of the singular triples, orthogonalised and added.
 
     Args:
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
 
     Raises:
         StaError: if ``scale`` is not finite.
@@ -66,14 +67,16 @@ def tsv_merge(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to 3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``pretrained``.
+        scale: the coefficient of the merged vector; the authors search it on validation data, up to
+            3.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
+            ``pretrained``.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is not
-            finite.
+        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
+            not finite.
     """
     return run_in_memory(Tsv(scale), pretrained, finetuned, dtype=dtype).weights

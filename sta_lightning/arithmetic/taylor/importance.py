@@ -34,44 +34,49 @@ def taylor_importance(
 ) -> dict[str, Tensor]:
     """Sum |θ · ∂L(xⱼ, yⱼ; θ)/∂θ| over samples, the absolute value taken per sample (Eq. 10 and 11).
 
-    The gradient of a batch's mean loss gives another, wrong number, so each sample has a gradient of its own. A chunk of
-    samples shares one forward and one backward pass all the same: the pass hands every layer each sample's own output
-    gradient, from which the layer's weight gradient of one sample after the other is made, its absolute value added
-    and the gradient dropped (Goodfellow, "Efficient Per-Example Gradient Computations", 2015, for every sample's norm; here for
-    the absolute value of every entry). That costs what the batched weight gradient costs. See
-    :mod:`sta_lightning.arithmetic.taylor.watched` for the layers with such a rule, for what happens to all others, and for why
-    no use of a parameter can be overlooked.
+    The gradient of a batch's mean loss gives another, wrong number, so each sample has a gradient
+    of its own. A chunk of samples shares one forward and one backward pass all the same: the pass
+    hands every layer each sample's own output gradient, from which the layer's weight gradient of
+    one sample after the other is made, its absolute value added and the gradient dropped
+    (Goodfellow, "Efficient Per-Example Gradient Computations", 2015, for every sample's norm; here
+    for the absolute value of every entry). That costs what the batched weight gradient costs. See
+    :mod:`sta_lightning.arithmetic.taylor.watched` for the layers with such a rule, for what happens
+    to all others, and for why no use of a parameter can be overlooked.
 
-    The arithmetic is float32 (no TensorFloat-32) unless ``precision`` says otherwise, whatever the weights' type and
-    whatever autocast or inference mode surrounds the call. The module is left as it was: its weights, ``.grad``, training
-    flags and the random state do not change.
+    The arithmetic is float32 (no TensorFloat-32) unless ``precision`` says otherwise, whatever the
+    weights' type and whatever autocast or inference mode surrounds the call. The module is left as
+    it was: its weights, ``.grad``, training flags and the random state do not change.
 
-    Memory: the weights, one float32 accumulator of their size, the activations of ``chunk_size`` samples, and one layer's
-    gradient. To that ``chunk_size`` gradients of each parameter without a rule are added.
+    Memory: the weights, one float32 accumulator of their size, the activations of ``chunk_size``
+    samples, and one layer's gradient. To that ``chunk_size`` gradients of each parameter without a
+    rule are added.
 
     Args:
-        module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation mode and sees each
-            sample as a batch of one, so that it cannot mix samples.
+        module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation
+            mode and sees each sample as a batch of one, so that it cannot mix samples.
         loss_fn: Maps the outputs ``[1, ...]`` and target ``[1]`` of one sample to its scalar loss.
         images: Samples ``[S, ...]``, on the device of the module; S may be 0.
         targets: True labels ``[S]``.
         names: Parameters of ``module`` to score, as ``named_parameters`` calls them.
-        direction: What multiplies the gradient, by parameter name; the weights θ themselves where it is None. With
-            task vectors δ here the result is the Taylor term of what a mask removes.
-        chunk_size: Samples that go through the module together, which takes memory for their activations; None is 8 on a
-            CPU, and 32 elsewhere, where fewer do not fill the device. It is halved where the device's memory is too small.
-            1 is a plain loop of backward passes; more is quicker, and falls back to the loop for a module that cannot be
-            followed (control flow that depends on the data, TorchScript, an operation that ``torch.func.vmap`` does not
-            know). The result is the same to float32 rounding. Which way was taken is logged, halving and the fallback at
-            level INFO, the rest at DEBUG.
-        precision: ``"float32"``, or ``"bf16"``: forward and backward under bfloat16 autocast, added up in float32.
+        direction: What multiplies the gradient, by parameter name; the weights θ themselves where
+            it is None. With task vectors δ here the result is the Taylor term of what a mask
+            removes.
+        chunk_size: Samples that go through the module together, which takes memory for their
+            activations; None is 8 on a CPU, and 32 elsewhere, where fewer do not fill the device.
+            It is halved where the device's memory is too small. 1 is a plain loop of backward
+            passes; more is quicker, and falls back to the loop for a module that cannot be followed
+            (control flow that depends on the data, TorchScript, an operation that
+            ``torch.func.vmap`` does not know). The result is the same to float32 rounding. Which
+            way was taken is logged, halving and the fallback at level INFO, the rest at DEBUG.
+        precision: ``"float32"``, or ``"bf16"``: forward and backward under bfloat16 autocast, added
+            up in float32.
 
     Returns:
         One float32 tensor ≥ 0 per name, with the parameter's shape.
 
     Raises:
-        ValueError: The chunk size is below 1, the precision is unknown, or a name is not a floating-point parameter of
-            the module.
+        ValueError: The chunk size is below 1, the precision is unknown, or a name is not a
+            floating-point parameter of the module.
     """
     total = _gradient_powers(
         module, loss_fn, images, targets, 1, names=names, chunk_size=chunk_size, precision=precision
@@ -96,26 +101,30 @@ def fisher_information(
 ) -> dict[str, Tensor]:
     """Sum (∂L(xⱼ, yⱼ; θ)/∂θ)² over samples, the square taken per sample: the diagonal of the empirical Fisher information.
 
-    "Empirical" since yⱼ is the true label and no draw from the model's own distribution, and ``loss_fn`` has to be the negative
-    log-likelihood of it, a cross-entropy. It is a sum and no mean, as :func:`taylor_importance` is, so that parts of the samples
-    add up. The way it is computed, what it costs and what it leaves as it was are those of :func:`taylor_importance`: for the
-    square, too, each sample's gradient is needed, and the square of a batch's gradient is another, wrong number.
+    "Empirical" since yⱼ is the true label and no draw from the model's own distribution, and
+    ``loss_fn`` has to be the negative log-likelihood of it, a cross-entropy. It is a sum and no
+    mean, as :func:`taylor_importance` is, so that parts of the samples add up. The way it is
+    computed, what it costs and what it leaves as it was are those of :func:`taylor_importance`: for
+    the square, too, each sample's gradient is needed, and the square of a batch's gradient is
+    another, wrong number.
 
     Args:
-        module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation mode.
+        module: Maps a batch of images ``[B, ...]`` to outputs ``[B, ...]``; it runs in evaluation
+            mode.
         loss_fn: Maps the outputs ``[1, ...]`` and target ``[1]`` of one sample to its scalar loss.
         images: Samples ``[S, ...]``, on the device of the module; S may be 0.
         targets: True labels ``[S]``.
         names: Parameters of ``module``, as ``named_parameters`` calls them.
         chunk_size: Samples that go through the module together; see :func:`taylor_importance`.
-        precision: ``"float32"``, or ``"bf16"``: forward and backward under bfloat16 autocast, squared and added up in float32.
+        precision: ``"float32"``, or ``"bf16"``: forward and backward under bfloat16 autocast,
+            squared and added up in float32.
 
     Returns:
         One float32 tensor ≥ 0 per name, with the parameter's shape.
 
     Raises:
-        ValueError: The chunk size is below 1, the precision is unknown, or a name is not a floating-point parameter of
-            the module.
+        ValueError: The chunk size is below 1, the precision is unknown, or a name is not a
+            floating-point parameter of the module.
     """
     return _gradient_powers(
         module, loss_fn, images, targets, 2, names=names, chunk_size=chunk_size, precision=precision
@@ -174,9 +183,9 @@ def _add_samples(
             chunk_size //= 2
             _log.info("The device's memory is too small; %d samples at a time instead.", chunk_size)
         except RuntimeError as error:
-            # What vmap says of an operation without a batching rule, of random numbers and of data-dependent control
-            # flow, and what the watch says of a use that it has not seen. A module that is at fault itself fails in the
-            # loop too, and that error goes out.
+            # What vmap says of an operation without a batching rule, of random numbers and of
+            # data-dependent control flow, and what the watch says of a use that it has not seen. A
+            # module that is at fault itself fails in the loop too, and that error goes out.
             _log.info(
                 "Several samples cannot go through %s together (%s); sample by sample instead.",
                 type(module).__name__,

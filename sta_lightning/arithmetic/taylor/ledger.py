@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# Entries of the per-sample gradients of one layer held at once, where several samples share one kernel: 256 MiB of float32.
+# Entries of the per-sample gradients of one layer held at once, where several samples share one
+# kernel: 256 MiB of float32.
 _WORK_ENTRIES = 1 << 26
 # A parameter of at most this many entries is added for all samples of a chunk at once.
 _SMALL = 1 << 18
@@ -24,9 +25,10 @@ _ALL = slice(None)
 class Ledger:
     """Adds up Σⱼ |∂L(xⱼ)/∂θ|ᵖ for p = 1 or 2, whose samples come chunk by chunk.
 
-    A parameter that the chunk uses once has its powers added at once, in the middle of the backward pass. One that it
-    uses several times (tied weights) has parts of its gradient in several places: they are summed for each sample, which
-    takes memory for as many gradients of that parameter as the chunk has samples, and added in :meth:`settle`.
+    A parameter that the chunk uses once has its powers added at once, in the middle of the backward
+    pass. One that it uses several times (tied weights) has parts of its gradient in several places:
+    they are summed for each sample, which takes memory for as many gradients of that parameter as
+    the chunk has samples, and added in :meth:`settle`.
 
     Args:
         leaves: The scored parameters by name: float32 leaves that require gradients.
@@ -112,7 +114,8 @@ class Ledger:
             samples: B, how many samples the chunk has.
             length: T, over how many rows (tokens, positions) the product sums.
             shape: ``(groups, out, in)``, as which the parameter's rows can be viewed.
-            operands: Gives L ``[s, groups, T, out]`` and R ``[s, groups, T, in]`` for a slice of s samples.
+            operands: Gives L ``[s, groups, T, out]`` and R ``[s, groups, T, in]`` for a slice of s
+                samples.
             rows: Which rows of the parameter.
         """
         if self._uses[name] > 1:
@@ -172,7 +175,8 @@ def samples_together(device: torch.device, entries: int) -> int:
     """How many samples share one kernel.
 
     Args:
-        device: A processor's cores are busy with one sample, whose gradient then is still in its cache when it is added.
+        device: A processor's cores are busy with one sample, whose gradient then is still in its
+            cache when it is added.
         entries: Of one sample's gradient or operands, whichever has more.
     """
     return 1 if device.type == "cpu" else max(1, _WORK_ENTRIES // max(1, entries))

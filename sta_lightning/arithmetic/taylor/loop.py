@@ -16,7 +16,8 @@ def sample_by_sample(
 ) -> None:
     """Add the power of every sample's ∂L/∂θ to ``ledger.total``.
 
-    A gradient is added and dropped as soon as the backward pass has it, so that no full set of gradients is ever held.
+    A gradient is added and dropped as soon as the backward pass has it, so that no full set of
+    gradients is ever held.
 
     Args:
         loss: Maps one image and its target to the scalar loss, through ``ledger.leaves``.
@@ -25,7 +26,8 @@ def sample_by_sample(
         targets: Labels ``[S]``.
 
     Raises:
-        RuntimeError: What autograd says of reentrant activation checkpointing: its gradients come segment by segment.
+        RuntimeError: What autograd says of reentrant activation checkpointing: its gradients come
+            segment by segment.
     """
 
     def collect(name: str) -> Callable[[Tensor], None]:

@@ -1,7 +1,7 @@
 """How a layer's gradient for each sample is made from its input and the gradient of its output.
 
-Each rule stands for one torch function and has its arguments. It returns NotImplemented where the arguments are not what it is
-made for; the parameters then have one copy per sample.
+Each rule stands for one torch function and has its arguments. It returns NotImplemented where the
+arguments are not what it is made for; the parameters then have one copy per sample.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class Tape:
     Attributes:
         ledger: As given.
         samples: As given.
-        sample: The present sample's image as ``vmap`` shows it, which carries the chunk's dimension.
+        sample: The present sample's image as ``vmap`` shows it, which carries the chunk's
+            dimension.
         tapped: Parameters that a rule has taken.
         copies: Parameters of which every sample has a copy, and the copies.
         nodes: The nodes of the autograd graph through which parameters may be used.
@@ -80,7 +81,8 @@ class Tape:
 
         Args:
             output: A tensor ``[B * ..., ...]`` of the whole chunk, fresh and not a view of another.
-            names: The parameters whose gradients ``collect`` makes, so that the graph shows them to be used here.
+            names: The parameters whose gradients ``collect`` makes, so that the graph shows them to
+                be used here.
             collect: Gives gradients to the ledger.
             saved: What it needs; kept no longer than autograd keeps its own.
 

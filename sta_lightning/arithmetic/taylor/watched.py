@@ -1,21 +1,24 @@
 """Several samples in one forward and one backward pass, with each sample's own gradients in view.
 
-**Samples stay apart.** The forward pass is ``torch.func.vmap`` over a function of one sample; autograd then differentiates the
-sum of the losses, once. Whatever the module does, it does it to a batch of one, so that no sample can touch another.
+**Samples stay apart.** The forward pass is ``torch.func.vmap`` over a function of one sample;
+autograd then differentiates the sum of the losses, once. Whatever the module does, it does it to a
+batch of one, so that no sample can touch another.
 
-**Every use of a parameter is seen.** A ``TorchFunctionMode`` looks at the arguments of every torch function:
+**Every use of a parameter is seen.** A ``TorchFunctionMode`` looks at the arguments of every torch
+function:
 
-- a function with a rule (:mod:`sta_lightning.arithmetic.taylor.rules`: linear layers, multi-head attention, products with
-  a matrix, convolutions, layer normalisation) computes with the parameter as a constant, and taps the gradient of its
-  output on the way back;
-- any other function gets, in place of the parameter, one copy of it per sample (an expanded view, without memory), for
-  which autograd gives one gradient per sample whatever the function is.
+- a function with a rule (:mod:`sta_lightning.arithmetic.taylor.rules`: linear layers, multi-head
+  attention, products with a matrix, convolutions, layer normalisation) computes with the parameter
+  as a constant, and taps the gradient of its output on the way back;
+- any other function gets, in place of the parameter, one copy of it per sample (an expanded view,
+  without memory), for which autograd gives one gradient per sample whatever the function is.
 
-**Nothing can be overlooked.** The parameters enter the pass as leaves that require gradients, and each of those two ways passes
-through a known node of the autograd graph. Before the backward pass the graph is searched for edges into the leaves
-from any other node: a use that the mode has not seen (inside a C++ extension, a custom ``autograd.Function``,
-a higher-order operator) is found there, because the gradient that a loop would get could come no other way. That ends the
-attempt with a RuntimeError, and the caller takes the loop.
+**Nothing can be overlooked.** The parameters enter the pass as leaves that require gradients, and
+each of those two ways passes through a known node of the autograd graph. Before the backward pass
+the graph is searched for edges into the leaves from any other node: a use that the mode has not
+seen (inside a C++ extension, a custom ``autograd.Function``, a higher-order operator) is found
+there, because the gradient that a loop would get could come no other way. That ends the attempt
+with a RuntimeError, and the caller takes the loop.
 """
 
 from __future__ import annotations
@@ -66,9 +69,11 @@ def chunk_by_chunk(
             with watch:
                 return loss(image, target)
 
-        # The fused kernels have no rule for vmap: an attention that attend() does not get is taken apart.
+        # The fused kernels have no rule for vmap: an attention that attend() does not get is taken
+        # apart.
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            # Of an operation that vmap takes apart into one call per sample; not of interest unless it is most of the work.
+            # Of an operation that vmap takes apart into one call per sample; not of interest unless
+            # it is most of the work.
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             total = vmap(one)(some, labels).sum()
         _check_complete(total, ledger, tape.nodes)
@@ -135,7 +140,8 @@ class _Watch(TorchFunctionMode):
 
 
 _RULES = {**RULES, F.multi_head_attention_forward: multi_head}
-# Questions about a tensor whose answer is no tensor; a sample's copy would answer the same, but count as a use.
+# Questions about a tensor whose answer is no tensor; a sample's copy would answer the same, but
+# count as a use.
 _QUESTIONS = {
     getattr(Tensor, name)
     for name in (

@@ -31,7 +31,8 @@ class Verdict:
 
     Attributes:
         difference: own minus other, in points.
-        lower_is_better: whether a smaller number is the better one, as for the accuracy on a forgotten task.
+        lower_is_better: whether a smaller number is the better one, as for the accuracy on a
+            forgotten task.
     """
 
     difference: Spread
@@ -56,7 +57,8 @@ class Verdict:
             return "above" if gain > 0 else "below" if gain < 0 else "level"
         if self.lower_is_better:
             gain = -gain
-        # Few seeds make the standard error itself uncertain: Student's t, not the normal distribution.
+        # Few seeds make the standard error itself uncertain: Student's t, not the normal
+        # distribution.
         errors = float(student.ppf((1 + CONFIDENCE) / 2, self.difference.n - 1))
         threshold = max(errors * self.error, MARGIN)
         return "wins" if gain > threshold else "loses" if gain < -threshold else "ties"

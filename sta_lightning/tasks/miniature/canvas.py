@@ -1,8 +1,9 @@
 """The drawing kit of the embedded suite: coordinates, shapes as signed distances, paint, noise fields and the camera.
 
-Only float32 additions, multiplications, divisions, square roots and comparisons are used, one element at a time: these are
-rounded in one way by IEEE 754, so that an image has the same bytes on every machine. (A library's ``sin`` or ``exp``, or a
-sum whose order depends on the processor, would not.)
+Only float32 additions, multiplications, divisions, square roots and comparisons are used, one
+element at a time: these are rounded in one way by IEEE 754, so that an image has the same bytes on
+every machine. (A library's ``sin`` or ``exp``, or a sum whose order depends on the processor, would
+not.)
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Style:
         squeeze: Largest relative change of the aspect ratio either way.
         grey: Share of the colour that is lost, 0 to 1.
         exposure: Brightness shift of every picture alike, in units of full white.
-        channels: Which channel each of red, green and blue shows; not in order, these are false colours.
+        channels: Which channel each of red, green and blue shows; not in order, these are false
+            colours.
     """
 
     rotation: float = 0.02

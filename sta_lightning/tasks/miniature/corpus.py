@@ -1,10 +1,11 @@
 """The image-text corpus on which the embedded CLIP is pretrained.
 
-Two pictures in ten show objects, always named. The others come from the six domains in their web style. Their captions
-seldom use the word by which the task will ask for the class: mostly they say the same in other words ("0" for "zero", "a
-people carrier" for "van"), or tell only the domain. How often a class is called by its name differs between classes by a
-factor of ten. So the pretraining sees what tells the classes apart, but is seldom told what they are called, as it is with
-CLIP and the sets that these mirror.
+Two pictures in ten show objects, always named. The others come from the six domains in their web
+style. Their captions seldom use the word by which the task will ask for the class: mostly they say
+the same in other words ("0" for "zero", "a people carrier" for "van"), or tell only the domain. How
+often a class is called by its name differs between classes by a factor of ten. So the pretraining
+sees what tells the classes apart, but is seldom told what they are called, as it is with CLIP and
+the sets that these mirror.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class CorpusDataModule(L.LightningDataModule):
     Args:
         size: Pairs in an epoch. Pair i is a pure function of the suite's version and i.
         batch_size: Pairs in a batch; each is contrasted with all others of its batch.
-        validation_size: Pictures of each of the seven sets' validation splits on which zero-shot accuracy is watched.
+        validation_size: Pictures of each of the seven sets' validation splits on which zero-shot
+            accuracy is watched.
         num_workers: Processes that render.
     """
 

@@ -33,7 +33,8 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, s
     return [(cx + rx * float(c), cy + ry * float(s)) for s, c in zip(sin, cos, strict=True)]
 
 
-# One or two strokes a digit, in a frame where the glyph spans about ±0.6 by ±0.9 (y grows downwards).
+# One or two strokes a digit, in a frame where the glyph spans about ±0.6 by ±0.9 (y grows
+# downwards).
 _GLYPHS: tuple[tuple[Points, ...], ...] = (
     (_arc(0, 0, 0.5, 0.85, 0, 1, 12),),
     ([(-0.25, -0.55), (0.08, -0.85), (0.08, 0.85)],),
@@ -61,7 +62,8 @@ def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, 
         nearest = np.full(frame.x.shape, 9.0, dtype=np.float32)
         slot = 0
         for stroke in strokes:
-            # A closed outline wobbles as one: neighbouring points move alike, by a running mean of the draws.
+            # A closed outline wobbles as one: neighbouring points move alike, by a running mean of
+            # the draws.
             ends: list[tuple[Floats, Floats]] = []
             for x, y in stroke:
                 after = (slot + 1) % slots

@@ -1,7 +1,8 @@
 """Counter-based random numbers that are the same bits on every machine.
 
-Each image owns a 64-bit key, a hash of (suite version, task, split, index). The numbers that it draws are hashes of
-(key, counter): whole-number arithmetic only, so neither NumPy's version nor the processor can change them.
+Each image owns a 64-bit key, a hash of (suite version, task, split, index). The numbers that it
+draws are hashes of (key, counter): whole-number arithmetic only, so neither NumPy's version nor the
+processor can change them.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def kmnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def emnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """EMNIST's part ``digits``, 240 000 and 40 000 images, from ``EMNIST/raw``.
 
-    The suite of twenty tasks uses the digits, and not the letters that other work does. The images are as the files have
-    them, rows and columns exchanged; so are they in the literature.
+    The suite of twenty tasks uses the digits, and not the letters that other work does. The images
+    are as the files have them, rows and columns exchanged; so are they in the literature.
     """
     train = split == "train"
     return cast(Dataset[Any], datasets.EMNIST(str(root), split="digits", train=train, download=download))
@@ -58,7 +58,8 @@ def cifar100(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def stl10(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """STL-10's labelled images, 5 000 and 8 000, from ``stl10_binary``; neither folds nor unlabelled images are used.
 
-    torchvision compares the checksums of all its files, that of the 2.7 GB of unlabelled images too, whenever it opens one.
+    torchvision compares the checksums of all its files, that of the 2.7 GB of unlabelled images
+    too, whenever it opens one.
     """
     return cast(Dataset[Any], datasets.STL10(str(root), split=split, download=download))
 
@@ -66,8 +67,9 @@ def stl10(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def fer2013(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """FER2013, 28 709 and 7 178 faces, from ``fer2013``.
 
-    Both test parts of the competition, ``PublicTest`` and ``PrivateTest``, are the test split, as in the literature. The
-    competition's ``train.csv`` and ``test.csv`` do not do: that ``test.csv`` has no labels.
+    Both test parts of the competition, ``PublicTest`` and ``PrivateTest``, are the test split, as
+    in the literature. The competition's ``train.csv`` and ``test.csv`` do not do: that ``test.csv``
+    has no labels.
     """
     return cast(Dataset[Any], datasets.FER2013(str(root), split=split))
 

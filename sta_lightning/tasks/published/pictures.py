@@ -48,8 +48,8 @@ def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """DTD, partition 1: its training and validation lists together (3 760 images), and its test list (1 880).
 
-    The paper's 77 epochs make the usual 2 000 steps of 128 only if both lists are trained on; the validation
-    split of the common rule is drawn from both.
+    The paper's 77 epochs make the usual 2 000 steps of 128 only if both lists are trained on; the
+    validation split of the common rule is drawn from both.
     """
     parts = [
         datasets.DTD(str(root), split=name, download=download, loader=read_image)
@@ -63,10 +63,10 @@ def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def eurosat(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """EuroSAT (RGB), 27 000 images from ``eurosat/2750``, in a split of ours.
 
-    There is no official one. Ours: of each class's images in the sorted order of their file names, a tenth
-    (rounded down, at least one) is for testing, drawn by ``torch.randperm`` with a generator seeded 0, class
-    after class in alphabetical order. That leaves 2 700 test images; the other 24 300 are divided by the
-    common rule into 21 870 for training and 2 430 for validation.
+    There is no official one. Ours: of each class's images in the sorted order of their file names,
+    a tenth (rounded down, at least one) is for testing, drawn by ``torch.randperm`` with a
+    generator seeded 0, class after class in alphabetical order. That leaves 2 700 test images; the
+    other 24 300 are divided by the common rule into 21 870 for training and 2 430 for validation.
     """
     whole = datasets.EuroSAT(str(root), download=download, loader=read_image)
     check_classes("eurosat", whole.classes, EUROSAT_FOLDERS, root / "eurosat" / "2750")
@@ -103,7 +103,8 @@ def imagenet(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """SUN397's first partition, 19 850 and 19 850 images (50 a class), from ``SUN397``.
 
-    torchvision's class reads all 108 754 images without a split. The partition's lists choose among them, in their order.
+    torchvision's class reads all 108 754 images without a split. The partition's lists choose among
+    them, in their order.
     """
     folder = root / "SUN397"
     chosen = folder / "Partitions" / SUN397_LISTS[split]
@@ -122,8 +123,9 @@ def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
 def resisc45(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """NWPU-RESISC45 in the split of arXiv:1911.06721, 18 900, 6 300 and 6 300 images, from ``resisc45``.
 
-    The publisher gives none; this one is used by the task arithmetic literature. torchvision has no class for the set: a
-    folder a class, and three lists of file names, whose checksums are compared.
+    The publisher gives none; this one is used by the task arithmetic literature. torchvision has no
+    class for the set: a folder a class, and three lists of file names, whose checksums are
+    compared.
     """
     base = root / "resisc45"
     name, md5 = RESISC45_LISTS[split]

@@ -51,7 +51,8 @@ class PublishedOpener:
     Attributes:
         task: The task's name.
         classes: How many classes it has; other labels are refused.
-        files: What must lie below the root folder, by the split that needs it. ``one or other`` is there if either is.
+        files: What must lie below the root folder, by the split that needs it. ``one or other`` is
+            there if either is.
         build: Builds torchvision's data set from split, root folder, and whether to download.
         advice: A sentence on how to come by the files.
     """
@@ -124,7 +125,8 @@ def known_labels(data: Any) -> torch.Tensor | None:
     """Return the labels of a data set of torchvision's where they lie in memory, without reading an image.
 
     Returns:
-        int64 of any length (for a part of a set, those of the whole), or nothing where the labels are not in memory.
+        int64 of any length (for a part of a set, those of the whole), or nothing where the labels
+        are not in memory.
     """
     if isinstance(data, Subset):
         return known_labels(data.dataset)

@@ -58,7 +58,8 @@ wine_cellar/bottle_storage wrestling_ring/indoor yard youth_hostel
 SUN397_FOLDERS = tuple(_SUN397.split())
 """As ``ClassName.txt`` spells them, without the letter in front."""
 
-# A second part of these comes after the place; of all others in front: church/indoor is an indoor church.
+# A second part of these comes after the place; of all others in front: church/indoor is an indoor
+# church.
 _BEHIND = {
     "backseat",
     "frontseat",

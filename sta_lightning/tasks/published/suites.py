@@ -16,9 +16,9 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 }
 """Names of tasks by suite.
 
-``paper6`` are the sets of "Beyond Task Vectors" (arXiv:2411.16139); ``eight`` those of "Editing Models with Task Arithmetic"
-(arXiv:2212.04089); ``fourteen`` and ``twenty`` those of "Localizing Task Information for Improved Model Merging and
-Compression" (arXiv:2405.07813).
+``paper6`` are the sets of "Beyond Task Vectors" (arXiv:2411.16139); ``eight`` those of "Editing
+Models with Task Arithmetic" (arXiv:2212.04089); ``fourteen`` and ``twenty`` those of "Localizing
+Task Information for Improved Model Merging and Compression" (arXiv:2405.07813).
 """
 
 EPOCHS: Mapping[str, int] = {
@@ -29,7 +29,8 @@ EPOCHS: Mapping[str, int] = {
     "eurosat": 12,
     "gtsrb": 11,
     "svhn": 4,
-    # By arXiv:2212.04089 and arXiv:2405.07813: about 2 000 steps of 128 images, and at least one epoch.
+    # By arXiv:2212.04089 and arXiv:2405.07813: about 2 000 steps of 128 images, and at least one
+    # epoch.
     "sun397": 14,
     "resisc45": 15,
     "cifar10": 6,

@@ -81,7 +81,8 @@ _SCRIPT = frozenset(
         "restore_type_tag",
     )
 )
-# What the image transforms, paths and settings that are saved along with a module are written as calls of.
+# What the image transforms, paths and settings that are saved along with a module are written as
+# calls of.
 _BESIDE_MODULES = frozenset(
     {
         NESTED,

@@ -26,7 +26,8 @@ _SIZES = {
     (1664, 48): "bigG",
 }
 
-# What the configuration of a plain transformer says; with more, the same shapes compute something else.
+# What the configuration of a plain transformer says; with more, the same shapes compute something
+# else.
 _PLAIN_VISION = {"image_size", "layers", "width", "patch_size", "mlp_ratio", "head_width"}
 _PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
 
@@ -66,9 +67,11 @@ class Architecture:
         patch: side of a patch, in pixels.
         image_size: side of the input, in pixels.
         features: length of the image's feature vector.
-        text: the text tower's sizes; nothing where there is none, or none that is a plain transformer.
+        text: the text tower's sizes; nothing where there is none, or none that is a plain
+            transformer.
         vocabulary: how many tokens the text tower knows.
-        names: the known architectures that have these sizes, the likeliest first; activations do not show in shapes.
+        names: the known architectures that have these sizes, the likeliest first; activations do
+            not show in shapes.
     """
 
     family: str
@@ -122,7 +125,8 @@ def differences(found: Architecture, config: Mapping[str, Any]) -> list[str]:
         config: the configuration.
 
     Returns:
-        One phrase for each difference; none where it fits, or where the configuration is not of a plain vision transformer.
+        One phrase for each difference; none where it fits, or where the configuration is not of a
+        plain vision transformer.
     """
     vision = config.get("vision_cfg", {})
     if found.vision is None or set(vision) - _PLAIN_VISION:
@@ -149,12 +153,13 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
     """Whether a vision transformer, or a whole CLIP of one, has all of its tensors.
 
     Args:
-        tensors: in open_clip's or timm's names. Other models than vision transformers are not looked into.
+        tensors: in open_clip's or timm's names. Other models than vision transformers are not
+            looked into.
         title: what to call them in a message.
 
     Raises:
-        StaError: names what is missing from a block or beside the blocks, what has another shape than in the other blocks, and
-            what is in no CLIP.
+        StaError: names what is missing from a block or beside the blocks, what has another shape
+            than in the other blocks, and what is in no CLIP.
     """
     prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
     missing: list[str] = []

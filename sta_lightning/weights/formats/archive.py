@@ -52,8 +52,8 @@ def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -
     Args:
         path: the file.
         stack: what closes it.
-        unsafe_pickle: whether objects of unknown classes may stand in it, as in a module saved whole. They become inert
-            records all the same.
+        unsafe_pickle: whether objects of unknown classes may stand in it, as in a module saved
+            whole. They become inert records all the same.
 
     Raises:
         StaError: names the file if it is missing, broken, or names more than it may.

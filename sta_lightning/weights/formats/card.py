@@ -31,8 +31,8 @@ def model_card(
     Args:
         title: the model's name.
         architecture: what it is, in a few words.
-        metadata: of the converted file: ``kind``, ``settings``, ``sources``, ``converted``, ``accuracy``; what is missing is
-            said to be.
+        metadata: of the converted file: ``kind``, ``settings``, ``sources``, ``converted``,
+            ``accuracy``; what is missing is said to be.
         loading: Python that loads it.
         front_matter: whether it begins with the table that model hubs read.
     """

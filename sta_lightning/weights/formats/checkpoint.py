@@ -40,8 +40,8 @@ class Checkpoint:
 
     Attributes:
         path: what was asked for, a file or a folder.
-        container: what sort of file it is: ``safetensors``, ``torch archive``, ``TorchScript archive``, ``old torch file``,
-            ``plain pickle``.
+        container: what sort of file it is: ``safetensors``, ``torch archive``, ``TorchScript
+            archive``, ``old torch file``, ``plain pickle``.
         tensors: by the names that they have in the file.
         files: those that hold them, more than one if the checkpoint is in shards.
         metadata: text -> text, of a safetensors file; of several, that of the first.
@@ -87,15 +87,17 @@ def open_checkpoint(
     """Open a checkpoint; none of its tensors is read yet, and no code in it is run.
 
     Args:
-        path: a ``.safetensors`` file; a pickled one (``.pt``, ``.pth``, ``.bin``, ``.ckpt``), TorchScript archives included; a
-            table of shards (``….index.json``); or a folder that holds one of these under a usual name.
+        path: a ``.safetensors`` file; a pickled one (``.pt``, ``.pth``, ``.bin``, ``.ckpt``),
+            TorchScript archives included; a table of shards (``….index.json``); or a folder that
+            holds one of these under a usual name.
         stack: what closes the files.
-        unsafe_pickle: whether a pickled file may hold objects of unknown classes, as a module saved whole does. They are
-            kept as inert records: no class is built and nothing is called in either case.
+        unsafe_pickle: whether a pickled file may hold objects of unknown classes, as a module saved
+            whole does. They are kept as inert records: no class is built and nothing is called in
+            either case.
 
     Raises:
-        StaError: names the file if it is missing, broken or of another format, or names more than it may; names the shard
-            that is missing.
+        StaError: names the file if it is missing, broken or of another format, or names more than
+            it may; names the shard that is missing.
     """
     asked = Path(path)
     file = _in_folder(asked) if asked.is_dir() else asked

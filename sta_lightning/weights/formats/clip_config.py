@@ -37,7 +37,8 @@ def from_open_clip(config: Mapping[str, Any], activation: Activation | None = No
 
     Args:
         config: its content.
-        activation: if it is known to be another than the configuration's, as for weights of open_clip's tag ``openai``.
+        activation: if it is known to be another than the configuration's, as for weights of
+            open_clip's tag ``openai``.
     """
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     plain: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
@@ -125,7 +126,8 @@ def huggingface_config(architecture: Architecture, computed: Computed) -> dict[s
         **_tower(architecture.text, computed.text_heads or 0, computed),
         "vocab_size": vocabulary,
         "max_position_embeddings": architecture.text.tokens,
-        # CLIP's tokenizer ends its vocabulary with these two; the text's features are read at the last.
+        # CLIP's tokenizer ends its vocabulary with these two; the text's features are read at the
+        # last.
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,

@@ -51,11 +51,14 @@ def convert(
 
     Args:
         source: the checkpoint, a file or a folder.
-        output: the file, ending in ``.safetensors``; for ``huggingface`` the folder, which must not be there yet.
-        to: ``open_clip`` (a whole CLIP), ``huggingface`` or ``safetensors`` (the image encoder alone).
+        output: the file, ending in ``.safetensors``; for ``huggingface`` the folder, which must not
+            be there yet.
+        to: ``open_clip`` (a whole CLIP), ``huggingface`` or ``safetensors`` (the image encoder
+            alone).
         configs: known architectures.
         encoder: the architecture's name, where the checkpoint does not say how it computes.
-        pretrained: the pretrained model: lends text tower and projection where the checkpoint has none.
+        pretrained: the pretrained model: lends text tower and projection where the checkpoint has
+            none.
         dtype: floating-point type to write; nothing for the tensors' own.
         unsafe_pickle: whether ``source`` and ``pretrained`` may be pickled modules; see
             :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
@@ -64,8 +67,8 @@ def convert(
         What was written, in words.
 
     Raises:
-        StaError: a file is broken or does not fit, something is missing that the layout needs, or the output cannot be
-            written.
+        StaError: a file is broken or does not fit, something is missing that the layout needs, or
+            the output cannot be written.
     """
     _check_output(output, to)
     with ExitStack() as stack:

@@ -17,8 +17,9 @@ from sta_lightning.errors import StaError
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends well.
 
-    Whatever ends the block otherwise, an interrupt included, removes the temporary folder. A folder cannot take the place
-    of one that has something in it, so that there is no moment without either: such a one is refused.
+    Whatever ends the block otherwise, an interrupt included, removes the temporary folder. A folder
+    cannot take the place of one that has something in it, so that there is no moment without
+    either: such a one is refused.
 
     Args:
         path: the folder to make; folders above it that are missing are made.

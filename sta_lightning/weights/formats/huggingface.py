@@ -1,7 +1,7 @@
 """Hugging Face's names of CLIP, to open_clip's and back.
 
-The two hold the same numbers. Hugging Face keeps query, key and value apart, where open_clip has one matrix of all three, and
-its projections are transposed.
+The two hold the same numbers. Hugging Face keeps query, key and value apart, where open_clip has
+one matrix of all three, and its projections are transposed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def encoder_from_huggingface(tensors: SourceDict, layout: Layout, title: str) ->
         title: what to call the checkpoint in a message.
 
     Returns:
-        Tensor name, as in open_clip's ``visual`` -> tensor. ``proj`` is missing where the checkpoint has no projection.
+        Tensor name, as in open_clip's ``visual`` -> tensor. ``proj`` is missing where the
+        checkpoint has no projection.
 
     Raises:
         StaError: tensors are missing or unknown.
@@ -146,7 +147,8 @@ def _from_tower(
         name.removeprefix(prefix): source for name, source in tensors.items() if name.startswith(prefix)
     }
     if not prefix:
-        # Of a vision model alone in the newest names; the projection and a classifier lie beside it.
+        # Of a vision model alone in the newest names; the projection and a classifier lie beside
+        # it.
         inside = {n: s for n, s in inside.items() if n.split(".")[0] in _OWN}
     tower = _Tower({n: s for n, s in inside.items() if n not in _COUNTERS}, title)
     found: dict[str, TensorSource | None] = {own: tower.take(theirs) for own, theirs in names.items()}

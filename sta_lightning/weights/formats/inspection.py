@@ -43,9 +43,9 @@ def inspect(
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
 
     Returns:
-        A table of plain values, for JSON: ``file``, ``bytes``, ``container``, ``layout``, ``kind``, ``made_by``,
-        ``architecture``, ``tensors``, ``parameters``, ``types``, ``settings``, ``sources``, ``metadata``, ``facts`` and, with
-        ``pretrained``, ``task_vector``.
+        A table of plain values, for JSON: ``file``, ``bytes``, ``container``, ``layout``, ``kind``,
+        ``made_by``, ``architecture``, ``tensors``, ``parameters``, ``types``, ``settings``,
+        ``sources``, ``metadata``, ``facts`` and, with ``pretrained``, ``task_vector``.
 
     Raises:
         StaError: the file is missing or broken; with ``pretrained``, it is of another architecture.
@@ -97,8 +97,9 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
         pretrained: the pretrained one: the same names and shapes.
 
     Returns:
-        Block, as :func:`~sta_lightning.arithmetic.normalization.block_of` names it, and ``all`` -> ``norm``, and ``relative``
-        to the norm of the pretrained weights there (``nan`` where those are all zero). Added up in float64.
+        Block, as :func:`~sta_lightning.arithmetic.normalization.block_of` names it, and ``all`` ->
+        ``norm``, and ``relative`` to the norm of the pretrained weights there (``nan`` where those
+        are all zero). Added up in float64.
     """
     squares: dict[str, tuple[float, float]] = {}
     for name, base in pretrained.items():

@@ -18,7 +18,8 @@ _TITLES: dict[Kind, str] = {
     "head": "a classification head",
     "unknown": "no known layout",
 }
-# What only an image encoder has, by layout; every name must be there behind one prefix. The first layout that fits is taken.
+# What only an image encoder has, by layout; every name must be there behind one prefix. The first
+# layout that fits is taken.
 _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("huggingface", ("embeddings.patch_embedding.weight", "embeddings.class_embedding")),
     ("open_clip", ("conv1.weight", "class_embedding")),
@@ -36,10 +37,12 @@ class Layout:
 
     Attributes:
         kind: whose names they are. OpenAI's models have open_clip's.
-        prefix: what stands in front of the image encoder's names: ``visual.``, ``vision_model.``, nothing.
-        text: what stands in front of the text tower's names; nothing (``None``) where there is no text tower.
-        projection: whether the image encoder's last projection is there; other layouts than Hugging Face's need none or
-            always have it.
+        prefix: what stands in front of the image encoder's names: ``visual.``, ``vision_model.``,
+            nothing.
+        text: what stands in front of the text tower's names; nothing (``None``) where there is no
+            text tower.
+        projection: whether the image encoder's last projection is there; other layouts than Hugging
+            Face's need none or always have it.
         openai: whether the numbers are there that OpenAI's own archives keep among the tensors.
     """
 
@@ -68,10 +71,12 @@ def recognise(tensors: Mapping[str, Any], title: str = "the state dict") -> Layo
         title: what to call the checkpoint in a message.
 
     Returns:
-        The layout; of the kind ``head`` for a ``weight`` (and ``bias``) alone, ``unknown`` if no image encoder is there.
+        The layout; of the kind ``head`` for a ``weight`` (and ``bias``) alone, ``unknown`` if no
+        image encoder is there.
 
     Raises:
-        StaError: there is more than one image encoder, or Hugging Face's names of another model than CLIP.
+        StaError: there is more than one image encoder, or Hugging Face's names of another model
+            than CLIP.
     """
     for kind, marks in _MARKS:
         found = _prefixes(tensors, marks)
@@ -122,7 +127,8 @@ def _described(kind: Kind, prefix: str, names: Collection[str]) -> Layout:
 def _text_of(outer: str, names: Collection[str]) -> str | None:
     if any(name.startswith(f"{outer}text.") for name in names):
         return f"{outer}text."
-    # A tower whose blocks were deleted leaves its embeddings behind, as in the task-vectors repository's files.
+    # A tower whose blocks were deleted leaves its embeddings behind, as in the task-vectors
+    # repository's files.
     whole = any(name.startswith(f"{outer}transformer.resblocks.") for name in names)
     return outer if whole and f"{outer}token_embedding.weight" in names else None
 

@@ -59,10 +59,12 @@ def open_model(
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         stack: what closes the files.
         unsafe_pickle: see there.
-        pretrained: the pretrained model: lends its projection where there is none, and must have the same tensors.
+        pretrained: the pretrained model: lends its projection where there is none, and must have
+            the same tensors.
 
     Raises:
-        StaError: names the file if it is broken, holds no image encoder, not all of one, or another than the pretrained.
+        StaError: names the file if it is broken, holds no image encoder, not all of one, or another
+            than the pretrained.
     """
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
     title = checkpoint.title

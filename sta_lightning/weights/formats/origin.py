@@ -122,7 +122,8 @@ def _activation(checkpoint: Checkpoint, settings: Mapping[str, Any], configs: Co
         return None
     if configs[name].get("quick_gelu"):
         return "quick_gelu"
-    # A tag of open_clip can ask for the approximation under a name that does not; the tag itself says which.
+    # A tag of open_clip can ask for the approximation under a name that does not; the tag itself
+    # says which.
     pretrained = settings.get("pretrained")
     if pretrained == "openai":
         return "quick_gelu"

@@ -1,9 +1,11 @@
 """A pickle read as what it says, and never as what it would do.
 
-Python's own unpickler imports what a file names and calls it. This one follows the same instructions on a stack of its own,
-but a name stays a name (:class:`~sta_lightning.weights.formats.symbols.Global`) and a call stays a record of the call
-(:class:`~sta_lightning.weights.formats.symbols.Made`): nothing is imported, nothing is called, no class of the file is built.
-What may be named at all is for an :class:`~sta_lightning.weights.formats.symbols.Admission` to say.
+Python's own unpickler imports what a file names and calls it. This one follows the same
+instructions on a stack of its own, but a name stays a name
+(:class:`~sta_lightning.weights.formats.symbols.Global`) and a call stays a record of the call
+(:class:`~sta_lightning.weights.formats.symbols.Made`): nothing is imported, nothing is called, no
+class of the file is built. What may be named at all is for an
+:class:`~sta_lightning.weights.formats.symbols.Admission` to say.
 """
 
 from __future__ import annotations
@@ -61,11 +63,12 @@ def interpret(stream: Readable, admit: Admission, persistent: Callable[[Any], An
     Args:
         stream: where it begins; afterwards, where it has ended.
         admit: asked before every use of a global.
-        persistent: turns a reference to something outside of the pickle (a storage) into what stands for it.
+        persistent: turns a reference to something outside of the pickle (a storage) into what
+            stands for it.
 
     Returns:
-        Numbers, texts, bytes, tuples, lists, dicts and sets of each other, of :class:`Global`, of :class:`Made`, and of
-        what ``persistent`` gives.
+        Numbers, texts, bytes, tuples, lists, dicts and sets of each other, of :class:`Global`, of
+        :class:`Made`, and of what ``persistent`` gives.
 
     Raises:
         StaError: from ``admit`` or ``persistent``.
@@ -252,7 +255,8 @@ class _Machine:
         if not isinstance(maker, Global) or not isinstance(args, tuple):
             raise ValueError("an object of what is no class")
         if not called or str(maker) in ("copyreg._reconstructor", "copy_reg._reconstructor"):
-            # The reconstructor of old protocols makes an object of its first argument, without calling it.
+            # The reconstructor of old protocols makes an object of its first argument, without
+            # calling it.
             if called and not (args and isinstance(args[0], Global)):
                 raise ValueError("an object of what is no class")
             self._admit("made", args[0] if called else maker)

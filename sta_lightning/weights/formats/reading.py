@@ -23,8 +23,9 @@ def open_sources(
 ) -> tuple[SourceDict, dict[str, str]]:
     """The tensors of a checkpoint, unread, named as :func:`sta_lightning.weights.encoder_part` finds them; its metadata.
 
-    Names of open_clip and timm, and those of files that hold no model (importances, heads), stay as they are in the file.
-    Hugging Face's become open_clip's, and of a TorchScript archive only what is the model's is kept.
+    Names of open_clip and timm, and those of files that hold no model (importances, heads), stay as
+    they are in the file. Hugging Face's become open_clip's, and of a TorchScript archive only what
+    is the model's is kept.
 
     Args:
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.

@@ -32,7 +32,8 @@ def state_of(pickled: Pickled) -> dict[str, TensorSource]:
     """The tensors of a checkpoint by name, unread.
 
     Args:
-        pickled: a state dict, a checkpoint around one, a module saved whole, or a TorchScript module.
+        pickled: a state dict, a checkpoint around one, a module saved whole, or a TorchScript
+            module.
 
     Raises:
         StaError: there is no state dict, or something in it is no tensor.

@@ -112,7 +112,8 @@ class Storage:
         key: its name there.
         dtype: type of its entries; nothing where it is plain bytes.
         numel: how many entries it has.
-        start: how many entries into the keyed storage it begins; other than 0 for views in old files.
+        start: how many entries into the keyed storage it begins; other than 0 for views in old
+            files.
     """
 
     shelf: Shelf
@@ -154,8 +155,9 @@ class StoredTensor:
             isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 60 for n in numbers
         )
         entries = math.prod(shape) if sound else 0
-        # The last entry that the strides lead to, plus one. More entries than that would lie on top of each other, as
-        # those of an expanded tensor do: a few bytes could ask for all of the memory.
+        # The last entry that the strides lead to, plus one. More entries than that would lie on top
+        # of each other, as those of an expanded tensor do: a few bytes could ask for all of the
+        # memory.
         self._span = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if entries else 0
         if place is None or not sound or entries > self._span:
             raise StaError(

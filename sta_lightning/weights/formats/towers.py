@@ -26,9 +26,10 @@ def image_encoder(
 
     Args:
         tensors: by the names in the file.
-        layout: what :func:`~sta_lightning.weights.formats.recognise` found; it is asked if none is given.
-        projection: the pretrained model's ``proj``, for a checkpoint that comes without one, as Hugging Face's
-            ``CLIPVisionModel`` does; shape ``[width, D]``.
+        layout: what :func:`~sta_lightning.weights.formats.recognise` found; it is asked if none is
+            given.
+        projection: the pretrained model's ``proj``, for a checkpoint that comes without one, as
+            Hugging Face's ``CLIPVisionModel`` does; shape ``[width, D]``.
         title: what to call the checkpoint in a message.
 
     Raises:
@@ -61,7 +62,8 @@ def whole_clip(
 
     Args:
         tensors: by the names in the file.
-        layout: what :func:`~sta_lightning.weights.formats.recognise` found; it is asked if none is given.
+        layout: what :func:`~sta_lightning.weights.formats.recognise` found; it is asked if none is
+            given.
         title: what to call the checkpoint in a message.
 
     Raises:

@@ -37,8 +37,8 @@ def write_tensors(
         prefix: what to put in front of the names.
 
     Raises:
-        StaError: a source cannot be read or was changed, an entry does not fit into ``dtype``, or the file cannot be
-            written. An older file is then untouched.
+        StaError: a source cannot be read or was changed, an entry does not fit into ``dtype``, or
+            the file cannot be written. An older file is then untouched.
     """
     planned = {
         name: (source.shape, dtype if dtype is not None and source.dtype.is_floating_point else source.dtype)

@@ -68,7 +68,8 @@ def test_selfish_and_unused_entries_are_dropped() -> None:
         "b": {"w": torch.tensor([1.0, 0.1, -1.0])},
         "c": {"w": torch.tensor([1.0, 0.1, 0.0])},
     }
-    # In the middle only 'a' moves more than 0.4 times what the others add; on the right 'a' and 'b' cancel, and use it.
+    # In the middle only 'a' moves more than 0.4 times what the others add; on the right 'a' and 'b'
+    # cancel, and use it.
     assert consensus(base, tuned, scale=1.0)["w"].tolist() == pytest.approx([3.0, 0.0, 0.0])
     assert consensus(base, tuned, scale=1.0, agree=1)["w"].tolist() == pytest.approx([3.0, 1.2, 0.0])
     assert consensus(base, tuned, scale=1.0, agree=3)["w"].tolist() == pytest.approx([3.0, 0.0, 0.0])

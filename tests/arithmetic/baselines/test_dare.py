@@ -248,7 +248,8 @@ def test_rates_that_are_none_are_refused(rate: Any) -> None:
 
 def test_peft_drops_and_rescales_alike() -> None:
     utils = pytest.importorskip("peft.utils.merge_utils")
-    # The masks are drawn otherwise; with the density one they are gone, and what is done with the entries is left to compare.
+    # The masks are drawn otherwise; with the density one they are gone, and what is done with the
+    # entries is left to compare.
     taus = list(torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0)))
     base = {"w": torch.zeros(40, 50)}
     tuned = {f"{i}": {"w": tau} for i, tau in enumerate(taus)}

@@ -79,7 +79,8 @@ def test_fewer_rows_than_inputs_leave_the_rest_at_the_mean(rows: int, ratio: flo
     got = regmean_merge(base, tuned, grams(found), ratio=ratio)
     mean = average(base, tuned)
     for name in LAYERS:
-        # Least squares over the inputs, each scaled to one length, for what is added to the mean: the least such.
+        # Least squares over the inputs, each scaled to one length, for what is added to the mean:
+        # the least such.
         both = torch.cat([found[task][name] for task in sorted(tuned)])
         lengths = both.norm(dim=0)
         scaled = {task: (found[task][name] / lengths).numpy() for task in tuned}
@@ -111,7 +112,8 @@ def test_repeated_inputs_share_the_change() -> None:
     base = {"w": torch.zeros(1, 2, dtype=torch.float64)}
     tuned = {"a": {"w": torch.tensor([[1.0, 0.0]])}, "b": {"w": torch.tensor([[0.0, 3.0]])}}
     both = torch.ones(2, 2, dtype=torch.float64)
-    # Only the sum of the two weights is seen: 1 and 3, each as often; the mean of the models has it already.
+    # Only the sum of the two weights is seen: 1 and 3, each as often; the mean of the models has it
+    # already.
     got = regmean_merge(base, tuned, {"a": {"w": both}, "b": {"w": both}}, ratio=1.0)
     assert got["w"].tolist() == [[0.5, 1.5]]
     got = regmean_merge(base, tuned, {"a": {"w": 3 * both}, "b": {"w": both}}, ratio=1.0)

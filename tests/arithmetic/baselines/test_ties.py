@@ -246,7 +246,8 @@ def test_models_that_do_not_fit_are_refused() -> None:
             call(base, broken)
 
 
-# Another implementation. Its trimming keeps floor(d * keep) entries of one tensor, one fewer than the authors' code.
+# Another implementation. Its trimming keeps floor(d * keep) entries of one tensor, one fewer than
+# the authors' code.
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 5])

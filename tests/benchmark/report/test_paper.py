@@ -16,7 +16,8 @@ def test_the_averages_are_those_of_the_columns(row: str) -> None:
     values = [paper.fusion(row, task, PAPER) for task in PAPER]
     assert None not in values
     average = paper.fusion(row, paper.AVERAGE, PAPER)
-    # The paper's own averages are not always the means of its columns: that of STA LP+Amp is 0.06 off.
+    # The paper's own averages are not always the means of its columns: that of STA LP+Amp is 0.06
+    # off.
     assert average == pytest.approx(sum(values) / 6, abs=0.06)  # type: ignore[arg-type]
 
 

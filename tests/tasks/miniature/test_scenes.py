@@ -94,8 +94,9 @@ def test_other_words_are_none_of_the_names(name: str) -> None:
     assert not set(OTHER_WORDS[name]) & set(SCENES[name].class_names)
 
 
-# SHA-256 of the first 64 test images of each set, and of the first 256 pairs of the corpus. A change here means other
-# pictures: raise VERSION, and know that the shipped encoder was trained on the corpus as it was.
+# SHA-256 of the first 64 test images of each set, and of the first 256 pairs of the corpus. A
+# change here means other pictures: raise VERSION, and know that the shipped encoder was trained on
+# the corpus as it was.
 DIGESTS = {
     "digits": "71965fdcfb1ac3c74e5b4b481e46cde4db789d8eef93da16ad045a2afb7d2597",
     "vehicles": "ec7cfbed44bd0ce7464eeaa41d41b73cd729566fa9be4c9cfe3e103872fa468b",

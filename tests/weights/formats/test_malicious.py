@@ -76,7 +76,8 @@ def container(way: str, content: bytes, path: Path) -> Path:
         path.with_suffix(".bin").write_bytes(head + content + pickle.dumps([], 2))
         return path.with_suffix(".bin")
     if way == "nested":
-        # A storage's bytes are a checkpoint of their own, which torch reads without any restriction.
+        # A storage's bytes are a checkpoint of their own, which torch reads without any
+        # restriction.
         inner = Call(torch.storage._load_from_bytes, content)
         tensor = Call(torch._utils._rebuild_tensor_v2, inner, 0, (1,), (1,), False, {})
         path.with_suffix(".pt").write_bytes(pickle.dumps({"a": tensor}, 2))
