@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from sta_lightning.benchmark.statistics import standard_error
+
 Setting = Literal["published", "tuned"]
 """Whether a method ran with its published settings, or with those that were best on validation images."""
 
@@ -71,6 +73,33 @@ class FusionResult:
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """Two rows of one seed on the same test images, compared image by image.
+
+    What both get right or wrong together cancels, so that even one seed has an error bar: the one
+    that comes from the limited number of test images.
+
+    Attributes:
+        method: key of the row's method.
+        setting: published or tuned.
+        seed: of both rows.
+        other: key of the method it is compared with: that of the seed's best fused row, or the
+            random mask.
+        other_setting: of that row.
+        difference: average accuracy of the row minus that of the other, in points.
+        error: standard error of the difference, in points.
+    """
+
+    method: str
+    setting: Setting
+    seed: int
+    other: str
+    other_setting: Setting
+    difference: float
+    error: float
+
+
+@dataclass(frozen=True)
 class ForgettingResult:
     """A model that was made to forget one task, on the test images, in percent.
 
@@ -103,20 +132,24 @@ class CurvePoint:
 
     Attributes:
         curve: what is varied: ``p``, ``scale`` (λ), ``samples`` (for the importance) or ``tasks``
-            (how many are fused).
+            (how many are fused); ``level`` for a method (or ``zero_shot``) without any of these,
+            drawn as a line beside the others (``x`` is 0).
         method: key of the method.
         seed: of the fine-tuning.
         x: the value.
         average: mean over the tasks, and over the subsets of tasks that were fused.
-        split: which images.
+        split: which images; ``scale`` and ``level`` are always of validation images, ``p`` of
+            those that the settings ask for.
+        accuracy: task -> accuracy in percent; empty for ``tasks``.
     """
 
-    curve: Literal["p", "scale", "samples", "tasks"]
+    curve: Literal["p", "scale", "samples", "tasks", "level"]
     method: str
     seed: int
     x: float
     average: float
     split: Literal["validation", "test"]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,8 +214,13 @@ class BenchmarkResults:
             first seed.
         conflict: task -> other task -> share of the entries, not zero in both, whose signs differ;
             of the first seed.
+        paired: every fused row and seed against the best fused row of that seed and against the
+            random mask, if there is one.
         record: how the numbers came about: ``command``, ``date``, ``hardware``, ``versions``,
-            ``settings``, ``hashes`` (name of a file -> SHA-256), ``seconds``.
+            ``settings``, ``hashes`` (name of a file -> SHA-256), ``seconds``, ``commit`` (git's
+            SHA-1 of the package's checkout; ``None`` outside one), ``clean`` (whether that checkout
+            had no changes; ``None`` outside one), ``published`` (name of the file in the output
+            folder with the fused model that is handed out; ``None`` if there is none).
     """
 
     title: str
@@ -200,6 +238,7 @@ class BenchmarkResults:
     trade_off: tuple[TradeOffPoint, ...] = ()
     kept: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     conflict: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    paired: tuple[PairedDifference, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def method(self, key: str) -> MethodInfo:
@@ -225,6 +264,18 @@ class BenchmarkResults:
         """Spread over the seeds of the difference of two averages, seed by seed."""
         others = {row.seed: row.average for row in self.fused(*second)}
         return Spread.of([row.average - others[row.seed] for row in self.fused(*first) if row.seed in others])
+
+    def error(self, row: FusionResult) -> float:
+        """Standard error of a row's average in points, from the number of test images."""
+        return standard_error(row.accuracy, self.images["test"])
+
+    def paired_with(self, key: str, setting: Setting, seed: int) -> list[PairedDifference]:
+        """What one row of one seed was compared with, image by image."""
+        return [
+            found
+            for found in self.paired
+            if (found.method, found.setting, found.seed) == (key, setting, seed)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic import rank
+from sta_lightning.benchmark.statistics import average_accuracy
 from sta_lightning.experiment.evaluation import evaluate
 from sta_lightning.experiment.models import Models, clear_run
 from sta_lightning.experiment.results import ForgettingRow, FusionRow, SweepPoint
 from sta_lightning.experiment.settings import ExperimentSettings
-from sta_lightning.experiment.statistics import average_accuracy
 from sta_lightning.experiment.steps import Step
 from sta_lightning.modules import ForgetModule, MergeModule, MultiTaskEvaluation, TaskSource
 from sta_lightning.tasks.task import Split

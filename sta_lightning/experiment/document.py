@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sta_lightning.benchmark.statistics import paired_difference, verdict
 from sta_lightning.experiment.evaluation import unpack_all
 from sta_lightning.experiment.progress import pulse
 from sta_lightning.experiment.results import Results
-from sta_lightning.experiment.statistics import paired_difference, verdict
 from sta_lightning.experiment.steps import write_text
 from sta_lightning.report import (
     Curve,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.experiment.statistics import average_accuracy, standard_error
+from sta_lightning.benchmark.statistics import average_accuracy, standard_error
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sta_lightning.experiment.statistics import average_accuracy, paired_difference, standard_error, verdict
+from sta_lightning.benchmark.statistics import average_accuracy, paired_difference, standard_error, verdict
 
 
 def test_standard_error_matches_simulation() -> None:
