@@ -7,6 +7,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE  := sta_lightning tests scripts
+# Reports are written by sta demo and sta benchmark, not by hand.
+PROSE := $(filter-out %/report.md,$(wildcard *.md docs/*.md docs/*/*.md))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format types check install clean distclean
@@ -21,13 +23,16 @@ demo: $(STAMP)  ## the whole method on the embedded suite (ARGS='--force' does e
 test: $(STAMP)  ## the tests (ARGS='tests/cli -x' runs some of them)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)  ## linter and format check; changes nothing
+lint: $(STAMP)  ## linter, import contracts and format check of code and prose; changes nothing
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/mdformat --check $(PROSE)
 
-format: $(STAMP)  ## rewrite the code in the project's format, and mend what the linter can mend
+format: $(STAMP)  ## rewrite code and prose in the project's format, and mend what the linter can mend
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/mdformat $(PROSE)
 
 types: $(STAMP)  ## strict type check of the package
 	@$(BIN)/mypy
