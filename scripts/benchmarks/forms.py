@@ -23,11 +23,11 @@ PIECE = 1 << 18  # divides the number of entries
 LOOP = "the compiled loop alone"
 
 
-def as_the_equations_read(base: Tensor, tuned: list[Tensor], scores: list[Tensor]) -> Tensor:
+def as_the_equations_read(base: Tensor, finetuned: list[Tensor], scores: list[Tensor]) -> Tensor:
     """Eq. 13 to 19, one after another, on whole tensors."""
     stack = torch.stack([(score - score.min()) / (score.max() - score.min()) for score in scores])
     threshold = torch.quantile(stack, P, dim=0)
-    return base + ((stack > threshold) * (torch.stack(tuned) - base)).sum(0)
+    return base + ((stack > threshold) * (torch.stack(finetuned) - base)).sum(0)
 
 
 def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
@@ -38,12 +38,12 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
         return torch.randn(SHAPE, generator=generator)
 
     base = random()
-    tuned = [base + 1e-3 * random() for _ in range(TASKS)]
+    finetuned = [base + 1e-3 * random() for _ in range(TASKS)]
     scores = [random().abs().pow(3) for _ in range(TASKS)]
     names = [f"task{i}" for i in range(TASKS)]
-    models = ({"w": base}, {n: {"w": t} for n, t in zip(names, tuned, strict=True)})
+    models = ({"w": base}, {n: {"w": t} for n, t in zip(names, finetuned, strict=True)})
     importance = {n: {"w": s} for n, s in zip(names, scores, strict=True)}
-    everything = [base, *tuned, *scores]
+    everything = [base, *finetuned, *scores]
     copies = [torch.empty_like(tensor) for tensor in everything]
     # The bounds of importances come with their files; "none" leaves them out of the kernel's time.
     kernel = Sta(P, "none")
@@ -67,7 +67,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
             at = 4 * start
             loop(
                 base.data_ptr() + at,
-                [tensor.data_ptr() + at for tensor in tuned],
+                [tensor.data_ptr() + at for tensor in finetuned],
                 [tensor.data_ptr() + at for tensor in scores],
                 plain,
                 result.data_ptr() + at,
@@ -94,7 +94,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
         4 * arguments.repetitions,
     )
     slow = interleaved(
-        {"torch.quantile": lambda: as_the_equations_read(base, tuned, scores)}, arguments.repetitions
+        {"torch.quantile": lambda: as_the_equations_read(base, finetuned, scores)}, arguments.repetitions
     )
     times = quick | slow
     size = 4 * base.numel()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sta_lightning.encoders import build_encoder
-from sta_lightning.weights import extents, save_weights, write_extents
+from sta_lightning.weights import all_bounds, save_weights, write_bounds
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Inputs:
         base = build_encoder(encoder, "random").state_dict()
         generator = torch.Generator().manual_seed(1)
         save_weights(found.pretrained, {f"visual.{name}": tensor for name, tensor in base.items()})
-        for tuned, scored in zip(found.finetuned, found.importance, strict=True):
+        for finetuned, scored in zip(found.finetuned, found.importance, strict=True):
             moved = {
                 f"visual.{name}": tensor + 1e-3 * torch.randn(tensor.shape, generator=generator)
                 for name, tensor in base.items()
             }
-            save_weights(tuned, moved)
+            save_weights(finetuned, moved)
             scores = {
                 name: torch.randn(tensor.shape, generator=generator).abs_().pow_(3)
                 for name, tensor in base.items()
             }
-            save_weights(scored, scores, {"measure": "lp", "extents": write_extents(extents(scores))})
+            save_weights(scored, scores, {"measure": "lp", "extents": write_bounds(all_bounds(scores))})
         return found

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.states import StateDict, extent, floating_names
+from sta_lightning.arithmetic.states import StateDict, bounds, floating_names
 from sta_lightning.errors import StaError, listed
 
 
@@ -90,7 +90,7 @@ def check_finite(state: StateDict, name: str) -> None:
         StaError: names the tensors that hold NaN or Inf.
     """
     bad = [
-        key for key in floating_names(state) if not all(math.isfinite(bound) for bound in extent(state[key]))
+        key for key in floating_names(state) if not all(math.isfinite(bound) for bound in bounds(state[key]))
     ]
     if bad:
         raise StaError(
@@ -169,7 +169,7 @@ def check_result(tensor: Tensor, name: str) -> Tensor:
     Raises:
         StaError: names the tensor and its type.
     """
-    if not all(math.isfinite(bound) for bound in extent(tensor)):
+    if not all(math.isfinite(bound) for bound in bounds(tensor)):
         raise StaError(
             f"the result overflows {tensor.dtype} in tensor '{name}'. Ask for a wider type, "
             "dtype=torch.float32."

@@ -73,7 +73,7 @@ class StaForgetting(MergeMethod):
         (source,) = entries.scores
         if not entries.numel:
             return 0.0
-        entries.extent(source)  # refuses NaN, which has no rank
+        entries.bounds(source)  # refuses NaN, which has no rank
         return float(kth_entry(entries, rank(entries.numel, self.p)))
 
     @override
@@ -89,8 +89,8 @@ class StaForgetting(MergeMethod):
                 return None
 
             def call(addresses: Addresses, state: float, out: int, size: int) -> Answer:
-                base, origin, (tuned,), (score,) = addresses
-                status, kept = found.subtract(base, origin, tuned, score, state, out, size)
+                base, origin, (finetuned,), (score,) = addresses
+                status, kept = found.subtract(base, origin, finetuned, score, state, out, size)
                 return Answer(status, [kept])
 
             return call
@@ -201,8 +201,8 @@ def forget(
             Inf. The message names the tensors.
 
     Example:
-        >>> base, tuned = {"w": torch.zeros(4)}, {"w": torch.ones(4)}
-        >>> forget(base, base, tuned, {"w": torch.tensor([1.0, 4.0, 3.0, 2.0])}, p=0.5)
+        >>> base, finetuned = {"w": torch.zeros(4)}, {"w": torch.ones(4)}
+        >>> forget(base, base, finetuned, {"w": torch.tensor([1.0, 4.0, 3.0, 2.0])}, p=0.5)
         {'w': tensor([ 0., -1., -1.,  0.])}
     """
     return forget_masked(model, pretrained, finetuned, importance, p=p, dtype=dtype).weights

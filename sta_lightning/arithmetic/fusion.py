@@ -95,11 +95,11 @@ class Sta(MaskedFusion):
         """The bounds of every tensor and task, if they span several tensors."""
         if self.normalize in ("tensor", "none"):
             return None
-        found = survey.each(lambda entries: [entries.extent(source) for source in entries.scores])
-        full = {name: extents for name, extents in found.items() if survey.entries(name).numel}
+        found = survey.each(lambda entries: [entries.bounds(source) for source in entries.scores])
+        full = {name: ranges for name, ranges in found.items() if survey.entries(name).numel}
         tasks = range(len(survey.problem.tasks))
         by_task = [
-            grouped({name: extents[task] for name, extents in full.items()}, self.normalize) for task in tasks
+            grouped({name: ranges[task] for name, ranges in full.items()}, self.normalize) for task in tasks
         ]
         return {name: [bounds[name] for bounds in by_task] for name in full}
 
@@ -110,7 +110,7 @@ class Sta(MaskedFusion):
             return [IDENTITY] * len(entries.scores)
         if prepared is not None:
             return prepared.get(entries.name, [Bounds(0.0, 0.0)] * len(entries.scores))  # type: ignore[no-any-return]
-        return [Bounds(*entries.extent(source)) for source in entries.scores]
+        return [Bounds(*entries.bounds(source)) for source in entries.scores]
 
     @override
     def masks(self, block: Block, state: Sequence[Bounds]) -> Iterator[Tensor]:
@@ -128,8 +128,8 @@ class Sta(MaskedFusion):
                 return None
 
             def call(addresses: Addresses, state: Sequence[Bounds], out: int, size: int) -> Answer:
-                extents = [None if bounds.identity else (bounds.low, bounds.high) for bounds in state]
-                return Answer(*loop(addresses.base, addresses.tuned, addresses.scores, extents, out, size))
+                ranges = [None if bounds.identity else (bounds.low, bounds.high) for bounds in state]
+                return Answer(*loop(addresses.base, addresses.finetuned, addresses.scores, ranges, out, size))
 
             return call
 
@@ -163,7 +163,7 @@ class RandomMask(MaskedFusion):
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:
         """The masks, bool ``[N, numel]``."""
-        tasks = len(entries.tuned)
+        tasks = len(entries.finetuned)
         mask = random_fusion_mask(tasks, entries.shape, self.p, tensor_generator(self.seed, entries.name))
         return mask.reshape(tasks, -1)
 
@@ -178,9 +178,9 @@ def refuse_one_task(problem: Problem) -> None:
     Raises:
         StaError: if there are fewer than two tasks.
     """
-    if len(problem.tuned) < 2:
+    if len(problem.finetuned) < 2:
         raise StaError(
-            f"fusing needs at least two tasks, and there is one: {listed(problem.tuned)}. The quantile over a "
+            f"fusing needs at least two tasks, and there is one: {listed(problem.finetuned)}. The quantile over a "
             "single task keeps nothing (Eq. 15-17), so the result would be the pretrained model. Use the "
             "fine-tuned model itself."
         )
@@ -225,9 +225,9 @@ def fuse(
 
     Example:
         >>> base = {"w": torch.zeros(3)}
-        >>> tuned = {"a": {"w": torch.ones(3)}, "b": {"w": torch.full((3,), 2.0)}}
+        >>> finetuned = {"a": {"w": torch.ones(3)}, "b": {"w": torch.full((3,), 2.0)}}
         >>> scores = {"a": {"w": torch.tensor([0.0, 5.0, 9.0])}, "b": {"w": torch.tensor([3.0, 0.0, 3.0])}}
-        >>> fuse(base, tuned, scores)
+        >>> fuse(base, finetuned, scores)
         {'w': tensor([2., 1., 0.])}
     """
     return fuse_masked(pretrained, finetuned, importance, p=p, normalize=normalize, dtype=dtype).weights

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
-from sta_lightning.arithmetic.states import StateDict, extent, floating_names, working_dtype
+from sta_lightning.arithmetic.states import StateDict, bounds, floating_names, working_dtype
 from sta_lightning.arithmetic.vectors import task_vector
 from sta_lightning.errors import StaError, listed
 
@@ -122,7 +122,7 @@ def importance_for(
 def _check_scores(lp: StateDict, weights: StateDict, *, fisher: bool = False) -> None:
     title = "the Fisher information" if fisher else "the loss-preservation score"
     check_importance(weights, lp, name=title)
-    negative = [name for name in floating_names(weights) if extent(lp[name])[0] < 0]
+    negative = [name for name in floating_names(weights) if bounds(lp[name])[0] < 0]
     if negative:
         made = "squares" if fisher else "absolute values"
         where = "" if fisher else " (Eq. 12)"

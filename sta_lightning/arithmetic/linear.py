@@ -43,7 +43,7 @@ def native_sum(scale: float) -> Native:
             return None
 
         def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
-            return Answer(found.linear(addresses.base, addresses.tuned, scale, out, size))
+            return Answer(found.linear(addresses.base, addresses.finetuned, scale, out, size))
 
         return call
 
@@ -60,7 +60,7 @@ class Average(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
-        return scaled_sum(block, 1.0 / len(block.tuned))
+        return scaled_sum(block, 1.0 / len(block.finetuned))
 
     @override
     def native(self, tasks: int) -> Native | None:
@@ -131,8 +131,10 @@ class Negation(MergeMethod):
                 return None
 
             def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
-                (tuned,) = addresses.tuned
-                return Answer(found.negate(addresses.base, addresses.origin, tuned, self.scale, out, size))
+                (finetuned,) = addresses.finetuned
+                return Answer(
+                    found.negate(addresses.base, addresses.origin, finetuned, self.scale, out, size)
+                )
 
             return call
 

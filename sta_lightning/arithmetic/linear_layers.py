@@ -43,7 +43,7 @@ class LinearLayerMethod(VectorMethod):
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
         if not block.grams:
-            return scaled_sum(block, 1.0 / len(block.tuned))
+            return scaled_sum(block, 1.0 / len(block.finetuned))
         grams = [to_double(gram).to(block.base.device) for gram in block.grams]
         if any(bool((gram.diagonal() < 0).any()) for gram in grams):
             raise StaError(

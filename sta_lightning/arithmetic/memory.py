@@ -100,7 +100,7 @@ def run_in_memory(
         importance = _check_scored(finetuned, importance)
     problem = Problem(
         base=in_memory(base),
-        tuned={task: in_memory(model) for task, model in finetuned.items()},
+        finetuned={task: in_memory(model) for task, model in finetuned.items()},
         scores={task: in_memory(scores) for task, scores in (importance or {}).items()},
         origin=None if origin is None else in_memory(origin),
         grams={task: in_memory(found) for task, found in (grams or {}).items()},

@@ -33,7 +33,7 @@ class Addresses(NamedTuple):
 
     base: int
     origin: int
-    tuned: list[int]
+    finetuned: list[int]
     scores: list[int]
 
 
@@ -107,7 +107,7 @@ class MergeMethod(ABC):
         title: the method's name in a table.
         summary: what it does, in one line, for ``sta methods``.
         data: what it needs besides the weights.
-        coefficient: its setting that has to be tuned, by name; nothing if it has none.
+        coefficient: its setting that has to be finetuned, by name; nothing if it has none.
         source: where it was published.
         scope: ``"position"`` if an entry of the result depends on the entries at that position
             alone (and on what was prepared): then a block is any piece of a tensor. ``"tensor"``
@@ -117,7 +117,7 @@ class MergeMethod(ABC):
         measure: the importance that it is defined with; nothing where the user chooses one.
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
         many: whether a forgetting takes several fine-tunings of the task to forget.
-        takes_vectors: whether its ``tuned`` are masked task vectors in place of fine-tuned models.
+        takes_vectors: whether its ``finetuned`` are masked task vectors in place of fine-tuned models.
     """
 
     title: ClassVar[str]

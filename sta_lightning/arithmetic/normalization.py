@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_state
-from sta_lightning.arithmetic.states import StateDict, extent, to_double
+from sta_lightning.arithmetic.states import StateDict, bounds, to_double
 from sta_lightning.errors import StaError, listed
 
 Normalization = Literal["tensor", "block", "model", "none"]
@@ -74,44 +74,18 @@ def block_of(name: str) -> str:
     return ".".join(parts[:-1]) or name
 
 
-def bounds(
-    importance: StateDict, mode: str = "tensor", names: Collection[str] | None = None
-) -> dict[str, Bounds]:
-    """The minimum and maximum that Eq. 13 uses for each tensor.
-
-    Args:
-        importance: tensor name -> importance, finite. Empty tensors belong to no group.
-        mode: ``"tensor"`` takes them over the tensor itself (a layer of the paper), ``"block"``
-            over all tensors of :func:`block_of`, ``"model"`` over all tensors, ``"none"`` leaves
-            the values alone.
-        names: the tensors that take part; ``None`` for all.
-
-    Returns:
-        Tensor name -> :class:`Bounds`.
-
-    Raises:
-        StaError: if ``mode`` is unknown.
-    """
-    check_normalization(mode)
-    chosen = list(importance) if names is None else list(names)
-    if mode == "none":
-        return dict.fromkeys(chosen, IDENTITY)
-    found = {name: extent(importance[name]) for name in chosen if importance[name].numel()}
-    return {name: Bounds(0.0, 0.0) for name in chosen} | grouped(found, mode)
-
-
-def grouped(extents: Mapping[str, tuple[float, float]], mode: str) -> dict[str, Bounds]:
+def grouped(ranges: Mapping[str, tuple[float, float]], mode: str) -> dict[str, Bounds]:
     """The bounds of each tensor's group.
 
     Args:
-        extents: tensor name -> smallest and largest entry, of tensors that are not empty.
-        mode: ``"tensor"``, ``"block"`` or ``"model"``, see :func:`bounds`.
+        ranges: tensor name -> smallest and largest entry, of tensors that are not empty.
+        mode: ``"tensor"``, ``"block"`` or ``"model"``, see :func:`normalize`.
     """
     groups = {
-        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in extents
+        name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in ranges
     }
     wide: dict[str, Bounds] = {}
-    for name, (low, high) in extents.items():
+    for name, (low, high) in ranges.items():
         other = wide.get(groups[name], Bounds(low, high))
         wide[groups[name]] = Bounds(min(low, other.low), max(high, other.high))
     return {name: wide[group] for name, group in groups.items()}
@@ -132,8 +106,9 @@ def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
 
     Args:
         importance: tensor name -> importance of any shape and real type.
-        mode: over what minimum and maximum are taken, see :func:`bounds`. The default,
-            ``"tensor"``, is the paper's.
+        mode: ``"tensor"`` takes minimum and maximum over the tensor itself (a layer of the paper),
+            ``"block"`` over all tensors of :func:`block_of`, ``"model"`` over all tensors,
+            ``"none"`` leaves the values alone.
 
     Returns:
         New float64 tensors of the same names and shapes. Where maximum and minimum are equal (a
@@ -148,8 +123,10 @@ def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
         >>> normalize({"scalar": torch.tensor(5.0)})["scalar"].item()
         0.0
     """
+    check_normalization(mode)
     check_state(importance, "the importance")
-    limits = bounds(importance, mode)
-    result = {name: limits[name].apply(tensor) for name, tensor in importance.items()}
-    # Left alone, a float64 tensor would be the caller's own memory.
-    return {name: tensor.clone() for name, tensor in result.items()} if mode == "none" else result
+    if mode == "none":
+        # Left alone, a float64 tensor would be the caller's own memory.
+        return {name: IDENTITY.apply(tensor).clone() for name, tensor in importance.items()}
+    found = grouped({name: bounds(tensor) for name, tensor in importance.items() if tensor.numel()}, mode)
+    return {name: found.get(name, Bounds(0.0, 0.0)).apply(tensor) for name, tensor in importance.items()}

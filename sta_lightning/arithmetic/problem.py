@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
-from sta_lightning.arithmetic.states import extent, piece_size, wide_dtype
+from sta_lightning.arithmetic.states import bounds, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import GONE, OK
@@ -31,7 +31,7 @@ class Block:
             float64 if one of the models is so.
         origin: entries of the model that the fine-tuned ones started from; in a fusion that is
             ``base``.
-        tuned: entries of the fine-tuned models, in the order of the sorted task names.
+        finetuned: entries of the fine-tuned models, in the order of the sorted task names.
         scores: entries of their importances, float32 or float64; empty for a method without.
         grams: for a method that reads them, and a tensor that has them: the Gram matrices ``[in,
             in]`` of the layer's inputs under the fine-tuned models.
@@ -41,14 +41,14 @@ class Block:
     start: int
     base: Tensor
     origin: Tensor
-    tuned: Sequence[Tensor]
+    finetuned: Sequence[Tensor]
     scores: Sequence[Tensor]
     grams: Sequence[Tensor] = ()
 
     def deltas(self) -> Iterator[Tensor]:
         """The task vectors (Eq. 7), one at a time."""
-        for tuned in self.tuned:
-            yield tuned - self.origin
+        for finetuned in self.finetuned:
+            yield finetuned - self.origin
 
     @property
     def piece(self) -> slice:
@@ -64,9 +64,9 @@ class Entries:
         name: the tensor's name.
         base: the model that is changed.
         origin: the model that the fine-tuned ones started from.
-        tuned: the fine-tuned models, in the order of the sorted task names.
+        finetuned: the fine-tuned models, in the order of the sorted task names.
         scores: their importances, or nothing.
-        titles: what to call each of these in a message, in the order base, origin, tuned, scores.
+        titles: what to call each of these in a message, in the order base, origin, finetuned, scores.
         workers: the threads that work on it.
         device: where the arithmetic is done.
         grams: the Gram matrices of the layer's inputs under the fine-tuned models, or nothing.
@@ -75,7 +75,7 @@ class Entries:
     name: str
     base: TensorSource
     origin: TensorSource
-    tuned: tuple[TensorSource, ...]
+    finetuned: tuple[TensorSource, ...]
     scores: tuple[TensorSource, ...]
     titles: tuple[str, ...]
     workers: Workers
@@ -95,12 +95,12 @@ class Entries:
     @property
     def work(self) -> torch.dtype:
         """The type in which the weights are added up."""
-        return wide_dtype(self.base.dtype, self.origin.dtype, *(source.dtype for source in self.tuned))
+        return wide_dtype(self.base.dtype, self.origin.dtype, *(source.dtype for source in self.finetuned))
 
     @property
     def sources(self) -> tuple[TensorSource, ...]:
         """All of them, in the order of ``titles``."""
-        return (self.base, self.origin, *self.tuned, *self.scores)
+        return (self.base, self.origin, *self.finetuned, *self.scores)
 
     def pieces(self, size: int | None = None) -> list[slice]:
         """Consecutive slices that cover the flattened tensor."""
@@ -127,7 +127,7 @@ class Entries:
             start=piece.start,
             base=base,
             origin=base if self.origin is self.base else weights(self.origin),
-            tuned=[weights(source) for source in self.tuned],
+            finetuned=[weights(source) for source in self.finetuned],
             scores=[
                 source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
                 for source in self.scores
@@ -140,25 +140,25 @@ class Entries:
             ],
         )
 
-    def extent(self, source: TensorSource) -> tuple[float, float]:
+    def bounds(self, source: TensorSource) -> tuple[float, float]:
         """Smallest and largest entry of one of the sources: known beforehand, or found now.
 
         Raises:
             StaError: if an entry is NaN or infinite.
         """
-        found = source.extent()
+        found = source.bounds()
         if found is not None or not self.numel:
             return found or (0.0, 0.0)
-        parts = self.over(source, self._piece_extent)
+        parts = self.over(source, self._piece_bounds)
         if not all(math.isfinite(bound) for part in parts for bound in part):
             self.refuse_infinite()
         return min(low for low, _ in parts), max(high for _, high in parts)
 
-    def _piece_extent(self, values: Tensor | int, size: int) -> tuple[float, float]:
+    def _piece_bounds(self, values: Tensor | int, size: int) -> tuple[float, float]:
         if isinstance(values, Tensor):
-            return extent(values)
+            return bounds(values)
         assert self.workers.loops is not None
-        status, low, high = self.workers.loops.extent(values, size)
+        status, low, high = self.workers.loops.bounds(values, size)
         self.refuse_changed(status)
         return (low, high) if status == OK else (math.nan, math.nan)
 
@@ -205,7 +205,7 @@ class Entries:
             source.check()
             dtype = wide_dtype(source.dtype)
             for piece in self.pieces():
-                if not all(math.isfinite(bound) for bound in extent(source.read(piece, dtype))):
+                if not all(math.isfinite(bound) for bound in bounds(source.read(piece, dtype))):
                     raise StaError(
                         f"{title} holds NaN or Inf in tensor '{self.name}'. Nothing can be computed from it; train, score "
                         "or export it again."
@@ -214,7 +214,7 @@ class Entries:
             source.check()
             if not all(
                 math.isfinite(bound)
-                for bound in extent(source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype)))
+                for bound in bounds(source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype)))
             ):
                 raise StaError(
                     f"a Gram matrix of tensor '{self.name}' holds NaN or Inf. Collect the Gram matrices again."
@@ -227,7 +227,7 @@ class Problem:
 
     Attributes:
         base: the model that is changed: the pretrained one in a fusion, any one in a forgetting.
-        tuned: task name -> fine-tuned model.
+        finetuned: task name -> fine-tuned model.
         scores: task name -> importance; empty for a method without.
         grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for
             a method without.
@@ -239,7 +239,7 @@ class Problem:
     """
 
     base: SourceDict
-    tuned: Mapping[str, SourceDict]
+    finetuned: Mapping[str, SourceDict]
     scores: Mapping[str, SourceDict] = field(default_factory=dict)
     origin: SourceDict | None = None
     grams: Mapping[str, SourceDict] = field(default_factory=dict)
@@ -251,7 +251,7 @@ class Problem:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task names in the order in which they are added up: sorted, so that the order given changes no digit."""
-        return tuple(sorted(self.tuned))
+        return tuple(sorted(self.finetuned))
 
     @property
     def names(self) -> list[str]:
@@ -274,7 +274,7 @@ class Problem:
             name=name,
             base=base,
             origin=base if self.origin is None else self.origin[name],
-            tuned=tuple(self.tuned[task][name] for task in tasks),
+            finetuned=tuple(self.finetuned[task][name] for task in tasks),
             scores=tuple(self.scores[task][name] for task in scored),
             titles=(self.base_title, self.origin_title, *titles),
             workers=workers,
@@ -292,7 +292,7 @@ class Problem:
             StaError: names the model and the tensors that are missing, unknown, of another shape or
                 of another kind.
         """
-        others = {self.titles.get(t, f"the model fine-tuned on '{t}'"): m for t, m in self.tuned.items()}
+        others = {self.titles.get(t, f"the model fine-tuned on '{t}'"): m for t, m in self.finetuned.items()}
         reference, title = self.base, self.base_title
         if self.origin is not None:
             reference, title = self.origin, self.origin_title

@@ -11,7 +11,7 @@ from torch import Tensor
 from sta_lightning.arithmetic.method import Addresses, MergeMethod, NativeLoop, Survey
 from sta_lightning.arithmetic.problem import Entries, Problem
 from sta_lightning.arithmetic.sources import TensorSource
-from sta_lightning.arithmetic.states import extent
+from sta_lightning.arithmetic.states import bounds
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import OK, loops
@@ -87,12 +87,12 @@ def run(
 
 
 def _loop(method: MergeMethod, problem: Problem, compiled: bool | None) -> NativeLoop | None:
-    native = method.native(len(problem.tuned))
+    native = method.native(len(problem.finetuned))
     if native is None or compiled is False or not (native.reads_origin or problem.origin is None):
         return None
     if compiled is None and not native.built():
         entries = sum(problem.base[name].shape.numel() for name in problem.names)
-        if entries * (len(problem.tuned) + 1) < _PAYS:
+        if entries * (len(problem.finetuned) + 1) < _PAYS:
             return None
     return native.load()
 
@@ -141,8 +141,8 @@ class _Tensor:
     def _eager(self, piece: slice) -> list[int] | None:
         whole = self.method.scope == "tensor"
         block = self.entries.block(piece, whole=whole)
-        for part in (block.base, block.origin, *block.tuned, *block.scores, *block.grams):
-            low, high = extent(part)
+        for part in (block.base, block.origin, *block.finetuned, *block.scores, *block.grams):
+            low, high = bounds(part)
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 self.entries.refuse_infinite()
         values, kept = self.method.combine(block, self.state)
@@ -165,7 +165,7 @@ class _Tensor:
         addresses = Addresses(
             base,
             origin,
-            [self._place(source, piece, held) for source in self.entries.tuned],
+            [self._place(source, piece, held) for source in self.entries.finetuned],
             [self._place(source, piece, held) for source in self.entries.scores],
         )
         status, kept = self.loop(addresses, self.state, out, size)
@@ -195,7 +195,7 @@ class _Tensor:
     def _write(self, start: int, values: Tensor, *, finite: bool = False) -> None:
         stored = values.to(self.dtype)
         if stored.dtype != values.dtype or not finite:
-            low, high = extent(stored)
+            low, high = bounds(stored)
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 raise StaError(
                     f"the result overflows {self.dtype} in tensor '{self.entries.name}'. Ask for a wider type, "

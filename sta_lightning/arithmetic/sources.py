@@ -32,7 +32,7 @@ class TensorSource(Protocol):
     def address(self) -> int | None:
         """Where its entries lie in this process's memory, if they lie there one after another as float32."""
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Smallest and largest entry, if they are known without reading it."""
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class MemoryTensor:
         plain = flat.dtype == torch.float32 and flat.device.type == "cpu" and not flat.is_neg()
         return flat.data_ptr() if plain and flat.is_contiguous() else None
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Not known without reading."""
         return None
 
@@ -109,7 +109,7 @@ class Derived:
         """Nowhere: they are computed."""
         return None
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Not known without computing."""
         return None
 
@@ -142,5 +142,5 @@ class SquaredDelta(Derived):
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """The squares."""
-        tuned, base = (part.read(piece, self.dtype) for part in self.parts)
-        return (tuned.to(base.device) - base).square().to(dtype)
+        finetuned, base = (part.read(piece, self.dtype) for part in self.parts)
+        return (finetuned.to(base.device) - base).square().to(dtype)

@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.problem import Block
 
 @dataclass(frozen=True)
 class AddVectors(MergeMethod):
-    """A model plus masked task vectors: theta + sum of M_i * delta_i, where ``tuned`` are the products themselves.
+    """A model plus masked task vectors: theta + sum of M_i * delta_i, where ``finetuned`` are the products themselves.
 
     From the pretrained model and the vectors of all tasks of a fusion it makes that fusion again,
     bit for bit.
@@ -28,14 +28,14 @@ class AddVectors(MergeMethod):
     @override
     def combine(self, block: Block, state: Any) -> Combined:
         total = torch.zeros_like(block.base)
-        for vector in block.tuned:
+        for vector in block.finetuned:
             total += vector
         return Combined(block.base + total)
 
 
 @dataclass(frozen=True)
 class SubtractVector(MergeMethod):
-    """A model without a masked task vector: theta - M * delta, where ``tuned`` is the product itself."""
+    """A model without a masked task vector: theta - M * delta, where ``finetuned`` is the product itself."""
 
     title: ClassVar[str] = "Masked task vector"
     summary: ClassVar[str] = "a masked task vector that an earlier merge wrote, taken out as it is"
@@ -44,5 +44,5 @@ class SubtractVector(MergeMethod):
 
     @override
     def combine(self, block: Block, state: Any) -> Combined:
-        (vector,) = block.tuned
+        (vector,) = block.finetuned
         return Combined(block.base - vector)

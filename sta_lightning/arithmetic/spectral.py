@@ -36,8 +36,8 @@ class Triples(NamedTuple):
 def double_deltas(block: Block) -> Iterator[Tensor]:
     """The task vectors, one at a time, subtracted in float64: exact for float32 and 16-bit models of like exponents."""
     origin = to_double(block.origin)
-    for tuned in block.tuned:
-        yield to_double(tuned) - origin
+    for finetuned in block.finetuned:
+        yield to_double(finetuned) - origin
 
 
 def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> Triples:
@@ -112,5 +112,5 @@ class Spectral(VectorMethod):
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
         if block.base.dim() != 2 or "text_projection" in block.name:
-            return scaled_sum(block, self.scale / len(block.tuned))
+            return scaled_sum(block, self.scale / len(block.finetuned))
         return (self.scale * self.spectral(block)).to(block.base)

@@ -65,7 +65,7 @@ class SpectralSta(LinearLayerMethod):
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
         root, inverse = self._metric(grams)
-        keep = min(block.base.shape) // len(block.tuned)
+        keep = min(block.base.shape) // len(block.finetuned)
         u, s, v = joined([triples(delta @ root, keep) for delta in double_deltas(block)])
         return (orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse
 

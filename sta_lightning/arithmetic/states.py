@@ -70,7 +70,7 @@ def pieces(tensor: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, tensor.numel()))
 
 
-def extent(tensor: Tensor) -> tuple[float, float]:
+def bounds(tensor: Tensor) -> tuple[float, float]:
     """Smallest and largest entry; NaN if the tensor holds one, (0, 0) if it is empty.
 
     One pass without temporaries, so it serves as the test for NaN and Inf too.

@@ -258,8 +258,8 @@ def conflict(context: Context, cell: Cell) -> Found:
 
     def work(folder: Path) -> dict[str, Any]:
         reference = one.pretrained_weights
-        tuned = {task: read_encoder(path, reference, f"task {task!r}") for task, path in encoders.items()}
-        return {"conflict": sign_conflict(reference, tuned)}
+        finetuned = {task: read_encoder(path, reference, f"task {task!r}") for task, path in encoders.items()}
+        return {"conflict": sign_conflict(reference, finetuned)}
 
     files = {**one.suite.files(), **{f"finetuned/{task}": path for task, path in encoders.items()}}
     step = one.runner.run("conflict", one.suite.identity("train"), work, files)

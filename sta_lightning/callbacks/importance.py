@@ -13,7 +13,7 @@ The datamodule has to be a ``TaskDataModule`` or offer what it does: ``scoring_s
 and ``dataset("train")``. The file holds one float32 tensor per floating-point tensor of the
 encoder, by its name in the encoder, and the metadata that :func:`sta_lightning.weights.provenance`
 makes: measure, samples' indices, seed, precision, task, digest of the weights scored; and by
-:mod:`sta_lightning.weights.extents`, the smallest and largest importance of every tensor.
+:mod:`sta_lightning.weights.bounds`, the smallest and largest importance of every tensor.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from sta_lightning.callbacks.scorable import (
     scorable,
 )
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import extents, save_weights, write_extents
-from sta_lightning.weights.extents import KEY as EXTENTS
+from sta_lightning.weights import all_bounds, save_weights, write_bounds
+from sta_lightning.weights.bounds import KEY as BOUNDS
 
 Measure = Literal["lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"]
 
@@ -205,7 +205,7 @@ class ImportanceScoring(SampledPass[_Scored]):
             found.indices if self._needs_samples else None,
             {"precision": self.precision} if self._needs_samples else {},
         )
-        metadata[EXTENTS] = write_extents(extents(importance))
+        metadata[BOUNDS] = write_bounds(all_bounds(importance))
         if found.exact is not None:
             metadata["agreement"] = _agreement(self._importance(found, found.exact), importance)
         save_weights(self.output, importance, metadata)

@@ -17,7 +17,7 @@ from sta_lightning.arithmetic.sources import (
     in_memory,
 )
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_weights, read_extents
+from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_weights, read_bounds
 from sta_lightning.weights.formats import open_sources
 
 SAFETENSORS = ".safetensors"
@@ -177,7 +177,7 @@ def open_scores(
     if measure != AS_GIVEN:
         _check_measure(path, metadata.get("measure", "lp"), measure, what)
         _check_digest(path, metadata, digest, what)
-    known = _with_extents(scores, metadata)
+    known = _with_bounds(scores, metadata)
     if measure == "lp+amp" and metadata.get("measure", "lp") == "lp":
         return {
             name: Weighted(source, finetuned[name]) if name in finetuned else source
@@ -263,11 +263,11 @@ def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, wh
         )
 
 
-def _with_extents(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, TensorSource]:
+def _with_bounds(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, TensorSource]:
     """The scores, with the smallest and largest entries that the file's own metadata tells."""
     if not isinstance(scores, TensorFile):
         return dict(scores)
-    known = read_extents(metadata) or {}
+    known = read_bounds(metadata) or {}
     return {
-        name: source.with_extent(known[name]) if name in known else source for name, source in scores.items()
+        name: source.with_bounds(known[name]) if name in known else source for name, source in scores.items()
     }

@@ -180,7 +180,7 @@ class Job(ABC):
         self._check_unchanged(problem)
 
     def _check_unchanged(self, problem: Problem) -> None:
-        of_tasks = (*problem.tuned.values(), *problem.scores.values(), *problem.grams.values())
+        of_tasks = (*problem.finetuned.values(), *problem.scores.values(), *problem.grams.values())
         for model in (problem.base, problem.origin or {}, *of_tasks):
             for source in model.values():
                 source.check()
@@ -272,17 +272,17 @@ class FusionJob(Job):
 
     @override
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
-        tuned: dict[str, SourceDict] = {}
+        finetuned: dict[str, SourceDict] = {}
         scores: dict[str, SourceDict] = {}
         grams: dict[str, SourceDict] = {}
         for task, files in self.tasks.items():
-            tuned[task], metadata = open_task(task, files, self.method, pretrained.tensors, stack)
+            finetuned[task], metadata = open_task(task, files, self.method, pretrained.tensors, stack)
             if self.method.needs_importance:
                 scores[task] = open_scores(
                     files.importance,
                     self._measure,
                     what=f"importance of task {task!r}",
-                    finetuned=tuned[task],
+                    finetuned=finetuned[task],
                     pretrained=pretrained.tensors,
                     digest=metadata.get("weights_sha256"),
                     stack=stack,
@@ -292,7 +292,7 @@ class FusionJob(Job):
                     files.gram,
                     what=f"task {task!r}",
                     title=self.method.title,
-                    finetuned=tuned[task],
+                    finetuned=finetuned[task],
                     digest=metadata.get("weights_sha256"),
                     stack=stack,
                 )
@@ -300,7 +300,7 @@ class FusionJob(Job):
         problem = Problem(
             base=base,
             origin=None if base is pretrained.tensors else pretrained.tensors,
-            tuned=tuned,
+            finetuned=finetuned,
             scores=scores,
             grams=grams,
             base_title=title,
@@ -375,7 +375,7 @@ class ForgettingJob(Job):
     @override
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
         task, files = self.target, self.files
-        tuned, metadata = open_task(task, files, self.method, pretrained.tensors, stack)
+        finetuned, metadata = open_task(task, files, self.method, pretrained.tensors, stack)
         others = {
             name: open_task(name, TaskSource(path), self.method, pretrained.tensors, stack)[0]
             for name, path in self.more.items()
@@ -387,7 +387,7 @@ class ForgettingJob(Job):
                 files.importance,
                 self._measure,
                 what=f"importance of task {task!r}",
-                finetuned=tuned,
+                finetuned=finetuned,
                 pretrained=pretrained.tensors,
                 digest=metadata.get("weights_sha256"),
                 stack=stack,
@@ -395,7 +395,7 @@ class ForgettingJob(Job):
         return Problem(
             base=base,
             origin=None if base is pretrained.tensors else pretrained.tensors,
-            tuned={task: tuned, **others},
+            finetuned={task: finetuned, **others},
             scores=scores,
             base_title=title,
             origin_title="the pretrained encoder",

@@ -9,7 +9,7 @@ from sta_lightning.kernels.network import selection_network
 SPAN_LIMIT = 2.0**60
 
 _HEAD = """\
-/* base + sum of mask[t] * (tuned[t] - base), where mask[t] is [score[t] > the {k}-th smallest of the {n} scores].
+/* base + sum of mask[t] * (finetuned[t] - base), where mask[t] is [score[t] > the {k}-th smallest of the {n} scores].
  *
  * The precise form compares (value - low) / span in double, as the eager one does. The quick form compares
  * (value - low) * (2^60 / span) in float, which is within 3.1 * 2^-24 of that, relatively (spans from 2^-60 to 2^60 make the
@@ -22,7 +22,7 @@ _HEAD = """\
 """
 
 _DRIVER = """
-int sta_fuse(const float *base, const float *const *tuned, const float *const *scores, const double *low,
+int sta_fuse(const float *base, const float *const *finetuned, const float *const *scores, const double *low,
              const double *span, const float *factor, float tolerance, float floor,
              int exact, float *out, int64_t size, int64_t *kept) {
     int status = STA_OK;
@@ -31,7 +31,7 @@ int sta_fuse(const float *base, const float *const *tuned, const float *const *s
             const int count = (int)(size - at < BLOCK ? size - at : BLOCK);
             const float *t[TASKS], *s[TASKS];
             int32_t some[TASKS];
-            for (int i = 0; i < TASKS; i++) { t[i] = tuned[i] + at; s[i] = scores[i] + at; }
+            for (int i = 0; i < TASKS; i++) { t[i] = finetuned[i] + at; s[i] = scores[i] + at; }
             int state = exact ? 2 : quick(base + at, t, s, low, factor, tolerance, floor, out + at, count, some);
             if (state & 2) state = precise(base + at, t, s, low, span, out + at, count, some) | (state & 1);
             status |= state & 1;
@@ -58,14 +58,14 @@ def _form(n: int, k: int, *, quick: bool) -> str:
     kind = "float" if quick else "double"
     tasks = range(n)
     lines = [
-        f"static int {'quick' if quick else 'precise'}(const float *restrict base, const float *const *tuned,",
+        f"static int {'quick' if quick else 'precise'}(const float *restrict base, const float *const *finetuned,",
         "    const float *const *scores, const double *low, "
         + ("const float *factor, float tolerance, float floor," if quick else "const double *span,"),
         "    float *restrict out, int count, int32_t *some) {",
     ]
     for t in tasks:
         lines.append(
-            f"    const float *restrict t{t} = tuned[{t}], *restrict i{t} = scores[{t}]; "
+            f"    const float *restrict t{t} = finetuned[{t}], *restrict i{t} = scores[{t}]; "
             f"const {kind} l{t} = ({kind})low[{t}], d{t} = {'factor' if quick else 'span'}[{t}]; int32_t c{t} = 0;"
         )
     lines += ["    int bad = 0, near = 0;", "    for (int e = 0; e < count; e++) {"]

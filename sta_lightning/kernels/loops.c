@@ -2,8 +2,8 @@
  * eager forms in arithmetic/: the same bits. */
 #define STA_BLOCK 512
 
-/* out = base + scale * sum of (tuned[t] - base); the sum in the order of the tasks. */
-static int sta_add_scaled(const float *restrict base, const float *const *tuned, int tasks, float scale,
+/* out = base + scale * sum of (finetuned[t] - base); the sum in the order of the tasks. */
+static int sta_add_scaled(const float *restrict base, const float *const *finetuned, int tasks, float scale,
                           float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
@@ -13,7 +13,7 @@ static int sta_add_scaled(const float *restrict base, const float *const *tuned,
         float *restrict o = out + at;
         for (int e = 0; e < count; e++) total[e] = 0;
         for (int t = 0; t < tasks; t++) {
-            const float *restrict f = tuned[t] + at;
+            const float *restrict f = finetuned[t] + at;
             for (int e = 0; e < count; e++) total[e] += f[e] - b[e];
         }
         for (int e = 0; e < count; e++) {
@@ -25,18 +25,18 @@ static int sta_add_scaled(const float *restrict base, const float *const *tuned,
     return bad;
 }
 
-int sta_linear(const float *base, const float *const *tuned, int tasks, float scale, float *out, int64_t size) {
+int sta_linear(const float *base, const float *const *finetuned, int tasks, float scale, float *out, int64_t size) {
     int bad = 0;
-    STA_GUARDED(bad = sta_add_scaled(base, tuned, tasks, scale, out, size));
+    STA_GUARDED(bad = sta_add_scaled(base, finetuned, tasks, scale, out, size));
     return bad ? STA_SUSPECT : STA_OK;
 }
 
-/* out = model - scale * (tuned - origin) */
-static int sta_take_scaled(const float *restrict model, const float *restrict origin, const float *restrict tuned,
+/* out = model - scale * (finetuned - origin) */
+static int sta_take_scaled(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
                            float scale, float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t e = 0; e < size; e++) {
-        const float delta = tuned[e] - origin[e];
+        const float delta = finetuned[e] - origin[e];
         const float result = model[e] - scale * delta;
         out[e] = result;
         bad |= !STA_FINITE(result + delta);
@@ -44,21 +44,21 @@ static int sta_take_scaled(const float *restrict model, const float *restrict or
     return bad;
 }
 
-int sta_negate(const float *model, const float *origin, const float *tuned, float scale, float *out, int64_t size) {
+int sta_negate(const float *model, const float *origin, const float *finetuned, float scale, float *out, int64_t size) {
     int bad = 0;
-    STA_GUARDED(bad = sta_take_scaled(model, origin, tuned, scale, out, size));
+    STA_GUARDED(bad = sta_take_scaled(model, origin, finetuned, scale, out, size));
     return bad ? STA_SUSPECT : STA_OK;
 }
 
-/* out = model - (score > threshold ? tuned - origin : 0) */
-static int sta_take_above(const float *restrict model, const float *restrict origin, const float *restrict tuned,
+/* out = model - (score > threshold ? finetuned - origin : 0) */
+static int sta_take_above(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
                           const float *restrict score, float threshold, float *restrict out, int64_t size,
                           int64_t *kept) {
     int bad = 0;
     int64_t many = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
         const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
-        const float *restrict m = model + at, *restrict b = origin + at, *restrict f = tuned + at, *restrict s = score + at;
+        const float *restrict m = model + at, *restrict b = origin + at, *restrict f = finetuned + at, *restrict s = score + at;
         float *restrict o = out + at;
         int some = 0;
         for (int e = 0; e < count; e++) {
@@ -75,10 +75,10 @@ static int sta_take_above(const float *restrict model, const float *restrict ori
     return bad;
 }
 
-int sta_subtract(const float *model, const float *origin, const float *tuned, const float *score, float threshold,
+int sta_subtract(const float *model, const float *origin, const float *finetuned, const float *score, float threshold,
                  float *out, int64_t size, int64_t *kept) {
     int bad = 0;
-    STA_GUARDED(bad = sta_take_above(model, origin, tuned, score, threshold, out, size, kept));
+    STA_GUARDED(bad = sta_take_above(model, origin, finetuned, score, threshold, out, size, kept));
     return bad ? STA_SUSPECT : STA_OK;
 }
 
@@ -97,7 +97,7 @@ static int sta_range(const float *restrict v, int64_t size, float *low, float *h
     return bad;
 }
 
-int sta_extent(const float *v, int64_t size, float *low, float *high) {
+int sta_bounds(const float *v, int64_t size, float *low, float *high) {
     int bad = 0;
     STA_GUARDED(bad = sta_range(v, size, low, high));
     return bad ? STA_SUSPECT : STA_OK;

@@ -27,26 +27,26 @@ class Loops:
     def __init__(self, found: ctypes.CDLL) -> None:
         self._library = found
 
-    def linear(self, base: int, tuned: Sequence[int], scale: float, out: int, size: int) -> int:
-        """``out = base + scale * sum(tuned - base)``."""
+    def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> int:
+        """``out = base + scale * sum(finetuned - base)``."""
         return int(
             self._library.sta_linear(
                 ctypes.c_void_p(base),
-                _array(tuned),
-                ctypes.c_int(len(tuned)),
+                _array(finetuned),
+                ctypes.c_int(len(finetuned)),
                 ctypes.c_float(scale),
                 ctypes.c_void_p(out),
                 ctypes.c_int64(size),
             )
         )
 
-    def negate(self, model: int, origin: int, tuned: int, scale: float, out: int, size: int) -> int:
-        """``out = model - scale * (tuned - origin)``."""
+    def negate(self, model: int, origin: int, finetuned: int, scale: float, out: int, size: int) -> int:
+        """``out = model - scale * (finetuned - origin)``."""
         return int(
             self._library.sta_negate(
                 ctypes.c_void_p(model),
                 ctypes.c_void_p(origin),
-                ctypes.c_void_p(tuned),
+                ctypes.c_void_p(finetuned),
                 ctypes.c_float(scale),
                 ctypes.c_void_p(out),
                 ctypes.c_int64(size),
@@ -54,14 +54,14 @@ class Loops:
         )
 
     def subtract(
-        self, model: int, origin: int, tuned: int, score: int, threshold: float, out: int, size: int
+        self, model: int, origin: int, finetuned: int, score: int, threshold: float, out: int, size: int
     ) -> tuple[int, int]:
-        """``out = model - (score > threshold ? tuned - origin : 0)``; answers and says how many entries were kept."""
+        """``out = model - (score > threshold ? finetuned - origin : 0)``; answers and says how many entries were kept."""
         kept = ctypes.c_int64(0)
         status = self._library.sta_subtract(
             ctypes.c_void_p(model),
             ctypes.c_void_p(origin),
-            ctypes.c_void_p(tuned),
+            ctypes.c_void_p(finetuned),
             ctypes.c_void_p(score),
             ctypes.c_float(threshold),
             ctypes.c_void_p(out),
@@ -70,10 +70,10 @@ class Loops:
         )
         return int(status), kept.value
 
-    def extent(self, values: int, size: int) -> tuple[int, float, float]:
+    def bounds(self, values: int, size: int) -> tuple[int, float, float]:
         """Answers, and the smallest and the largest entry."""
         low, high = ctypes.c_float(float("inf")), ctypes.c_float(float("-inf"))
-        status = self._library.sta_extent(
+        status = self._library.sta_bounds(
             ctypes.c_void_p(values), ctypes.c_int64(size), ctypes.byref(low), ctypes.byref(high)
         )
         return int(status), low.value, high.value
@@ -107,9 +107,9 @@ class Fused:
     def __call__(
         self,
         base: int,
-        tuned: Sequence[int],
+        finetuned: Sequence[int],
         scores: Sequence[int],
-        extents: Sequence[tuple[float, float] | None],
+        limits: Sequence[tuple[float, float] | None],
         out: int,
         size: int,
     ) -> tuple[int, list[int]]:
@@ -117,9 +117,9 @@ class Fused:
 
         Args:
             base: address of the pretrained entries.
-            tuned: addresses of the tasks' entries.
+            finetuned: addresses of the tasks' entries.
             scores: addresses of their importances.
-            extents: minimum and maximum that each task's importances are normalised by (Eq. 13);
+            limits: minimum and maximum that each task's importances are normalised by (Eq. 13);
                 nothing for importances that are compared as they are.
             out: address for the result.
             size: number of entries.
@@ -130,28 +130,28 @@ class Fused:
         doubles, floats = ctypes.c_double * self._tasks, ctypes.c_float * self._tasks
         kept = (ctypes.c_int64 * self._tasks)()
         lows, spans, factors, quick = [], [], [], True
-        plain = all(extent is None for extent in extents)
-        for extent in extents:
-            low, high = extent or (0.0, 1.0)
+        plain = all(limit is None for limit in limits)
+        for limit in limits:
+            low, high = limit or (0.0, 1.0)
             span = high - low
             if math.isinf(span):  # a group's float64 bounds; the eager form halves them
                 return SUSPECT, [0] * self._tasks
             lows.append(low)
             spans.append(span or math.inf)  # minimum = maximum: every entry goes to 0
-            factors.append(1.0 if extent is None else SPAN_LIMIT / span if span else 0.0)
+            factors.append(1.0 if limit is None else SPAN_LIMIT / span if span else 0.0)
             # The quick form works in float32, of which the bounds of a float64 group need not be.
             quick &= ctypes.c_float(low).value == low
-            quick &= extent is None or span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT
+            quick &= limit is None or span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT
         status = self._library.sta_fuse(
             ctypes.c_void_p(base),
-            _array(tuned),
+            _array(finetuned),
             _array(scores),
             doubles(*lows),
             doubles(*spans),
             floats(*factors),
             ctypes.c_float(0.0 if plain else _TOLERANCE),
             ctypes.c_float(0.0 if plain else _FLOOR),
-            ctypes.c_int(not (quick and (plain or None not in extents))),
+            ctypes.c_int(not (quick and (plain or None not in limits))),
             ctypes.c_void_p(out),
             ctypes.c_int64(size),
             kept,

@@ -1,9 +1,9 @@
 """Weights on disk: reading, whole writing, provenance, the encoder inside a checkpoint."""
 
 from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.bounds import all_bounds, read_bounds, write_bounds
 from sta_lightning.weights.digest import tensor_digest
 from sta_lightning.weights.encoder import encoder_part, encoder_prefix, encoder_weights, is_encoder_tensor
-from sta_lightning.weights.extents import extents, read_extents, write_extents
 from sta_lightning.weights.hashes import sha256
 from sta_lightning.weights.io import load_weights, read_metadata, save_weights
 from sta_lightning.weights.mapped import FileTensor, TensorFile
@@ -21,14 +21,14 @@ __all__ = [
     "encoder_prefix",
     "encoder_weights",
     "is_encoder_tensor",
-    "extents",
+    "all_bounds",
     "load_weights",
-    "read_extents",
+    "read_bounds",
     "provenance",
     "read_metadata",
     "save_weights",
     "sha256",
     "streamed",
     "tensor_digest",
-    "write_extents",
+    "write_bounds",
 ]

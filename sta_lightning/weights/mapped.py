@@ -33,10 +33,10 @@ class FileTensor:
         shape: torch.Size,
         dtype: torch.dtype,
         offset: int,
-        extent: tuple[float, float] | None = None,
+        bounds: tuple[float, float] | None = None,
     ) -> None:
         self.file, self.shape, self.dtype = file, shape, dtype
-        self._offset, self._extent = offset, extent
+        self._offset, self._bounds = offset, bounds
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened tensor, copied out of the file.
@@ -57,13 +57,13 @@ class FileTensor:
         start = self.file.address()
         return None if start is None else start + self._offset
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """What the file's metadata says of it, if it was asked."""
-        return self._extent
+        return self._bounds
 
-    def with_extent(self, extent: tuple[float, float]) -> FileTensor:
+    def with_bounds(self, bounds: tuple[float, float]) -> FileTensor:
         """The same tensor, of which smallest and largest entry are known."""
-        return FileTensor(self.file, self.shape, self.dtype, self._offset, extent)
+        return FileTensor(self.file, self.shape, self.dtype, self._offset, bounds)
 
     def check(self) -> None:
         """Ask the file."""

@@ -57,7 +57,7 @@ class SparseTensor:
         """Nowhere: the entries are not stored one after another."""
         return None
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Not known without reading."""
         return None
 

@@ -26,9 +26,9 @@ def floats(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("seed", range(4))
 def test_forget_is_the_oracle(suite, seed: int, p: Fraction) -> None:
     s = suite(2, seed=seed)
-    model, tuned, scores = s.finetuned["task1"], s.finetuned["task0"], s.importance["task0"]
-    got = forget(model, s.pretrained, tuned, scores, p=float(p))
-    wanted = oracle.forget(floats(model), floats(s.pretrained), floats(tuned), floats(scores), p)
+    model, finetuned, scores = s.finetuned["task1"], s.finetuned["task0"], s.importance["task0"]
+    got = forget(model, s.pretrained, finetuned, scores, p=float(p))
+    wanted = oracle.forget(floats(model), floats(s.pretrained), floats(finetuned), floats(scores), p)
     assert list(got) == list(model)
     for name, value in wanted.items():
         np.testing.assert_allclose(got[name].numpy(), value, rtol=0, atol=1e-6, err_msg=name)
@@ -61,10 +61,10 @@ def test_without_ties_numel_minus_k_entries_go(suite) -> None:
 
 def test_a_monotone_change_of_the_importance_changes_nothing(suite) -> None:
     s = suite(2)
-    tuned, scores = s.finetuned["task0"], s.importance["task0"]
-    first = forget(s.pretrained, s.pretrained, tuned, scores)
+    finetuned, scores = s.finetuned["task0"], s.importance["task0"]
+    first = forget(s.pretrained, s.pretrained, finetuned, scores)
     second = forget(
-        s.pretrained, s.pretrained, tuned, {name: 3 * value + 1 for name, value in scores.items()}
+        s.pretrained, s.pretrained, finetuned, {name: 3 * value + 1 for name, value in scores.items()}
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -83,9 +83,9 @@ def test_p_one_and_zero_vectors_change_no_bit(suite) -> None:
 
 def test_a_scalar_and_a_constant_tensor_stay() -> None:
     base = {"s": torch.tensor(1.0), "c": torch.ones(4), "e": torch.zeros(0)}
-    tuned = {"s": torch.tensor(2.0), "c": torch.zeros(4), "e": torch.zeros(0)}
+    finetuned = {"s": torch.tensor(2.0), "c": torch.zeros(4), "e": torch.zeros(0)}
     scores = {"s": torch.tensor(9.0), "c": torch.full((4,), 3.0), "e": torch.zeros(0)}
-    result = forget_masked(base, base, tuned, scores, p=0.0)
+    result = forget_masked(base, base, finetuned, scores, p=0.0)
     assert all(torch.equal(result.weights[name], base[name]) for name in base)
     assert all(share == {"target": 0.0} for share in result.kept.values())
 
@@ -93,68 +93,68 @@ def test_a_scalar_and_a_constant_tensor_stay() -> None:
 def test_the_type_is_the_model_s_and_buffers_are_its_own() -> None:
     model = {"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16), "n": torch.tensor(5)}
     pretrained = {"w": torch.tensor([0.0, 0.0]), "n": torch.tensor(1)}
-    tuned = {"w": torch.tensor([0.5, 0.5], dtype=torch.float16), "n": torch.tensor(2)}
+    finetuned = {"w": torch.tensor([0.5, 0.5], dtype=torch.float16), "n": torch.tensor(2)}
     scores = {"w": torch.tensor([0.0, 1.0])}
-    result = forget(model, pretrained, tuned, scores)
+    result = forget(model, pretrained, finetuned, scores)
     assert result["w"].dtype == torch.bfloat16
     assert result["w"].tolist() == [1.0, 1.5]
     assert int(result["n"]) == 5
-    wide = forget(model, pretrained, tuned, scores, dtype=torch.float64)
+    wide = forget(model, pretrained, finetuned, scores, dtype=torch.float64)
     assert wide["w"].dtype == torch.float64
 
 
 def test_nothing_given_is_changed_or_shared(suite) -> None:
     s = suite(1)
-    tuned, scores = s.finetuned["task0"], s.importance["task0"]
-    before = [value.clone() for state in (s.pretrained, tuned, scores) for value in state.values()]
+    finetuned, scores = s.finetuned["task0"], s.importance["task0"]
+    before = [value.clone() for state in (s.pretrained, finetuned, scores) for value in state.values()]
     for p in (0.5, 1.0):
-        for value in forget(s.pretrained, s.pretrained, tuned, scores, p=p).values():
+        for value in forget(s.pretrained, s.pretrained, finetuned, scores, p=p).values():
             value.add_(1)
-    after = [value for state in (s.pretrained, tuned, scores) for value in state.values()]
+    after = [value for state in (s.pretrained, finetuned, scores) for value in state.values()]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_the_control_has_the_same_density_and_its_own_seed(suite) -> None:
     base = {"w": torch.zeros(50), "v": torch.zeros(3, 4)}
-    tuned = {"w": torch.ones(50), "v": torch.ones(3, 4)}
-    first = forget_random(base, base, tuned, p=0.7, seed=0)
+    finetuned = {"w": torch.ones(50), "v": torch.ones(3, 4)}
+    first = forget_random(base, base, finetuned, p=0.7, seed=0)
     assert int(-first.weights["w"].sum()) == 50 - rank(50, 0.7)
     assert int(-first.weights["v"].sum()) == 12 - rank(12, 0.7)
     backwards = {name: base[name] for name in reversed(base)}
-    again = forget_random(backwards, base, tuned, p=0.7, seed=0)
+    again = forget_random(backwards, base, finetuned, p=0.7, seed=0)
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in base)
-    other = forget_random(base, base, tuned, p=0.7, seed=1)
+    other = forget_random(base, base, finetuned, p=0.7, seed=1)
     assert not torch.equal(first.weights["w"], other.weights["w"])
 
 
 def test_what_does_not_fit_is_refused_by_name(suite) -> None:
     s = suite(2)
-    tuned, scores = s.finetuned["task0"], s.importance["task0"]
+    finetuned, scores = s.finetuned["task0"], s.importance["task0"]
     with pytest.raises(StaError, match="p must be"):
-        forget(s.pretrained, s.pretrained, tuned, scores, p=-0.1)
+        forget(s.pretrained, s.pretrained, finetuned, scores, p=-0.1)
     with pytest.raises(StaError, match=r"model that shall forget.*missing 1 tensor: 'scale'"):
-        forget({k: v for k, v in s.pretrained.items() if k != "scale"}, s.pretrained, tuned, scores)
+        forget({k: v for k, v in s.pretrained.items() if k != "scale"}, s.pretrained, finetuned, scores)
     with pytest.raises(StaError, match=r"fine-tuned on.*shapes differ in 'empty \(1,\)"):
-        forget(s.pretrained, s.pretrained, {**tuned, "empty": torch.ones(1)}, scores)
+        forget(s.pretrained, s.pretrained, {**finetuned, "empty": torch.ones(1)}, scores)
     with pytest.raises(StaError, match=r"importance.*missing 1 tensor: 'conv.weight'"):
-        forget(s.pretrained, s.pretrained, tuned, {k: v for k, v in scores.items() if k != "conv.weight"})
-    for state in ("model", "pretrained", "tuned", "scores"):
+        forget(s.pretrained, s.pretrained, finetuned, {k: v for k, v in scores.items() if k != "conv.weight"})
+    for state in ("model", "pretrained", "finetuned", "scores"):
         sources = {
             "model": s.finetuned["task1"],
             "pretrained": s.pretrained,
-            "tuned": tuned,
+            "finetuned": finetuned,
             "scores": scores,
         }
         sources[state] = {**sources[state], "blocks.0.b": torch.full((6,), float("nan"))}
         with pytest.raises(StaError, match=r"NaN or Inf in tensor 'blocks.0.b'"):
-            forget(sources["model"], sources["pretrained"], sources["tuned"], sources["scores"])
+            forget(sources["model"], sources["pretrained"], sources["finetuned"], sources["scores"])
 
 
 def test_a_result_that_overflows_is_refused() -> None:
     base = {"w": torch.tensor([-60000.0, 0.0], dtype=torch.float16)}
-    tuned = {"w": torch.tensor([20000.0, 0.0], dtype=torch.float16)}
+    finetuned = {"w": torch.tensor([20000.0, 0.0], dtype=torch.float16)}
     with pytest.raises(StaError, match=r"overflows torch.float16 in tensor 'w'"):
-        forget(base, base, tuned, {"w": torch.tensor([1.0, 0.0])})
+        forget(base, base, finetuned, {"w": torch.tensor([1.0, 0.0])})
 
 
 def test_the_package_gives_the_same_function() -> None:

@@ -51,10 +51,10 @@ def test_a_hundred_and_one_tasks_at_29_percent() -> None:
     n = 101
     base = {"w": torch.zeros(8)}
     generator = torch.Generator().manual_seed(0)
-    tuned = {f"{i:03}": {"w": torch.randn(8, generator=generator)} for i in range(n)}
-    scores = {task: {"w": torch.rand(8, generator=generator)} for task in tuned}
-    got = fuse_masked(base, tuned, scores, p=0.29)
-    wanted = oracle.fuse(floats(base), states(tuned), states(scores), Fraction(29, 100))
+    finetuned = {f"{i:03}": {"w": torch.randn(8, generator=generator)} for i in range(n)}
+    scores = {task: {"w": torch.rand(8, generator=generator)} for task in finetuned}
+    got = fuse_masked(base, finetuned, scores, p=0.29)
+    wanted = oracle.fuse(floats(base), states(finetuned), states(scores), Fraction(29, 100))
     np.testing.assert_allclose(got.weights["w"].numpy(), wanted["w"], atol=1e-5)
     assert sum(got.kept["w"].values()) == pytest.approx(101 - 30)
 
@@ -67,10 +67,10 @@ def test_masks_are_the_oracle_s_with_ties_and_constant_tensors(
     rows = data.draw(st.lists(st.lists(values, min_size=size, max_size=size), min_size=n, max_size=n))
     base = {"w": torch.zeros(size)}
     # Task i adds 2**i: the sum tells which tasks were kept.
-    tuned = {str(i): {"w": torch.full((size,), 2.0**i)} for i in range(n)}
+    finetuned = {str(i): {"w": torch.full((size,), 2.0**i)} for i in range(n)}
     scores = {str(i): {"w": torch.tensor(row, dtype=torch.float32)} for i, row in enumerate(rows)}
-    wanted = oracle.fuse(floats(base), states(tuned), states(scores), p)
-    assert np.array_equal(fuse(base, tuned, scores, p=float(p))["w"].double().numpy(), wanted["w"])
+    wanted = oracle.fuse(floats(base), states(finetuned), states(scores), p)
+    assert np.array_equal(fuse(base, finetuned, scores, p=float(p))["w"].double().numpy(), wanted["w"])
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,13 +78,13 @@ def test_masks_are_the_oracle_s_with_ties_and_constant_tensors(
 def test_task_order_changes_no_bit(data: st.DataObject, n: int, p: float, mode: str) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     base = {"a": torch.randn(9, generator=generator), "b": torch.randn(2, 2, generator=generator)}
-    tuned = {
+    finetuned = {
         str(i): {k: v + torch.randn(v.shape, generator=generator) for k, v in base.items()} for i in range(n)
     }
-    scores = {t: {k: torch.rand(v.shape, generator=generator) for k, v in base.items()} for t in tuned}
-    order = data.draw(st.permutations(list(tuned)))
-    first = fuse(base, tuned, scores, p=p, normalize=mode)
-    shuffled = {task: dict(reversed(tuned[task].items())) for task in order}
+    scores = {t: {k: torch.rand(v.shape, generator=generator) for k, v in base.items()} for t in finetuned}
+    order = data.draw(st.permutations(list(finetuned)))
+    first = fuse(base, finetuned, scores, p=p, normalize=mode)
+    shuffled = {task: dict(reversed(finetuned[task].items())) for task in order}
     second = fuse(base, shuffled, {task: scores[task] for task in reversed(order)}, p=p, normalize=mode)
     assert all(torch.equal(first[name], second[name]) for name in base)
     assert list(second) == list(base)
@@ -95,11 +95,11 @@ def test_task_order_changes_no_bit(data: st.DataObject, n: int, p: float, mode: 
 def test_a_larger_p_keeps_a_subset(seed: int, n: int, p: float, q: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     base = {"w": torch.zeros(12)}
-    tuned = {str(i): {"w": torch.full((12,), 2.0**i)} for i in range(n)}
-    scores = {t: {"w": torch.randint(0, 6, (12,), generator=generator).float()} for t in tuned}
+    finetuned = {str(i): {"w": torch.full((12,), 2.0**i)} for i in range(n)}
+    scores = {t: {"w": torch.randint(0, 6, (12,), generator=generator).float()} for t in finetuned}
     less, more = sorted((p, q))
-    wide = fuse(base, tuned, scores, p=less)["w"].long()
-    narrow = fuse(base, tuned, scores, p=more)["w"].long()
+    wide = fuse(base, finetuned, scores, p=less)["w"].long()
+    narrow = fuse(base, finetuned, scores, p=more)["w"].long()
     assert torch.equal(wide & narrow, narrow)
 
 
@@ -108,14 +108,14 @@ def test_a_larger_p_keeps_a_subset(seed: int, n: int, p: float, q: float) -> Non
 def test_without_ties_the_kept_shares_add_up_to_n_minus_k(n: int, p: float) -> None:
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(400)}
-    tuned = {str(i): {"w": torch.ones(400)} for i in range(n)}
+    finetuned = {str(i): {"w": torch.ones(400)} for i in range(n)}
     # Normalising by the exact extremes 0 and 1 leaves the scores as they are; the other 398 columns
     # have no ties.
     ranks = torch.stack([torch.randperm(n, generator=generator) for _ in range(398)], dim=1)
     scores = {
         str(i): {"w": torch.cat([torch.tensor([0.0, 1.0]), (ranks[i] + 1.0) / (n + 1)])} for i in range(n)
     }
-    result = fuse_masked(base, tuned, scores, p=p)
+    result = fuse_masked(base, finetuned, scores, p=p)
     assert result.weights["w"][:2].tolist() == [0.0, 0.0]  # all tasks tie there
     assert result.weights["w"][2:].tolist() == [n - rank(n, p)] * 398
     assert sum(result.kept["w"].values()) == pytest.approx(398 / 400 * (n - rank(n, p)))
@@ -145,9 +145,9 @@ def test_zero_task_vectors_change_no_bit(suite, dtype: torch.dtype) -> None:
 
 def test_a_task_that_adds_nothing_only_takes_part_in_the_ranking() -> None:
     base = {"w": torch.zeros(3)}
-    tuned = {"a": {"w": torch.ones(3)}, "idle": {"w": torch.zeros(3)}}
+    finetuned = {"a": {"w": torch.ones(3)}, "idle": {"w": torch.zeros(3)}}
     scores = {"a": {"w": torch.tensor([0.0, 2.0, 4.0])}, "idle": {"w": torch.tensor([9.0, 0.0, 9.0])}}
-    assert fuse(base, tuned, scores)["w"].tolist() == [0.0, 1.0, 0.0]
+    assert fuse(base, finetuned, scores)["w"].tolist() == [0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -157,40 +157,40 @@ def test_half_precision_is_added_up_in_float32(dtype: torch.dtype) -> None:
     step = torch.finfo(dtype).eps / 2
     base = {"w": torch.tensor([1.0, 1.0, 1.0], dtype=dtype)}
     low = {"w": torch.tensor([1.0 - step, 1.0, 1.0], dtype=dtype)}
-    tuned = {f"{i:02}": low for i in range(9)}
-    scores = {t: {"w": torch.tensor([1.0 + int(t), 0.0, 20.0])} for t in tuned}
-    result = fuse(base, tuned, scores, p=0.0)
+    finetuned = {f"{i:02}": low for i in range(9)}
+    scores = {t: {"w": torch.tensor([1.0 + int(t), 0.0, 20.0])} for t in finetuned}
+    result = fuse(base, finetuned, scores, p=0.0)
     assert result["w"].dtype == dtype
     assert float(result["w"][0]) == 1.0 - 8 * step
-    wide = fuse(base, tuned, scores, p=0.0, dtype=torch.float32)["w"]
+    wide = fuse(base, finetuned, scores, p=0.0, dtype=torch.float32)["w"]
     assert wide.dtype == torch.float32
     assert float(wide[0]) == 1.0 - 8 * step
 
 
 def test_mixed_types_and_integer_scores() -> None:
     base = {"w": torch.tensor([1.0, 2.0], dtype=torch.float16)}
-    tuned = {
+    finetuned = {
         "a": {"w": torch.tensor([1.5, 2.0], dtype=torch.float64)},
         "b": {"w": torch.tensor([1.0, 2.5], dtype=torch.bfloat16)},
     }
     scores = {"a": {"w": torch.tensor([1, 0])}, "b": {"w": torch.tensor([0.0, 3.0], dtype=torch.float16)}}
-    result = fuse(base, tuned, scores)["w"]
+    result = fuse(base, finetuned, scores)["w"]
     assert result.dtype == torch.float16
     assert result.tolist() == [1.5, 2.5]
 
 
 def test_float64_models_keep_their_digits() -> None:
     base = {"w": torch.tensor([1.0 + 1e-12, 0.0], dtype=torch.float64)}
-    tuned = {t: {"w": torch.tensor([1.0 + 3e-12, 0.0], dtype=torch.float64)} for t in "ab"}
+    finetuned = {t: {"w": torch.tensor([1.0 + 3e-12, 0.0], dtype=torch.float64)} for t in "ab"}
     scores = {"a": {"w": torch.tensor([1.0, 0.0])}, "b": {"w": torch.tensor([0.0, 1.0])}}
-    assert float(fuse(base, tuned, scores)["w"][0]) == 1.0 + 3e-12
+    assert float(fuse(base, finetuned, scores)["w"][0]) == 1.0 + 3e-12
 
 
 def test_integer_and_boolean_buffers_are_copied_from_the_pretrained_model() -> None:
     base = {"w": torch.zeros(2), "n": torch.tensor([3]), "flag": torch.tensor([True])}
-    tuned = {t: {"w": torch.ones(2), "n": torch.tensor([9]), "flag": torch.tensor([False])} for t in "ab"}
+    finetuned = {t: {"w": torch.ones(2), "n": torch.tensor([9]), "flag": torch.tensor([False])} for t in "ab"}
     scores = {t: {"w": torch.rand(2)} for t in "ab"}
-    result = fuse(base, tuned, scores)
+    result = fuse(base, finetuned, scores)
     assert result["n"].tolist() == [3]
     assert result["flag"].tolist() == [True]
     result["n"][0] = 0
@@ -243,15 +243,15 @@ def test_pieces_do_not_show(suite, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_block_and_model_normalisation_change_the_mask() -> None:
     base = {"0.a": torch.zeros(2), "0.b": torch.zeros(2)}
-    tuned = {"x": {k: torch.ones(2) for k in base}, "y": {k: torch.full((2,), 2.0) for k in base}}
+    finetuned = {"x": {k: torch.ones(2) for k in base}, "y": {k: torch.full((2,), 2.0) for k in base}}
     scores = {
         "x": {"0.a": torch.tensor([0.0, 1.0]), "0.b": torch.tensor([0.0, 10.0])},
         "y": {"0.a": torch.tensor([0.0, 1.0]), "0.b": torch.tensor([0.0, 1.0])},
     }
-    assert fuse(base, tuned, scores)["0.a"].tolist() == [0.0, 0.0]  # both are 1: a tie
+    assert fuse(base, finetuned, scores)["0.a"].tolist() == [0.0, 0.0]  # both are 1: a tie
     for mode in ("block", "model"):
-        assert fuse(base, tuned, scores, normalize=mode)["0.a"].tolist() == [0.0, 2.0]
-    assert fuse(base, tuned, scores, normalize="none")["0.b"].tolist() == [0.0, 1.0]
+        assert fuse(base, finetuned, scores, normalize=mode)["0.a"].tolist() == [0.0, 2.0]
+    assert fuse(base, finetuned, scores, normalize="none")["0.b"].tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("mode", NORMALIZATIONS)
@@ -266,12 +266,12 @@ def test_importance_of_an_integer_buffer_is_ignored(suite, mode: str) -> None:
 def test_the_control_keeps_exactly_n_minus_k_everywhere(suite) -> None:
     given_ = suite(6)
     base = {k: torch.zeros_like(v) for k, v in given_.pretrained.items() if v.is_floating_point()}
-    tuned = {t: {k: torch.ones_like(v) for k, v in base.items()} for t in given_.finetuned}
-    result = fuse_random(base, tuned, p=0.7, seed=0)
+    finetuned = {t: {k: torch.ones_like(v) for k, v in base.items()} for t in given_.finetuned}
+    result = fuse_random(base, finetuned, p=0.7, seed=0)
     assert all(bool((value == 2).all()) for value in result.weights.values())
-    reordered = fuse_random(dict(reversed(base.items())), dict(reversed(tuned.items())), p=0.7, seed=0)
+    reordered = fuse_random(dict(reversed(base.items())), dict(reversed(finetuned.items())), p=0.7, seed=0)
     assert reordered.kept == result.kept
-    assert fuse_random(base, tuned, p=0.7, seed=1).kept != result.kept
+    assert fuse_random(base, finetuned, p=0.7, seed=1).kept != result.kept
 
 
 # What is refused.
@@ -365,12 +365,12 @@ def test_tensors_without_dense_real_entries_are_refused(tensor: Tensor) -> None:
 
 def test_a_result_that_overflows_its_type_is_refused_by_name() -> None:
     base = {"w": torch.tensor([60000.0, 0.0], dtype=torch.float16)}
-    tuned = {t: {"w": torch.tensor([65000.0, 0.0], dtype=torch.float16)} for t in "abc"}
+    finetuned = {t: {"w": torch.tensor([65000.0, 0.0], dtype=torch.float16)} for t in "abc"}
     scores = {t: {"w": torch.tensor([float(i), 5.0])} for i, t in enumerate("abc")}
     with pytest.raises(StaError, match=r"overflows torch.float16 in tensor 'w'"):
-        fuse(base, tuned, scores, p=0.0, normalize="none")
-    wide = fuse(base, tuned, scores, p=0.0, normalize="none", dtype=torch.float32)
-    assert float(wide["w"][0]) == 60000.0 + 2 * (float(tuned["a"]["w"][0]) - 60000.0) > 65504
+        fuse(base, finetuned, scores, p=0.0, normalize="none")
+    wide = fuse(base, finetuned, scores, p=0.0, normalize="none", dtype=torch.float32)
+    assert float(wide["w"][0]) == 60000.0 + 2 * (float(finetuned["a"]["w"][0]) - 60000.0) > 65504
 
 
 def test_the_package_gives_the_same_function() -> None:

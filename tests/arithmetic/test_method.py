@@ -69,16 +69,16 @@ class Watched(MergeMethod):
         return Combined(block.base + sum(block.deltas(), torch.zeros_like(block.base)) / state[1])
 
 
-def expected(base: State, tuned: dict[str, State]) -> State:
+def expected(base: State, finetuned: dict[str, State]) -> State:
     floating = [name for name in base if base[name].is_floating_point()]
     greatest = max(
         float((model[name] - base[name]).abs().max())
-        for model in tuned.values()
+        for model in finetuned.values()
         for name in floating
         if base[name].numel()
     )
     return {
-        name: base[name] + sum(tuned[task][name] - base[name] for task in sorted(tuned)) / greatest
+        name: base[name] + sum(finetuned[task][name] - base[name] for task in sorted(finetuned)) / greatest
         for name in floating
     }
 
@@ -88,11 +88,11 @@ def expected(base: State, tuned: dict[str, State]) -> State:
 def test_a_method_sees_what_it_asks_for(
     models: tuple[State, dict[str, State]], whole: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, tuned = models
+    base, finetuned = models
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", piece)
     method = Watched(whole, ([],))
-    result = run_in_memory(method, base, tuned)
-    for name, value in expected(base, tuned).items():
+    result = run_in_memory(method, base, finetuned)
+    for name, value in expected(base, finetuned).items():
         torch.testing.assert_close(result.weights[name], value)
     assert list(result.weights) == list(base)
     assert result.kept == {}
@@ -110,14 +110,14 @@ def test_a_method_sees_what_it_asks_for(
         assert sum(block.base.numel() for block in blocks) == 35 + 7 + 1
     for block in blocks:
         assert block.origin is block.base
-        flat = [tuned[task][block.name].reshape(-1)[block.piece] for task in sorted(tuned)]
-        assert all(torch.equal(a.reshape(-1), b) for a, b in zip(block.tuned, flat, strict=True))
+        flat = [finetuned[task][block.name].reshape(-1)[block.piece] for task in sorted(finetuned)]
+        assert all(torch.equal(a.reshape(-1), b) for a, b in zip(block.finetuned, flat, strict=True))
         assert block.scores == []
 
 
 def test_a_survey_is_shared_out_and_told_to_all(models: tuple[State, dict[str, State]]) -> None:
-    base, tuned = models
-    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+    base, finetuned = models
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
     looked: list[tuple[int, str]] = []
 
     def work(peer: Any) -> dict[str, int]:
@@ -141,13 +141,13 @@ def test_what_a_method_refuses_ends_the_merge_before_anything_is_read(
 ) -> None:
     class Choosy(Watched):
         def check(self, problem: Problem) -> None:
-            raise StaError(f"not with {sorted(problem.tuned)}")
+            raise StaError(f"not with {sorted(problem.finetuned)}")
 
-    base, tuned = models
+    base, finetuned = models
     base["w"].fill_(float("nan"))
     method = Choosy(False, ([],))
     with pytest.raises(StaError, match=r"not with \['one', 'two'\]"):
-        run_in_memory(method, base, tuned)
+        run_in_memory(method, base, finetuned)
     assert method.seen == ([],)
 
 
@@ -161,12 +161,12 @@ def test_nothing_infinite_reaches_a_method(
         def prepare(self, survey: Survey) -> float:
             return 1.0
 
-    base, tuned = models
-    (base if where == "base" else tuned[where])["b"][6] = float("inf")
+    base, finetuned = models
+    (base if where == "base" else finetuned[where])["b"][6] = float("inf")
     method = Plain(whole, ([],))
     title = "the pretrained model" if where == "base" else "the model fine-tuned on 'two'"
     with pytest.raises(StaError, match=f"{title} holds NaN or Inf in tensor 'b'"):
-        run_in_memory(method, base, tuned)
+        run_in_memory(method, base, finetuned)
     assert "b" not in {block.name for block in method.seen[0]}
 
 
@@ -184,8 +184,8 @@ def test_every_method_tells_its_settings_and_its_needs(method: type[MergeMethod]
 
 
 def test_every_task_vector_is_the_difference_from_the_origin() -> None:
-    base, origin, tuned = ({"w": torch.tensor([value])} for value in (10.0, 1.0, 4.0))
+    base, origin, finetuned = ({"w": torch.tensor([value])} for value in (10.0, 1.0, 4.0))
     method = Watched(False, ([],))
-    run_in_memory(method, base, {"t": tuned}, origin=origin)
+    run_in_memory(method, base, {"t": finetuned}, origin=origin)
     (block,) = method.seen[0]
     assert [delta.tolist() for delta in block.deltas()] == [[3.0]]

@@ -36,16 +36,18 @@ def test_merge_is_the_function_of_the_method(suite) -> None:
 
 def test_unlearn_is_the_function_of_the_method(suite) -> None:
     s = suite(2)
-    model, tuned, scores = s.finetuned["task1"], s.finetuned["task0"], s.importance["task0"]
+    model, finetuned, scores = s.finetuned["task1"], s.finetuned["task0"], s.importance["task0"]
     wanted = {
-        "sta": forget(model, s.pretrained, tuned, scores, p=0.4),
-        "task_arithmetic": negate(model, s.pretrained, tuned),
+        "sta": forget(model, s.pretrained, finetuned, scores, p=0.4),
+        "task_arithmetic": negate(model, s.pretrained, finetuned),
     }
     for method, weights in wanted.items():
-        got = unlearn(method, model, s.pretrained, tuned, scores, p=0.4)
+        got = unlearn(method, model, s.pretrained, finetuned, scores, p=0.4)
         assert all(torch.equal(got.weights[name], weights[name]) for name in weights)
-    scaled = unlearn("task_arithmetic", model, s.pretrained, tuned, scale=0.5).weights
-    assert torch.equal(scaled["conv.weight"], negate(model, s.pretrained, tuned, scale=0.5)["conv.weight"])
+    scaled = unlearn("task_arithmetic", model, s.pretrained, finetuned, scale=0.5).weights
+    assert torch.equal(
+        scaled["conv.weight"], negate(model, s.pretrained, finetuned, scale=0.5)["conv.weight"]
+    )
 
 
 def grams_of(s) -> dict[str, dict[str, torch.Tensor]]:
@@ -71,13 +73,13 @@ def test_the_masked_methods_say_what_they_kept(suite) -> None:
 
 def test_the_share_kept_is_the_share_that_changed() -> None:
     base = {"w": torch.zeros(1000)}
-    tuned = {t: {"w": torch.ones(1000)} for t in "ab"}
+    finetuned = {t: {"w": torch.ones(1000)} for t in "ab"}
     generator = torch.Generator().manual_seed(0)
     scores = {t: {"w": torch.rand(1000, generator=generator)} for t in "ab"}
     for method in ("sta", "random_mask"):
-        merged = merge(method, base, tuned, scores)
+        merged = merge(method, base, finetuned, scores)
         assert float(merged.weights["w"].mean()) == pytest.approx(sum(merged.kept["w"].values()))
-        forgotten = unlearn(method, base, base, tuned["a"], scores["a"])
+        forgotten = unlearn(method, base, base, finetuned["a"], scores["a"])
         assert float(-forgotten.weights["w"].mean()) == pytest.approx(forgotten.kept["w"]["target"])
 
 

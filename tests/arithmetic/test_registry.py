@@ -102,9 +102,9 @@ def test_a_function_forgets(suite) -> None:
     def half(pretrained: Tensor, deltas: Tensor, share: float = 0.5) -> Tensor:
         return share * deltas[0]
 
-    tuned = s.finetuned["task0"]
-    got = unlearn("half", s.pretrained, s.pretrained, tuned).weights
-    assert equal(got, negate(s.pretrained, s.pretrained, tuned, scale=0.5))
+    finetuned = s.finetuned["task0"]
+    got = unlearn("half", s.pretrained, s.pretrained, finetuned).weights
+    assert equal(got, negate(s.pretrained, s.pretrained, finetuned, scale=0.5))
 
 
 MODULE = """
@@ -142,17 +142,17 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_place_is_enough(suite, own: Path) -> None:
     s = suite(2)
-    base, tuned = s.pretrained, s.finetuned
-    wanted = task_arithmetic(base, {"task0": tuned["task0"]}, scale=2.0)
+    base, finetuned = s.pretrained, s.finetuned
+    wanted = task_arithmetic(base, {"task0": finetuned["task0"]}, scale=2.0)
     for place in (f"{own}:first", f"{own.name}:first", f"{own.stem}:first", f"{own.stem}.first"):
-        assert equal(merge(place, base, tuned).weights, wanted)
-    got = merge(f"{own}:first", base, tuned, settings={"factor": 1.0}).weights
-    assert equal(got, average(base, {"task0": tuned["task0"]}))
-    got = merge(f"{own.stem}.Last", base, tuned).weights
-    assert equal(got, average(base, {"task1": tuned["task1"]}))
+        assert equal(merge(place, base, finetuned).weights, wanted)
+    got = merge(f"{own}:first", base, finetuned, settings={"factor": 1.0}).weights
+    assert equal(got, average(base, {"task0": finetuned["task0"]}))
+    got = merge(f"{own.stem}.Last", base, finetuned).weights
+    assert equal(got, average(base, {"task1": finetuned["task1"]}))
     assert find_method(f"{own}:Last", FUSION_METHODS) is find_method(f"{own}:Last", FORGET_METHODS)
-    negated = unlearn(f"{own}:first", base, base, tuned["task0"]).weights
-    assert equal(negated, negate(base, base, tuned["task0"], scale=2.0))
+    negated = unlearn(f"{own}:first", base, base, finetuned["task0"]).weights
+    assert equal(negated, negate(base, base, finetuned["task0"], scale=2.0))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def problem(method: MergeMethod) -> Problem:
     scores = {t: {n: v.abs() for n, v in state(90 + i).items()} for i, t in enumerate(tasks)}
     return Problem(
         base=in_memory(state(0)),
-        tuned={task: in_memory(state(1 + i)) for i, task in enumerate(tasks)},
+        finetuned={task: in_memory(state(1 + i)) for i, task in enumerate(tasks)},
         scores={task: in_memory(model) for task, model in scores.items()} if method.needs_importance else {},
         origin=in_memory(state(50)) if forgets else None,
     )
@@ -125,7 +125,7 @@ def test_processes_share_the_tensors(method: MergeMethod, size: int) -> None:
 
 def test_an_error_on_one_process_ends_all() -> None:
     bad = {**state(2), "1.w": torch.full((5, 5), float("nan"))}
-    made = Problem(base=in_memory(state(0)), tuned={"a": in_memory(state(1)), "b": in_memory(bad)})
+    made = Problem(base=in_memory(state(0)), finetuned={"a": in_memory(state(1)), "b": in_memory(bad)})
     outcomes = as_processes(
         2, lambda peer: run(Average(), made, Recorder(state(0)), processes=peer, compiled=False)
     )
@@ -171,7 +171,9 @@ def test_a_result_that_its_type_cannot_hold(method: MergeMethod, compiled: bool)
         if method.needs_importance
         else {}
     )
-    made = Problem(base=in_memory(near), tuned={str(i): in_memory(far) for i in range(count)}, scores=scores)
+    made = Problem(
+        base=in_memory(near), finetuned={str(i): in_memory(far) for i in range(count)}, scores=scores
+    )
     with pytest.raises(StaError, match=r"overflows torch\.float16 in tensor 'w'.*wider type"):
         run(method, made, MemorySink(near, torch.float16), compiled=compiled)
 
@@ -213,7 +215,7 @@ def test_loops_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gradients_are_left_alone() -> None:
     base = {"w": torch.nn.Parameter(torch.ones(3))}
     sink = MemorySink(base, None)
-    run(Average(), Problem(base=in_memory(base), tuned={"a": in_memory({"w": torch.zeros(3)})}), sink)
+    run(Average(), Problem(base=in_memory(base), finetuned={"a": in_memory({"w": torch.zeros(3)})}), sink)
     assert not sink.weights["w"].requires_grad
     assert sink.weights["w"].tolist() == [0.0] * 3
 
@@ -222,19 +224,19 @@ def test_models_that_do_not_match_are_refused_by_name() -> None:
     def attempt(**models: Any) -> None:
         run(
             Average(),
-            Problem(**{"base": in_memory(state(0)), "tuned": {"a": in_memory(state(1))}} | models),
+            Problem(**{"base": in_memory(state(0)), "finetuned": {"a": in_memory(state(1))}} | models),
             Recorder(state(0)),
         )
 
     short = {name: value for name, value in state(1).items() if name != "1.w"}
     with pytest.raises(StaError, match=r"fine-tuned on 'a' does not match .*missing 1 tensor: '1\.w'"):
-        attempt(tuned={"a": in_memory(short)})
+        attempt(finetuned={"a": in_memory(short)})
     with pytest.raises(StaError, match=r"CLIP does not match .*unknown 1 tensor: 'more'"):
-        attempt(tuned={"a": in_memory({**state(1), "more": torch.ones(1)})}, titles={"a": "CLIP"})
+        attempt(finetuned={"a": in_memory({**state(1), "more": torch.ones(1)})}, titles={"a": "CLIP"})
     with pytest.raises(StaError, match=r"shapes differ in '0\.b \(2,\) instead of \(31,\)'"):
-        attempt(tuned={"a": in_memory({**state(1), "0.b": torch.ones(2)})})
+        attempt(finetuned={"a": in_memory({**state(1), "0.b": torch.ones(2)})})
     with pytest.raises(StaError, match=r"stands against an integer one in '0\.b torch\.int64"):
-        attempt(tuned={"a": in_memory({**state(1), "0.b": torch.ones(31, dtype=torch.int64)})})
+        attempt(finetuned={"a": in_memory({**state(1), "0.b": torch.ones(31, dtype=torch.int64)})})
     with pytest.raises(StaError, match=r"the model that is changed does not match .*missing 1 tensor"):
         attempt(base=in_memory(short), origin=in_memory(state(0)), base_title="the model that is changed")
     with pytest.raises(

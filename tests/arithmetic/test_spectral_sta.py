@@ -27,9 +27,9 @@ def models(
         "b": torch.tensor(generator.normal(size=shape[0]), dtype=torch.float32),
         "steps": torch.tensor(3),
     }
-    tuned, grams, inputs = {}, {}, {}
+    finetuned, grams, inputs = {}, {}, {}
     for task in map("t{}".format, range(tasks)):
-        tuned[task] = {
+        finetuned[task] = {
             name: tensor + 0.1 * torch.tensor(generator.normal(size=tensor.shape), dtype=torch.float32)
             if tensor.is_floating_point()
             else tensor
@@ -37,13 +37,13 @@ def models(
         }
         inputs[task] = generator.normal(size=(rows, shape[1])) * generator.uniform(0.1, 3, shape[1])
         grams[task] = {"w": torch.tensor(inputs[task].T @ inputs[task] / rows, dtype=torch.float32)}
-    return base, tuned, grams, inputs
+    return base, finetuned, grams, inputs
 
 
-def oracle(base: State, tuned: dict[str, State], grams: dict[str, State], shrink: float) -> np.ndarray:
+def oracle(base: State, finetuned: dict[str, State], grams: dict[str, State], shrink: float) -> np.ndarray:
     """In NumPy and SciPy, by matrix square roots and polar decompositions."""
-    deltas = [(tuned[t]["w"].double() - base["w"].double()).numpy() for t in sorted(tuned)]
-    found = [grams[t]["w"].double().numpy() for t in sorted(tuned)]
+    deltas = [(finetuned[t]["w"].double() - base["w"].double()).numpy() for t in sorted(finetuned)]
+    found = [grams[t]["w"].double().numpy() for t in sorted(finetuned)]
     metric = sum(g * len(g) / np.trace(g) for g in found) / len(found)
     metric = metric + shrink * np.trace(metric) / len(metric) * np.eye(len(metric))
     root = np.real(scipy.linalg.sqrtm(metric))
@@ -62,17 +62,17 @@ def oracle(base: State, tuned: dict[str, State], grams: dict[str, State], shrink
 @pytest.mark.parametrize(("tasks", "shape"), [(1, (6, 4)), (2, (9, 6)), (3, (6, 12)), (4, (8, 8))])
 @pytest.mark.parametrize("shrink", [0.01, 0.1, 2.0])
 def test_it_is_what_the_formula_says(tasks: int, shape: tuple[int, int], shrink: float) -> None:
-    base, tuned, grams, _ = models(tasks, shape, seed=tasks)
-    got = spectral_sta(base, tuned, grams, shrink=shrink)
-    np.testing.assert_allclose(got["w"].double().numpy(), oracle(base, tuned, grams, shrink), atol=1e-6)
-    assert torch.equal(got["b"], average(base, tuned)["b"])
+    base, finetuned, grams, _ = models(tasks, shape, seed=tasks)
+    got = spectral_sta(base, finetuned, grams, shrink=shrink)
+    np.testing.assert_allclose(got["w"].double().numpy(), oracle(base, finetuned, grams, shrink), atol=1e-6)
+    assert torch.equal(got["b"], average(base, finetuned)["b"])
     assert torch.equal(got["steps"], base["steps"])
 
 
 def test_the_importance_of_a_component_is_how_much_it_changes_the_outputs() -> None:
     """In the metric of one task's inputs, s^2 is the mean squared change of the outputs, whatever the layer's scale."""
-    base, tuned, _, inputs = models(1, (5, 7), seed=0, rows=200)
-    delta = (tuned["t0"]["w"] - base["w"]).double().numpy()
+    base, finetuned, _, inputs = models(1, (5, 7), seed=0, rows=200)
+    delta = (finetuned["t0"]["w"] - base["w"]).double().numpy()
     gram = inputs["t0"].T @ inputs["t0"] / 200
     root = np.real(scipy.linalg.sqrtm(gram))
     u, s, vt = np.linalg.svd(delta @ root, full_matrices=False)
@@ -84,58 +84,60 @@ def test_the_importance_of_a_component_is_how_much_it_changes_the_outputs() -> N
 
 @given(st.integers(0, 2**16), st.integers(1, 3))
 def test_without_a_metric_it_is_tsv(seed: int, tasks: int) -> None:
-    base, tuned, grams, _ = models(tasks, (7, 6), seed)
+    base, finetuned, grams, _ = models(tasks, (7, 6), seed)
     identity = {task: {"w": 3.0 * torch.eye(6)} for task in grams}
-    got, wanted = spectral_sta(base, tuned, identity), tsv_merge(base, tuned)
+    got, wanted = spectral_sta(base, finetuned, identity), tsv_merge(base, finetuned)
     torch.testing.assert_close(got["w"], wanted["w"], atol=1e-6, rtol=0)
 
 
 @given(st.integers(0, 2**16), st.floats(0.01, 100))
 def test_units_of_the_inputs_and_the_order_of_tasks_change_nothing(seed: int, factor: float) -> None:
-    base, tuned, grams, _ = models(3, (6, 9), seed)
-    got = spectral_sta(base, tuned, grams)["w"]
+    base, finetuned, grams, _ = models(3, (6, 9), seed)
+    got = spectral_sta(base, finetuned, grams)["w"]
     scaled = {
         task: {"w": gram["w"] * (factor if task == "t1" else 1.0)}
         for task, gram in reversed(list(grams.items()))
     }
-    other = spectral_sta(base, dict(reversed(list(tuned.items()))), scaled)["w"]
+    other = spectral_sta(base, dict(reversed(list(finetuned.items()))), scaled)["w"]
     torch.testing.assert_close(got, other, atol=2e-6, rtol=0)
 
 
 def test_a_single_task_is_kept_whole() -> None:
-    base, tuned, grams, _ = models(1, (5, 5), seed=1)
-    torch.testing.assert_close(spectral_sta(base, tuned, grams)["w"], tuned["t0"]["w"], atol=1e-6, rtol=0)
+    base, finetuned, grams, _ = models(1, (5, 5), seed=1)
+    torch.testing.assert_close(
+        spectral_sta(base, finetuned, grams)["w"], finetuned["t0"]["w"], atol=1e-6, rtol=0
+    )
 
 
 def test_dead_layers_and_dead_inputs() -> None:
-    base, tuned, grams, _ = models(2, (6, 6), seed=2)
+    base, finetuned, grams, _ = models(2, (6, 6), seed=2)
     dead = {task: {"w": torch.zeros(6, 6)} for task in grams}
     torch.testing.assert_close(
-        spectral_sta(base, tuned, dead)["w"], tsv_merge(base, tuned)["w"], atol=1e-6, rtol=0
+        spectral_sta(base, finetuned, dead)["w"], tsv_merge(base, finetuned)["w"], atol=1e-6, rtol=0
     )
     for gram in grams.values():
         gram["w"][0] = gram["w"][:, 0] = 0
-    assert bool(spectral_sta(base, tuned, grams)["w"].isfinite().all())
-    same = {task: dict(base) for task in tuned}
+    assert bool(spectral_sta(base, finetuned, grams)["w"].isfinite().all())
+    same = {task: dict(base) for task in finetuned}
     assert torch.equal(spectral_sta(base, same, grams)["w"], base["w"])
 
 
 @pytest.mark.parametrize("shrink", [0.0, -1.0, float("inf"), float("nan"), "much", True])
 def test_shrink_is_a_number_larger_than_zero(shrink: object) -> None:
-    base, tuned, grams, _ = models(2, (4, 4), seed=0)
+    base, finetuned, grams, _ = models(2, (4, 4), seed=0)
     with pytest.raises(StaError, match="shrink must be a number larger than 0"):
-        spectral_sta(base, tuned, grams, shrink=shrink)  # type: ignore[arg-type]
+        spectral_sta(base, finetuned, grams, shrink=shrink)  # type: ignore[arg-type]
 
 
 def test_gram_matrices_that_do_not_fit_are_refused() -> None:
-    base, tuned, grams, _ = models(2, (4, 5), seed=0)
+    base, finetuned, grams, _ = models(2, (4, 5), seed=0)
     with pytest.raises(
         StaError, match="Spectral STA needs the Gram matrices of every task; there are none for 't1'"
     ):
-        spectral_sta(base, tuned, {"t0": grams["t0"], "t1": {}})
+        spectral_sta(base, finetuned, {"t0": grams["t0"], "t1": {}})
     with pytest.raises(StaError, match=r"has the shape \[4, 4\]"):
-        spectral_sta(base, tuned, {task: {"w": torch.eye(4)} for task in tuned})
+        spectral_sta(base, finetuned, {task: {"w": torch.eye(4)} for task in finetuned})
     with pytest.raises(StaError, match="negative entry on its diagonal"):
-        spectral_sta(base, tuned, {task: {"w": -torch.eye(5)} for task in tuned})
+        spectral_sta(base, finetuned, {task: {"w": -torch.eye(5)} for task in finetuned})
     with pytest.raises(StaError, match=r"Gram matrices.*sta score --measure=gram"):
-        merge("spectral_sta", base, tuned)
+        merge("spectral_sta", base, finetuned)

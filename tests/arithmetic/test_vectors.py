@@ -57,22 +57,25 @@ def test_negate_on_numbers_done_by_hand() -> None:
 def test_task_order_changes_no_bit() -> None:
     generator = torch.Generator().manual_seed(0)
     base = {"w": torch.randn(100, generator=generator)}
-    tuned = {str(i): {"w": torch.randn(100, generator=generator)} for i in range(7)}
-    backwards = dict(reversed(tuned.items()))
-    assert torch.equal(average(base, tuned)["w"], average(base, backwards)["w"])
-    assert torch.equal(task_arithmetic(base, tuned)["w"], task_arithmetic(base, backwards)["w"])
+    finetuned = {str(i): {"w": torch.randn(100, generator=generator)} for i in range(7)}
+    backwards = dict(reversed(finetuned.items()))
+    assert torch.equal(average(base, finetuned)["w"], average(base, backwards)["w"])
+    assert torch.equal(task_arithmetic(base, finetuned)["w"], task_arithmetic(base, backwards)["w"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_added_up_in_float32(dtype: torch.dtype) -> None:
     step = torch.finfo(dtype).eps / 2
     base = {"w": torch.ones(2, dtype=dtype)}
-    tuned = {f"{i}": {"w": torch.full((2,), 1 - step, dtype=dtype)} for i in range(8)}
-    for result in (task_arithmetic(base, tuned, scale=1.0), negate(base, tuned["0"], base, scale=-8.0)):
+    finetuned = {f"{i}": {"w": torch.full((2,), 1 - step, dtype=dtype)} for i in range(8)}
+    for result in (
+        task_arithmetic(base, finetuned, scale=1.0),
+        negate(base, finetuned["0"], base, scale=-8.0),
+    ):
         assert result["w"].dtype == dtype
-    assert task_arithmetic(base, tuned, scale=1.0)["w"].tolist() == [1 - 8 * step] * 2
-    assert average(base, tuned)["w"].tolist() == [1 - step] * 2
-    assert average(base, tuned, dtype=torch.float32)["w"].dtype == torch.float32
+    assert task_arithmetic(base, finetuned, scale=1.0)["w"].tolist() == [1 - 8 * step] * 2
+    assert average(base, finetuned)["w"].tolist() == [1 - step] * 2
+    assert average(base, finetuned, dtype=torch.float32)["w"].dtype == torch.float32
 
 
 def test_zero_vectors_change_no_bit() -> None:
@@ -133,6 +136,6 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
 
 def test_a_result_that_overflows_is_refused() -> None:
     base = {"w": torch.tensor([60000.0], dtype=torch.float16)}
-    tuned = {"a": {"w": torch.tensor([65000.0], dtype=torch.float16)}}
+    finetuned = {"a": {"w": torch.tensor([65000.0], dtype=torch.float16)}}
     with pytest.raises(StaError, match=r"overflows torch\.float16"):
-        task_arithmetic(base, tuned, scale=3.0)
+        task_arithmetic(base, finetuned, scale=3.0)

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sta_lightning.callbacks import score
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
-from sta_lightning.weights import extents, load_weights, read_extents, read_metadata
+from sta_lightning.weights import all_bounds, load_weights, read_bounds, read_metadata
 from tests.toys import quiet_trainer
 
 SAMPLES = 5
@@ -68,7 +68,7 @@ def test_bf16_and_its_agreement_are_recorded(
     assert 0.5 < found["kept"]["least"] <= found["kept"]["mean"] <= 1
 
 
-def test_the_file_tells_its_extents(module: CLIPClassifier, data: TaskDataModule, tmp_path: Path) -> None:
+def test_the_file_tells_its_bounds(module: CLIPClassifier, data: TaskDataModule, tmp_path: Path) -> None:
     for measure in ("lp", "amp"):
         path = score(
             quiet_trainer(),
@@ -78,7 +78,7 @@ def test_the_file_tells_its_extents(module: CLIPClassifier, data: TaskDataModule
             samples=2,
             measure=measure,  # type: ignore[arg-type]
         )
-        found = read_extents(read_metadata(path))
-        assert found == extents(load_weights(path))
+        found = read_bounds(read_metadata(path))
+        assert found == all_bounds(load_weights(path))
         assert found
     assert "precision" not in settings(path), "the squared weights need no pass"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning.weights import extents, load_weights, read_extents, read_metadata
-from sta_lightning.weights.extents import KEY
+from sta_lightning.weights import all_bounds, load_weights, read_bounds, read_metadata
+from sta_lightning.weights.bounds import KEY
 from tests.launch import launch
 from tests.toys import write_pretrained
 
@@ -76,10 +76,10 @@ def test_more_processes_give_the_same_importance(
     path = folder / f"on{processes}" / "score.safetensors"
     found, metadata = load_weights(path), read_metadata(path)
     assert_same(found, alone)
-    # Each file tells its own tensors' extents, which differ from each other's as the tensors do, in
+    # Each file tells its own tensors' bounds, which differ from each other's as the tensors do, in
     # rounding.
     expected = read_metadata(folder / "on1" / "score.safetensors")
-    assert read_extents(metadata) == extents(found)
+    assert read_bounds(metadata) == all_bounds(found)
     assert {**metadata, KEY: ""} == {**expected, KEY: ""}
     if processes == 5:
         # Two samples: three of the five processes have none.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.engine import Pretrained, TaskSource
-from sta_lightning.weights import extents, save_weights, tensor_digest, write_extents
+from sta_lightning.weights import all_bounds, save_weights, tensor_digest, write_bounds
 
 State = dict[str, Tensor]
 SHAPES = {
@@ -53,7 +53,7 @@ class Models:
 
     folder: Path
     base: State
-    tuned: dict[str, State] = field(default_factory=dict)
+    finetuned: dict[str, State] = field(default_factory=dict)
     scores: dict[str, State] = field(default_factory=dict)
     tasks: dict[str, TaskSource] = field(default_factory=dict)
 
@@ -73,7 +73,7 @@ def write_models(
     base_dtype: torch.dtype = torch.float32,
     dtypes: tuple[torch.dtype, ...] = (torch.float32,),
     score_dtypes: tuple[torch.dtype, ...] = (torch.float32,),
-    known_extents: bool = True,
+    known_bounds: bool = True,
     shapes: Mapping[str, tuple[int, ...]] = SHAPES,
 ) -> Models:
     """Write everything that a merge reads.
@@ -84,7 +84,7 @@ def write_models(
         base_dtype: of the pretrained weights.
         dtypes: of the fine-tuned weights, in turn.
         score_dtypes: of the importances, in turn.
-        known_extents: whether the importance files tell the extents of their tensors.
+        known_bounds: whether the importance files tell the bounds of their tensors.
         shapes: tensor name -> shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,26 +93,26 @@ def write_models(
     for number in range(count):
         task = f"task{number}"
         drawn = torch.Generator().manual_seed(100 + number)
-        tuned = {
+        finetuned = {
             name: (value.float() + 0.05 * torch.randn(value.shape, generator=drawn)).to(
                 dtypes[number % len(dtypes)]
             )
             for name, value in models.base.items()
             if value.is_floating_point()
         }
-        tuned["steps"] = torch.tensor([number, 1])
+        finetuned["steps"] = torch.tensor([number, 1])
         scores = importance(number, score_dtypes[number % len(score_dtypes)], shapes)
-        models.tuned[task], models.scores[task] = tuned, scores
+        models.finetuned[task], models.scores[task] = finetuned, scores
         files = TaskSource(
             str(folder / f"{task}.safetensors"), str(folder / f"{task}-importance.safetensors")
         )
-        digest = tensor_digest(tuned)
+        digest = tensor_digest(finetuned)
         about = {"measure": "lp", "weights_sha256": digest}
-        if known_extents:
-            about["extents"] = write_extents(extents(scores))
+        if known_bounds:
+            about["extents"] = write_bounds(all_bounds(scores))
         assert files.finetuned is not None
         assert files.importance is not None
-        save_weights(files.finetuned, prefixed(tuned), {"weights_sha256": digest})
+        save_weights(files.finetuned, prefixed(finetuned), {"weights_sha256": digest})
         save_weights(files.importance, scores, about)
         models.tasks[task] = files
     return models

@@ -42,8 +42,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def outcomes(folders: list[Path], kept_cache: Path) -> list[Outcome]:
     calls = []
     for folder, (act, victim, name) in zip(folders, CALLS, strict=True):
-        # Half of the importance files do not tell their extents, so that these are looked for.
-        models: Models = write_models(folder, shapes=SHAPES, known_extents=name == "merge")
+        # Half of the importance files do not tell their bounds, so that these are looked for.
+        models: Models = write_models(folder, shapes=SHAPES, known_bounds=name == "merge")
         (folder / "out").mkdir()
         (folder / "out" / "merged.safetensors").write_bytes(b"old")
         words = command(models, folder / "out" / "merged.safetensors", name=name)

@@ -45,10 +45,10 @@ def wanted(
 ) -> dict[str, Tensor]:
     match method:
         case "sta":
-            return forget(model, models.base, models.tuned["task1"], models.scores["task1"], dtype=dtype)
+            return forget(model, models.base, models.finetuned["task1"], models.scores["task1"], dtype=dtype)
         case "random_mask":
-            return forget_random(model, models.base, models.tuned["task1"], dtype=dtype).weights
-    return negate(model, models.base, models.tuned["task1"], dtype=dtype)
+            return forget_random(model, models.base, models.finetuned["task1"], dtype=dtype).weights
+    return negate(model, models.base, models.finetuned["task1"], dtype=dtype)
 
 
 def assert_written(path: Path, expected: dict[str, Tensor]) -> None:
@@ -106,10 +106,10 @@ def test_a_pretrained_encoder_in_half_precision_is_widened(tmp_path: Path, outpu
     assert_written(output, wanted(models, "sta", models.base, F32))
 
 
-def test_extents_in_the_importance_file_change_nothing(tmp_path: Path, output: Path) -> None:
+def test_bounds_in_the_importance_file_change_nothing(tmp_path: Path, output: Path) -> None:
     found = []
     for known in (True, False):
-        models = write_models(tmp_path / f"models{known}", 2, known_extents=known)
+        models = write_models(tmp_path / f"models{known}", 2, known_bounds=known)
         job(models).write(models.pretrained, output)
         found.append(load_weights(output))
     assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
@@ -117,14 +117,14 @@ def test_extents_in_the_importance_file_change_nothing(tmp_path: Path, output: P
 
 @pytest.mark.parametrize("measure", ["amp", "delta-amp", "lp+amp"])
 def test_measures(measure: str, models: Models, output: Path) -> None:
-    tuned = {name: value for name, value in models.tuned["task1"].items() if name != "steps"}
+    finetuned = {name: value for name, value in models.finetuned["task1"].items() if name != "steps"}
     scores = {
-        "amp": {name: value**2 for name, value in tuned.items()},
-        "delta-amp": {name: (value - models.base[name]) ** 2 for name, value in tuned.items()},
-        "lp+amp": {name: models.scores["task1"][name] * value**2 for name, value in tuned.items()},
+        "amp": {name: value**2 for name, value in finetuned.items()},
+        "delta-amp": {name: (value - models.base[name]) ** 2 for name, value in finetuned.items()},
+        "lp+amp": {name: models.scores["task1"][name] * value**2 for name, value in finetuned.items()},
     }[measure]
     job(models, measure=measure).write(models.pretrained, output)
-    assert_written(output, forget(models.base, models.base, models.tuned["task1"], scores, dtype=F32))
+    assert_written(output, forget(models.base, models.base, models.finetuned["task1"], scores, dtype=F32))
 
 
 def test_the_buffers_are_those_of_the_model_that_forgets(

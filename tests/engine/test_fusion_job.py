@@ -45,12 +45,12 @@ def wanted(models: Models, method: str, scores: dict[str, State] | None = None) 
     """The same by the arithmetic's own functions, in memory."""
     match method:
         case "sta":
-            return fuse(models.base, models.tuned, scores or models.scores, dtype=F32)
+            return fuse(models.base, models.finetuned, scores or models.scores, dtype=F32)
         case "random_mask":
-            return fuse_random(models.base, models.tuned, dtype=F32).weights
+            return fuse_random(models.base, models.finetuned, dtype=F32).weights
         case "average":
-            return average(models.base, models.tuned, dtype=F32)
-    return task_arithmetic(models.base, models.tuned, dtype=F32)
+            return average(models.base, models.finetuned, dtype=F32)
+    return task_arithmetic(models.base, models.finetuned, dtype=F32)
 
 
 def assert_written(path: Path, expected: dict[str, Tensor]) -> None:
@@ -63,7 +63,7 @@ def assert_written(path: Path, expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "scores"),
+    ("base", "finetuned", "scores"),
     [
         (F32, (F32,), (F32,)),
         (F16, (F16,), (F16,)),
@@ -81,14 +81,14 @@ def test_it_is_what_the_arithmetic_makes(
     compiled: bool,
     method: str,
     base: Any,
-    tuned: Any,
+    finetuned: Any,
     scores: Any,
     tmp_path: Path,
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 100)
-    models = write_models(tmp_path / "models", base_dtype=base, dtypes=tuned, score_dtypes=scores)
+    models = write_models(tmp_path / "models", base_dtype=base, dtypes=finetuned, score_dtypes=scores)
     expected = wanted(models, method)
     made = job(models, method)
     if compiled:
@@ -109,8 +109,8 @@ def test_it_is_what_the_arithmetic_makes(
 def test_measures(measure: str, dtype: torch.dtype, tmp_path: Path, output: Path) -> None:
     models = write_models(tmp_path / "models", dtypes=(dtype,))
     scores = {}
-    for task, tuned in models.tuned.items():
-        wide = {name: value.float() for name, value in tuned.items() if name != "steps"}
+    for task, finetuned in models.finetuned.items():
+        wide = {name: value.float() for name, value in finetuned.items() if name != "steps"}
         scores[task] = {
             "lp": models.scores[task],
             "amp": {name: value**2 for name, value in wide.items()},
@@ -138,15 +138,15 @@ def test_a_measure_that_scoring_wrote(tmp_path: Path, output: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tensor", "block", "model", "none"])
-def test_extents_in_the_importance_files_change_nothing(mode: str, tmp_path: Path, output: Path) -> None:
+def test_bounds_in_the_importance_files_change_nothing(mode: str, tmp_path: Path, output: Path) -> None:
     found = []
     for known in (True, False):
-        models = write_models(tmp_path / f"models{known}", known_extents=known)
+        models = write_models(tmp_path / f"models{known}", known_bounds=known)
         kept = job(models, normalize=mode).write(models.pretrained, output)
         found.append((load_weights(output), kept))
     assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
     assert found[0][1] == found[1][1]
-    expected = fuse(models.base, models.tuned, models.scores, normalize=mode, dtype=F32)
+    expected = fuse(models.base, models.finetuned, models.scores, normalize=mode, dtype=F32)
     assert_written(output, expected)
 
 
@@ -216,7 +216,7 @@ def test_fine_tuned_files_of_all_kinds(
 ) -> None:
     models = write_models(tmp_path / "models")
     for task, files in models.tasks.items():
-        content = {**prefixed(models.tuned[task], prefix), **beside}
+        content = {**prefixed(models.finetuned[task], prefix), **beside}
         files.finetuned = str(tmp_path / f"{task}{suffix}")
         if suffix == ".safetensors":
             save_weights(files.finetuned, content)

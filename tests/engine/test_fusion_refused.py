@@ -101,7 +101,7 @@ def test_files_that_do_not_fit(which: str, damage: str, own: Models, output: Pat
 
 
 def test_integers_where_numbers_are_wanted(own: Models, output: Path) -> None:
-    content = prefixed(own.tuned["task0"])
+    content = prefixed(own.finetuned["task0"])
     content[f"{PREFIX}scale"] = torch.tensor(3)
     save_weights(str(own.tasks["task0"].finetuned), content)
     assert "stands against an integer one in 'scale" in refused(own, output)
@@ -110,13 +110,13 @@ def test_integers_where_numbers_are_wanted(own: Models, output: Path) -> None:
 def test_a_result_that_float16_cannot_hold(own: Models, output: Path) -> None:
     own.base["class_embedding"][3] = 1e6
     for task in own.tasks:
-        content = {**own.tuned[task], "class_embedding": own.base["class_embedding"]}
+        content = {**own.finetuned[task], "class_embedding": own.base["class_embedding"]}
         save_weights(str(own.tasks[task].finetuned), prefixed(content))
     message = refused(own, output, job(own, dtype=torch.float16))
     assert "overflows torch.float16 in tensor 'class_embedding'" in message
 
 
-def test_extents_that_are_no_extents(own: Models, output: Path) -> None:
+def test_bounds_that_are_no_bounds(own: Models, output: Path) -> None:
     save_weights(
         str(own.tasks["task0"].importance),
         own.scores["task0"],

@@ -48,7 +48,7 @@ def own(tmp_path: Path) -> Models:
     models = write_models(tmp_path / "models")
     for number, (task, files) in enumerate(models.tasks.items()):
         files.gram = str(models.folder / f"{task}-gram.safetensors")
-        about = {"measure": "gram", "weights_sha256": tensor_digest(models.tuned[task])}
+        about = {"measure": "gram", "weights_sha256": tensor_digest(models.finetuned[task])}
         save_weights(files.gram, {LAYER: gram(number)}, about)
     return models
 
@@ -68,8 +68,8 @@ def test_a_method_gets_the_gram_matrices(own: Models, tmp_path: Path) -> None:
     by_gram(own).write(own.pretrained, output)
     found = load_weights(output)
     expected = own.base[LAYER].clone()
-    for number, tuned in enumerate(own.tuned.values()):
-        expected += (tuned[LAYER] - own.base[LAYER]) @ gram(number)
+    for number, finetuned in enumerate(own.finetuned.values()):
+        expected += (finetuned[LAYER] - own.base[LAYER]) @ gram(number)
     torch.testing.assert_close(found[PREFIX + LAYER], expected)
     torch.testing.assert_close(found[PREFIX + "conv1.weight"], own.base["conv1.weight"])
     sources = json.loads(read_metadata(output)["sources"])
@@ -152,7 +152,7 @@ def test_any_importance_as_it_is(own: Models, tmp_path: Path) -> None:
     output = tmp_path / "fused.safetensors"
     sta(own, "file").write(own.pretrained, output)
     found = load_weights(output)
-    expected = fuse(own.base, own.tuned, scores)
+    expected = fuse(own.base, own.finetuned, scores)
     for name, tensor in expected.items():
         assert torch.equal(found[PREFIX + name], tensor)
     assert json.loads(read_metadata(output)["settings"])["measure"] == "file"

@@ -29,22 +29,22 @@ def models() -> tuple[State, dict[str, State], dict[str, State]]:
         return drawn if around is None else {n: t + around[n] for n, t in drawn.items()}
 
     base = state(1.0)
-    tuned = {task: state(0.01, base) for task in TASKS}
+    finetuned = {task: state(0.01, base) for task in TASKS}
     scores = {task: {n: t.abs() for n, t in state(1.0).items()} for task in TASKS}
-    for model in (base, *tuned.values()):
+    for model in (base, *finetuned.values()):
         model["steps"] = torch.tensor(7)
-    return base, tuned, scores
+    return base, finetuned, scores
 
 
 @pytest.fixture(scope="module")
 def folder(
     models: tuple[State, dict[str, State], dict[str, State]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    base, tuned, scores = models
+    base, finetuned, scores = models
     folder = tmp_path_factory.mktemp("vectors")
     save_weights(folder / "base.safetensors", base)
     for task in TASKS:
-        save_weights(folder / f"{task}.safetensors", tuned[task])
+        save_weights(folder / f"{task}.safetensors", finetuned[task])
         save_weights(folder / f"{task}-importance.safetensors", scores[task], {"measure": "lp"})
     job = FusionJob(
         {
@@ -75,8 +75,8 @@ def removed(folder: Path, task: str, model: str) -> ForgettingJob:
 
 
 def test_all_vectors_make_the_fusion_again_bit_for_bit(models, folder: Path) -> None:
-    base, tuned, scores = models
-    wanted = fuse(base, tuned, scores)
+    base, finetuned, scores = models
+    wanted = fuse(base, finetuned, scores)
     found = added(folder, TASKS).in_memory(pretrained(base)).weights
     stored = load_weights(folder / "fused.safetensors")
     for name, tensor in wanted.items():
@@ -86,14 +86,14 @@ def test_all_vectors_make_the_fusion_again_bit_for_bit(models, folder: Path) -> 
 
 def test_a_vector_is_mask_times_task_vector(models, folder: Path) -> None:
     """Against NumPy: rank 4 of 6, strictly above, of normalised scores."""
-    base, tuned, scores = models
+    base, finetuned, scores = models
     name = "blocks.0.w"
     rows = np.stack([scores[task][name].numpy().astype(np.float64) for task in TASKS])
     low, high = rows.min(axis=(1, 2), keepdims=True), rows.max(axis=(1, 2), keepdims=True)
     rows = (rows - low) / (high - low)
     masks = rows > np.sort(rows, axis=0)[3]
     for mask, task in zip(masks, TASKS, strict=True):
-        wanted = np.where(mask, tuned[task][name].numpy() - base[name].numpy(), 0)
+        wanted = np.where(mask, finetuned[task][name].numpy() - base[name].numpy(), 0)
         with SparseFile(folder / "vectors" / f"{task}.safetensors") as file:
             found = file[name].read(slice(0, mask.size), torch.float32).numpy()
         np.testing.assert_array_equal(found, wanted.ravel())

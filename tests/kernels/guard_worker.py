@@ -48,7 +48,7 @@ def every_loop(folder: str) -> None:
             native.linear(gone, [ok, ok], 1.0, to, SIZE),
             native.negate(gone, ok, ok, 1.0, to, SIZE),
             native.subtract(ok, ok, ok, gone, 0.0, to, SIZE)[0],
-            native.extent(gone, SIZE)[0],
+            native.bounds(gone, SIZE)[0],
             native.count(gone, SIZE, 16, 0, counts.ctypes.data),
             native.count(gone, SIZE, 0, 0, counts.ctypes.data),
             native.copy(gone, to, 4 * SIZE),
@@ -57,7 +57,7 @@ def every_loop(folder: str) -> None:
             fuse(ok, [ok, ok], [gone, ok], [(0.3, 1.0)] * 2, to, SIZE)[0],
         )
         # Each of them can be called again afterwards.
-        print(native.extent(ok, SIZE)[0], fuse(ok, [ok, ok], [ok, ok], [(0.0, 1.0)] * 2, to, SIZE)[0])
+        print(native.bounds(ok, SIZE)[0], fuse(ok, [ok, ok], [ok, ok], [(0.0, 1.0)] * 2, to, SIZE)[0])
 
 
 def several_threads(folder: str) -> None:
@@ -68,9 +68,9 @@ def several_threads(folder: str) -> None:
     def look(number: int) -> None:
         if number % 2:
             with shrinking(folder) as gone:
-                found[number] = [native.extent(gone, SIZE)[0] for _ in range(50)]
+                found[number] = [native.bounds(gone, SIZE)[0] for _ in range(50)]
         else:
-            found[number] = [native.extent(int(there.ctypes.data), SIZE)[0] for _ in range(50)]
+            found[number] = [native.bounds(int(there.ctypes.data), SIZE)[0] for _ in range(50)]
 
     threads = [threading.Thread(target=look, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -113,7 +113,7 @@ def taken_by_another(folder: str) -> None:
     signal.signal(signal.SIGBUS, lambda number, frame: print("theirs", flush=True))
     _take_turns()
     with shrinking(folder) as gone:
-        print(loaded().extent(gone, SIZE)[0])
+        print(loaded().bounds(gone, SIZE)[0])
     os.kill(os.getpid(), signal.SIGBUS)
     print("alive")
 
@@ -124,7 +124,7 @@ def taken_by_one_who_passes_it_on(folder: str) -> None:
     faulthandler.enable()
     _take_turns()
     with shrinking(folder) as gone:
-        print(loaded().extent(gone, SIZE)[0], flush=True)
+        print(loaded().bounds(gone, SIZE)[0], flush=True)
         print(np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * SIZE).from_address(gone))[-1])
 
 

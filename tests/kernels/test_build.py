@@ -70,10 +70,10 @@ def kept(folder: Path) -> list[str]:
 def merges_all_the_same() -> None:
     """Merging with compiled loops asked for gives what the eager form gives."""
     base = {"w": torch.zeros(300)}
-    tuned = {str(i): {"w": torch.full((300,), 1.0 + i)} for i in range(2)}
+    finetuned = {str(i): {"w": torch.full((300,), 1.0 + i)} for i in range(2)}
     scores = {str(i): {"w": torch.arange(300.0) * (1 - 2 * i)} for i in range(2)}
     for method, given in ((Sta(), scores), (TaskArithmetic(), None)):
-        first, second = (run_in_memory(method, base, tuned, given, compiled=way) for way in (True, False))
+        first, second = (run_in_memory(method, base, finetuned, given, compiled=way) for way in (True, False))
         assert torch.equal(first.weights["w"], second.weights["w"])
         assert first.weights["w"].abs().sum() > 0
         assert first.kept == second.kept
@@ -234,7 +234,7 @@ def test_processes_that_compile_at_once_do_not_disturb_one_another(
         "import ctypes\n"
         "from sta_lightning.kernels import loops\n"
         "values = (ctypes.c_float * 3)(1, -2, 3)\n"
-        "print(loops().extent(ctypes.addressof(values), 3))\n"
+        "print(loops().bounds(ctypes.addressof(values), 3))\n"
     )
     running = [
         subprocess.Popen(

@@ -35,15 +35,15 @@ def problem(
     """A model of tensors of these sizes, one task a kind."""
     generator = torch.Generator().manual_seed(seed)
     base = {f"0.w{i}": torch.randn(size, generator=generator) for i, size in enumerate(sizes)}
-    tuned: dict[str, State] = {}
+    finetuned: dict[str, State] = {}
     scores: dict[str, State] = {str(task): {} for task in range(len(kinds))}
     for task in scores:
-        tuned[task] = {n: v + 0.01 * torch.randn(v.shape, generator=generator) for n, v in base.items()}
+        finetuned[task] = {n: v + 0.01 * torch.randn(v.shape, generator=generator) for n, v in base.items()}
     for position, (name, value) in enumerate(base.items()):
         drawn = importances(kinds, value.numel(), seed + position)
         for task, row in zip(scores, drawn, strict=True):
             scores[task][name] = row
-    return base, tuned, scores
+    return base, finetuned, scores
 
 
 def assert_same(first: Merged, second: Merged) -> None:
@@ -132,15 +132,15 @@ def test_the_masks_are_the_oracle_s(data: st.DataObject | None, shape: tuple[int
     )
     base = {"w": torch.zeros(9)}
     # Task i adds 2**i: the sum tells which tasks were kept.
-    tuned = {str(i): {"w": torch.full((9,), 2.0**i)} for i in range(n)}
+    finetuned = {str(i): {"w": torch.full((9,), 2.0**i)} for i in range(n)}
     scores = {str(i): {"w": torch.tensor(row)} for i, row in enumerate(rows)}
     wanted = oracle.fuse(
         {"w": np.zeros(9)},
-        {task: {"w": state["w"].double().numpy()} for task, state in tuned.items()},
+        {task: {"w": state["w"].double().numpy()} for task, state in finetuned.items()},
         {task: {"w": state["w"].double().numpy()} for task, state in scores.items()},
         p,
     )
-    got = run_in_memory(Sta(float(p)), base, tuned, scores, compiled=True)
+    got = run_in_memory(Sta(float(p)), base, finetuned, scores, compiled=True)
     assert np.array_equal(got.weights["w"].double().numpy(), wanted["w"])
     kept = [int(wanted["w"][e]) >> i & 1 for i in range(n) for e in range(9)]
     assert sum(got.kept["w"].values()) * 9 == pytest.approx(sum(kept))
@@ -153,11 +153,11 @@ def test_more_tasks_than_are_compiled(n: int) -> None:
     assert not fused_is_built(n, k)
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(50)}
-    tuned = {f"{i:03}": {"w": torch.randn(50, generator=generator)} for i in range(n)}
-    scores = {task: {"w": torch.rand(50, generator=generator)} for task in tuned}
-    got = both(Sta(0.7, "none"), base, tuned, scores)
+    finetuned = {f"{i:03}": {"w": torch.randn(50, generator=generator)} for i in range(n)}
+    scores = {task: {"w": torch.rand(50, generator=generator)} for task in finetuned}
+    got = both(Sta(0.7, "none"), base, finetuned, scores)
     values = np.stack([state["w"].double().numpy() for state in scores.values()])
-    deltas = np.stack([state["w"].double().numpy() for state in tuned.values()])
+    deltas = np.stack([state["w"].double().numpy() for state in finetuned.values()])
     mask = values > np.sort(values, axis=0)[k - 1]
     np.testing.assert_allclose(got.weights["w"].numpy(), (mask * deltas).sum(axis=0), atol=1e-5)
 
@@ -168,85 +168,85 @@ def test_fewer_than_two_tasks_have_no_loop(n: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("where", ["base", "tuned", "scores"])
+@pytest.mark.parametrize("where", ["base", "finetuned", "scores"])
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("mode", ["tensor", "none"])
 def test_what_is_not_finite_is_refused_by_name(where: str, bad: float, compiled: bool, mode: str) -> None:
-    base, tuned, scores = problem(["uniform"] * 3, [300, 700], 5)
-    target = {"base": base, "tuned": tuned["1"], "scores": scores["1"]}[where]
+    base, finetuned, scores = problem(["uniform"] * 3, [300, 700], 5)
+    target = {"base": base, "finetuned": finetuned["1"], "scores": scores["1"]}[where]
     target["0.w1"][699] = bad
     title = {
         "base": "the pretrained model",
-        "tuned": "the model fine-tuned on '1'",
+        "finetuned": "the model fine-tuned on '1'",
         "scores": "the importance of task '1'",
     }
     with pytest.raises(StaError, match=rf"{title[where]} holds NaN or Inf in tensor '0\.w1'"):
-        run_in_memory(Sta(0.7, mode), base, tuned, scores, compiled=compiled)
+        run_in_memory(Sta(0.7, mode), base, finetuned, scores, compiled=compiled)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_task_vector_that_overflows_counts_only_where_it_is_kept(compiled: bool) -> None:
     base = {"w": torch.tensor([-3e38, 0.0, 1.0])}
-    tuned = {"a": {"w": torch.tensor([3e38, 1.0, 1.0])}, "b": {"w": torch.tensor([-3e38, 2.0, 1.0])}}
+    finetuned = {"a": {"w": torch.tensor([3e38, 1.0, 1.0])}, "b": {"w": torch.tensor([-3e38, 2.0, 1.0])}}
     dropped = {"a": {"w": torch.tensor([0.0, 1.0, 0.5])}, "b": {"w": torch.tensor([1.0, 0.0, 0.5])}}
-    got = run_in_memory(Sta(), base, tuned, dropped, compiled=compiled)
+    got = run_in_memory(Sta(), base, finetuned, dropped, compiled=compiled)
     assert got.weights["w"].tolist() == [torch.tensor(-3e38).item(), 1.0, 1.0]
     assert got.kept == {"w": {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}}
     kept = {"a": dropped["b"], "b": dropped["a"]}
     with pytest.raises(StaError, match=r"overflows torch\.float32 in tensor 'w'"):
-        run_in_memory(Sta(), base, tuned, kept, compiled=compiled)
+        run_in_memory(Sta(), base, finetuned, kept, compiled=compiled)
 
 
 def test_scores_whose_sum_overflows_are_still_ranked() -> None:
     base = {"w": torch.zeros(300)}
-    tuned = {str(i): {"w": torch.full((300,), 2.0**i)} for i in range(3)}
+    finetuned = {str(i): {"w": torch.full((300,), 2.0**i)} for i in range(3)}
     scores = {str(i): {"w": torch.full((300,), 3e38 - 1e37 * i)} for i in range(3)}
-    assert both(Sta(0.7, "none"), base, tuned, scores).weights["w"].tolist() == [1.0] * 300
+    assert both(Sta(0.7, "none"), base, finetuned, scores).weights["w"].tolist() == [1.0] * 300
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_all_types_of_sources_and_results(dtype: torch.dtype) -> None:
-    base, tuned, scores = problem(["uniform", "grid", "logarithmic"], [700], 9)
+    base, finetuned, scores = problem(["uniform", "grid", "logarithmic"], [700], 9)
     base = {name: value.to(dtype) for name, value in base.items()}
-    tuned["1"] = {name: value.half() for name, value in tuned["1"].items()}
+    finetuned["1"] = {name: value.half() for name, value in finetuned["1"].items()}
     scores["2"] = {name: value.to(torch.bfloat16) for name, value in scores["2"].items()}
     for wanted in (torch.float16, torch.bfloat16, torch.float32):
-        eager = run_in_memory(Sta(), base, tuned, scores, dtype=wanted, compiled=False)
-        native = run_in_memory(Sta(), base, tuned, scores, dtype=wanted, compiled=True)
+        eager = run_in_memory(Sta(), base, finetuned, scores, dtype=wanted, compiled=False)
+        native = run_in_memory(Sta(), base, finetuned, scores, dtype=wanted, compiled=True)
         assert native.weights["0.w0"].dtype == wanted
         assert torch.equal(eager.weights["0.w0"], native.weights["0.w0"])
         assert eager.kept == native.kept
 
 
 def test_views_that_are_not_at_the_start_of_their_memory() -> None:
-    base, tuned, scores = problem(["uniform", "grid", "zero"], [601], 3)
-    wanted = run_in_memory(Sta(), base, tuned, scores, compiled=False)
+    base, finetuned, scores = problem(["uniform", "grid", "zero"], [601], 3)
+    wanted = run_in_memory(Sta(), base, finetuned, scores, compiled=False)
     moved = [
         {name: torch.cat([torch.zeros(3), value])[3:] for name, value in state.items()}
-        for state in (base, *tuned.values(), *scores.values())
+        for state in (base, *finetuned.values(), *scores.values())
     ]
     got = run_in_memory(
         Sta(),
         moved[0],
-        dict(zip(tuned, moved[1:4], strict=True)),
+        dict(zip(finetuned, moved[1:4], strict=True)),
         dict(zip(scores, moved[4:], strict=True)),
         compiled=True,
     )
     assert_same(got, wanted)
     spread = {name: torch.stack([value, value], dim=1)[:, 1] for name, value in base.items()}
-    assert_same(run_in_memory(Sta(), spread, tuned, scores, compiled=True), wanted)
+    assert_same(run_in_memory(Sta(), spread, finetuned, scores, compiled=True), wanted)
 
 
 def test_a_group_whose_float64_bounds_lie_too_far_apart() -> None:
     # Their difference overflows: the eager form halves them, and the loop leaves the tensor to it.
     base = {"0.a": torch.zeros(4), "0.b": torch.zeros(2, dtype=torch.float64)}
-    tuned = {str(i): {n: torch.full_like(v, 2.0**i) for n, v in base.items()} for i in range(3)}
+    finetuned = {str(i): {n: torch.full_like(v, 2.0**i) for n, v in base.items()} for i in range(3)}
     far = torch.tensor([-1.7e308, 1.7e308], dtype=torch.float64)
     near = torch.tensor([0.0, 4.0], dtype=torch.float64)
     scores = {str(i): {"0.a": torch.tensor([1.0, 0.0, 3.0, 2.5]).roll(i), "0.b": near} for i in range(3)}
     scores["0"]["0.b"] = far  # so that task 0 is normalised to 0.5 everywhere in 0.a
-    got = both(Sta(0.5, "model"), base, tuned, scores, dtype=torch.float32)
-    eager = run_in_memory(Sta(0.5, "model"), base, tuned, scores, dtype=torch.float32, compiled=False)
+    got = both(Sta(0.5, "model"), base, finetuned, scores, dtype=torch.float32)
+    eager = run_in_memory(Sta(0.5, "model"), base, finetuned, scores, dtype=torch.float32, compiled=False)
     assert_same(got, eager)
     # Task 1 has 2.5, 1, 0 and 3 quarters, task 2 has 3, 2.5, 1 and 0: the greatest of the three is
     # kept.

@@ -44,39 +44,39 @@ def random(size: int, seed: int) -> Values:
 @pytest.mark.parametrize("tasks", [1, 2, 6, 40])
 def test_linear_is_base_plus_the_scaled_sum(native: Loops, size: int, tasks: int) -> None:
     base, out = random(size, 0), np.zeros(size, np.float32)
-    tuned = [random(size, 1 + t) for t in range(tasks)]
-    assert native.linear(at(base), [at(t) for t in tuned], 0.3, at(out), size) == OK
+    finetuned = [random(size, 1 + t) for t in range(tasks)]
+    assert native.linear(at(base), [at(t) for t in finetuned], 0.3, at(out), size) == OK
     total = np.zeros(size, np.float32)
-    for values in tuned:
+    for values in finetuned:
         total += values - base
     assert np.array_equal(out, base + np.float32(0.3) * total)
-    wide = base.astype(np.float64) + 0.3 * sum(values.astype(np.float64) - base for values in tuned)
+    wide = base.astype(np.float64) + 0.3 * sum(values.astype(np.float64) - base for values in finetuned)
     np.testing.assert_allclose(out, wide, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_negate_and_subtract(native: Loops, size: int) -> None:
-    model, origin, tuned, score = (random(size, seed) for seed in range(4))
+    model, origin, finetuned, score = (random(size, seed) for seed in range(4))
     out = np.zeros(size, np.float32)
-    assert native.negate(at(model), at(origin), at(tuned), 0.7, at(out), size) == OK
-    assert np.array_equal(out, model - np.float32(0.7) * (tuned - origin))
+    assert native.negate(at(model), at(origin), at(finetuned), 0.7, at(out), size) == OK
+    assert np.array_equal(out, model - np.float32(0.7) * (finetuned - origin))
     mask = score > np.float32(0.1)
-    assert native.subtract(at(model), at(origin), at(tuned), at(score), 0.1, at(out), size) == (
+    assert native.subtract(at(model), at(origin), at(finetuned), at(score), 0.1, at(out), size) == (
         OK,
         mask.sum(),
     )
-    assert np.array_equal(out, model - np.where(mask, tuned - origin, np.float32(0)))
+    assert np.array_equal(out, model - np.where(mask, finetuned - origin, np.float32(0)))
 
 
 @given(values=arrays.arrays(np.float32, st.integers(1, 40), elements=finite))
-def test_extent_is_minimum_and_maximum(values: Values) -> None:
+def test_bounds_is_minimum_and_maximum(values: Values) -> None:
     found = loops()
     assert found is not None
-    assert found.extent(at(values), len(values)) == (OK, values.min(), values.max())
+    assert found.bounds(at(values), len(values)) == (OK, values.min(), values.max())
 
 
-def test_extent_of_nothing_is_empty(native: Loops) -> None:
-    assert native.extent(at(random(1, 0)), 0) == (OK, np.inf, -np.inf)
+def test_bounds_of_nothing_is_empty(native: Loops) -> None:
+    assert native.bounds(at(random(1, 0)), 0) == (OK, np.inf, -np.inf)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -86,16 +86,16 @@ def test_what_is_not_finite_makes_every_loop_suspicious(native: Loops, bad: floa
     dirty = random(600, 2)
     dirty[place] = bad
     good, odd, to = at(clean), at(dirty), at(out)
-    assert native.extent(odd, size)[0] == SUSPECT
-    for base, tuned in ((odd, good), (good, odd)):
-        assert native.linear(base, [good, tuned], 1.0, to, size) == SUSPECT
-    for model, origin, tuned in ((odd, good, good), (good, odd, good), (good, good, odd)):
-        assert native.negate(model, origin, tuned, 1.0, to, size) == SUSPECT
-        assert native.subtract(model, origin, tuned, good, 9.0, to, size)[0] == SUSPECT
+    assert native.bounds(odd, size)[0] == SUSPECT
+    for base, finetuned in ((odd, good), (good, odd)):
+        assert native.linear(base, [good, finetuned], 1.0, to, size) == SUSPECT
+    for model, origin, finetuned in ((odd, good, good), (good, odd, good), (good, good, odd)):
+        assert native.negate(model, origin, finetuned, 1.0, to, size) == SUSPECT
+        assert native.subtract(model, origin, finetuned, good, 9.0, to, size)[0] == SUSPECT
     assert native.subtract(good, good, good, odd, 9.0, to, size)[0] == SUSPECT
     for task in (good, odd):
         assert native.linear(good, [good] * 3, 1.0, to, place) == OK
-        assert native.extent(task, place)[0] == OK
+        assert native.bounds(task, place)[0] == OK
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,10 +118,12 @@ def test_counted_digits_give_the_order_statistic(values: Values, data: st.DataOb
 @settings(max_examples=40, deadline=None)
 @given(values=arrays.arrays(np.float32, st.integers(1, 60), elements=finite), p=st.floats(0, 1))
 def test_forgetting_finds_the_threshold_of_the_eager_form(values: Values, p: float) -> None:
-    base, tuned = {"w": torch.zeros(len(values))}, {"t": {"w": torch.ones(len(values))}}
+    base, finetuned = {"w": torch.zeros(len(values))}, {"t": {"w": torch.ones(len(values))}}
     scores = {"t": {"w": torch.from_numpy(values)}}
-    got = run_in_memory(StaForgetting(p), base, tuned, scores, compiled=True).weights["w"]
-    assert torch.equal(got, run_in_memory(StaForgetting(p), base, tuned, scores, compiled=False).weights["w"])
+    got = run_in_memory(StaForgetting(p), base, finetuned, scores, compiled=True).weights["w"]
+    assert torch.equal(
+        got, run_in_memory(StaForgetting(p), base, finetuned, scores, compiled=False).weights["w"]
+    )
     ordered = np.sort(values)
     assert np.array_equal(got.numpy() == -1, values > ordered[rank(len(values), p) - 1])
 
@@ -166,11 +168,11 @@ def test_every_method_gives_the_bits_of_its_eager_form(
         }
 
     base, origin = state(), state()
-    tuned = {str(task): state() for task in range(1 if one_task else 5)}
-    scores = {task: state() for task in tuned} if method.needs_importance else None
+    finetuned = {str(task): state() for task in range(1 if one_task else 5)}
+    scores = {task: state() for task in finetuned} if method.needs_importance else None
     started = origin if one_task else None
-    eager = run_in_memory(method, base, tuned, scores, origin=started, compiled=False)
-    native = run_in_memory(method, base, tuned, scores, origin=started, compiled=True)
+    eager = run_in_memory(method, base, finetuned, scores, origin=started, compiled=False)
+    native = run_in_memory(method, base, finetuned, scores, origin=started, compiled=True)
     for name in base:
         assert torch.equal(eager.weights[name].view(torch.int32), native.weights[name].view(torch.int32))
     assert eager.kept == native.kept

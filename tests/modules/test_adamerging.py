@@ -73,11 +73,11 @@ def mean_entropy(module: AdaMerging, weights: dict[str, Tensor]) -> float:
 
 def test_it_starts_from_task_arithmetic(pretrained: Path, tasks: dict[str, TaskSource], build: Any) -> None:
     base = build_encoder("miniature", str(pretrained)).state_dict()
-    tuned = {
+    finetuned = {
         name: {n.removeprefix("visual."): t for n, t in load_weights(str(source.finetuned)).items()}
         for name, source in tasks.items()
     }
-    expected = task_arithmetic(base, tuned, scale=0.3)
+    expected = task_arithmetic(base, finetuned, scale=0.3)
     for granularity in ("task", "tensor"):
         module = build(granularity=granularity)
         found = module.merged_weights()

@@ -219,13 +219,13 @@ def test_optimiser_and_scheduler_can_be_replaced(pretrained: Path, data: TaskDat
 
 
 def test_weights_replace_the_encoder_and_not_the_head(pretrained: Path, tmp_path: Path) -> None:
-    path = write_finetuned(tmp_path / "tuned.safetensors", pretrained, seed=5)
-    plain, tuned = classifier(pretrained), classifier(pretrained, weights=str(path))
+    path = write_finetuned(tmp_path / "finetuned.safetensors", pretrained, seed=5)
+    plain, finetuned = classifier(pretrained), classifier(pretrained, weights=str(path))
     plain.build()
-    tuned.build()
-    assert torch.equal(plain.head.weight, tuned.head.weight)
+    finetuned.build()
+    assert torch.equal(plain.head.weight, finetuned.head.weight)
     found = load_weights(path)
-    assert all(torch.equal(t, found[f"visual.{n}"]) for n, t in tuned.encoder.state_dict().items())
+    assert all(torch.equal(t, found[f"visual.{n}"]) for n, t in finetuned.encoder.state_dict().items())
 
 
 def test_a_saved_head_is_used_and_must_fit(pretrained: Path, tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def data(**settings: Any) -> MultiTaskDataModule:
 
 def states(pretrained: Path, tasks: dict[str, TaskSource]) -> tuple[Any, Any, Any]:
     base = build_encoder("miniature", str(pretrained)).state_dict()
-    tuned = {
+    finetuned = {
         name: {n.removeprefix("visual."): t for n, t in load_weights(source.finetuned).items()}
         for name, source in tasks.items()
     }
     importance = {name: load_weights(source.importance or "") for name, source in tasks.items()}
-    return base, tuned, importance
+    return base, finetuned, importance
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -57,9 +57,9 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def test_it_fuses_what_the_library_fuses_once(pretrained: Path, tasks: dict[str, TaskSource]) -> None:
-    base, tuned, importance = states(pretrained, tasks)
+    base, finetuned, importance = states(pretrained, tasks)
     module = MergeModule(tasks, pretrained=str(pretrained), p=0.5)
-    assert same(module.merge().weights, fuse(base, tuned, importance, p=0.5))
+    assert same(module.merge().weights, fuse(base, finetuned, importance, p=0.5))
     assert module.merge() is module.merge()
     assert not any("_original" in name for name in module.state_dict())
 
@@ -67,21 +67,21 @@ def test_it_fuses_what_the_library_fuses_once(pretrained: Path, tasks: dict[str,
 def test_measures_are_made_from_the_lp_file_or_from_weights(
     pretrained: Path, tasks: dict[str, TaskSource]
 ) -> None:
-    base, tuned, importance = states(pretrained, tasks)
+    base, finetuned, importance = states(pretrained, tasks)
     for measure, expected in (
-        ("lp+amp", {k: {n: t * tuned[k][n] ** 2 for n, t in v.items()} for k, v in importance.items()}),
-        ("amp", {k: {n: t**2 for n, t in v.items()} for k, v in tuned.items()}),
-        ("delta-amp", {k: {n: (t - base[n]) ** 2 for n, t in v.items()} for k, v in tuned.items()}),
+        ("lp+amp", {k: {n: t * finetuned[k][n] ** 2 for n, t in v.items()} for k, v in importance.items()}),
+        ("amp", {k: {n: t**2 for n, t in v.items()} for k, v in finetuned.items()}),
+        ("delta-amp", {k: {n: (t - base[n]) ** 2 for n, t in v.items()} for k, v in finetuned.items()}),
     ):
         module = MergeModule(tasks, pretrained=str(pretrained), measure=measure)
-        assert same(module.merge().weights, fuse(base, tuned, expected)), measure
+        assert same(module.merge().weights, fuse(base, finetuned, expected)), measure
 
 
 def test_other_methods_need_no_importance(pretrained: Path, tasks: dict[str, TaskSource]) -> None:
-    base, tuned, _ = states(pretrained, tasks)
+    base, finetuned, _ = states(pretrained, tasks)
     bare = {name: {"finetuned": source.finetuned} for name, source in tasks.items()}
     module = MergeModule(bare, pretrained=str(pretrained), method="task_arithmetic", scale=0.3)  # type: ignore[arg-type]
-    assert same(module.merge().weights, task_arithmetic(base, tuned, scale=0.3))
+    assert same(module.merge().weights, task_arithmetic(base, finetuned, scale=0.3))
     with pytest.raises(StaError, match=r"'spots'.*no importance file"):
         MergeModule(bare, pretrained=str(pretrained)).merge()  # type: ignore[arg-type]
 

@@ -51,16 +51,16 @@ def models(
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     base = {name: drawn(shape) * (spread if steps else 1.0) for name, shape in SHAPES.items()}
-    tuned = {
+    finetuned = {
         f"task{i:02}": {
             name: (value + spread * drawn(SHAPES[name])).to(dtype) for name, value in base.items()
         }
         for i in range(tasks)
     }
     pretrained = {name: value.to(dtype) for name, value in base.items()}
-    for model in (pretrained, *tuned.values()):
+    for model in (pretrained, *finetuned.values()):
         model["steps"] = torch.tensor(7)
-    return pretrained, tuned
+    return pretrained, finetuned
 
 
 def names(state: State) -> list[str]:

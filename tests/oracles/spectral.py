@@ -56,11 +56,11 @@ def models(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """A pretrained model and its fine-tuned descendants, by task name."""
     base = model(1000 * seed, dtype=dtype)
-    tuned = {
+    finetuned = {
         f"task{i}": model(1000 * seed + i, around=base, spread=spread, dtype=dtype)
         for i in range(1, tasks + 1)
     }
-    return base, tuned
+    return base, finetuned
 
 
 def floats(state: dict[str, Tensor]) -> State:
@@ -137,11 +137,11 @@ def iso_cts(deltas: list[Array], common: float) -> Array:
     return factor * math.fsum(np.concatenate(ss)) / rank
 
 
-def merged(base: State, tuned: list[State], matrix_rule, scale: float = 1.0) -> State:
+def merged(base: State, finetuned: list[State], matrix_rule, scale: float = 1.0) -> State:
     """The model with ``matrix_rule`` on matrices and the mean on the rest."""
     result = {}
     for name, start in base.items():
-        deltas = [other[name] - start for other in tuned]
+        deltas = [other[name] - start for other in finetuned]
         if start.ndim == 2 and start.size and "text_projection" not in name:
             result[name] = start + scale * matrix_rule(deltas)
         else:
@@ -149,9 +149,9 @@ def merged(base: State, tuned: list[State], matrix_rule, scale: float = 1.0) -> 
     return result
 
 
-def fisher(tuned: list[State], scores: list[State], floor: float, normalize: bool) -> State:
+def fisher(finetuned: list[State], scores: list[State], floor: float, normalize: bool) -> State:
     """The weighted mean of the models themselves, entry by entry."""
-    shares = [1.0] * len(tuned)
+    shares = [1.0] * len(finetuned)
     if normalize:
         shares = [
             1 / math.hypot(*(float(entry) for score in state.values() for entry in score.flat))
@@ -159,15 +159,15 @@ def fisher(tuned: list[State], scores: list[State], floor: float, normalize: boo
         ]
     return {
         name: np.average(
-            np.stack([other[name] for other in tuned]),
+            np.stack([other[name] for other in finetuned]),
             axis=0,
             weights=np.stack(
                 [share * (state[name] + floor) for share, state in zip(shares, scores, strict=True)]
             ),
         )
-        if tuned[0][name].size
-        else tuned[0][name]
-        for name in tuned[0]
+        if finetuned[0][name].size
+        else finetuned[0][name]
+        for name in finetuned[0]
     }
 
 
@@ -187,13 +187,13 @@ def regmean(weights: list[Array], inputs: list[Array], ratio: float) -> Array:
     return found[0].T
 
 
-def negmerge(start: State, base: State, tuned: list[State], scale: float) -> State:
+def negmerge(start: State, base: State, finetuned: list[State], scale: float) -> State:
     """Entry by entry."""
     result = {}
     for name, old in start.items():
         new = old.copy()
         for at in np.ndindex(old.shape):
-            moves = [float(other[name][at] - base[name][at]) for other in tuned]
+            moves = [float(other[name][at] - base[name][at]) for other in finetuned]
             if all(move > 0 for move in moves) or all(move < 0 for move in moves):
                 new[at] -= scale * math.fsum(moves) / len(moves)
         result[name] = new

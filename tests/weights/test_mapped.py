@@ -194,12 +194,12 @@ def test_short_reads_are_taken_up_again(path: Path, monkeypatch: pytest.MonkeyPa
         assert torch.equal(file["w"].read(slice(2, 12), torch.float32), WHOLE["w"].reshape(-1)[2:])
 
 
-def test_known_extents_are_told(path: Path) -> None:
+def test_known_bounds_are_told(path: Path) -> None:
     save_weights(path, WHOLE)
     with TensorFile(path) as file:
-        assert file["w"].extent() is None
-        known = file["w"].with_extent((0.0, 11.0))
-        assert known.extent() == (0.0, 11.0)
+        assert file["w"].bounds() is None
+        known = file["w"].with_bounds((0.0, 11.0))
+        assert known.bounds() == (0.0, 11.0)
         assert known.address() == file["w"].address()
         assert torch.equal(known.read(slice(0, 12), torch.float32), WHOLE["w"].reshape(-1))
 

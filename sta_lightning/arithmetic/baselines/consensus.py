@@ -54,10 +54,10 @@ class Consensus(VectorMethod):
 
     @override
     def check(self, problem: Problem) -> None:
-        if len(problem.tuned) < self.agree:
+        if len(problem.finetuned) < self.agree:
             raise StaError(
-                f"agree={self.agree} tasks have to use an entry, and there are only {len(problem.tuned)}: "
-                f"{listed(problem.tuned)}. Nothing would be kept; give more tasks or a smaller number."
+                f"agree={self.agree} tasks have to use an entry, and there are only {len(problem.finetuned)}: "
+                f"{listed(problem.finetuned)}. Nothing would be kept; give more tasks or a smaller number."
             )
 
     @override

@@ -57,7 +57,9 @@ class Dare:
                 name: _Zeros(source) if source.dtype.is_floating_point else source
                 for name, source in reference.items()
             },
-            tuned={task: self._thinned(task, model, reference) for task, model in problem.tuned.items()},
+            finetuned={
+                task: self._thinned(task, model, reference) for task, model in problem.finetuned.items()
+            },
         )
 
     def _thinned(self, task: str, model: SourceDict, reference: SourceDict) -> dict[str, TensorSource]:
@@ -105,14 +107,14 @@ def _check_rate(rate: object) -> None:
 class _Thinned(Derived):
     """A task vector of which entries are dropped; parts: fine-tuned, origin."""
 
-    def __init__(self, tuned: TensorSource, origin: TensorSource, dare: Dare, label: str) -> None:
-        super().__init__(tuned, origin)
+    def __init__(self, finetuned: TensorSource, origin: TensorSource, dare: Dare, label: str) -> None:
+        super().__init__(finetuned, origin)
         self._dare, self._label = dare, label
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """The entries kept, rescaled, and zeros."""
-        tuned, origin = (part.read(piece, self.dtype) for part in self.parts)
-        delta = tuned - origin.to(tuned.device)
+        finetuned, origin = (part.read(piece, self.dtype) for part in self.parts)
+        delta = finetuned - origin.to(finetuned.device)
         if self._dare.rescale:
             delta = delta / (1 - self._dare.rate)
         mask = self._dare.mask(self._label, piece).to(delta.device)

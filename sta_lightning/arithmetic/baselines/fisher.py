@@ -19,7 +19,7 @@ from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
-from sta_lightning.arithmetic.states import StateDict, extent, to_double, wide_dtype
+from sta_lightning.arithmetic.states import StateDict, bounds, to_double, wide_dtype
 from sta_lightning.errors import StaError
 
 
@@ -92,7 +92,7 @@ class Fisher(VectorMethod):
         """
         moved, weights, mean = (torch.zeros_like(to_double(block.base)) for _ in range(3))
         for delta, score, share in zip(double_deltas(block), block.scores, state, strict=True):
-            if extent(score)[0] < 0:
+            if bounds(score)[0] < 0:
                 raise StaError(
                     f"a Fisher information is negative in tensor '{block.name}'; it is a sum of squared gradients. Score the "
                     "models with --measure=fisher."
@@ -100,7 +100,7 @@ class Fisher(VectorMethod):
             weight = share * (to_double(score).to(delta.device) + self.floor)
             moved += weight * delta
             weights += weight
-            mean += delta / len(block.tuned)
+            mean += delta / len(block.finetuned)
         return torch.where(weights > 0, moved / weights.where(weights > 0, 1.0), mean).to(block.base)
 
 

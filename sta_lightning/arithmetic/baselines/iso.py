@@ -123,7 +123,7 @@ class IsoCts(Spectral):
     @override
     def spectral(self, block: Block) -> Tensor:
         rank = min(block.base.shape)
-        common, specific = shares(rank, len(block.tuned), self.common)
+        common, specific = shares(rank, len(block.finetuned), self.common)
         shared = triples(_total(block), common)
         # The task vectors are subtracted once more rather than kept: all of them in float64 are a
         # lot of memory.

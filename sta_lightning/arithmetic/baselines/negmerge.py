@@ -57,7 +57,7 @@ class NegMerge(MergeMethod):
             total += delta
             rising &= delta > 0
             falling &= delta < 0
-        agreed = torch.where(rising | falling, total / len(block.tuned), 0.0)
+        agreed = torch.where(rising | falling, total / len(block.finetuned), 0.0)
         return Combined(block.base - self.scale * agreed)
 
 
@@ -90,7 +90,7 @@ def negmerge(
             f"finetuned must be a list of state dicts, one for each fine-tuning on the task, and is a "
             f"{type(finetuned).__name__}."
         )
-    numbered = {f"target ({number})": tuned for number, tuned in enumerate(finetuned, 1)}
+    numbered = {f"target ({number})": model for number, model in enumerate(finetuned, 1)}
     return run_in_memory(
         NegMerge(scale), model, numbered, origin=pretrained, base_title=FORGETS, dtype=dtype
     ).weights

@@ -18,7 +18,7 @@ from torch import Tensor
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.selection import Counts, count_digits, kth_from_counts
-from sta_lightning.arithmetic.states import extent, wide_dtype
+from sta_lightning.arithmetic.states import bounds, wide_dtype
 from sta_lightning.arithmetic.workers import together
 
 Rows = Callable[[Block], Iterable[Tensor]]
@@ -49,8 +49,8 @@ def blocks(entries: Entries, *, whole: bool = False) -> Iterator[Block]:
     """
     for piece in entries.pieces(entries.numel or 1) if whole else entries.pieces():
         block = entries.block(piece, whole=whole)
-        for part in (block.base, block.origin, *block.tuned, *block.scores, *block.grams):
-            low, high = extent(part)
+        for part in (block.base, block.origin, *block.finetuned, *block.scores, *block.grams):
+            low, high = bounds(part)
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 entries.refuse_infinite()
         yield block

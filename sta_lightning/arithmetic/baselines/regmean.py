@@ -63,7 +63,7 @@ class RegMean(LinearLayerMethod):
         """
         mean = torch.zeros_like(to_double(block.base))
         for delta in double_deltas(block):
-            mean += delta / len(block.tuned)
+            mean += delta / len(block.finetuned)
         residual, total = torch.zeros_like(mean), mean.new_zeros(mean.shape[1], mean.shape[1])
         precision = max(torch.finfo(gram.dtype).eps for gram in block.grams)
         for delta, gram in zip(double_deltas(block), grams, strict=True):

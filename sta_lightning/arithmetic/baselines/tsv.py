@@ -50,7 +50,7 @@ class Tsv(Spectral):
     @override
     def spectral(self, block: Block) -> Tensor:
         """U S V^T of the triples kept, U and V orthogonalised; zero where there are fewer triples than tasks."""
-        keep = min(block.base.shape) // len(block.tuned)
+        keep = min(block.base.shape) // len(block.finetuned)
         u, s, v = joined([triples(delta, keep) for delta in double_deltas(block)])
         return (orthogonalised(u) * s) @ orthogonalised(v).mT
 

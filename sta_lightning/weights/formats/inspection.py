@@ -134,13 +134,13 @@ def _task_vector(
     return task_vector_norms(model.encoder, base.encoder)
 
 
-def _squares(tuned: TensorSource, base: TensorSource) -> tuple[float, float]:
+def _squares(finetuned: TensorSource, base: TensorSource) -> tuple[float, float]:
     """Sums of the squares of a task vector's entries and of the pretrained weights."""
-    wide, delta, size = wide_dtype(tuned.dtype, base.dtype), 0.0, 0.0
+    wide, delta, size = wide_dtype(finetuned.dtype, base.dtype), 0.0, 0.0
     for start in range(0, base.shape.numel(), _PIECE):
         piece = slice(start, min(start + _PIECE, base.shape.numel()))
         before = base.read(piece, wide).to(torch.float64)
-        delta += float((tuned.read(piece, wide).to(torch.float64) - before).square().sum())
+        delta += float((finetuned.read(piece, wide).to(torch.float64) - before).square().sum())
         size += float(before.square().sum())
     return delta, size
 

@@ -188,7 +188,7 @@ class StoredTensor:
         """Nowhere: the entries are copied out of the file."""
         return None
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Not known without reading."""
         return None
 

@@ -26,7 +26,7 @@ class _View:
         """Nowhere: the entries are put together as they are read."""
         return None
 
-    def extent(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Not known without reading."""
         return None
 

@@ -30,9 +30,9 @@ State = dict[str, Tensor]
 METHODS = ["average", "task_arithmetic", "ties", "sta", "pcb", "consensus", "lines"]
 
 
-def thinned(base: State, tuned: dict[str, State], dare: Dare) -> np.ndarray:
+def thinned(base: State, finetuned: dict[str, State], dare: Dare) -> np.ndarray:
     """The oracle: the flat task vectors times the masks, divided by what is left."""
-    taus = oracle.vectors(base, tuned)
+    taus = oracle.vectors(base, finetuned)
     masks = np.stack(
         [
             np.concatenate(
@@ -41,28 +41,28 @@ def thinned(base: State, tuned: dict[str, State], dare: Dare) -> np.ndarray:
                     for name in oracle.names(base)
                 ]
             )
-            for task in sorted(tuned)
+            for task in sorted(finetuned)
         ]
     )
     return taus * masks / (1 - dare.rate if dare.rescale else 1)
 
 
-def importance_of(base: State, tuned: dict[str, State]) -> dict[str, State]:
+def importance_of(base: State, finetuned: dict[str, State]) -> dict[str, State]:
     generator = torch.Generator().manual_seed(9)
     return {
         task: {name: torch.rand(base[name].shape, generator=generator) for name in oracle.names(base)}
-        for task in tuned
+        for task in finetuned
     }
 
 
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_in_front_of_the_linear_methods_it_is_the_oracle(rate: float, rescale: bool) -> None:
-    base, tuned = oracle.models(3, seed=2)
+    base, finetuned = oracle.models(3, seed=2)
     dare = Dare(rate, rescale, seed=4)
-    taus = thinned(base, tuned, dare)
+    taus = thinned(base, finetuned, dare)
     for method, wanted in (("average", taus.mean(0)), ("task_arithmetic", 0.4 * taus.sum(0))):
-        got = merge(method, base, tuned, dare=dare).weights
+        got = merge(method, base, finetuned, dare=dare).weights
         np.testing.assert_allclose(oracle.flat(got), oracle.flat(base) + wanted, rtol=0, atol=1e-6)
         assert list(got) == list(base)
         assert int(got["steps"]) == 7
@@ -70,24 +70,24 @@ def test_in_front_of_the_linear_methods_it_is_the_oracle(rate: float, rescale: b
 
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_in_front_of_ties_it_is_the_oracle(rate: float) -> None:
-    base, tuned = oracle.models(4, seed=3)
+    base, finetuned = oracle.models(4, seed=3)
     dare = Dare(rate, seed=1)
-    got = merge("ties", base, tuned, dare=dare, scale=1.0).weights
-    wanted = oracle.flat(base) + oracle.ties(thinned(base, tuned, dare), 0.2, "mean")
+    got = merge("ties", base, finetuned, dare=dare, scale=1.0).weights
+    wanted = oracle.flat(base) + oracle.ties(thinned(base, finetuned, dare), 0.2, "mean")
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
 
 
 def test_in_front_of_sta_the_masks_stay_and_the_vectors_are_thinned() -> None:
-    base, tuned = oracle.models(3, seed=4)
-    scores = importance_of(base, tuned)
+    base, finetuned = oracle.models(3, seed=4)
+    scores = importance_of(base, finetuned)
     dare = Dare(0.5)
-    got = merge("sta", base, tuned, scores, dare=dare)
-    assert got.kept == merge("sta", base, tuned, scores).kept
-    left = thinned(base, tuned, dare)
-    at, models_left = 0, {task: dict(base) for task in tuned}
+    got = merge("sta", base, finetuned, scores, dare=dare)
+    assert got.kept == merge("sta", base, finetuned, scores).kept
+    left = thinned(base, finetuned, dare)
+    at, models_left = 0, {task: dict(base) for task in finetuned}
     for name in oracle.names(base):
         size = base[name].numel()
-        for task, row in zip(sorted(tuned), left, strict=True):
+        for task, row in zip(sorted(finetuned), left, strict=True):
             piece = torch.from_numpy(row[at : at + size]).reshape(base[name].shape)
             models_left[task][name] = base[name].double() + piece
         at += size
@@ -99,10 +99,10 @@ def test_in_front_of_sta_the_masks_stay_and_the_vectors_are_thinned() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_dropping_nothing_changes_no_bit(method: str, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(3, dtype=dtype)
-    scores = importance_of(base, tuned)
-    plain = merge(method, base, tuned, scores)
-    got = merge(method, base, tuned, scores, dare=Dare(0.0))
+    base, finetuned = oracle.models(3, dtype=dtype)
+    scores = importance_of(base, finetuned)
+    plain = merge(method, base, finetuned, scores)
+    got = merge(method, base, finetuned, scores, dare=Dare(0.0))
     assert all(torch.equal(got.weights[name], plain.weights[name]) for name in base)
     assert got.kept == plain.kept
 
@@ -115,22 +115,23 @@ def test_the_rate_is_the_share_that_is_dropped(rate: float) -> None:
 
 
 def test_what_is_left_is_rescaled_so_that_the_mean_stays() -> None:
-    base, tuned = {"w": torch.zeros(200_000)}, {"t": {"w": torch.ones(200_000)}}
-    got = merge("average", base, tuned, dare=Dare(0.75)).weights["w"]
+    base, finetuned = {"w": torch.zeros(200_000)}, {"t": {"w": torch.ones(200_000)}}
+    got = merge("average", base, finetuned, dare=Dare(0.75)).weights["w"]
     assert set(got.tolist()) == {0.0, 4.0}
     assert float(got.mean()) == pytest.approx(1.0, abs=0.02)
-    plain = merge("average", base, tuned, dare=Dare(0.75, rescale=False)).weights["w"]
+    plain = merge("average", base, finetuned, dare=Dare(0.75, rescale=False)).weights["w"]
     assert set(plain.tolist()) == {0.0, 1.0}
     assert torch.equal(plain != 0, got != 0)
 
 
 def test_over_many_seeds_every_entry_keeps_its_expectation() -> None:
-    base, tuned = oracle.models(2, seed=1)
-    wanted = oracle.flat(average(base, tuned))
+    base, finetuned = oracle.models(2, seed=1)
+    wanted = oracle.flat(average(base, finetuned))
     draws = [
-        oracle.flat(merge("average", base, tuned, dare=Dare(0.5, seed=seed)).weights) for seed in range(400)
+        oracle.flat(merge("average", base, finetuned, dare=Dare(0.5, seed=seed)).weights)
+        for seed in range(400)
     ]
-    spread = np.abs(oracle.vectors(base, tuned)).sum(0) / 2  # of one draw, at most
+    spread = np.abs(oracle.vectors(base, finetuned)).sum(0) / 2  # of one draw, at most
     assert np.all(np.abs(np.mean(draws, axis=0) - wanted) < 5 * spread / 20 + 1e-6)
 
 
@@ -155,9 +156,9 @@ def test_a_higher_rate_drops_more_of_the_same() -> None:
 
 
 def test_the_tasks_are_thinned_each_by_itself() -> None:
-    base, tuned = oracle.models(3)
-    alone = merge("task_arithmetic", base, {"task01": tuned["task01"]}, dare=Dare(0.5)).weights
-    masks = thinned(base, tuned, Dare(0.5))
+    base, finetuned = oracle.models(3)
+    alone = merge("task_arithmetic", base, {"task01": finetuned["task01"]}, dare=Dare(0.5)).weights
+    masks = thinned(base, finetuned, Dare(0.5))
     np.testing.assert_array_equal(
         oracle.flat(alone) != oracle.flat(base), (masks[1] != 0) & (np.abs(masks[1]) > 1e-6)
     )
@@ -179,25 +180,25 @@ def test_any_piece_is_a_piece_of_the_one_mask(data: st.DataObject, rate: float) 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_pieces_do_not_show(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(3, seed=2)
-    scores = importance_of(base, tuned)
-    whole = merge(method, base, tuned, scores, dare=Dare(0.5)).weights
+    base, finetuned = oracle.models(3, seed=2)
+    scores = importance_of(base, finetuned)
+    whole = merge(method, base, finetuned, scores, dare=Dare(0.5)).weights
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 16)
-    again = merge(method, base, tuned, scores, dare=Dare(0.5)).weights
+    again = merge(method, base, finetuned, scores, dare=Dare(0.5)).weights
     for name in whole:
         torch.testing.assert_close(whole[name], again[name], rtol=0, atol=1e-6)
 
 
 def test_processes_drop_the_same() -> None:
-    base, tuned = oracle.models(3, seed=5)
-    wanted = merge("task_arithmetic", base, tuned, dare=Dare(0.5)).weights
+    base, finetuned = oracle.models(3, seed=5)
+    wanted = merge("task_arithmetic", base, finetuned, dare=Dare(0.5)).weights
     sinks = [MemorySink(base, None) for _ in range(2)]
     for sink in sinks:
         for name in oracle.names(base):
             sink.weights[name].fill_(float("nan"))
 
     def work(peer: Any) -> Any:
-        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
         return run(TaskArithmetic(), Dare(0.5).drops(problem), sinks[peer.rank], processes=peer)
 
     assert as_processes(2, work) == [{}, {}]
@@ -208,36 +209,36 @@ def test_processes_drop_the_same() -> None:
 
 @pytest.mark.parametrize("method", [TaskArithmetic(), Average(), Sta()], ids=lambda method: method.title)
 def test_compiled_loops_take_no_vector_from_the_wrong_model(method: MergeMethod) -> None:
-    base, tuned = oracle.models(3)
-    scores = importance_of(base, tuned) if method.needs_importance else None
+    base, finetuned = oracle.models(3)
+    scores = importance_of(base, finetuned) if method.needs_importance else None
     results = [
-        run_in_memory(method, base, tuned, scores, dare=Dare(0.5), compiled=compiled).weights
+        run_in_memory(method, base, finetuned, scores, dare=Dare(0.5), compiled=compiled).weights
         for compiled in (True, False)
     ]
     assert all(torch.equal(results[0][name], results[1][name]) for name in base)
 
 
 def test_the_order_of_the_tasks_changes_no_bit() -> None:
-    base, tuned = oracle.models(3)
-    first = merge("average", base, tuned, dare=Dare(0.5)).weights
-    second = merge("average", base, dict(reversed(tuned.items())), dare=Dare(0.5)).weights
+    base, finetuned = oracle.models(3)
+    first = merge("average", base, finetuned, dare=Dare(0.5)).weights
+    second = merge("average", base, dict(reversed(finetuned.items())), dare=Dare(0.5)).weights
     assert all(torch.equal(first[name], second[name]) for name in base)
 
 
 def test_a_broken_entry_is_refused_even_where_it_would_be_dropped() -> None:
-    base, tuned = oracle.models(2)
+    base, finetuned = oracle.models(2)
     dropped = int((~Dare(0.9).mask("task01:blocks.0.w", slice(0, 24))).nonzero()[0])
-    tuned["task01"]["blocks.0.w"].view(-1)[dropped] = float("nan")
+    finetuned["task01"]["blocks.0.w"].view(-1)[dropped] = float("nan")
     for method in ("average", "ties"):
         with pytest.raises(StaError, match=r"fine-tuned on 'task01'.*NaN or Inf.*'blocks.0.w'"):
-            merge(method, base, tuned, dare=Dare(0.9))
+            merge(method, base, finetuned, dare=Dare(0.9))
 
 
 def test_models_that_do_not_match_are_refused_by_name() -> None:
-    base, tuned = oracle.models(2)
-    del tuned["task00"]["blocks.0.b"]
+    base, finetuned = oracle.models(2)
+    del finetuned["task00"]["blocks.0.b"]
     with pytest.raises(StaError, match=r"'task00'.*missing 1 tensor: 'blocks.0.b'"):
-        merge("average", base, tuned, dare=Dare(0.5))
+        merge("average", base, finetuned, dare=Dare(0.5))
 
 
 @pytest.mark.parametrize("rate", [1.0, 1.5, -0.1, float("nan"), float("inf"), "0.5", None, True])
@@ -252,12 +253,12 @@ def test_peft_drops_and_rescales_alike() -> None:
     # entries is left to compare.
     taus = list(torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0)))
     base = {"w": torch.zeros(40, 50)}
-    tuned = {f"{i}": {"w": tau} for i, tau in enumerate(taus)}
+    finetuned = {f"{i}": {"w": tau} for i, tau in enumerate(taus)}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = utils.dare_linear(taus[:1], torch.ones(1), 0.25)
-    ours = task_arithmetic(base, {"0": tuned["0"]}, scale=1.0)["w"]
-    dropped = merge("task_arithmetic", base, {"0": tuned["0"]}, scale=1.0, dare=Dare(0.75)).weights["w"]
+    ours = task_arithmetic(base, {"0": finetuned["0"]}, scale=1.0)["w"]
+    dropped = merge("task_arithmetic", base, {"0": finetuned["0"]}, scale=1.0, dare=Dare(0.75)).weights["w"]
     for result in (theirs, dropped):
         kept = result != 0
         torch.testing.assert_close(result[kept], 4 * ours[kept])

@@ -22,10 +22,12 @@ from tests.peers import as_processes
 State = dict[str, Tensor]
 
 
-def squares(tuned: dict[str, State], seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, State]:
+def squares(
+    finetuned: dict[str, State], seed: int = 0, dtype: torch.dtype = torch.float32
+) -> dict[str, State]:
     """A Fisher information of every model, of another size for every task, some of it zero."""
     scores = {}
-    for number, (task, model) in enumerate(tuned.items()):
+    for number, (task, model) in enumerate(finetuned.items()):
         generator = torch.Generator().manual_seed(100 * seed + number)
         scores[task] = {
             name: (
@@ -39,10 +41,10 @@ def squares(tuned: dict[str, State], seed: int = 0, dtype: torch.dtype = torch.f
 
 
 def expected(
-    tuned: dict[str, State], scores: dict[str, State], floor: float, normalized: bool
+    finetuned: dict[str, State], scores: dict[str, State], floor: float, normalized: bool
 ) -> oracle.State:
-    models = [oracle.floats(tuned[task]) for task in sorted(tuned)]
-    found = [oracle.floats(scores[task]) for task in sorted(tuned)]
+    models = [oracle.floats(finetuned[task]) for task in sorted(finetuned)]
+    found = [oracle.floats(scores[task]) for task in sorted(finetuned)]
     return oracle.fisher(models, found, floor, normalized)
 
 
@@ -51,63 +53,63 @@ def expected(
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 def test_fisher_is_the_oracle(tasks: int, normalized: bool, floor: float, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks, dtype=dtype)
-    scores = squares(tuned, tasks)
+    base, finetuned = oracle.models(tasks, seed=tasks, dtype=dtype)
+    scores = squares(finetuned, tasks)
     wide = None if dtype == torch.float64 else torch.float32
-    got = fisher_merge(base, tuned, scores, floor=floor, normalized=normalized, dtype=wide)
-    oracle.close(got, expected(tuned, scores, floor, normalized))
+    got = fisher_merge(base, finetuned, scores, floor=floor, normalized=normalized, dtype=wide)
+    oracle.close(got, expected(finetuned, scores, floor, normalized))
     assert list(got) == list(base)
     assert torch.equal(got["steps"], base["steps"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_scores_may_have_another_type(dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(3)
-    scores = squares(tuned, dtype=dtype)
-    oracle.close(fisher_merge(base, tuned, scores), expected(tuned, scores, 1e-6, True))
+    base, finetuned = oracle.models(3)
+    scores = squares(finetuned, dtype=dtype)
+    oracle.close(fisher_merge(base, finetuned, scores), expected(finetuned, scores, 1e-6, True))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 5), normalized=st.booleans())
 def test_equal_information_is_the_average(seed: int, tasks: int, normalized: bool) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    one = squares({"task1": tuned["task1"]}, seed)["task1"]
-    got = fisher_merge(base, tuned, dict.fromkeys(tuned, one), normalized=normalized)
-    oracle.close(got, oracle.floats(average(base, tuned)), atol=1e-12)
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    one = squares({"task1": finetuned["task1"]}, seed)["task1"]
+    got = fisher_merge(base, finetuned, dict.fromkeys(finetuned, one), normalized=normalized)
+    oracle.close(got, oracle.floats(average(base, finetuned)), atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 5))
 def test_identical_models_stay(seed: int, tasks: int) -> None:
-    base, tuned = oracle.models(1, seed=seed)
-    same = {f"t{i}": tuned["task1"] for i in range(tasks)}
-    oracle.close(fisher_merge(base, same, squares(same, seed)), oracle.floats(tuned["task1"]))
+    base, finetuned = oracle.models(1, seed=seed)
+    same = {f"t{i}": finetuned["task1"] for i in range(tasks)}
+    oracle.close(fisher_merge(base, same, squares(same, seed)), oracle.floats(finetuned["task1"]))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(2, 5), factor=st.floats(1e-3, 1e3))
 def test_a_task_s_unit_does_not_count_if_it_is_normalised(seed: int, tasks: int, factor: float) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    scores = squares(tuned, seed, torch.float64)
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    scores = squares(finetuned, seed, torch.float64)
     other = {**scores, "task1": {name: factor * value for name, value in scores["task1"].items()}}
-    got = fisher_merge(base, tuned, other, floor=0.0)
-    oracle.close(got, oracle.floats(fisher_merge(base, tuned, scores, floor=0.0)), atol=1e-10)
+    got = fisher_merge(base, finetuned, other, floor=0.0)
+    oracle.close(got, oracle.floats(fisher_merge(base, finetuned, scores, floor=0.0)), atol=1e-10)
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10_000), tasks=st.integers(2, 5))
 def test_the_result_lies_between_the_models_in_any_order(data: st.DataObject, seed: int, tasks: int) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    scores = squares(tuned, seed)
-    got = fisher_merge(base, tuned, scores)
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    scores = squares(finetuned, seed)
+    got = fisher_merge(base, finetuned, scores)
     for name in oracle.SHAPES:
-        stacked = torch.stack([model[name] for model in tuned.values()])
+        stacked = torch.stack([model[name] for model in finetuned.values()])
         assert bool((got[name] <= stacked.amax(0) + 1e-12).all())
         assert bool((got[name] >= stacked.amin(0) - 1e-12).all())
-    names = dict(zip(sorted(tuned), data.draw(st.permutations(sorted(tuned))), strict=True))
+    names = dict(zip(sorted(finetuned), data.draw(st.permutations(sorted(finetuned))), strict=True))
     renamed = fisher_merge(
         base,
-        {new: tuned[old] for new, old in names.items()},
+        {new: finetuned[old] for new, old in names.items()},
         {new: scores[old] for new, old in names.items()},
     )
     oracle.close(renamed, oracle.floats(got), atol=1e-12)
@@ -115,30 +117,30 @@ def test_the_result_lies_between_the_models_in_any_order(data: st.DataObject, se
 
 def test_what_no_task_uses_is_the_mean() -> None:
     base = {"w": torch.zeros(3)}
-    tuned = {"a": {"w": torch.tensor([1.0, 2.0, 3.0])}, "b": {"w": torch.tensor([3.0, 6.0, 5.0])}}
+    finetuned = {"a": {"w": torch.tensor([1.0, 2.0, 3.0])}, "b": {"w": torch.tensor([3.0, 6.0, 5.0])}}
     scores = {"a": {"w": torch.tensor([0.0, 1.0, 1.0])}, "b": {"w": torch.tensor([0.0, 0.0, 1.0])}}
     for floor in (0.0, 1e-6):
-        got = fisher_merge(base, tuned, scores, floor=floor, normalized=False)["w"]
+        got = fisher_merge(base, finetuned, scores, floor=floor, normalized=False)["w"]
         torch.testing.assert_close(got, torch.tensor([2.0, 2.0, 4.0]), rtol=0, atol=1e-5)
 
 
 def test_tiny_information_counts_as_much() -> None:
-    base, tuned = oracle.models(2, dtype=torch.float64)
-    scores = squares(tuned, dtype=torch.float64)
+    base, finetuned = oracle.models(2, dtype=torch.float64)
+    scores = squares(finetuned, dtype=torch.float64)
     tiny = {task: {n: v * 1e-60 for n, v in found.items()} for task, found in scores.items()}
     for normalized in (True, False):
-        wanted = fisher_merge(base, tuned, scores, floor=0.0, normalized=normalized)
-        got = fisher_merge(base, tuned, tiny, floor=0.0, normalized=normalized)
+        wanted = fisher_merge(base, finetuned, scores, floor=0.0, normalized=normalized)
+        got = fisher_merge(base, finetuned, tiny, floor=0.0, normalized=normalized)
         oracle.close(got, oracle.floats(wanted), atol=1e-9)
 
 
 def test_pieces_and_processes_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(3)
-    scores = squares(tuned)
-    whole = fisher_merge(base, tuned, scores)
+    base, finetuned = oracle.models(3)
+    scores = squares(finetuned)
+    whole = fisher_merge(base, finetuned, scores)
     problem = Problem(
         in_memory(base),
-        {task: in_memory(model) for task, model in tuned.items()},
+        {task: in_memory(model) for task, model in finetuned.items()},
         {task: in_memory(found) for task, found in scores.items()},
     )
 
@@ -151,16 +153,16 @@ def test_pieces_and_processes_do_not_show(monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(shares[0]) == pytest.approx(1.0)
     assert shares[0] == sorted(shares[0])  # every task's information is a tenth of the one before
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    oracle.close(fisher_merge(base, tuned, scores), oracle.floats(whole), atol=1e-12)
+    oracle.close(fisher_merge(base, finetuned, scores), oracle.floats(whole), atol=1e-12)
 
 
 def test_it_has_its_name_and_goes_behind_dare() -> None:
-    base, tuned = oracle.models(2)
-    scores = squares(tuned)
-    got = merge("fisher", base, tuned, scores, settings={"floor": 0.1, "normalized": False}).weights
-    wanted = fisher_merge(base, tuned, scores, floor=0.1, normalized=False)
+    base, finetuned = oracle.models(2)
+    scores = squares(finetuned)
+    got = merge("fisher", base, finetuned, scores, settings={"floor": 0.1, "normalized": False}).weights
+    wanted = fisher_merge(base, finetuned, scores, floor=0.1, normalized=False)
     assert all(torch.equal(got[name], value) for name, value in wanted.items())
-    thin = merge("fisher", base, tuned, scores, dare=Dare(0.5)).weights
+    thin = merge("fisher", base, finetuned, scores, dare=Dare(0.5)).weights
     assert all(bool(value.isfinite().all()) for value in thin.values())
     assert merge("fisher", {"n": torch.tensor(1)}, {"a": {"n": torch.tensor(2)}}, {"a": {}}).weights == {
         "n": torch.tensor(1)
@@ -168,24 +170,24 @@ def test_it_has_its_name_and_goes_behind_dare() -> None:
 
 
 def test_what_is_no_fisher_information_is_refused() -> None:
-    base, tuned = oracle.models(2)
-    scores = squares(tuned)
+    base, finetuned = oracle.models(2)
+    scores = squares(finetuned)
     with pytest.raises(StaError, match=r"reads .fisher. of every entry, and none was given"):
-        merge("fisher", base, tuned)
+        merge("fisher", base, finetuned)
     negative = {**scores, "task1": {**scores["task1"], "ln.bias": -torch.ones(7)}}
     with pytest.raises(StaError, match=r"Fisher information is negative in tensor 'ln.bias'"):
-        fisher_merge(base, tuned, negative)
+        fisher_merge(base, finetuned, negative)
     nothing = {name: torch.zeros_like(value) for name, value in scores["task2"].items()}
     with pytest.raises(StaError, match=r"Fisher information of task 'task2' has the norm 0.0"):
-        fisher_merge(base, tuned, {**scores, "task2": nothing})
+        fisher_merge(base, finetuned, {**scores, "task2": nothing})
     oracle.close(
-        fisher_merge(base, tuned, {**scores, "task2": nothing}, normalized=False),
-        expected(tuned, {**scores, "task2": nothing}, 1e-6, False),
+        fisher_merge(base, finetuned, {**scores, "task2": nothing}, normalized=False),
+        expected(finetuned, {**scores, "task2": nothing}, 1e-6, False),
     )
     broken = {**scores, "task2": {**scores["task2"], "scale": torch.tensor(float("nan"))}}
     for normalized in (True, False):
         with pytest.raises(StaError, match=r"importance of task 'task2' holds NaN or Inf in tensor 'scale'"):
-            fisher_merge(base, tuned, broken, normalized=normalized)
+            fisher_merge(base, finetuned, broken, normalized=normalized)
 
 
 @pytest.mark.parametrize("floor", [-1e-6, float("nan"), float("inf"), "0", False])

@@ -18,9 +18,9 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 def test_iso_c_is_the_oracle(tasks: int, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks, dtype=dtype)
-    got = iso_c_merge(base, tuned, scale=0.7, dtype=None if dtype == torch.float64 else torch.float32)
-    models = [oracle.floats(tuned[task]) for task in sorted(tuned)]
+    base, finetuned = oracle.models(tasks, seed=tasks, dtype=dtype)
+    got = iso_c_merge(base, finetuned, scale=0.7, dtype=None if dtype == torch.float64 else torch.float32)
+    models = [oracle.floats(finetuned[task]) for task in sorted(finetuned)]
     oracle.close(got, oracle.merged(oracle.floats(base), models, oracle.iso_c, 0.7))
     assert list(got) == list(base)
 
@@ -29,10 +29,10 @@ def test_iso_c_is_the_oracle(tasks: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("common", [0.5, 0.8, 1.0])
 @pytest.mark.parametrize("tasks", [1, 2, 3])
 def test_iso_cts_is_the_oracle(tasks: int, common: float, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks, dtype=dtype)
+    base, finetuned = oracle.models(tasks, seed=tasks, dtype=dtype)
     wide = None if dtype == torch.float64 else torch.float32
-    got = iso_cts_merge(base, tuned, common=common, scale=0.7, dtype=wide)
-    models = [oracle.floats(tuned[task]) for task in sorted(tuned)]
+    got = iso_cts_merge(base, finetuned, common=common, scale=0.7, dtype=wide)
+    models = [oracle.floats(finetuned[task]) for task in sorted(finetuned)]
     wanted = oracle.merged(oracle.floats(base), models, lambda deltas: oracle.iso_cts(deltas, common), 0.7)
     oracle.close(got, wanted)
 
@@ -40,13 +40,13 @@ def test_iso_cts_is_the_oracle(tasks: int, common: float, dtype: torch.dtype) ->
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 5), common=st.floats(0.3, 1))
 def test_all_singular_values_are_equal(seed: int, tasks: int, common: float) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    deltas = {name: sum(model[name] - base[name] for model in tuned.values()) for name in MATRICES}
-    for merged in (iso_c_merge(base, tuned), iso_cts_merge(base, tuned, common=common)):
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    deltas = {name: sum(model[name] - base[name] for model in finetuned.values()) for name in MATRICES}
+    for merged in (iso_c_merge(base, finetuned), iso_cts_merge(base, finetuned, common=common)):
         for name in MATRICES:
             values = np.linalg.svd((merged[name] - base[name]).numpy(), compute_uv=False)
             np.testing.assert_allclose(values, values[0], rtol=1e-8)
-    values = np.linalg.svd((iso_c_merge(base, tuned)["c_fc.weight"] - base["c_fc.weight"]).numpy())[1]
+    values = np.linalg.svd((iso_c_merge(base, finetuned)["c_fc.weight"] - base["c_fc.weight"]).numpy())[1]
     spectrum = np.linalg.svd(deltas["c_fc.weight"].numpy())[1]
     assert values[0] == pytest.approx(spectrum.mean())
 
@@ -54,28 +54,30 @@ def test_all_singular_values_are_equal(seed: int, tasks: int, common: float) -> 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 5), common=st.floats(0, 1))
 def test_one_task_and_all_common_are_iso_c(seed: int, tasks: int, common: float) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    oracle.close(iso_cts_merge(base, tuned, common=1.0), oracle.floats(iso_c_merge(base, tuned)), atol=1e-8)
-    one = {"task1": tuned["task1"]}
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    oracle.close(
+        iso_cts_merge(base, finetuned, common=1.0), oracle.floats(iso_c_merge(base, finetuned)), atol=1e-8
+    )
+    one = {"task1": finetuned["task1"]}
     oracle.close(iso_cts_merge(base, one, common=common), oracle.floats(iso_c_merge(base, one)), atol=1e-8)
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10_000), tasks=st.integers(2, 5))
 def test_the_tasks_order_is_rounding(data: st.DataObject, seed: int, tasks: int) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    names = data.draw(st.permutations(sorted(tuned)))
-    renamed = {new: tuned[old] for new, old in zip(sorted(tuned), names, strict=True)}
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    names = data.draw(st.permutations(sorted(finetuned)))
+    renamed = {new: finetuned[old] for new, old in zip(sorted(finetuned), names, strict=True)}
     for method in (iso_c_merge, iso_cts_merge):
-        oracle.close(method(base, renamed), oracle.floats(method(base, tuned)), atol=1e-8)
+        oracle.close(method(base, renamed), oracle.floats(method(base, finetuned)), atol=1e-8)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 4), factor=st.floats(0.1, 3))
 def test_scaled_task_vectors_and_a_scale_are_the_same(seed: int, tasks: int, factor: float) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
     zeros = {name: torch.zeros_like(value) for name, value in base.items()}
-    vectors = {t: {name: m[name] - base[name] for name in base} for t, m in tuned.items()}
+    vectors = {t: {name: m[name] - base[name] for name in base} for t, m in finetuned.items()}
     scaled = {
         t: {n: factor * v if v.is_floating_point() else v for n, v in m.items()} for t, m in vectors.items()
     }
@@ -111,11 +113,11 @@ def test_zero_vectors_change_nothing(method, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("method", [iso_c_merge, iso_cts_merge])
 def test_directions_that_no_task_has_stay_zero(method) -> None:
-    base, tuned = oracle.models(3, dtype=torch.float64)
-    for model in tuned.values():
+    base, finetuned = oracle.models(3, dtype=torch.float64)
+    for model in finetuned.values():
         model["c_fc.weight"][:, 5] = base["c_fc.weight"][:, 5]
         model["out_proj.weight"][2:] = base["out_proj.weight"][2:]
-    got = method(base, tuned)
+    got = method(base, finetuned)
     torch.testing.assert_close(got["c_fc.weight"][:, 5], base["c_fc.weight"][:, 5], rtol=0, atol=1e-12)
     torch.testing.assert_close(got["out_proj.weight"][2:], base["out_proj.weight"][2:], rtol=0, atol=1e-12)
     assert bool((got["out_proj.weight"][:2] != base["out_proj.weight"][:2]).any())
@@ -132,16 +134,16 @@ def test_iso_c_of_a_matrix_of_lower_rank() -> None:
 def test_opposite_tasks_cancel() -> None:
     base = {"w": torch.zeros(4, 5)}
     delta = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    tuned = {"a": {"w": delta}, "b": {"w": -delta}}
-    assert not iso_c_merge(base, tuned)["w"].any()
-    assert bool(iso_cts_merge(base, tuned)["w"].isfinite().all())
+    finetuned = {"a": {"w": delta}, "b": {"w": -delta}}
+    assert not iso_c_merge(base, finetuned)["w"].any()
+    assert bool(iso_cts_merge(base, finetuned)["w"].isfinite().all())
 
 
 def test_other_tensors_are_averaged_and_vectors_are_matrices_of_rank_one() -> None:
-    base, tuned = oracle.models(3)
-    mean, total = average(base, tuned), task_arithmetic(base, tuned, scale=1.0)
+    base, finetuned = oracle.models(3)
+    mean, total = average(base, finetuned), task_arithmetic(base, finetuned, scale=1.0)
     for method in (iso_c_merge, iso_cts_merge):
-        got = method(base, tuned)
+        got = method(base, finetuned)
         for name in ("conv1.weight", "text_projection", "ln.bias", "scale"):
             assert torch.equal(got[name], mean[name])
         for name in ("row.weight", "column.weight"):
@@ -149,11 +151,13 @@ def test_other_tensors_are_averaged_and_vectors_are_matrices_of_rank_one() -> No
 
 
 def test_they_have_their_names() -> None:
-    base, tuned = oracle.models(2)
-    got = merge("iso_c", base, tuned, scale=0.5).weights
-    assert all(torch.equal(got[name], value) for name, value in iso_c_merge(base, tuned, scale=0.5).items())
-    got = merge("iso_cts", base, tuned, scale=0.5, settings={"common": 0.5}).weights
-    wanted = iso_cts_merge(base, tuned, common=0.5, scale=0.5)
+    base, finetuned = oracle.models(2)
+    got = merge("iso_c", base, finetuned, scale=0.5).weights
+    assert all(
+        torch.equal(got[name], value) for name, value in iso_c_merge(base, finetuned, scale=0.5).items()
+    )
+    got = merge("iso_cts", base, finetuned, scale=0.5, settings={"common": 0.5}).weights
+    wanted = iso_cts_merge(base, finetuned, common=0.5, scale=0.5)
     assert all(torch.equal(got[name], value) for name, value in wanted.items())
 
 

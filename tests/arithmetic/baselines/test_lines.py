@@ -29,8 +29,8 @@ State = dict[str, Tensor]
 DEPTHS = {name: int(name.split(".")[1]) / 2 if name.startswith("blocks") else 0.0 for name in oracle.SHAPES}
 
 
-def lines(base: State, tuned: dict[str, State], **settings_: Any) -> State:
-    return run_in_memory(Lines(**settings_), base, tuned).weights
+def lines(base: State, finetuned: dict[str, State], **settings_: Any) -> State:
+    return run_in_memory(Lines(**settings_), base, finetuned).weights
 
 
 def inner_of(name: str, taus: np.ndarray) -> np.ndarray:
@@ -47,9 +47,9 @@ def inner_of(name: str, taus: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("inner", ["task_arithmetic", "average", "ties", "pcb", "consensus"])
 @pytest.mark.parametrize("tasks", [2, 3, 8])
 def test_it_is_the_oracle(tasks: int, inner: str) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks)
-    taus = oracle.vectors(base, tuned)
-    got = lines(base, tuned, inner=inner, beta=0.7)
+    base, finetuned = oracle.models(tasks, seed=tasks)
+    taus = oracle.vectors(base, finetuned)
+    got = lines(base, finetuned, inner=inner, beta=0.7)
     depth = oracle.per_entry(base, DEPTHS)
     wanted = oracle.flat(base) + oracle.lines(taus, inner_of(inner, taus), depth, 0.7)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=2e-6)
@@ -61,41 +61,41 @@ def test_it_is_the_oracle(tasks: int, inner: str) -> None:
 def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     seed: int, tasks: int, beta: float, steps: int
 ) -> None:
-    base, tuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
-    taus = oracle.vectors(base, tuned)
-    got = lines(base, tuned, inner="ties", beta=beta)
+    base, finetuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
+    taus = oracle.vectors(base, finetuned)
+    got = lines(base, finetuned, inner="ties", beta=beta)
     wanted = oracle.lines(taus, oracle.ties(taus, 0.2, "mean"), oracle.per_entry(base, DEPTHS), beta)
     np.testing.assert_allclose(oracle.flat(got), oracle.flat(base) + wanted, rtol=1e-6, atol=2e-6)
 
 
 def test_alpha_of_task_arithmetic_is_one_over_n() -> None:
-    base, tuned = oracle.models(4)
-    got = lines(base, tuned, beta=0.0)
-    wanted = task_arithmetic(base, tuned, scale=0.25)
+    base, finetuned = oracle.models(4)
+    got = lines(base, finetuned, beta=0.0)
+    wanted = task_arithmetic(base, finetuned, scale=0.25)
     for name in base:
         torch.testing.assert_close(got[name], wanted[name], rtol=0, atol=1e-6)
-    last = lines(base, tuned, beta=0.6)
+    last = lines(base, finetuned, beta=0.6)
     for name, scale in (
         ("blocks.0.w", 0.25),
         ("blocks.1.w", 0.55),
         ("blocks.2.w", 0.85),
         ("head.weight", 0.25),
     ):
-        wanted = task_arithmetic(base, tuned, scale=scale)
+        wanted = task_arithmetic(base, finetuned, scale=scale)
         torch.testing.assert_close(last[name], wanted[name], rtol=0, atol=1e-6)
 
 
 def test_the_coefficient_of_the_other_method_has_no_part() -> None:
-    base, tuned = oracle.models(3)
-    average, arithmetic = (lines(base, tuned, inner=i, beta=0.0) for i in ("average", "task_arithmetic"))
+    base, finetuned = oracle.models(3)
+    average, arithmetic = (lines(base, finetuned, inner=i, beta=0.0) for i in ("average", "task_arithmetic"))
     for name in base:
         torch.testing.assert_close(average[name], arithmetic[name], rtol=0, atol=1e-6)
 
 
 def test_the_order_of_the_tensors_has_no_part() -> None:
-    base, tuned = oracle.models(3)
-    first = lines(base, tuned)
-    second = lines({name: base[name] for name in sorted(base)}, tuned)
+    base, finetuned = oracle.models(3)
+    first = lines(base, finetuned)
+    second = lines({name: base[name] for name in sorted(base)}, finetuned)
     for name in base:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-7)
 
@@ -112,8 +112,8 @@ def test_blocks_and_their_number() -> None:
 
 @pytest.mark.parametrize("name", ["w", "blocks.0.w"])
 def test_one_block_has_no_slope(name: str) -> None:
-    base, tuned = {name: torch.zeros(3)}, {t: {name: torch.ones(3)} for t in "ab"}
-    assert lines(base, tuned, beta=5.0)[name].tolist() == [1.0] * 3
+    base, finetuned = {name: torch.zeros(3)}, {t: {name: torch.ones(3)} for t in "ab"}
+    assert lines(base, finetuned, beta=5.0)[name].tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("inner", ["task_arithmetic", "ties", "pcb"])
@@ -126,27 +126,27 @@ def test_zero_vectors_change_no_bit(inner: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(4)))
 def test_task_order_changes_no_bit(seed: int, order: list[int]) -> None:
-    base, tuned = oracle.models(4, seed)
-    first = lines(base, tuned, inner="ties")
-    second = lines(base, {f"task{i:02}": tuned[f"task{i:02}"] for i in order}, inner="ties")
+    base, finetuned = oracle.models(4, seed)
+    first = lines(base, finetuned, inner="ties")
+    second = lines(base, {f"task{i:02}": finetuned[f"task{i:02}"] for i in order}, inner="ties")
     assert all(torch.equal(first[name], second[name]) for name in base)
 
 
 @pytest.mark.parametrize("inner", ["task_arithmetic", "ties", "pcb"])
 def test_pieces_do_not_show(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(4, seed=2)
-    whole = lines(base, tuned, inner=inner)
+    base, finetuned = oracle.models(4, seed=2)
+    whole = lines(base, finetuned, inner=inner)
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    again = lines(base, tuned, inner=inner)
+    again = lines(base, finetuned, inner=inner)
     for name in whole:
         torch.testing.assert_close(whole[name], again[name], rtol=0, atol=1e-6)
 
 
 def test_processes_find_the_same_coefficients() -> None:
-    base, tuned = oracle.models(3, seed=5)
-    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+    base, finetuned = oracle.models(3, seed=5)
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
     method = Lines("ties")
-    wanted = lines(base, tuned, inner="ties")
+    wanted = lines(base, finetuned, inner="ties")
     sinks = [MemorySink(base, None) for _ in range(2)]
     for sink in sinks:
         for name in oracle.names(base):
@@ -172,12 +172,12 @@ def largest() -> Iterator[str]:
 
 
 def test_it_scales_a_method_of_whole_tensors(largest: str) -> None:
-    base, tuned = oracle.models(3, seed=1)
+    base, finetuned = oracle.models(3, seed=1)
     assert Lines(largest).scope == "tensor"
     assert Lines.scope == Lines().scope == "position"
-    taus = oracle.vectors(base, tuned)
+    taus = oracle.vectors(base, finetuned)
     inner = np.take_along_axis(taus, np.abs(taus).argmax(0)[None], 0)[0]
-    got = lines(base, tuned, inner=largest, beta=0.3)
+    got = lines(base, finetuned, inner=largest, beta=0.3)
     wanted = oracle.flat(base) + oracle.lines(taus, inner, oracle.per_entry(base, DEPTHS), 0.3)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=2e-6)
 
@@ -192,26 +192,26 @@ def test_it_asks_for_what_the_other_method_asks_for() -> None:
         def vector(self, block: Block, state: Any) -> Tensor:
             return sum((s * d for s, d in zip(block.scores, block.deltas(), strict=True)), 0 * block.base)
 
-    base, tuned = oracle.models(2)
-    scores = {t: {n: torch.full(base[n].shape, 2.0) for n in oracle.names(base)} for t in tuned}
+    base, finetuned = oracle.models(2)
+    scores = {t: {n: torch.full(base[n].shape, 2.0) for n in oracle.names(base)} for t in finetuned}
     FUSION_METHODS["heaviest"] = Heaviest
     try:
         made = Lines("heaviest", 0.0)
         assert (made.needs_importance, made.data, Lines.needs_importance) == (True, "labelled samples", False)
-        got = merge("lines", base, tuned, scores, settings={"inner": "heaviest", "beta": 0.0}).weights
+        got = merge("lines", base, finetuned, scores, settings={"inner": "heaviest", "beta": 0.0}).weights
         with pytest.raises(StaError, match="importance, and none was given"):
-            merge("lines", base, tuned, settings={"inner": "heaviest"})
+            merge("lines", base, finetuned, settings={"inner": "heaviest"})
     finally:
         del FUSION_METHODS["heaviest"]
-    wanted = lines(base, tuned, beta=0.0)  # twice the vector, half the alpha
+    wanted = lines(base, finetuned, beta=0.0)  # twice the vector, half the alpha
     for name in base:
         torch.testing.assert_close(got[name], wanted[name], rtol=0, atol=1e-6)
 
 
 def test_what_the_other_method_refuses_is_refused() -> None:
-    base, tuned = oracle.models(1)
+    base, finetuned = oracle.models(1)
     with pytest.raises(StaError, match="agree=2 tasks"):
-        lines(base, tuned, inner="consensus")
+        lines(base, finetuned, inner="consensus")
 
 
 @pytest.mark.parametrize("inner", ["sta", "random_mask", "lines", "vectors"])
@@ -228,11 +228,11 @@ def test_other_settings_are_refused() -> None:
 
 
 def test_by_name() -> None:
-    base, tuned = oracle.models(3)
-    got = merge("lines", base, tuned, settings={"inner": "ties", "beta": 0.2})
+    base, finetuned = oracle.models(3)
+    got = merge("lines", base, finetuned, settings={"inner": "ties", "beta": 0.2})
     assert all(
         torch.equal(value, got.weights[name])
-        for name, value in lines(base, tuned, inner="ties", beta=0.2).items()
+        for name, value in lines(base, finetuned, inner="ties", beta=0.2).items()
     )
     assert got.kept == {}
     assert Lines("ties", 0.2).settings() == {"inner": "ties", "beta": 0.2}

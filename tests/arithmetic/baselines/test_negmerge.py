@@ -15,11 +15,11 @@ from tests.oracles import spectral as oracle
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("several", [1, 2, 3, 6])
 def test_negmerge_is_the_oracle(several: int, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(several, seed=several, dtype=dtype)
+    base, finetuned = oracle.models(several, seed=several, dtype=dtype)
     model = oracle.model(99, around=base, spread=0.1, dtype=dtype)
     wide = None if dtype == torch.float64 else torch.float32
-    got = negmerge(model, base, list(tuned.values()), scale=0.7, dtype=wide)
-    floats = [oracle.floats(one) for one in tuned.values()]
+    got = negmerge(model, base, list(finetuned.values()), scale=0.7, dtype=wide)
+    floats = [oracle.floats(one) for one in finetuned.values()]
     oracle.close(got, oracle.negmerge(oracle.floats(model), oracle.floats(base), floats, 0.7))
     assert list(got) == list(model)
     assert torch.equal(got["steps"], model["steps"])
@@ -37,29 +37,29 @@ def test_negmerge_is_the_oracle(several: int, dtype: torch.dtype) -> None:
 def test_signs_with_zeros_are_the_oracle_s(rows: list[list[float]], scale: float) -> None:
     columns = torch.tensor(rows)
     base = {"w": torch.zeros(len(rows))}
-    tuned = [{"w": column} for column in columns.unbind(1)]
+    finetuned = [{"w": column} for column in columns.unbind(1)]
     wanted = oracle.negmerge(
-        oracle.floats(base), oracle.floats(base), [oracle.floats(t) for t in tuned], scale
+        oracle.floats(base), oracle.floats(base), [oracle.floats(t) for t in finetuned], scale
     )
-    oracle.close(negmerge(base, base, tuned, scale=scale), wanted)
+    oracle.close(negmerge(base, base, finetuned, scale=scale), wanted)
 
 
 def test_zero_agrees_with_nothing() -> None:
     base = {"w": torch.zeros(5)}
-    tuned = [
+    finetuned = [
         {"w": torch.tensor([1.0, 1.0, -1.0, 0.0, 0.0])},
         {"w": torch.tensor([3.0, -3.0, -2.0, 1.0, 0.0])},
     ]
-    assert negmerge(base, base, tuned)["w"].tolist() == [-2.0, 0.0, 1.5, 0.0, 0.0]
+    assert negmerge(base, base, finetuned)["w"].tolist() == [-2.0, 0.0, 1.5, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_one_fine_tuning_is_task_arithmetic(dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(1, dtype=dtype)
+    base, finetuned = oracle.models(1, dtype=dtype)
     model = oracle.model(99, around=base, dtype=dtype)
     got, wanted = (
-        negmerge(model, base, [tuned["task1"]], scale=0.7),
-        negate(model, base, tuned["task1"], scale=0.7),
+        negmerge(model, base, [finetuned["task1"]], scale=0.7),
+        negate(model, base, finetuned["task1"], scale=0.7),
     )
     assert all(torch.equal(got[name], value) for name, value in wanted.items())
 
@@ -67,8 +67,8 @@ def test_one_fine_tuning_is_task_arithmetic(dtype: torch.dtype) -> None:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10_000), several=st.integers(2, 5))
 def test_the_order_is_rounding_and_one_more_agrees_less(data: st.DataObject, seed: int, several: int) -> None:
-    base, tuned = oracle.models(several, seed=seed)
-    models = list(tuned.values())
+    base, finetuned = oracle.models(several, seed=seed)
+    models = list(finetuned.values())
     got = negmerge(base, base, models)
     oracle.close(negmerge(base, base, data.draw(st.permutations(models))), oracle.floats(got))
     fewer = negmerge(base, base, models[:-1])
@@ -79,24 +79,24 @@ def test_the_order_is_rounding_and_one_more_agrees_less(data: st.DataObject, see
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), several=st.integers(1, 5))
 def test_identical_fine_tunings_are_one(seed: int, several: int) -> None:
-    base, tuned = oracle.models(1, seed=seed)
-    got = negmerge(base, base, [tuned["task1"]] * several)
-    oracle.close(got, oracle.floats(negate(base, base, tuned["task1"])))
+    base, finetuned = oracle.models(1, seed=seed)
+    got = negmerge(base, base, [finetuned["task1"]] * several)
+    oracle.close(got, oracle.floats(negate(base, base, finetuned["task1"])))
     same = negmerge(base, base, [base] * several)
     assert all(torch.equal(same[name], base[name]) for name in base)
 
 
 def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(3)
-    whole = negmerge(base, base, list(tuned.values()))
+    base, finetuned = oracle.models(3)
+    whole = negmerge(base, base, list(finetuned.values()))
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    again = negmerge(base, base, list(tuned.values()))
+    again = negmerge(base, base, list(finetuned.values()))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_it_has_its_name_and_takes_more() -> None:
-    base, tuned = oracle.models(3)
-    first, *more = tuned.values()
+    base, finetuned = oracle.models(3)
+    first, *more = finetuned.values()
     merged = unlearn("negmerge", base, base, first, more=more, scale=0.5, task="digits")
     wanted = negmerge(base, base, [first, *more], scale=0.5)
     assert all(torch.equal(merged.weights[name], value) for name, value in wanted.items())
@@ -108,8 +108,8 @@ def test_it_has_its_name_and_takes_more() -> None:
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
-    base, tuned = oracle.models(2)
-    first, second = tuned.values()
+    base, finetuned = oracle.models(2)
+    first, second = finetuned.values()
     with pytest.raises(StaError, match="there is nothing to merge"):
         negmerge(base, base, [])
     with pytest.raises(StaError, match=r"must be a list of state dicts.*is a dict"):

@@ -26,8 +26,8 @@ from tests.peers import as_processes
 State = dict[str, Tensor]
 
 
-def survey_of(base: State, tuned: dict[str, State], processes: Processes | None = None) -> Survey:
-    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+def survey_of(base: State, finetuned: dict[str, State], processes: Processes | None = None) -> Survey:
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
     return Survey(problem, Workers(), processes or Alone())
 
 
@@ -42,9 +42,9 @@ def test_they_are_those_of_the_sorted_flat_vector(
     dtype: torch.dtype, piece: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", piece)
-    base, tuned = oracle.models(3, seed=1, dtype=dtype, steps=steps, spread=0.25)
-    survey = survey_of(base, tuned)
-    taus = np.sort(oracle.vectors(base, tuned), axis=1)
+    base, finetuned = oracle.models(3, seed=1, dtype=dtype, steps=steps, spread=0.25)
+    survey = survey_of(base, finetuned)
+    taus = np.sort(oracle.vectors(base, finetuned), axis=1)
     size = taus.shape[1]
     assert size_of(survey) == size
     assert work_dtype(survey) == dtype
@@ -71,17 +71,17 @@ def test_any_finite_numbers(values: list[float], data: st.DataObject, wide: bool
     cut = data.draw(st.integers(0, len(values)))
     k = data.draw(st.integers(1, len(values)))
     whole = torch.tensor(values, dtype=kind)
-    tuned = {"t": {"a": whole[:cut], "b": whole[cut:]}}
-    base = {name: torch.zeros_like(value) for name, value in tuned["t"].items()}
-    ((found,),) = order_statistics(survey_of(base, tuned), entries_of, [[k]])
+    finetuned = {"t": {"a": whole[:cut], "b": whole[cut:]}}
+    base = {name: torch.zeros_like(value) for name, value in finetuned["t"].items()}
+    ((found,),) = order_statistics(survey_of(base, finetuned), entries_of, [[k]])
     assert float(found) == sorted(values)[k - 1]
 
 
 def test_types_may_differ_from_tensor_to_tensor() -> None:
     # The smallest in float64 alone; rounded to float32 it ties with the other.
-    tuned = {"t": {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([1.0 - 2**-40], dtype=torch.float64)}}
-    base = {name: torch.zeros_like(value) for name, value in tuned["t"].items()}
-    (found,) = order_statistics(survey_of(base, tuned), entries_of, [[1, 2, 3]])
+    finetuned = {"t": {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([1.0 - 2**-40], dtype=torch.float64)}}
+    base = {name: torch.zeros_like(value) for name, value in finetuned["t"].items()}
+    (found,) = order_statistics(survey_of(base, finetuned), entries_of, [[1, 2, 3]])
     assert [float(value) for value in found] == [1.0 - 2**-40, 1.0, 3.0]
 
 
@@ -90,14 +90,14 @@ def test_all_ranks_of_all_tasks_come_from_the_same_passes(
     dtype: torch.dtype, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 5)
-    base, tuned = oracle.models(4, dtype=dtype)
+    base, finetuned = oracle.models(4, dtype=dtype)
     seen: list[Block] = []
 
     def rows(block: Block) -> Iterator[Tensor]:
         seen.append(block)
         return (delta.abs() for delta in block.deltas())
 
-    survey = survey_of(base, tuned)
+    survey = survey_of(base, finetuned)
     order_statistics(survey, rows, [[1, 20, 50, size_of(survey)]] * 4)
     assert sum(block.base.numel() for block in seen) == passes * size_of(survey)
     assert max(block.base.numel() for block in seen) == 5
@@ -105,9 +105,9 @@ def test_all_ranks_of_all_tasks_come_from_the_same_passes(
 
 @pytest.mark.parametrize("size", [2, 3, 20])
 def test_processes_share_the_tensors_and_learn_the_same(size: int) -> None:
-    base, tuned = oracle.models(2, seed=4)
+    base, finetuned = oracle.models(2, seed=4)
     ranks = [[3, 50], [7]]
-    alone = order_statistics(survey_of(base, tuned), entries_of, ranks)
+    alone = order_statistics(survey_of(base, finetuned), entries_of, ranks)
     looked: list[tuple[int, str]] = []
 
     def work(peer: Any) -> list[list[Tensor]]:
@@ -115,7 +115,7 @@ def test_processes_share_the_tensors_and_learn_the_same(size: int) -> None:
             looked.append((peer.rank, block.name))
             return block.deltas()
 
-        return order_statistics(survey_of(base, tuned, peer), rows, ranks)
+        return order_statistics(survey_of(base, finetuned, peer), rows, ranks)
 
     assert as_processes(size, work) == [alone] * size
     assert len({rank for rank, _ in looked}) == min(size, len(oracle.SHAPES) - 1)
@@ -123,11 +123,11 @@ def test_processes_share_the_tensors_and_learn_the_same(size: int) -> None:
 
 
 def test_an_error_on_one_process_is_one_on_all() -> None:
-    base, tuned = oracle.models(2)
-    tuned["task01"]["blocks.1.w"][0, 0] = float("nan")
+    base, finetuned = oracle.models(2)
+    finetuned["task01"]["blocks.1.w"][0, 0] = float("nan")
 
     def work(peer: Any) -> Any:
-        return order_statistics(survey_of(base, tuned, peer), entries_of, [[1], [1]])
+        return order_statistics(survey_of(base, finetuned, peer), entries_of, [[1], [1]])
 
     for outcome in as_processes(2, work):
         assert isinstance(outcome, StaError)
@@ -139,8 +139,8 @@ def test_a_digit_has_as_many_values_as_are_counted() -> None:
 
 
 def test_whole_tensors_come_in_their_shape() -> None:
-    base, tuned = oracle.models(1)
-    survey = survey_of(base, tuned)
+    base, finetuned = oracle.models(1)
+    survey = survey_of(base, finetuned)
     (block,) = blocks(survey.entries("conv1.weight"), whole=True)
     assert block.base.shape == (3, 2, 2, 2)
     assert list(blocks(survey.entries("empty"), whole=True)) == []

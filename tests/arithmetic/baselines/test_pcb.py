@@ -27,17 +27,17 @@ VARIANTS = ["vision", "general"]
 State = dict[str, Tensor]
 
 
-def pcb(base: State, tuned: dict[str, State], **settings_: Any) -> State:
-    return run_in_memory(Pcb(**settings_), base, tuned).weights
+def pcb(base: State, finetuned: dict[str, State], **settings_: Any) -> State:
+    return run_in_memory(Pcb(**settings_), base, finetuned).weights
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("ratio", [0.01, 0.05, 0.4, 1.0])
 @pytest.mark.parametrize("tasks", [1, 2, 3, 8])
 def test_it_is_the_oracle(tasks: int, ratio: float, variant: Any) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks)
-    got = pcb(base, tuned, ratio=ratio, variant=variant)
-    wanted = oracle.flat(base) + 1.2 * oracle.pcb(oracle.vectors(base, tuned), ratio, variant)
+    base, finetuned = oracle.models(tasks, seed=tasks)
+    got = pcb(base, finetuned, ratio=ratio, variant=variant)
+    wanted = oracle.flat(base) + 1.2 * oracle.pcb(oracle.vectors(base, finetuned), ratio, variant)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
     assert list(got) == list(base)
 
@@ -47,12 +47,12 @@ def test_it_is_the_oracle_where_both_ends_are_clamped(variant: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (150, 200), "b": (5000,)}  # 35 000 entries: 0.01% of them are 3
     base = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    tuned = {
+    finetuned = {
         t: {name: v + 0.1 * torch.randn(v.shape, generator=generator) for name, v in base.items()}
         for t in "abcd"
     }
-    got = pcb(base, tuned, variant=variant)
-    wanted = oracle.flat(base) + 1.2 * oracle.pcb(oracle.vectors(base, tuned), 0.05, variant)
+    got = pcb(base, finetuned, variant=variant)
+    wanted = oracle.flat(base) + 1.2 * oracle.pcb(oracle.vectors(base, finetuned), 0.05, variant)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
     changed = float(np.mean(oracle.flat(got) != oracle.flat(base)))
     assert 0.05 < changed < 0.2  # the winners of four tasks, some of them the same
@@ -70,17 +70,17 @@ def test_it_is_the_oracle_where_both_ends_are_clamped(variant: Any) -> None:
 def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     seed: int, tasks: int, ratio: float, variant: Any, steps: int
 ) -> None:
-    base, tuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
-    got = pcb(base, tuned, ratio=ratio, variant=variant, scale=1.0)
-    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, tuned), ratio, variant)
+    base, finetuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
+    got = pcb(base, finetuned, ratio=ratio, variant=variant, scale=1.0)
+    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, finetuned), ratio, variant)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float64_models_keep_their_digits(variant: Any) -> None:
-    base, tuned = oracle.models(3, dtype=torch.float64)
-    got = pcb(base, tuned, scale=1.0, variant=variant)
-    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, tuned), 0.05, variant)
+    base, finetuned = oracle.models(3, dtype=torch.float64)
+    got = pcb(base, finetuned, scale=1.0, variant=variant)
+    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, finetuned), 0.05, variant)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-12)
 
 
@@ -104,17 +104,17 @@ def test_one_position_of_one_task_changes_nothing() -> None:
 
 def test_very_many_tasks_do_not_overflow() -> None:
     tasks = 800  # e^800 is infinite
-    tuned = [torch.tensor([0.0, 0.5, 1.0])] * tasks
-    block = Block("w", 0, torch.zeros(3), torch.zeros(3), tuned, [])
+    finetuned = [torch.tensor([0.0, 0.5, 1.0])] * tasks
+    block = Block("w", 0, torch.zeros(3), torch.zeros(3), finetuned, [])
     balances = list(Pcb()._balances(block, [Bounds(0.0, 1.0)] * tasks))
     assert len(balances) == tasks
     assert balances[0].tolist()[::2] == [0.0, 1.0]
 
 
 def test_where_one_task_wins_its_entry_is_the_result() -> None:
-    base, tuned = oracle.models(3, seed=1)
-    taus = oracle.vectors(base, tuned)
-    moved = (oracle.flat(pcb(base, tuned, ratio=0.02, scale=1.0)) - oracle.flat(base)).round(6)
+    base, finetuned = oracle.models(3, seed=1)
+    taus = oracle.vectors(base, finetuned)
+    moved = (oracle.flat(pcb(base, finetuned, ratio=0.02, scale=1.0)) - oracle.flat(base)).round(6)
     sizes = np.sort(np.abs(taus), axis=1)
     limits = sizes[:, [0, int(taus.shape[1] * 0.99 - 1)]]
     possible = np.sign(taus) * np.clip(np.abs(taus), limits[:, :1], limits[:, 1:])
@@ -125,26 +125,26 @@ def test_where_one_task_wins_its_entry_is_the_result() -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), variant=st.sampled_from(VARIANTS), order=st.permutations(range(4)))
 def test_task_order_changes_no_bit(seed: int, variant: Any, order: list[int]) -> None:
-    base, tuned = oracle.models(4, seed)
-    first = pcb(base, tuned, variant=variant)
-    second = pcb(base, {f"task{i:02}": tuned[f"task{i:02}"] for i in order}, variant=variant)
+    base, finetuned = oracle.models(4, seed)
+    first = pcb(base, finetuned, variant=variant)
+    second = pcb(base, {f"task{i:02}": finetuned[f"task{i:02}"] for i in order}, variant=variant)
     assert all(torch.equal(first[name], second[name]) for name in base)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_pieces_do_not_show(variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(4, seed=2)
-    whole = pcb(base, tuned, ratio=0.3, variant=variant)
+    base, finetuned = oracle.models(4, seed=2)
+    whole = pcb(base, finetuned, ratio=0.3, variant=variant)
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    again = pcb(base, tuned, ratio=0.3, variant=variant)
+    again = pcb(base, finetuned, ratio=0.3, variant=variant)
     for name in whole:
         torch.testing.assert_close(whole[name], again[name], rtol=0, atol=1e-6)
 
 
 def test_processes_find_the_same_winners() -> None:
-    base, tuned = oracle.models(3, seed=5)
-    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
-    wanted = pcb(base, tuned)
+    base, finetuned = oracle.models(3, seed=5)
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
+    wanted = pcb(base, finetuned)
     sinks = [MemorySink(base, None) for _ in range(2)]
     for sink in sinks:
         for name in oracle.names(base):
@@ -162,9 +162,9 @@ def test_models_without_entries_are_merged() -> None:
 
 
 def test_by_name_and_with_a_coefficient() -> None:
-    base, tuned = oracle.models(3)
-    got = merge("pcb", base, tuned, scale=0.5, settings={"ratio": 0.1, "variant": "general"}).weights
-    wanted = pcb(base, tuned, ratio=0.1, scale=0.5, variant="general")
+    base, finetuned = oracle.models(3)
+    got = merge("pcb", base, finetuned, scale=0.5, settings={"ratio": 0.1, "variant": "general"}).weights
+    wanted = pcb(base, finetuned, ratio=0.1, scale=0.5, variant="general")
     assert all(torch.equal(got[name], wanted[name]) for name in base)
 
 
@@ -182,7 +182,7 @@ def test_other_settings_are_refused() -> None:
 
 
 def test_what_is_not_finite_is_refused_by_name() -> None:
-    base, tuned = oracle.models(2)
-    tuned["task01"]["blocks.0.b"][1] = float("inf")
+    base, finetuned = oracle.models(2)
+    finetuned["task01"]["blocks.0.b"][1] = float("inf")
     with pytest.raises(StaError, match=r"fine-tuned on 'task01'.*NaN or Inf.*'blocks.0.b'"):
-        pcb(base, tuned)
+        pcb(base, finetuned)

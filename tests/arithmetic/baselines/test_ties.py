@@ -29,9 +29,9 @@ KEEPS = [0.01, 0.2, 0.5, 0.77, 1.0]
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("tasks", [1, 2, 3, 6, 8])
 def test_it_is_the_oracle(tasks: int, keep: float, how: Any) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks)
-    got = ties(base, tuned, keep=keep, merge=how, scale=0.7)
-    wanted = oracle.flat(base) + 0.7 * oracle.ties(oracle.vectors(base, tuned), keep, how)
+    base, finetuned = oracle.models(tasks, seed=tasks)
+    got = ties(base, finetuned, keep=keep, merge=how, scale=0.7)
+    wanted = oracle.flat(base) + 0.7 * oracle.ties(oracle.vectors(base, finetuned), keep, how)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
     assert list(got) == list(base)
     assert int(got["steps"]) == 7
@@ -48,30 +48,30 @@ def test_it_is_the_oracle(tasks: int, keep: float, how: Any) -> None:
 def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     seed: int, tasks: int, keep: float, how: Any, steps: int
 ) -> None:
-    base, tuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
-    taus = oracle.vectors(base, tuned)
-    got = ties(base, tuned, keep=keep, merge=how, scale=1.0)
+    base, finetuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
+    taus = oracle.vectors(base, finetuned)
+    got = ties(base, finetuned, keep=keep, merge=how, scale=1.0)
     np.testing.assert_allclose(
         oracle.flat(got), oracle.flat(base) + oracle.ties(taus, keep, how), rtol=0, atol=1e-6
     )
-    parts = ties_vectors(base, tuned, keep=keep)
+    parts = ties_vectors(base, finetuned, keep=keep)
     np.testing.assert_array_equal(
         np.stack([oracle.flat(parts[t]) for t in sorted(parts)]), oracle.ties_vectors(taus, keep)
     )
 
 
 def test_float64_models_keep_their_digits() -> None:
-    base, tuned = oracle.models(3, dtype=torch.float64)
-    got = ties(base, tuned, scale=1.0)
-    wanted = oracle.flat(base) + oracle.ties(oracle.vectors(base, tuned), 0.2, "mean")
+    base, finetuned = oracle.models(3, dtype=torch.float64)
+    got = ties(base, finetuned, scale=1.0)
+    wanted = oracle.flat(base) + oracle.ties(oracle.vectors(base, finetuned), 0.2, "mean")
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-14)
 
 
 def test_a_threshold_is_not_rounded_to_the_type_of_a_narrower_tensor() -> None:
     near = 1.0 + 2**-40
     base = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.float64)}
-    tuned = {"t": {"a": torch.tensor([1.0, 0.5]), "b": torch.tensor([near, 2.0], dtype=torch.float64)}}
-    got = ties_vectors(base, tuned, keep=0.25)  # k = 3: the threshold is 1 + 2^-40, which is 1 in float32
+    finetuned = {"t": {"a": torch.tensor([1.0, 0.5]), "b": torch.tensor([near, 2.0], dtype=torch.float64)}}
+    got = ties_vectors(base, finetuned, keep=0.25)  # k = 3: the threshold is 1 + 2^-40, which is 1 in float32
     assert got["t"]["a"].tolist() == [0.0, 0.0]
     assert got["t"]["b"].tolist() == [near, 2.0]
 
@@ -82,58 +82,58 @@ def one(*rows: list[float]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tens
 
 
 def test_how_many_are_kept() -> None:
-    base, tuned = one([float(i) for i in range(1, 11)])
+    base, finetuned = one([float(i) for i in range(1, 11)])
     # d = 10: the k-th smallest itself is kept, so one more than floor(d * keep).
     for keep, kept in ((0.05, 1), (0.2, 3), (0.25, 3), (0.9, 10), (1.0, 10)):
-        assert int((ties(base, tuned, keep=keep)["w"] != 0).sum()) == kept
-    base, tuned = one([1.0, 2.0, 2.0, 2.0, 3.0])
-    assert ties(base, tuned, keep=0.2, scale=1.0)["w"].tolist() == [0.0, 2.0, 2.0, 2.0, 3.0]
+        assert int((ties(base, finetuned, keep=keep)["w"] != 0).sum()) == kept
+    base, finetuned = one([1.0, 2.0, 2.0, 2.0, 3.0])
+    assert ties(base, finetuned, keep=0.2, scale=1.0)["w"].tolist() == [0.0, 2.0, 2.0, 2.0, 3.0]
 
 
 def test_the_magnitudes_of_all_tensors_are_ranked_together() -> None:
     base = {"small": torch.zeros(4), "large": torch.zeros(4)}
-    tuned = {"t": {"small": torch.full((4,), 0.1), "large": torch.full((4,), 1.0)}}
-    got = ties(base, tuned, keep=0.4, scale=1.0)
+    finetuned = {"t": {"small": torch.full((4,), 0.1), "large": torch.full((4,), 1.0)}}
+    got = ties(base, finetuned, keep=0.4, scale=1.0)
     assert got["small"].tolist() == [0.0] * 4
     assert got["large"].tolist() == [1.0] * 4
 
 
 def test_positions_that_cancel_take_the_sign_of_the_majority() -> None:
-    base, tuned = one([1.0, 3.0, 2.0], [-1.0, 3.0, 2.0])
-    assert ties(base, tuned, keep=1.0, scale=1.0)["w"].tolist() == [1.0, 3.0, 2.0]
-    base, tuned = one([1.0, -3.0, -2.0], [-1.0, -3.0, -2.0])
-    assert ties(base, tuned, keep=1.0, scale=1.0)["w"].tolist() == [-1.0, -3.0, -2.0]
-    base, tuned = one([1.0, -3.0, 2.0], [-1.0, -3.0, 2.0])  # as many plus as minus
-    assert ties(base, tuned, keep=1.0, scale=1.0)["w"].tolist() == [0.0, -3.0, 2.0]
+    base, finetuned = one([1.0, 3.0, 2.0], [-1.0, 3.0, 2.0])
+    assert ties(base, finetuned, keep=1.0, scale=1.0)["w"].tolist() == [1.0, 3.0, 2.0]
+    base, finetuned = one([1.0, -3.0, -2.0], [-1.0, -3.0, -2.0])
+    assert ties(base, finetuned, keep=1.0, scale=1.0)["w"].tolist() == [-1.0, -3.0, -2.0]
+    base, finetuned = one([1.0, -3.0, 2.0], [-1.0, -3.0, 2.0])  # as many plus as minus
+    assert ties(base, finetuned, keep=1.0, scale=1.0)["w"].tolist() == [0.0, -3.0, 2.0]
 
 
 def test_rounding_elects_no_sign() -> None:
     # In float32, added up from the left, the first column is zero and elects the majority, minus.
-    base, tuned = one([2.0**25, -1.0, -1.0], [1.0, -1.0, -1.0], [-(2.0**25), -1.0, -1.0])
-    assert ties(base, tuned, keep=1.0, merge="sum", scale=1.0)["w"].tolist() == [2.0**25, -3.0, -3.0]
+    base, finetuned = one([2.0**25, -1.0, -1.0], [1.0, -1.0, -1.0], [-(2.0**25), -1.0, -1.0])
+    assert ties(base, finetuned, keep=1.0, merge="sum", scale=1.0)["w"].tolist() == [2.0**25, -3.0, -3.0]
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1000), tasks=st.integers(1, 5), sign=st.sampled_from([1.0, -1.0]))
 def test_all_of_one_sign_and_all_kept_is_the_mean(seed: int, tasks: int, sign: float) -> None:
-    base, tuned = oracle.models(tasks, seed)
-    for model in tuned.values():
+    base, finetuned = oracle.models(tasks, seed)
+    for model in finetuned.values():
         for name in oracle.names(base):
             model[name] = base[name] + sign * ((model[name] - base[name]).abs() + 0.01)
-    got = ties(base, tuned, keep=1.0, scale=1.0)
-    mean = average(base, tuned)
-    total = task_arithmetic(base, tuned, scale=1.0)
+    got = ties(base, finetuned, keep=1.0, scale=1.0)
+    mean = average(base, finetuned)
+    total = task_arithmetic(base, finetuned, scale=1.0)
     np.testing.assert_allclose(oracle.flat(got), oracle.flat(mean), rtol=0, atol=1e-6)
-    got = ties(base, tuned, keep=1.0, merge="sum", scale=1.0)
+    got = ties(base, finetuned, keep=1.0, merge="sum", scale=1.0)
     np.testing.assert_allclose(oracle.flat(got), oracle.flat(total), rtol=0, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), keep=st.floats(0.01, 1.0), order=st.permutations(range(4)))
 def test_task_order_and_tensor_order_change_no_bit(seed: int, keep: float, order: list[int]) -> None:
-    base, tuned = oracle.models(4, seed)
-    first = ties(base, tuned, keep=keep)
-    shuffled = {f"task{i:02}": dict(reversed(tuned[f"task{i:02}"].items())) for i in order}
+    base, finetuned = oracle.models(4, seed)
+    first = ties(base, finetuned, keep=keep)
+    shuffled = {f"task{i:02}": dict(reversed(finetuned[f"task{i:02}"].items())) for i in order}
     second = ties(dict(reversed(base.items())), shuffled, keep=keep)
     assert all(torch.equal(first[name], second[name]) for name in base)
 
@@ -141,24 +141,24 @@ def test_task_order_and_tensor_order_change_no_bit(seed: int, keep: float, order
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), keep=st.floats(0.01, 1.0))
 def test_turning_all_signs_turns_the_result(seed: int, keep: float) -> None:
-    base, tuned = oracle.models(3, seed, steps=2, spread=0.25)
+    base, finetuned = oracle.models(3, seed, steps=2, spread=0.25)
     turned = {
         task: {n: 2 * base[n] - v if v.is_floating_point() else v for n, v in model.items()}
-        for task, model in tuned.items()
+        for task, model in finetuned.items()
     }
-    there, back = ties_vectors(base, tuned, keep=keep), ties_vectors(base, turned, keep=keep)
+    there, back = ties_vectors(base, finetuned, keep=keep), ties_vectors(base, turned, keep=keep)
     assert all(torch.equal(there[t][n], -back[t][n]) for t in there for n in there[t])
 
 
 def test_one_task_is_its_trimmed_vector() -> None:
-    base, tuned = oracle.models(1)
-    taus = oracle.vectors(base, tuned)
-    got = ties(base, tuned, keep=0.3, scale=1.0)
+    base, finetuned = oracle.models(1)
+    taus = oracle.vectors(base, finetuned)
+    got = ties(base, finetuned, keep=0.3, scale=1.0)
     np.testing.assert_allclose(
         oracle.flat(got), oracle.flat(base) + oracle.trimmed(taus, 0.3)[0], rtol=0, atol=1e-6
     )
-    full = ties(base, tuned, keep=1.0, scale=1.0)
-    np.testing.assert_allclose(oracle.flat(full), oracle.flat(tuned["task00"]), rtol=0, atol=1e-6)
+    full = ties(base, finetuned, keep=1.0, scale=1.0)
+    np.testing.assert_allclose(oracle.flat(full), oracle.flat(finetuned["task00"]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -177,24 +177,24 @@ def test_models_without_entries_are_merged() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pieces_do_not_show(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = oracle.models(4, seed=2, dtype=dtype)
-    whole, parts = ties(base, tuned), ties_vectors(base, tuned)
+    base, finetuned = oracle.models(4, seed=2, dtype=dtype)
+    whole, parts = ties(base, finetuned), ties_vectors(base, finetuned)
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    again, parts_again = ties(base, tuned), ties_vectors(base, tuned)
+    again, parts_again = ties(base, finetuned), ties_vectors(base, finetuned)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert all(torch.equal(parts[t][n], parts_again[t][n]) for t in parts for n in parts[t])
 
 
 def test_processes_make_the_same_model_together() -> None:
-    base, tuned = oracle.models(3, seed=5)
-    wanted = ties(base, tuned)
+    base, finetuned = oracle.models(3, seed=5)
+    wanted = ties(base, finetuned)
     sinks = [MemorySink(base, None) for _ in range(2)]
     for sink in sinks:
         for name in oracle.names(base):
             sink.weights[name].fill_(float("nan"))
 
     def work(peer: Any) -> Any:
-        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in tuned.items()})
+        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
         return run(Ties(), problem, sinks[peer.rank], processes=peer)
 
     assert as_processes(2, work) == [{}, {}]
@@ -204,10 +204,10 @@ def test_processes_make_the_same_model_together() -> None:
 
 
 def test_the_vectors_add_up_to_the_disjoint_sum() -> None:
-    base, tuned = oracle.models(4, seed=3)
-    parts = ties_vectors(base, tuned, keep=0.4)
-    got = ties(base, tuned, keep=0.4, merge="sum", scale=1.0)
-    assert list(parts) == list(tuned)
+    base, finetuned = oracle.models(4, seed=3)
+    parts = ties_vectors(base, finetuned, keep=0.4)
+    got = ties(base, finetuned, keep=0.4, merge="sum", scale=1.0)
+    assert list(parts) == list(finetuned)
     for name in oracle.names(base):
         assert [part[name].shape for part in parts.values()] == [base[name].shape] * 4
         torch.testing.assert_close(base[name] + sum(part[name] for part in parts.values()), got[name])
@@ -215,9 +215,9 @@ def test_the_vectors_add_up_to_the_disjoint_sum() -> None:
 
 
 def test_by_name_it_is_the_function() -> None:
-    base, tuned = oracle.models(3)
-    got = merge("ties", base, tuned, scale=0.3, settings={"keep": 0.5, "merge": "sum"}).weights
-    wanted = ties(base, tuned, keep=0.5, merge="sum", scale=0.3)
+    base, finetuned = oracle.models(3)
+    got = merge("ties", base, finetuned, scale=0.3, settings={"keep": 0.5, "merge": "sum"}).weights
+    wanted = ties(base, finetuned, keep=0.5, merge="sum", scale=0.3)
     assert all(torch.equal(got[name], wanted[name]) for name in base)
 
 
@@ -235,13 +235,13 @@ def test_other_settings_are_refused() -> None:
 
 
 def test_models_that_do_not_fit_are_refused() -> None:
-    base, tuned = oracle.models(2)
+    base, finetuned = oracle.models(2)
     for call in (ties, ties_vectors):
         with pytest.raises(StaError, match="nothing to merge"):
             call(base, {})
         with pytest.raises(StaError, match="fine-tuned on 'task00' does not match"):
             call(base, {"task00": {"other": torch.zeros(1)}})
-        broken = {"task00": {**tuned["task00"], "blocks.0.b": torch.full((6,), float("nan"))}}
+        broken = {"task00": {**finetuned["task00"], "blocks.0.b": torch.full((6,), float("nan"))}}
         with pytest.raises(StaError, match=r"fine-tuned on 'task00'.*NaN or Inf.*'blocks.0.b'"):
             call(base, broken)
 
@@ -258,13 +258,13 @@ def test_peft_has_the_same(tasks: int, keep: float) -> None:
     size, weights = 1000, torch.ones(tasks)
     taus = [torch.randn(20, 50, generator=generator) for _ in range(tasks)]
     base = {"w": torch.zeros(20, 50)}
-    tuned = {f"{i}": {"w": tau} for i, tau in enumerate(taus)}
+    finetuned = {f"{i}": {"w": tau} for i, tau in enumerate(taus)}
     fewer = keep - 1 / size + 1e-9
     wanted = utils.ties(taus, weights, keep)
-    torch.testing.assert_close(ties(base, tuned, keep=fewer, scale=1.0)["w"], wanted)
+    torch.testing.assert_close(ties(base, finetuned, keep=fewer, scale=1.0)["w"], wanted)
     if tasks == 1:  # all agree: what is left is the trimming
         wanted = utils.magnitude_prune(taus, weights, keep)
-        torch.testing.assert_close(ties(base, tuned, keep=fewer, scale=1.0)["w"], wanted)
+        torch.testing.assert_close(ties(base, finetuned, keep=fewer, scale=1.0)["w"], wanted)
 
 
 def test_peft_has_the_same_task_arithmetic() -> None:

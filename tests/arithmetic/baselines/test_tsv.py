@@ -18,10 +18,10 @@ MATRICES = ["in_proj.weight", "c_fc.weight", "out_proj.weight"]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 9])
 def test_tsv_is_the_oracle(tasks: int, dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(tasks, seed=tasks, dtype=dtype)
-    got = tsv_merge(base, tuned, scale=0.7, dtype=None if dtype == torch.float64 else torch.float32)
+    base, finetuned = oracle.models(tasks, seed=tasks, dtype=dtype)
+    got = tsv_merge(base, finetuned, scale=0.7, dtype=None if dtype == torch.float64 else torch.float32)
     wanted = oracle.merged(
-        oracle.floats(base), [oracle.floats(tuned[task]) for task in sorted(tuned)], oracle.tsv, 0.7
+        oracle.floats(base), [oracle.floats(finetuned[task]) for task in sorted(finetuned)], oracle.tsv, 0.7
     )
     oracle.close(got, wanted)
     assert list(got) == list(base)
@@ -30,9 +30,9 @@ def test_tsv_is_the_oracle(tasks: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(3, dtype=dtype)
-    wide = tsv_merge(base, tuned, dtype=torch.float32)
-    got = tsv_merge(base, tuned)
+    base, finetuned = oracle.models(3, dtype=dtype)
+    wide = tsv_merge(base, finetuned, dtype=torch.float32)
+    got = tsv_merge(base, finetuned)
     assert all(torch.equal(got[name], wide[name].to(dtype)) for name in base if name != "steps")
     assert got["c_fc.weight"].dtype == dtype
 
@@ -40,10 +40,10 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(2, 5))
 def test_identical_tasks_are_their_common_triples(seed: int, tasks: int) -> None:
-    base, tuned = oracle.models(1, seed=seed, dtype=torch.float64)
-    got = tsv_merge(base, {f"t{i}": tuned["task1"] for i in range(tasks)})
+    base, finetuned = oracle.models(1, seed=seed, dtype=torch.float64)
+    got = tsv_merge(base, {f"t{i}": finetuned["task1"] for i in range(tasks)})
     for name in MATRICES:
-        u, s, vh = np.linalg.svd((tuned["task1"][name] - base[name]).numpy(), full_matrices=False)
+        u, s, vh = np.linalg.svd((finetuned["task1"][name] - base[name]).numpy(), full_matrices=False)
         k = len(s) // tasks
         wanted = (u[:, :k] * s[:k]) @ vh[:k]
         np.testing.assert_allclose((got[name] - base[name]).numpy(), wanted, atol=1e-9)
@@ -52,9 +52,9 @@ def test_identical_tasks_are_their_common_triples(seed: int, tasks: int) -> None
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tasks=st.integers(1, 4), factor=st.floats(-3, 3))
 def test_scaled_task_vectors_and_a_scale_are_the_same(seed: int, tasks: int, factor: float) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
     zeros = {name: torch.zeros_like(value) for name, value in base.items()}
-    vectors = {t: {name: m[name] - base[name] for name in base} for t, m in tuned.items()}
+    vectors = {t: {name: m[name] - base[name] for name in base} for t, m in finetuned.items()}
     scaled = {
         t: {n: factor * v if v.is_floating_point() else v for n, v in m.items()} for t, m in vectors.items()
     }
@@ -66,12 +66,12 @@ def test_scaled_task_vectors_and_a_scale_are_the_same(seed: int, tasks: int, fac
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10_000), tasks=st.integers(2, 5))
 def test_the_tasks_order_is_rounding(data: st.DataObject, seed: int, tasks: int) -> None:
-    base, tuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
-    names = data.draw(st.permutations(sorted(tuned)))
-    renamed = {new: tuned[old] for new, old in zip(sorted(tuned), names, strict=True)}
-    oracle.close(tsv_merge(base, renamed), oracle.floats(tsv_merge(base, tuned)), atol=1e-9)
-    again = tsv_merge(base, dict(reversed(tuned.items())))
-    assert all(torch.equal(again[name], value) for name, value in tsv_merge(base, tuned).items())
+    base, finetuned = oracle.models(tasks, seed=seed, dtype=torch.float64)
+    names = data.draw(st.permutations(sorted(finetuned)))
+    renamed = {new: finetuned[old] for new, old in zip(sorted(finetuned), names, strict=True)}
+    oracle.close(tsv_merge(base, renamed), oracle.floats(tsv_merge(base, finetuned)), atol=1e-9)
+    again = tsv_merge(base, dict(reversed(finetuned.items())))
+    assert all(torch.equal(again[name], value) for name, value in tsv_merge(base, finetuned).items())
 
 
 @settings(max_examples=40, deadline=None)
@@ -111,13 +111,13 @@ def test_zero_singular_values_have_no_vectors() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_zero_vectors_change_nothing(dtype: torch.dtype) -> None:
-    base, tuned = oracle.models(1, dtype=dtype)
+    base, finetuned = oracle.models(1, dtype=dtype)
     got = tsv_merge(base, {"a": base, "b": base})
     assert all(torch.equal(got[name], base[name]) for name in base)
     # A task that did not change a matrix adds no directions of its own.
-    half = tsv_merge(base, {"a": base, "b": tuned["task1"]}, dtype=torch.float64)
+    half = tsv_merge(base, {"a": base, "b": finetuned["task1"]}, dtype=torch.float64)
     for name in MATRICES:
-        delta = (tuned["task1"][name].double() - base[name].double()).numpy()
+        delta = (finetuned["task1"][name].double() - base[name].double()).numpy()
         u, s, vh = np.linalg.svd(delta, full_matrices=False)
         k = len(s) // 2
         wanted = base[name].double().numpy() + (u[:, :k] * s[:k]) @ vh[:k]
@@ -125,8 +125,8 @@ def test_zero_vectors_change_nothing(dtype: torch.dtype) -> None:
 
 
 def test_text_projections_and_other_tensors_are_averaged() -> None:
-    base, tuned = oracle.models(3)
-    got, wanted = tsv_merge(base, tuned), average(base, tuned)
+    base, finetuned = oracle.models(3)
+    got, wanted = tsv_merge(base, finetuned), average(base, finetuned)
     for name in ("conv1.weight", "text_projection", "ln.bias", "scale"):
         assert torch.equal(got[name], wanted[name])
     # Fewer singular values than tasks: none is kept.
@@ -134,11 +134,11 @@ def test_text_projections_and_other_tensors_are_averaged() -> None:
 
 
 def test_it_has_its_name_and_goes_behind_dare() -> None:
-    base, tuned = oracle.models(2)
-    got = merge("tsv", base, tuned, settings={"scale": 0.5}).weights
-    assert all(torch.equal(got[name], value) for name, value in tsv_merge(base, tuned, scale=0.5).items())
+    base, finetuned = oracle.models(2)
+    got = merge("tsv", base, finetuned, settings={"scale": 0.5}).weights
+    assert all(torch.equal(got[name], value) for name, value in tsv_merge(base, finetuned, scale=0.5).items())
     assert Tsv.coefficient == "scale"
-    thin = merge("tsv", base, tuned, dare=Dare(0.5)).weights
+    thin = merge("tsv", base, finetuned, dare=Dare(0.5)).weights
     assert all(bool(value.isfinite().all()) for value in thin.values())
 
 

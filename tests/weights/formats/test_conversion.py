@@ -106,7 +106,7 @@ def test_a_whole_clip_goes_to_open_clip(way: str, activation: str, tmp_path: Pat
 
 @pytest.mark.parametrize("way", ["encoder", "lightning", "module"])
 def test_an_encoder_alone_borrows_the_text_tower(way: str, tmp_path: Path) -> None:
-    tuned, base = tiny_clip(seed=1), tiny_clip(seed=2)
+    finetuned, base = tiny_clip(seed=1), tiny_clip(seed=2)
     WRITERS[way](tiny_clip(seed=1), tmp_path / "in.pt")
     torch.save(base.state_dict(), tmp_path / "base.pt")
     options: dict[str, Any] = {"configs": CONFIGS, "unsafe_pickle": way == "module"}
@@ -114,7 +114,7 @@ def test_an_encoder_alone_borrows_the_text_tower(way: str, tmp_path: Path) -> No
     with pytest.raises(StaError, match=r"in\.pt' holds an image encoder alone.*--pretrained"):
         convert(tmp_path / "in.pt", out, "open_clip", **options)
     convert(tmp_path / "in.pt", out, "open_clip", pretrained=tmp_path / "base.pt", **options)
-    tuned_visual = {f"visual.{n}": v for n, v in tuned.visual.state_dict().items()}
+    tuned_visual = {f"visual.{n}": v for n, v in finetuned.visual.state_dict().items()}
     same(read(out), {**base.state_dict(), **tuned_visual})
 
 

@@ -165,20 +165,20 @@ def test_the_sources_own_preprocessing_is_kept(tmp_path: Path) -> None:
 
 
 def test_without_a_projection_the_pretrained_models_is_taken(tmp_path: Path) -> None:
-    tuned = theirs("CLIPVisionModel", "gelu")
-    tuned.save_pretrained(tmp_path / "tuned")
+    finetuned = theirs("CLIPVisionModel", "gelu")
+    finetuned.save_pretrained(tmp_path / "finetuned")
     out = tmp_path / "out.safetensors"
-    with pytest.raises(StaError, match=r"tuned' has no projection .* --pretrained"):
-        convert(tmp_path / "tuned", out, "safetensors", configs=CONFIGS)
-    with pytest.raises(StaError, match=r"tuned' holds an image encoder alone.*--pretrained"):
-        convert(tmp_path / "tuned", out, "open_clip", configs=CONFIGS)
+    with pytest.raises(StaError, match=r"finetuned' has no projection .* --pretrained"):
+        convert(tmp_path / "finetuned", out, "safetensors", configs=CONFIGS)
+    with pytest.raises(StaError, match=r"finetuned' holds an image encoder alone.*--pretrained"):
+        convert(tmp_path / "finetuned", out, "open_clip", configs=CONFIGS)
     assert not out.exists()
 
     base = tiny_clip(seed=4)
     torch.save(base.state_dict(), tmp_path / "base.pt")
     for to in ("safetensors", "open_clip"):
-        convert(tmp_path / "tuned", out, to, configs=CONFIGS, pretrained=tmp_path / "base.pt")
+        convert(tmp_path / "finetuned", out, to, configs=CONFIGS, pretrained=tmp_path / "base.pt")
         state = {n.removeprefix("visual."): v for n, v in read(out).items() if n.startswith("visual.")}
         found = features(filled("gelu", state))
-        close(found, their_features(tuned, "CLIPVisionModel") @ base.visual.proj.detach())
+        close(found, their_features(finetuned, "CLIPVisionModel") @ base.visual.proj.detach())
     assert torch.equal(read(out)["token_embedding.weight"], base.token_embedding.weight)

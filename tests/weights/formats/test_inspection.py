@@ -61,8 +61,8 @@ def test_norms_against_numpy() -> None:
         "blocks.1.a": torch.zeros(3),
         "count": torch.arange(3),
     }
-    tuned = {name: value + 1 for name, value in base.items()}
-    found = task_vector_norms(in_memory(tuned), in_memory(base))
+    finetuned = {name: value + 1 for name, value in base.items()}
+    found = task_vector_norms(in_memory(finetuned), in_memory(base))
     groups = {
         "class_embedding": ["class_embedding"],
         "blocks.0": ["blocks.0.a", "blocks.0.b"],
@@ -72,7 +72,7 @@ def test_norms_against_numpy() -> None:
     assert list(found) == list(groups)
     for group, names in groups.items():
         before = np.concatenate([base[name].numpy().astype(np.float64).ravel() for name in names])
-        after = np.concatenate([tuned[name].numpy().astype(np.float64).ravel() for name in names])
+        after = np.concatenate([finetuned[name].numpy().astype(np.float64).ravel() for name in names])
         assert found[group]["norm"] == pytest.approx(np.linalg.norm(after - before), rel=1e-12)
         if group == "blocks.1":
             assert math.isnan(found[group]["relative"])
@@ -83,8 +83,10 @@ def test_norms_against_numpy() -> None:
 
 def test_a_task_vector_between_layouts(tmp_path: Path) -> None:
     torch.save(tiny_clip().state_dict(), tmp_path / "base.pt")
-    torch.save(tiny_clip(seed=1).visual.state_dict(), tmp_path / "tuned.pt")
-    found = inspect(tmp_path / "tuned.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")["task_vector"]
+    torch.save(tiny_clip(seed=1).visual.state_dict(), tmp_path / "finetuned.pt")
+    found = inspect(tmp_path / "finetuned.pt", configs=CONFIGS, pretrained=tmp_path / "base.pt")[
+        "task_vector"
+    ]
     after, before = tiny_clip(seed=1).visual.state_dict(), tiny_clip().visual.state_dict()
     delta = [(after[name] - before[name]).double().square().sum() for name in before]
     assert found["all"]["norm"] == pytest.approx(float(sum(delta)) ** 0.5, rel=1e-6)

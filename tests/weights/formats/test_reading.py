@@ -26,19 +26,19 @@ def test_every_layout_gives_the_encoder_that_a_merge_looks_for(tmp_path: Path) -
 
 
 def test_hugging_faces_layout_without_a_projection(tmp_path: Path) -> None:
-    base, tuned = tiny_clip(seed=2).visual.state_dict(), tiny_clip().visual.state_dict()
-    torch.save({name: value for name, value in tuned.items() if name != "proj"}, tmp_path / "in.pt")
+    base, finetuned = tiny_clip(seed=2).visual.state_dict(), tiny_clip().visual.state_dict()
+    torch.save({name: value for name, value in finetuned.items() if name != "proj"}, tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "theirs", "huggingface", configs=CONFIGS, encoder=NAMES["gelu"])
     reference = in_memory(base)
     with ExitStack() as stack:
         tensors, metadata = open_sources(tmp_path / "theirs", stack, projection=reference["proj"])
         found = encoder_part(tensors, names=reference, title="it")
-        same({name: tensor(source) for name, source in found.items()}, {**tuned, "proj": base["proj"]})
+        same({name: tensor(source) for name, source in found.items()}, {**finetuned, "proj": base["proj"]})
     assert metadata["kind"] == "converted"
 
 
 def test_a_file_of_this_package_is_left_as_it_is(tmp_path: Path) -> None:
-    # Compiled loops read such a file where it is mapped, and importances bring their extents in its
+    # Compiled loops read such a file where it is mapped, and importances bring their bounds in its
     # metadata.
     save_weights(tmp_path / "a.safetensors", tiny_clip().visual.state_dict(), {"measure": "lp"})
     with ExitStack() as stack:

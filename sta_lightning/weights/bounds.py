@@ -12,14 +12,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sta_lightning.arithmetic.states import extent, floating_names
+from sta_lightning.arithmetic.states import bounds, floating_names
 from sta_lightning.errors import StaError
 
 KEY = "extents"
 """The metadata's key."""
 
 
-def extents(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+def all_bounds(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     """Smallest and largest entry of every floating-point tensor.
 
     Args:
@@ -28,13 +28,13 @@ def extents(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     Returns:
         tensor name -> (smallest, largest), in the order of ``state``; (0, 0) for an empty tensor.
     """
-    return {name: extent(state[name]) for name in floating_names(state)}
+    return {name: bounds(state[name]) for name in floating_names(state)}
 
 
-def write_extents(found: Mapping[str, tuple[float, float]]) -> str:
+def write_bounds(found: Mapping[str, tuple[float, float]]) -> str:
     """The text of :data:`KEY`: JSON, tensor name -> [smallest, largest].
 
-    Numbers are written by ``repr``, so that :func:`read_extents` gives back the same ones, bit for
+    Numbers are written by ``repr``, so that :func:`read_bounds` gives back the same ones, bit for
     bit.
 
     Raises:
@@ -49,12 +49,12 @@ def write_extents(found: Mapping[str, tuple[float, float]]) -> str:
         )
     except ValueError as error:
         raise StaError(
-            f"the extents of the tensors cannot be recorded: {error}. Score the model again."
+            f"the bounds of the tensors cannot be recorded: {error}. Score the model again."
         ) from error
 
 
-def read_extents(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] | None:
-    """What :func:`write_extents` has written.
+def read_bounds(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] | None:
+    """What :func:`write_bounds` has written.
 
     Args:
         metadata: of the file, :func:`sta_lightning.weights.read_metadata`.

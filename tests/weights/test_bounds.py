@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights import load_weights, read_metadata, save_weights
-from sta_lightning.weights.extents import KEY, extents, read_extents, write_extents
+from sta_lightning.weights.bounds import KEY, all_bounds, read_bounds, write_bounds
 
 
 @given(
@@ -20,7 +20,7 @@ from sta_lightning.weights.extents import KEY, extents, read_extents, write_exte
 )
 def test_every_number_comes_back(pairs: dict[str, list[float]]) -> None:
     found = {name: (low, high) for name, (low, high) in pairs.items()}
-    back = read_extents({KEY: write_extents(found)})
+    back = read_bounds({KEY: write_bounds(found)})
     assert back == found
     assert back is not None
     assert [math.copysign(1, low) for low, _ in back.values()] == [
@@ -37,9 +37,9 @@ def test_a_file_tells_those_of_its_tensors(tmp_path: Path, dtype: torch.dtype) -
         "one": torch.tensor(-0.1).to(dtype),
     }
     path = tmp_path / "i.safetensors"
-    save_weights(path, {**state, "count": torch.tensor(3)}, {KEY: write_extents(extents(state))})
-    found = read_extents(read_metadata(path))
-    assert found == extents(load_weights(path))
+    save_weights(path, {**state, "count": torch.tensor(3)}, {KEY: write_bounds(all_bounds(state))})
+    found = read_bounds(read_metadata(path))
+    assert found == all_bounds(load_weights(path))
     assert found is not None
     assert list(found) == ["w", "empty", "one"]
     assert found["w"] == (state["w"].min().item(), state["w"].max().item())
@@ -48,7 +48,7 @@ def test_a_file_tells_those_of_its_tensors(tmp_path: Path, dtype: torch.dtype) -
 
 
 def test_a_file_without_them() -> None:
-    assert read_extents({"format": "pt"}) is None
+    assert read_bounds({"format": "pt"}) is None
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_a_file_without_them() -> None:
 )
 def test_something_else_under_their_name(text: str) -> None:
     with pytest.raises(StaError, match=r"'extents' is not a table.*make the file again"):
-        read_extents({KEY: text})
+        read_bounds({KEY: text})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_json_cannot_hold(bad: float) -> None:
     with pytest.raises(StaError, match="cannot be recorded"):
-        write_extents({"w": (0.0, bad)})
+        write_bounds({"w": (0.0, bad)})
