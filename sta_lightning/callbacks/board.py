@@ -1,4 +1,4 @@
-"""What a merge leaves in the loggers besides accuracies: settings, shares kept, size of the change, a figure and a table."""
+"""What a merge leaves in the loggers besides accuracies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from sta_lightning.callbacks.figures import selection_figure, selection_table
+from sta_lightning.report.selection import Selection, selection_figure
 
 Kept = Mapping[str, Mapping[str, float]]
 
@@ -22,7 +22,9 @@ _LAYOUT = {
 
 
 class MergeBoard(Callback):
-    """Log what a merged encoder is made of, once its test is over; the evaluation modules attach it by themselves.
+    """Log what a merged encoder is made of, once its test is over.
+
+    The evaluation modules attach it by themselves.
 
     Every logger gets ``selection/<task>/<tensor>`` (share of the task vector's entries kept, 0 to
     1) and ``change/…`` (size of the change from the pretrained weights). A TensorBoardLogger gets
@@ -62,7 +64,8 @@ def _draw(logger: TensorBoardLogger, kept: Kept, step: int) -> None:
     board.add_custom_scalars(_LAYOUT)
     if not kept:
         return
-    board.add_text("selection/table", selection_table(kept), step)
-    figure = selection_figure(kept)
-    if figure is not None:
+    selection = Selection.from_kept(kept)
+    board.add_text("selection/table", selection.grid().markdown(), step)
+    if selection.main_kinds():
+        figure = selection_figure(selection, title="Share of entries kept, by layer")
         board.add_figure("selection/layers", figure, step, close=True)

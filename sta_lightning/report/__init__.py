@@ -5,10 +5,9 @@ from sta_lightning.report.figures import (
     MethodResult,
     forgetting_figure,
     fusion_figure,
-    selection_figure,
     sweep_figure,
 )
-from sta_lightning.report.selection import KeptShare, Selection
+from sta_lightning.report.selection import KeptShare, Selection, selection_figure
 from sta_lightning.report.style import save_png
 from sta_lightning.report.tables import Row, Table
 

@@ -76,7 +76,7 @@ def dot_figure(
     """
     most = max(len(panel.series) for panel in panels)
     height = max(0.34, 0.105 * most + 0.1) if apart else 0.34
-    figure = new_figure(WIDTH, height * len(rows) + 1.9)
+    figure = new_figure(WIDTH, height * len(rows) + 1.9, title)
     shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}
     for axes, panel in zip(shown, panels, strict=True):
@@ -94,8 +94,7 @@ def dot_figure(
     shown[0].set_ylim(len(rows) - 0.45, -0.55)
     for place in bold:
         shown[0].get_yticklabels()[place].set_fontweight("bold")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    legend_below(figure, list(entries.values()), list(entries))
+    legend_below(figure, entries)
     return paint(figure, theme)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run: fusion result, accuracy against p and λ, forgetting, share kept per layer."""
+"""The figures of a run: fusion result, accuracy against p and λ, forgetting."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from sta_lightning.report.selection import Selection, short_kind
-from sta_lightning.report.style import GREY, colour, dash, marker, new_figure, paint, tidy
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.style import GREY, colour, dash, marker, new_figure, tidy
 
 
 @dataclass(frozen=True)
@@ -191,59 +189,3 @@ def forgetting_figure(
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
-
-
-def selection_figure(
-    selection: Selection, *, title: str, kinds: Sequence[str] | None = None, theme: Theme = LIGHT
-) -> Figure:
-    """Share of entries kept per layer, a curve per task, a panel per kind of parameter (Fig. 4).
-
-    Args:
-        selection: what was kept.
-        title: of the whole figure.
-        kinds: which kinds of parameter get a panel; the default is the paper's four and the two
-            matrices of attention, as far as the encoder has them.
-        theme: of the figure.
-    """
-    shown = list(kinds) if kinds is not None else selection.main_kinds()
-    columns = 2 if len(shown) <= 4 else 3
-    rows = max(1, -(-len(shown) // columns))
-    figure = new_figure(3.7 * columns, 2.6 * rows + 0.9)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for number, axes in enumerate(panels.flat):
-        if number >= len(shown):
-            axes.set_visible(False)
-            continue
-        kind = shown[number]
-        for index, task in enumerate(selection.tasks):
-            points = selection.curve(kind, task)
-            axes.plot(
-                [layer for layer, _ in points],
-                [100 * share for _, share in points],
-                color=theme.colour(index),
-                linestyle=dash(index),
-                marker=marker(index),
-                markersize=4,
-                linewidth=1.4,
-                label=task.replace("_", " "),
-            )
-        axes.set_title(short_kind(kind), fontsize=10)
-        axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.tick_params(labelbottom=number + columns >= len(shown))
-        tidy(axes, theme)
-        if number % columns == 0:
-            axes.set_ylabel("entries kept (%)")
-        if number + columns >= len(shown):
-            axes.set_xlabel("layer (0 is next to the image)")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(6, max(1, len(labels))),
-        frameon=False,
-        fontsize=9,
-    )
-    return paint(figure, theme)

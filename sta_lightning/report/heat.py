@@ -30,7 +30,7 @@ def heat_figure(
         bar_label: of the colour bar, with the unit.
         theme: of the figure.
     """
-    figure = new_figure(7.6, 0.31 * len(rows) + 1.9)
+    figure = new_figure(7.6, 0.31 * len(rows) + 1.9, title)
     axes = figure.add_subplot()
     present = [share for line in shares for share in line if share is not None]
     low, high = min(present), max(present)
@@ -67,5 +67,4 @@ def heat_figure(
     bar = figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(bar_label, fontsize=9)
     bar.outline.set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return paint(figure, theme)

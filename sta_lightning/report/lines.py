@@ -91,7 +91,7 @@ def band_figure(
         whole: x are whole numbers.
         theme: of the figure.
     """
-    figure = new_figure(7.6, 4.9)
+    figure = new_figure(7.6, 4.9, title)
     axes = figure.add_subplot()
     entries: dict[str, Artist] = {}
     for band in bands:
@@ -130,9 +130,8 @@ def band_figure(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_title(title, loc="left", fontsize=12)
     tidy(axes, theme)
-    legend_below(figure, list(entries.values()), list(entries))
+    legend_below(figure, entries)
     return paint(figure, theme)
 
 
@@ -155,7 +154,7 @@ def path_figure(
         start: name and place of where all begin, such as the pretrained model.
         theme: of the figure.
     """
-    figure = new_figure(7.6, 5.4)
+    figure = new_figure(7.6, 5.4, title)
     axes = figure.add_subplot()
     entries: dict[str, Artist] = {}
     for path in paths:
@@ -185,10 +184,9 @@ def path_figure(
         entries[name] = mark
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_title(title, loc="left", fontsize=12)
     axes.margins(0.14, 0.12)
     tidy(axes, theme)
-    legend_below(figure, list(entries.values()), list(entries))
+    legend_below(figure, entries)
     paint(figure, theme)
     _label_ends(figure, axes, paths, start, theme)
     return figure

@@ -31,7 +31,7 @@ def radar_figure(
         title: of the figure.
         theme: of the figure.
     """
-    figure = new_figure(7.6, 6.6)
+    figure = new_figure(7.6, 6.6, title)
     axes = cast(PolarAxes, figure.add_subplot(projection="polar"))
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
@@ -83,6 +83,5 @@ def radar_figure(
     axes.tick_params(axis="x", pad=6)
     axes.grid(True, color=theme.grid, linewidth=0.9)
     axes.spines["polar"].set_color(theme.grid)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    legend_below(figure, list(entries.values()), list(entries))
+    legend_below(figure, entries)
     return paint(figure, theme)

@@ -1,8 +1,8 @@
-"""How every figure looks: colours that colour-blind readers can tell apart, one way to write a PNG."""
+"""How every figure looks: its canvas, axes, colours and legend, and how it becomes a PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -34,10 +34,12 @@ def dash(index: int) -> str:
     return DASHES[(index // len(COLOURS)) % len(DASHES)]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of ``width`` x ``height`` inches with its own Agg canvas and no global pyplot state."""
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """A figure of ``width`` x ``height`` inches with its own Agg canvas and no pyplot state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -49,7 +51,7 @@ def tidy(axes: Axes, theme: Theme = LIGHT) -> None:
 
 
 def paint(figure: Figure, theme: Theme) -> Figure:
-    """Give a finished figure the theme's background and whatever is still black the theme's text colour."""
+    """Give a finished figure the theme's background, and its text colour to what is still black."""
     figure.set_facecolor(theme.background)
     for text in figure.findobj(Text):
         if text.get_color() == "black":
@@ -63,16 +65,21 @@ def paint(figure: Figure, theme: Theme) -> Figure:
     return figure
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend below the axes, outside, in as many columns as the longest label leaves room for."""
-    if not labels:
+def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
+    """A legend below the axes, in as many columns as the longest label leaves room for.
+
+    Args:
+        figure: it gets the legend.
+        entries: label -> what it names; no legend if there are none.
+    """
+    if not entries:
         return
-    across = figure.get_figwidth() * 72 / (5.0 * max(map(len, labels)) + 40)
+    across = figure.get_figwidth() * 72 / (5.0 * max(map(len, entries)) + 40)
     figure.legend(
-        handles,
-        labels,
+        list(entries.values()),
+        list(entries),
         loc="outside lower center",
-        ncols=max(1, min(len(labels), int(across))),
+        ncols=max(1, min(len(entries), int(across))),
         frameon=False,
         fontsize=9,
         handlelength=2.6,

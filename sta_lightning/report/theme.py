@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":")
@@ -45,6 +46,10 @@ class Theme:
         if look is None:
             return ":"
         return DASHES[(look + look // len(self.colours)) % len(DASHES)]
+
+    def line(self, look: int | None) -> dict[str, Any]:
+        """Colour, dash and marker of a series, as matplotlib's ``plot`` takes them."""
+        return {"color": self.colour(look), "linestyle": self.dash(look), "marker": self.marker(look)}
 
 
 # Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two

@@ -44,7 +44,7 @@ def finished(settings: ExperimentSettings) -> ExperimentResult:
     with pytest.MonkeyPatch.context() as patch:
         # TensorBoard's own figure is tested with its callback; here a dozen of them would take most
         # of the time.
-        patch.setattr("sta_lightning.callbacks.board.selection_figure", lambda kept: None)
+        patch.setattr("sta_lightning.callbacks.board._draw", lambda *_: None)
         return run(settings)
 
 

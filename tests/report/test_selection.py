@@ -3,10 +3,11 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from sta_lightning.report import Selection
-from sta_lightning.report.selection import split_name
+from sta_lightning.report.selection import selection_figure, split_name
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,40 @@ def test_main_kinds_are_the_papers_or_all() -> None:
     kept = {f"blocks.0.{kind}": {"a": 0.3} for kind in ("norm1.bias", "mlp.fc1.weight", "norm1.weight")}
     assert Selection.from_kept(kept).main_kinds() == ["norm1.weight", "mlp.fc1.weight"]
     assert selection("odd.weight").main_kinds() == ["odd.weight"]
+
+
+KEPT = {
+    "conv1.weight": {"digits": 0.25, "signs": 0.5},
+    "transformer.resblocks.0.ln_1.weight": {"digits": 0.1, "signs": 0.2},
+    "transformer.resblocks.1.ln_1.weight": {"digits": 0.3, "signs": 0.4},
+    "transformer.resblocks.1.ln_1.bias": {"digits": 0.3, "signs": 0.4},
+    "blocks.10.mlp.fc1.weight": {"digits": 1.0},
+}
+
+
+def test_the_figure_has_a_panel_a_kind_and_a_line_a_task() -> None:
+    figure = selection_figure(Selection.from_kept(KEPT), title="Kept")
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    assert [panel.get_title() for panel in panels] == [
+        "ln_1.weight (norm before attention)",
+        "mlp.fc1.weight",
+    ]
+    lines = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in panels[0].get_lines()}
+    assert lines == {"digits": [10, 30], "signs": [20, 40]}, "percent"
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("kept", [{}, {"conv1.weight": {"digits": 0.5}}])
+def test_without_blocks_there_is_no_kind_to_draw(kept: dict[str, dict[str, float]]) -> None:
+    assert Selection.from_kept(kept).main_kinds() == []
+
+
+def test_unknown_weights_are_drawn_and_nine_kinds_at_most() -> None:
+    kept = {f"blocks.0.part{number}.{end}": {"a": 0.3} for number in range(12) for end in ("bias", "weight")}
+    assert Selection.from_kept(kept).main_kinds() == [f"part{number}.weight" for number in range(9)]
+
+
+def test_the_table_has_a_row_a_tensor_in_percent() -> None:
+    lines = Selection.from_kept(KEPT).grid().markdown().splitlines()[2:]
+    assert lines[:3] == ["| tensor | digits | signs |", "|---|---:|---:|", "| conv1.weight | 25.0 | 50.0 |"]
+    assert lines[-1] == "| blocks.10.mlp.fc1.weight | 100.0 | – |"

@@ -23,11 +23,10 @@ from sta_lightning.benchmark.report.numbers import (
 from sta_lightning.benchmark.report.tables import kept_share, pair_name, pair_runs
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Spread
 from sta_lightning.report.dots import Dots, Panel, dot_figure
-from sta_lightning.report.figures import selection_figure
 from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Point, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
-from sta_lightning.report.selection import Selection
+from sta_lightning.report.selection import Selection, selection_figure
 from sta_lightning.report.theme import LIGHT, Theme
 
 X_LABELS = {
