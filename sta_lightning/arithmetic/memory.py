@@ -33,10 +33,9 @@ class MemorySink:
         for name, tensor in like.items():
             if tensor.is_floating_point():
                 kept = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=tensor.device)
-                self._flat[name] = kept.view(-1)
             else:
-                kept = tensor.detach().clone()
-            self.weights[name] = kept
+                kept = tensor.detach().clone(memory_format=torch.contiguous_format)
+            self.weights[name], self._flat[name] = kept, kept.view(-1)
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor is kept."""

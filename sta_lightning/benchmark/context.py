@@ -15,12 +15,10 @@ from torch.utils.data import Subset
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged
-from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.benchmark.entries import MethodEntry
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.callbacks import score
-from sta_lightning.encoders import build_encoder, encoder_spec
-from sta_lightning.encoders.pretrained import pretrained_file
+from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.errors import StaError
 from sta_lightning.experiment.images import EvaluationData, Remembered
@@ -33,7 +31,6 @@ from sta_lightning.modules.several import Weights
 from sta_lightning.tasks import get_task
 from sta_lightning.tasks.split import split_indices
 from sta_lightning.tasks.task import Split
-from sta_lightning.weights import tensor_digest
 
 MakeRunner = Callable[[Path], StepRunner]
 
@@ -228,17 +225,7 @@ class SeedContext:
     def pretrained(self) -> Pretrained:
         """The pretrained encoder, as a merge takes it."""
         settings = self.suite.settings
-        state = build_encoder(settings.encoder, settings.pretrained, settings.image_size).state_dict()
-        file = pretrained_file(settings.encoder, settings.pretrained)
-        return Pretrained(
-            settings.encoder,
-            in_memory(state),
-            encoder_spec(settings.encoder, settings.image_size).key_prefix,
-            file,
-            None if file is not None else tensor_digest(state),
-            settings.image_size,
-            settings.pretrained if file is None else None,
-        )
+        return built_pretrained(settings.encoder, settings.pretrained, settings.image_size)
 
     @cached_property
     def pretrained_weights(self) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
+from torch import nn
+
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.encoders.architectures import MINIATURE, TIMM_PREFIX, is_hub_name
 from sta_lightning.encoders.build import build_encoder
@@ -30,7 +32,7 @@ def pretrained_for_merge(
     Args:
         name: the encoder's name.
         pretrained: its pretrained weights, a file or a tag.
-        image_size: side of the input in pixels; nothing for the encoder's own.
+        image_size: side of the input in pixels; ``None`` for the encoder's own.
         stack: what closes the file.
 
     Raises:
@@ -43,12 +45,31 @@ def pretrained_for_merge(
         names = [key for key in tensors if is_encoder_tensor(key, prefix)]
         own = {key.removeprefix(prefix): tensors[key] for key in names}
         return Pretrained(name, own, _CLIP_PREFIX, file)
-    state = build_encoder(name, pretrained, image_size).state_dict()
-    found = pretrained_file(name, pretrained)
-    digest = tensor_digest(state) if found is None else None
+    return built_pretrained(name, pretrained, image_size)
+
+
+def built_pretrained(
+    name: str, pretrained: str | None, image_size: int | None, encoder: nn.Module | None = None
+) -> Pretrained:
+    """The pretrained encoder as a module, for a merge.
+
+    Args:
+        name: the encoder's name.
+        pretrained: its pretrained weights, a file or a tag.
+        image_size: side of the input in pixels; ``None`` for the encoder's own.
+        encoder: the module, if it has been built already.
+
+    Raises:
+        StaError: if the encoder or its weights cannot be found, or do not fit.
+    """
+    state = (build_encoder(name, pretrained, image_size) if encoder is None else encoder).state_dict()
+    file = pretrained_file(name, pretrained)
     prefix = encoder_spec(name, image_size).key_prefix
-    tag = pretrained if found is None else None
-    return Pretrained(name, in_memory(state), prefix, found, digest, image_size, tag)
+    if file is None:
+        return Pretrained(
+            name, in_memory(state), prefix, None, tensor_digest(state), image_size, tag=pretrained
+        )
+    return Pretrained(name, in_memory(state), prefix, file, image_size=image_size)
 
 
 def pretrained_file(name: str, pretrained: str | None) -> Path | None:

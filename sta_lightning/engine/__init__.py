@@ -5,19 +5,21 @@ than importing torch.
 """
 
 from sta_lightning.engine.files import TaskSource
+from sta_lightning.engine.forgetting import ForgettingJob
+from sta_lightning.engine.fusion import FusionJob
 from sta_lightning.engine.heads import TaskHead, read_head_file, read_heads
-from sta_lightning.engine.job import ForgettingJob, FusionJob, Job, Pretrained
-from sta_lightning.engine.options import DType, ForgettingOptions, FusionOptions
+from sta_lightning.engine.job import Job, Pretrained
+from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions
 from sta_lightning.engine.processes import launched_processes
 from sta_lightning.engine.vectors import write_vectors
 
 __all__ = [
-    "DType",
     "ForgettingJob",
     "ForgettingOptions",
     "FusionJob",
     "FusionOptions",
     "Job",
+    "MergeOptions",
     "Pretrained",
     "TaskHead",
     "TaskSource",

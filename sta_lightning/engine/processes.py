@@ -27,22 +27,19 @@ class _Group:
 
 @contextmanager
 def launched_processes() -> Iterator[Processes]:
-    """The processes that ``torchrun`` started, or this one alone.
+    """The processes of PyTorch's default group, those that ``torchrun`` started, or this one alone.
 
-    Each works on tensors of its own; they meet a few times, through gloo, and need to see the same
-    files.
+    Each works on tensors of its own; they meet a few times, and need to see the same files.
     """
-    if (
-        not (dist.is_available() and dist.is_torchelastic_launched())
-        or int(os.environ.get("WORLD_SIZE", "1")) == 1
-    ):
-        yield Alone()
-        return
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo")
-    try:
+    if dist.is_available() and dist.is_initialized():
         yield _Group()
-    finally:
-        if ours:
+    elif (
+        dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):
+        dist.init_process_group("gloo")
+        try:
+            yield _Group()
+        finally:
             dist.destroy_process_group()
+    else:
+        yield Alone()

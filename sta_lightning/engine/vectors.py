@@ -13,7 +13,8 @@ from sta_lightning.arithmetic.fusion import MaskedFusion
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.workers import Alone, Workers
-from sta_lightning.engine.job import FusionJob, Pretrained
+from sta_lightning.engine.fusion import FusionJob
+from sta_lightning.engine.job import Pretrained
 from sta_lightning.errors import StaError
 from sta_lightning.weights.sparse import KIND, vector_files
 
@@ -43,7 +44,7 @@ def write_vectors(
         job: the fusion.
         pretrained: the pretrained encoder.
         folder: where the files go, ``<task>.safetensors``; missing folders are made.
-        dtype: type of the values; nothing for float32, which keeps every bit of a float32 fusion.
+        dtype: type of the values; ``None`` for float32, which keeps every bit of a float32 fusion.
 
     Returns:
         Task -> file.

@@ -1,4 +1,4 @@
-"""Making a model forget one task, and telling what it cost elsewhere."""
+"""Making a model forget one task, and evaluating what it cost elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.engine import DType, ForgettingJob, ForgettingOptions
+from sta_lightning.engine import ForgettingOptions
 from sta_lightning.errors import StaError
 from sta_lightning.modules.evaluation import refuse_difference, task_name
 from sta_lightning.modules.merged import MergedEvaluation
@@ -23,99 +23,18 @@ class ForgetModule(MergedEvaluation):
 
     Args:
         target: The task to forget, or the path of its YAML file.
-        finetuned: Weights of the encoder that was fine-tuned on it; nothing for method ``vector``.
-        importance: The importance that ``sta score`` wrote; nothing where the method or the measure
-            needs none.
-        control: The task that must not be hurt, or the path of its YAML file; nothing to take the
-            datamodule's.
-        model: Weights of the model that shall forget: the pretrained one if not given, or a merged
-            or fine-tuned one.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
-            model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
-            package ships.
-        image_size: Side of the input in pixels; nothing for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
-            ``package.module.Name`` or ``file.py:name``.
-        settings: Further settings of the method by name, as ``sta methods NAME`` tells them.
-        more: Weights of further models fine-tuned on the task, for a method that takes several
-            (``negmerge``).
-        measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from the importance file,
-            ``amp`` (θ²) or ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher`` from a
-            file scored by it; ``file`` from any, taken as it is.
-        p: Quantile of each tensor's entries from 0 to 1; those above it are taken out. The paper's
-            is 0.7.
-        scale: The method's coefficient, if it has one (task arithmetic's γ); nothing for its
-            default.
-        seed: Of ``random_mask``.
-        target_head: Head file of the target; nothing to make it from the pretrained model.
-        control_head: Head file of the control; nothing to make it.
-        vector: For method ``vector``: the task's masked task vector, which an earlier ``sta merge``
-            wrote.
-        dtype: Type of the weights made; nothing for that of the model that forgets.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
-            same.
+        options: See :class:`~sta_lightning.engine.ForgettingOptions`.
 
     Raises:
         StaError: An argument is unknown or out of range; when merging, a source is missing or does
             not fit.
     """
 
-    def __init__(
-        self,
-        target: str,
-        finetuned: str | None = None,
-        importance: str | None = None,
-        control: str | None = None,
-        model: str | None = None,
-        encoder: str = "miniature",
-        pretrained: str | None = None,
-        image_size: int | None = None,
-        method: str = "sta",
-        settings: dict[str, Any] | None = None,
-        more: list[str] | None = None,
-        measure: str = "lp",
-        p: float = 0.7,
-        scale: float | None = None,
-        seed: int = 0,
-        target_head: str | None = None,
-        control_head: str | None = None,
-        vector: str | None = None,
-        dtype: DType | None = None,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, target: str, **options: Any) -> None:
         self.target = task_name(target)
-        super().__init__(
-            encoder,
-            pretrained,
-            heads={} if target_head is None else {self.target: target_head},
-            image_size=image_size,
-        )
-        options = ForgettingOptions(
-            self.target,
-            finetuned,
-            importance,
-            model=model,
-            method=method,
-            settings=settings,
-            more=more,
-            measure=measure,
-            p=p,
-            scale=scale,
-            seed=seed,
-            target_head=target_head,
-            vector=vector,
-            dtype=dtype,
-            device=device,
-        )
-        self._job = options.job()
-        self._watched = None if control is None else task_name(control)
-        self._control_head = control_head
-
-    @property
-    @override
-    def job(self) -> ForgettingJob:
-        return self._job
+        made = ForgettingOptions(self.target, **options)
+        super().__init__(made, {} if made.target_head is None else {self.target: made.target_head})
+        self._watched = None if made.control is None else task_name(made.control)
 
     @override
     def check_tasks(self, names: list[str]) -> None:
@@ -124,8 +43,7 @@ class ForgetModule(MergedEvaluation):
             raise StaError(
                 f"The module's control is {self._watched!r}, but the datamodule's is {self.control!r}. Give both the same."
             )
-        if self._control_head is not None and self.control is not None:
-            self._head_files[self.control] = self._control_head
+        super().check_tasks(names)
 
     @override
     def tag(self, name: str) -> str:

@@ -1,8 +1,7 @@
-"""A merged encoder that is made once, saved with its origin, and evaluated: what fusing and forgetting share."""
+"""A merged encoder that is made once, and evaluated: what fusing and forgetting share."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,39 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged, change_size
-from sta_lightning.arithmetic.sources import in_memory
-from sta_lightning.encoders import encoder_spec
-from sta_lightning.encoders.pretrained import pretrained_file
-from sta_lightning.engine import Job, Pretrained, TaskHead
+from sta_lightning.arithmetic.run import Kept
+from sta_lightning.arithmetic.workers import Processes
+from sta_lightning.encoders.pretrained import built_pretrained
+from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
-from sta_lightning.weights import tensor_digest
 
 
-class MergedEvaluation(MultiTaskEvaluation, ABC):
-    """What fusing and forgetting share: the merged weights are made once, saved with their origin, and evaluated."""
+class MergedEvaluation(MultiTaskEvaluation):
+    """Merge once, into a file or in memory, and evaluate what came out.
 
-    _merged: Merged | None = None
-    _change: dict[str, float] | None = None
+    After :meth:`save`, or with ``output`` set, what is evaluated is the file; without either the
+    merge is made in memory.
+
+    Args:
+        options: What is merged, and how.
+        heads: Head files by task name.
+
+    Attributes:
+        output: The file that an evaluation writes before it begins, by all processes together;
+            ``None`` to write none.
+
+    Raises:
+        StaError: An option is unknown or out of range.
+    """
+
+    def __init__(self, options: MergeOptions, heads: dict[str, str]) -> None:
+        super().__init__(options.encoder, options.pretrained, heads=heads, image_size=options.image_size)
+        self.options = options
+        self.job = options.job()
+        self.output: Path | None = None
+        self._kept: Kept | None = None
+        self._merged: Merged | None = None
+        self._change: dict[str, float] | None = None
 
     @property
     def merged(self) -> Merged | None:
@@ -37,24 +56,18 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
         return self._change
 
     def merge(self) -> Merged:
-        """Make the merged model, or return it if it is there.
+        """Return the merged model, from the file that has been written or else made in memory.
 
         Raises:
             StaError: A source is missing, or differs in names or shapes, or holds NaN or Inf: the
                 message names it.
         """
         if self._merged is None:
-            self._merged = self.compute()
+            if self._kept is None:
+                self._merged = self.job.in_memory(self._pretrained_for_merge())
+            else:
+                self._merged = Merged(dict(super().encoder_weights()), self._kept)
         return self._merged
-
-    @property
-    @abstractmethod
-    def job(self) -> Job:
-        """What is merged, and how."""
-
-    def compute(self) -> Merged:
-        """Read the sources and make the merged model."""
-        return self.job.in_memory(self._original_for_merge())
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:
@@ -62,7 +75,7 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
         return self.merge().weights
 
     def save(self, path: str | Path) -> Path:
-        """Write the merged encoder, whole or not at all.
+        """Write the merged encoder, whole or not at all; from here on the file is what is evaluated.
 
         Args:
             path: A safetensors file. Its tensors are named as in the pretrained model's file, and
@@ -76,22 +89,34 @@ class MergedEvaluation(MultiTaskEvaluation, ABC):
             StaError: The merge is refused, or the file cannot be written; nothing has been changed
                 then.
         """
-        self.job.write(self._original_for_merge(), path, heads=self.task_heads())
+        self._write(path, None)
         return Path(path)
+
+    @override
+    def load(self) -> None:
+        if self.output is not None and self._kept is None:
+            with launched_processes() as processes:
+                self._write(self.output, processes)
+        super().load()
+
+    def _write(self, path: str | Path, processes: Processes | None) -> None:
+        heads = self.task_heads()
+        self._kept = self.options.write(self._pretrained_for_merge(), path, processes, heads)
+        self._weights, self._merged, self._change = str(path), None, None
 
     def task_heads(self) -> dict[str, TaskHead]:
         """By task: the heads that go into the file beside the encoder; none by default."""
         return {}
 
-    def _original_for_merge(self) -> Pretrained:
-        name, size = self._encoder_name, self._image_size
-        state = self.original().state_dict()
-        file = pretrained_file(name, self._pretrained)
-        digest = None if file is not None else tensor_digest(state)
-        prefix = encoder_spec(name, size).key_prefix
-        tag = self._pretrained if file is None else None
-        return Pretrained(name, in_memory(state), prefix, file, digest, size, tag)
+    def _pretrained_for_merge(self) -> Pretrained:
+        return built_pretrained(self._encoder_name, self._pretrained, self._image_size, self.original())
+
+    @override
+    def check_tasks(self, names: list[str]) -> None:
+        head = self.options.control_head
+        if head is not None and self.control is not None:
+            self._head_files[self.control] = head
 
     @override
     def describe(self) -> dict[str, Any]:
-        return self.job.origin(self._original_for_merge())[1]
+        return self.job.described(self._pretrained_for_merge())

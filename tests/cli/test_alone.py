@@ -117,8 +117,8 @@ def test_a_forgetting_writes_what_the_module_writes(
         settings = {**settings, "model": str(real / settings["model"])}
     module = ForgetModule(
         "digits",
-        str(files.finetuned),
-        files.importance,
+        finetuned=files.finetuned,
+        importance=files.importance,
         pretrained=f"{real}/pretrained.safetensors",
         **settings,
     )

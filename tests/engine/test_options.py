@@ -1,12 +1,13 @@
-"""The settings of a merge without an evaluation are those of the modules that evaluate."""
+"""The settings of a merge are stated once; the modules that evaluate hand them on."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import re
 from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
@@ -17,19 +18,25 @@ from sta_lightning.errors import StaError
 TASKS = {"a": TaskSource("a.safetensors"), "b": TaskSource("b.safetensors")}
 
 
-def parameters(of: Any) -> dict[str, tuple[Any, Any]]:
-    found = inspect.signature(of, eval_str=True).parameters
-    return {name: (entry.annotation, entry.default) for name, entry in found.items() if name != "self"}
+def described(of: type[Any]) -> dict[str, str]:
+    """Every option of a class on a command line, with its text, type and default."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(of, "model", fail_untyped=True)
+    entries = re.split(r"\n  --model\.", parser.format_help())[1:]
+    words = [entry.split("\n\n")[0].split() for entry in entries]
+    return {entry[0]: " ".join(entry[2:]) for entry in words}
 
 
 @pytest.mark.parametrize(
     ("options", "module"), [(FusionOptions, "MergeModule"), (ForgettingOptions, "ForgetModule")]
 )
-def test_they_are_those_of_the_module(options: type[Any], module: str) -> None:
+def test_the_module_takes_them_all_with_their_text(options: type[Any], module: str) -> None:
     from sta_lightning import modules
 
-    assert parameters(options) == parameters(getattr(modules, module).__init__)
-    assert list(parameters(options)) == list(parameters(getattr(modules, module).__init__))
+    expected = described(options)
+    assert expected.keys() == {field.name for field in dataclasses.fields(options)}
+    assert all("type: " in text and not text.startswith("(") for text in expected.values())
+    assert described(getattr(modules, module)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,8 +70,8 @@ def test_the_forgetting_that_they_ask_for(settings: dict[str, Any], method: obje
     job = ForgettingOptions("a", "a.safetensors", "i.safetensors", model="m.safetensors", **settings).job()
     assert job.method == method
     assert job.target == "a"
-    assert job.model == "m.safetensors"
-    assert dataclasses.astuple(job.files)[:2] == ("a.safetensors", "i.safetensors")
+    assert job.start == "m.safetensors"
+    assert dataclasses.astuple(job.tasks["a"])[:2] == ("a.safetensors", "i.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ def main(processes: int, folder: Path) -> None:
     said["digest"] = [float(tensor.double().sum()) for tensor in merge.encoder.state_dict().values()]
     if processes > 1:
         forget = ForgetModule(
-            "spots", tasks["spots"].finetuned, tasks["spots"].importance, pretrained=pretrained
+            "spots",
+            finetuned=tasks["spots"].finetuned,
+            importance=tasks["spots"].importance,
+            pretrained=pretrained,
         )
         trainer = quiet_trainer(**several)
         trainer.test(forget, MultiTaskDataModule(["spots"], control="watch", batch_size=3), verbose=False)

@@ -33,8 +33,12 @@ def files(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def module(pretrained: Path, files: dict[str, Path], **settings: Any) -> ForgetModule:
     return ForgetModule(
         "spots",
-        str(files["finetuned"]),
-        **{"importance": str(files["importance"]), "pretrained": str(pretrained), **settings},
+        **{
+            "finetuned": str(files["finetuned"]),
+            "importance": str(files["importance"]),
+            "pretrained": str(pretrained),
+            **settings,
+        },
     )
 
 

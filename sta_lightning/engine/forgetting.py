@@ -1,0 +1,76 @@
+"""Making a model forget one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from sta_lightning.arithmetic import MergeMethod
+from sta_lightning.arithmetic.methods import refuse_several
+from sta_lightning.engine.files import TaskSource
+from sta_lightning.engine.job import Job
+
+
+class ForgettingJob(Job):
+    """Make a model forget one task (Eq. 20).
+
+    Args:
+        target: the task to forget.
+        files: its files.
+        name: the method's name, for the metadata.
+        method: how it is forgotten.
+        model: weights of the model that shall forget; ``None`` for the pretrained one.
+        more: weights of further models fine-tuned on the same task, for a method that takes
+            several.
+        measure: the importance that the method goes by.
+        dtype: type of the weights made; ``None`` for that of ``model``, float32 for the pretrained
+            one.
+        device: where the arithmetic is done; ``None`` for the CPU.
+
+    Raises:
+        StaError: ``measure`` or ``more`` does not go with the method.
+    """
+
+    kind, start_role, start_title = "forgotten", "model", "the model that shall forget"
+
+    def __init__(
+        self,
+        target: str,
+        files: TaskSource,
+        name: str,
+        method: MergeMethod,
+        *,
+        model: str | None = None,
+        more: Sequence[str] = (),
+        measure: str = "lp",
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        # By what they are called in messages, and in the metadata.
+        others = {f"{target} ({number})": TaskSource(path) for number, path in enumerate(more, 2)}
+        super().__init__(
+            {target: files, **others},
+            name,
+            method,
+            start=model,
+            measure=measure,
+            dtype=dtype,
+            device=device,
+        )
+        refuse_several(name, method, len(more))
+        self.target = target
+
+    @override
+    def scored(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    @override
+    def result_dtype(self, stored: torch.dtype) -> torch.dtype:
+        return self._dtype or (torch.float32 if self.start is None else stored)
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return {"target": self.target}

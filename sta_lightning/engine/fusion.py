@@ -1,0 +1,72 @@
+"""Fusing encoders that were fine-tuned on several tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from sta_lightning.arithmetic import Dare, MergeMethod
+from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.engine.files import TaskSource
+from sta_lightning.engine.job import Job, Pretrained
+from sta_lightning.errors import StaError
+
+
+class FusionJob(Job):
+    """Fuse encoders that were fine-tuned on several tasks (Eq. 14-19).
+
+    Args:
+        tasks: by task name: the files of that task.
+        name: the method's name, for the metadata.
+        method: how they are fused.
+        base: weights of the model that masked task vectors are added to; ``None`` for the pretrained
+            one.
+        measure: the importance that the method goes by, unless it is defined with one of its own.
+        dare: what is dropped from the task vectors before they are merged; ``None`` to drop none.
+        dtype: type of the merged weights; ``None`` for float32.
+        device: where the arithmetic is done; ``None`` for the CPU.
+
+    Raises:
+        StaError: ``measure``, ``dare`` or ``base`` does not go with the method.
+    """
+
+    kind, start_role, start_title = "fused", "base", "the model that is added to"
+
+    def __init__(
+        self,
+        tasks: Mapping[str, TaskSource],
+        name: str,
+        method: MergeMethod,
+        *,
+        base: str | None = None,
+        measure: str = "lp",
+        dare: Dare | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(tasks, name, method, start=base, measure=measure, dtype=dtype, device=device)
+        self.dare = dare
+        if dare is not None and method.takes_vectors:
+            raise StaError(
+                f"method '{name}' adds masked task vectors as they are; DARE cannot be put in front of it. Leave dare out."
+            )
+        if base is not None and not method.takes_vectors:
+            raise StaError(
+                f"method '{name}' starts from the pretrained encoder, but base='{base}' is given. Only masked task vectors "
+                "(method 'vectors') are added to another model."
+            )
+
+    @override
+    def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
+        problem = super().problem(pretrained, stack)
+        return problem if self.dare is None else self.dare.drops(problem)
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        dare = {} if self.dare is None else {"dare": dataclasses.asdict(self.dare)}
+        return {"tasks": sorted(self.tasks), **dare}
