@@ -1,23 +1,22 @@
-"""A table of measured numbers, in three forms: a page's HTML, Markdown and CSV."""
+"""A table of measured numbers, and its Markdown, CSV and plain text; its HTML is a template."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
-from sta_lightning.report.markup import Markup, element, joined, markdown_text
-from sta_lightning.report.tables import Direction
-
+Direction = Literal["high", "low"]
 Rank = Literal["best", "second"]
-_LONG = 28
 # A no-break space: an arrow does not stand alone on a line.
 _ARROWS = {"high": "\u00a0↑", "low": "\u00a0↓", None: ""}
-LEGEND = "bold: the best of a column; underlined: the second best"
-MARKDOWN_LEGEND = "bold: the best of a column; italic: the second best"
+_MARKS = {"best": "**", "second": "*", None: ""}
+_HEADER_WIDTH = 11
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,28 @@ class Number:
 
     Attributes:
         mean: over the seeds.
-        std: standard deviation over the seeds; nothing for one seed.
+        std: standard deviation over the seeds; ``None`` for one seed.
         paper: what the paper reports in its place.
     """
 
     mean: float
     std: float | None = None
     paper: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The mean as it reads: one digit after the point; the CSV has all of them."""
+        return f"{self.mean:.1f}"
+
+    @property
+    def spread(self) -> str:
+        """`` ± 0.4``, or nothing."""
+        return "" if self.std is None else f" ± {self.std:.1f}"
+
+    @property
+    def published(self) -> str:
+        """The paper's number in brackets, or nothing."""
+        return "" if self.paper is None else f" ({self.paper:.2f})"
 
 
 Cell = Number | str | None
@@ -45,7 +59,7 @@ class Column:
     Attributes:
         name: its heading.
         group: heading that it shares with its neighbours.
-        better: which end of its numbers is the better one; nothing where none is.
+        better: which end of its numbers is the better one; ``None`` where none is.
     """
 
     name: str
@@ -93,8 +107,7 @@ class Grid:
         columns: all further ones.
         lines: its rows.
         note: printed below.
-        decimals: digits after the point on the page; the CSV has all of them.
-        detail: heading of the rows' details in the CSV; nothing if they have none.
+        detail: heading of the rows' details in the CSV; empty if they have none.
     """
 
     name: str
@@ -103,8 +116,7 @@ class Grid:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     note: str = ""
-    decimals: int = 1
-    detail: str = field(default="")
+    detail: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a row whose length is not that of the header."""
@@ -117,161 +129,132 @@ class Grid:
 
     @cached_property
     def ranks(self) -> dict[tuple[int, int], Rank]:
-        """(row, column) -> best or second best of the competing numbers, as they read at the shown precision."""
+        """(row, column) -> best or second best of the competing numbers, as they read."""
         ranks: dict[tuple[int, int], Rank] = {}
         for place, column in enumerate(self.columns):
-            if column.better is None:
+            values = {
+                row: round(cell.mean, 1)
+                for row, line in enumerate(self.lines)
+                if line.compete and isinstance(cell := line.cells[place], Number)
+            }
+            if column.better is None or len(values) < 2:
                 continue
-            values: dict[int, float] = {}
-            for index, line in enumerate(self.lines):
-                cell = line.cells[place]
-                if line.compete and isinstance(cell, Number):
-                    values[index] = round(cell.mean, self.decimals)
             levels = sorted(set(values.values()), reverse=column.better == "high")
-            if len(values) < 2:
-                continue
-            for index, value in values.items():
+            for row, value in values.items():
                 if value in levels[:2]:
-                    ranks[index, place] = "best" if value == levels[0] else "second"
+                    ranks[row, place] = "best" if value == levels[0] else "second"
         return ranks
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings that columns share, and over how many columns each goes; empty without any."""
+        spans = [(name, len(list(run))) for name, run in groupby(column.group for column in self.columns)]
+        return spans if any(name for name, _ in spans) else []
+
+    @cached_property
+    def textual(self) -> frozenset[int]:
+        """Places of the columns that hold words."""
+        return frozenset(
+            place for line in self.lines for place, cell in enumerate(line.cells) if isinstance(cell, str)
+        )
 
     @property
     def has_paper(self) -> bool:
         """Whether any number has the paper's beside it."""
         return any(isinstance(c, Number) and c.paper is not None for line in self.lines for c in line.cells)
 
-    def html(self) -> Markup:
-        """The table in a container of its own that scrolls sideways, with a legend of its marks."""
-        head = [element("tr", *self._headings())]
-        if any(column.group for column in self.columns):
-            groups = [element("td")]
-            for group, members in groupby(self.columns, key=lambda column: column.group):
-                span = len(list(members))
-                groups.append(
-                    element("th", group, colspan=span, scope="colgroup")
-                    if group
-                    else element("td", colspan=span)
-                )
-            head.insert(0, element("tr", *groups))
-        body = [
-            element("tr", self._row_heading(line), *self._cells(index, line), class_=line.kind or None)
-            for index, line in enumerate(self.lines)
-        ]
-        table = element(
-            "table",
-            element("caption", element("span", self.title)),
-            element("thead", joined(head)),
-            element("tbody", joined(body)),
-        )
-        note = " ".join(part for part in (f"Marks: {LEGEND}." if self.ranks else "", self.note) if part)
-        return joined(
-            [
-                element("div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title),
-                *([element("p", note, class_="note")] if note else []),
-            ]
-        )
+    def text(self, cell: Cell) -> str:
+        """A cell as it reads, without the paper's number."""
+        return cell.shown + cell.spread if isinstance(cell, Number) else "–" if cell is None else cell
 
     def markdown(self) -> str:
         """The table as GitHub Markdown, with a legend of its marks."""
-        groups = any(column.group for column in self.columns)
         names = [
-            f"{column.group}: {column.heading}" if groups and column.group else column.heading
-            for column in self.columns
+            f"{column.group}: {column.heading}" if column.group else column.heading for column in self.columns
         ]
-        lines = [f"**{markdown_text(self.title)}**", ""]
-        lines.append("| " + " | ".join(markdown_text(name) for name in (self.head, *names)) + " |")
-        numeric = [
-            any(isinstance(line.cells[place], Number) for line in self.lines) for place in range(len(names))
+        sides = ["---|" if place in self.textual else "---:|" for place in range(len(names))]
+        lines = [
+            f"**{markdown_text(self.title)}**",
+            "",
+            "| " + " | ".join(map(markdown_text, (self.head, *names))) + " |",
+            "|---|" + "".join(sides),
         ]
-        lines.append("|---|" + "".join("---:|" if right else "---|" for right in numeric))
-        for index, line in enumerate(self.lines):
+        for row, line in enumerate(self.lines):
             cells = [markdown_text(f"{line.label}, {line.detail}" if line.detail else line.label)]
             for place, cell in enumerate(line.cells):
-                text = markdown_text(self.text(cell))
-                mark = {"best": "**", "second": "*"}.get(self.ranks.get((index, place), ""), "")
-                cells.append(f"{mark}{text}{mark}{_paper(cell)}")
+                mark = _MARKS[self.ranks.get((row, place))]
+                published = cell.published if isinstance(cell, Number) else ""
+                cells.append(f"{mark}{markdown_text(self.text(cell))}{mark}{published}")
             lines.append("| " + " | ".join(cells) + " |")
-        note = " ".join(
-            part for part in (f"Marks: {MARKDOWN_LEGEND}." if self.ranks else "", self.note) if part
-        )
-        if note:
-            lines += ["", markdown_text(note)]
+        legend = "Marks: bold: the best of a column; italic: the second best. " if self.ranks else ""
+        if legend or self.note:
+            lines += ["", markdown_text((legend + self.note).strip())]
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """The table with full precision: a column of means, then one of standard deviations where there are any."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        extra = [self._extra(place) for place in range(len(self.columns))]
-        header = [self.head, *([self.detail] if self.detail else [])]
+        """The table with every digit.
+
+        A column of means is followed by one of standard deviations and one of the paper's numbers,
+        where there are any.
+        """
+        extra = [
+            [
+                name
+                for name in ("std", "paper")
+                if any(getattr(line.cells[place], name, None) is not None for line in self.lines)
+            ]
+            for place in range(len(self.columns))
+        ]
+        header = [self.head, self.detail] if self.detail else [self.head]
         for column, names in zip(self.columns, extra, strict=True):
             header += [column.key, *(f"{column.key} {name}" for name in names)]
-        writer.writerow(header)
+        rows: list[list[str | float | None]] = [[*header]]
         for line in self.lines:
-            fields: list[str | float | None] = [line.label, *([line.detail] if self.detail else [])]
+            fields: list[str | float | None] = [line.label, line.detail] if self.detail else [line.label]
             for cell, names in zip(line.cells, extra, strict=True):
-                if isinstance(cell, Number):
-                    fields += [cell.mean, *(getattr(cell, name) for name in names)]
-                else:
-                    fields += [cell, *(None for _ in names)]
-            writer.writerow(["" if value is None else value for value in fields])
-        return stream.getvalue()
+                fields += [cell.mean if isinstance(cell, Number) else cell]
+                fields += [getattr(cell, name, None) for name in names]
+            rows.append(fields)
+        return csv_text(rows)
 
-    def text(self, cell: Cell) -> str:
-        """A cell as it reads, without the paper's number."""
-        if cell is None:
-            return "–"
-        if isinstance(cell, str):
-            return cell
-        spread = "" if cell.std is None else f" ± {cell.std:.{self.decimals}f}"
-        return f"{cell.mean:.{self.decimals}f}{spread}"
-
-    def _extra(self, place: int) -> list[str]:
-        cells = [line.cells[place] for line in self.lines]
-        numbers = [cell for cell in cells if isinstance(cell, Number)]
-        names = ["std"] if any(number.std is not None for number in numbers) else []
-        return names + (["paper"] if any(number.paper is not None for number in numbers) else [])
-
-    def _headings(self) -> list[Markup]:
-        first = element("th", self.head, scope="col")
-        rest = [
-            element("th", column.heading, scope="col", class_="text" if self._is_text(place) else None)
-            for place, column in enumerate(self.columns)
+    def terminal(self) -> str:
+        """The table as aligned plain text, the best of a column marked with a star."""
+        # Long names are broken at their spaces, so that eight columns stay on one screen.
+        heads = [
+            textwrap.wrap(name, _HEADER_WIDTH, break_long_words=False)
+            for name in (self.head, *(column.key for column in self.columns))
         ]
-        return [first, *rest]
-
-    def _is_text(self, place: int) -> bool:
-        cells = [line.cells[place] for line in self.lines]
-        return any(isinstance(cell, str) for cell in cells)
-
-    def _row_heading(self, line: Line) -> Markup:
-        detail = element("small", line.detail) if line.detail else None
-        return element("th", line.label, Markup(" ") if detail else None, detail, scope="row")
-
-    def _cells(self, index: int, line: Line) -> list[Markup]:
-        cells = []
-        for place, cell in enumerate(line.cells):
-            if not isinstance(cell, Number):
-                cells.append(element("td", self.text(cell), class_=_text_class(cell, self._is_text(place))))
-                continue
-            rank = self.ranks.get((index, place))
-            mean = f"{cell.mean:.{self.decimals}f}"
-            shown = element({"best": "strong", "second": "u"}[rank], mean) if rank else Markup(mean)
-            spread = (
-                None
-                if cell.std is None
-                else element("span", f" ± {cell.std:.{self.decimals}f}", class_="std")
-            )
-            paper = None if cell.paper is None else element("span", _paper(cell), class_="paper")
-            cells.append(element("td", shown, spread, paper, class_=rank))
-        return cells
+        height = max(map(len, heads))
+        heads = [[""] * (height - len(head)) + head for head in heads]
+        header = [[first, *(f"{name} " for name in names)] for first, *names in zip(*heads, strict=True)]
+        body = [
+            [f"{line.label}, {line.detail}" if line.detail else line.label]
+            + [
+                self.text(cell) + ("*" if self.ranks.get((row, place)) == "best" else " ")
+                for place, cell in enumerate(line.cells)
+            ]
+            for row, line in enumerate(self.lines)
+        ]
+        widths = [max(map(len, column)) for column in zip(*header, *body, strict=True)]
+        lines = [
+            " ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+            for first, *rest in (*header, *body)
+        ]
+        rule = "-" * (sum(widths) + len(widths) - 1)
+        title = textwrap.wrap(self.title, max(len(rule), 60))
+        return "\n".join([*title, rule, *lines[:height], rule, *lines[height:], rule]) + "\n"
 
 
-def _text_class(cell: str | None, column_of_text: bool) -> str | None:
-    if not column_of_text:
-        return None
-    return "text long" if cell and len(cell) >= _LONG else "text"
+def csv_text(rows: Iterable[Iterable[str | float | None]]) -> str:
+    """Rows as CSV; ``None`` is an empty field."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
 
 
-def _paper(cell: Cell) -> str:
-    return f" ({cell.paper:.2f})" if isinstance(cell, Number) and cell.paper is not None else ""
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in a table's cell too."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*|[]":
+        text = text.replace(character, "\\" + character)
+    return text.replace("\n", " ")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from sta_lightning.report.grid import Column, Grid, Line, Number
+from sta_lightning.report.grid import Column, Grid, Line, Number, csv_text
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
 from sta_lightning.report.theme import LIGHT, Theme
 
@@ -113,13 +111,12 @@ class Selection:
 
     def csv(self) -> str:
         """One line for each tensor and task; the share is in [0, 1]."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["tensor", "layer", "kind", "task", "share_kept"])
-        for share in self.shares:
-            layer = "" if share.layer is None else share.layer
-            writer.writerow([share.tensor, layer, share.kind, share.task, f"{share.share:.6f}"])
-        return stream.getvalue()
+        return csv_text(
+            [
+                ("tensor", "layer", "kind", "task", "share_kept"),
+                *((one.tensor, one.layer, one.kind, one.task, f"{one.share:.6f}") for one in self.shares),
+            ]
+        )
 
 
 def split_name(tensor: str) -> tuple[int | None, str]:

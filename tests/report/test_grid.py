@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from sta_lightning.report.grid import Column, Grid, Line, Number
+from sta_lightning.report.document import Document, Section, html
+from sta_lightning.report.grid import Column, Grid, Line, Number, markdown_text
 
 
 def example() -> Grid:
@@ -29,6 +30,10 @@ def example() -> Grid:
     )
 
 
+def html_of(grid: Grid) -> str:
+    return html(Document("", "", (Section("s", "", (grid,)),)), {})
+
+
 def test_ranks_are_those_of_what_is_shown() -> None:
     # 20.04 and 19.96 both read 20.0, and share the mark; the reference has none.
     assert example().ranks == {
@@ -41,7 +46,7 @@ def test_ranks_are_those_of_what_is_shown() -> None:
 
 
 def test_html_marks_by_element_and_escapes() -> None:
-    text = str(example().html())
+    text = html_of(example())
     assert "<strong>20.0</strong>" in text
     assert "<u>30.0</u>" in text
     assert "<strong>99.9</strong>" not in text
@@ -74,9 +79,23 @@ def test_csv_has_every_digit() -> None:
 
 def test_one_seed_has_no_spread() -> None:
     grid = Grid("x", "t", "m", (Column("a", better="high"),), (Line("one", (Number(1.25),)),))
-    assert "±" not in grid.markdown() + str(grid.html())
+    assert "±" not in grid.markdown() + html_of(grid)
     assert grid.csv() == "m,a\none,1.25\n"
     assert grid.ranks == {}  # nobody to compete with
+
+
+def test_terminal_columns_line_up() -> None:
+    lines = example().terminal().splitlines()
+    heads, reference, best = lines[3], lines[5], lines[6]
+    assert best.index("20.0 ± 0.5*") + len("20.0 ± 0.5") == reference.index("1.0 ± 0.0") + len("1.0 ± 0.0")
+    assert heads.index("target") + len("target") == reference.index("1.0 ± 0.0") + len("1.0 ± 0.0")
+    assert "99.9 ± 0.0*" not in reference
+
+
+def test_markdown_shows_what_it_is_given() -> None:
+    assert markdown_text("a|b *c* <d> [e] `f` snake_case\nnext") == (
+        "a\\|b \\*c\\* &lt;d&gt; \\[e\\] \\`f\\` snake_case next"
+    )
 
 
 def test_a_row_of_wrong_length_is_refused() -> None:

@@ -31,11 +31,9 @@ from sta_lightning.benchmark.report.tables import (
 )
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.experiment.steps import write_text
-from sta_lightning.report.blocks import Block, Bullets, Details, Document, Paragraph, Picture, Section
+from sta_lightning.report.document import Block, Details, Document, Drawn, Picture, Section, html, markdown
 from sta_lightning.report.embed import data_uri, pixels
 from sta_lightning.report.grid import Column, Grid, Line
-from sta_lightning.report.markdown import markdown
-from sta_lightning.report.page import Drawn, page
 from sta_lightning.report.selection import Selection
 from sta_lightning.report.style import save_png
 from sta_lightning.report.theme import DARK
@@ -61,7 +59,7 @@ def write_report(results: BenchmarkResults, output: Path) -> Path:
         name: Drawn(data_uri(figure), data_uri(dark[name]), *pixels(figure)) for name, figure in light.items()
     }
     write_text(output / "report.md", markdown(document))
-    return write_text(output / "report.html", page(document, drawn))
+    return write_text(output / "report.html", html(document, drawn))
 
 
 def figures(results: BenchmarkResults) -> dict[str, Figure]:
@@ -111,25 +109,23 @@ def _summary(results: BenchmarkResults) -> Section | None:
     blocks: list[Block] = []
     fused, forgot = fusion_items(results), forgetting_items(results)
     if fused:
-        blocks += [Paragraph("Fusion: one model for all tasks."), Bullets(fused)]
+        blocks += ["Fusion: one model for all tasks.", fused]
         found = duels(results)
         if found:
             title = "Fusion: difference of the averages in points, STA minus the other method"
             blocks.append(Details("Every comparison of fusion", (duel_grid(results, [("", found)], title),)))
     if forgot:
         blocks += [
-            Paragraph(
-                "Forgetting: one task is to be lost (target, lower is better), the rest to be kept "
-                f"(control: {results.control.replace('_', ' ')}, higher is better)."
-            ),
-            Bullets(forgot),
+            "Forgetting: one task is to be lost (target, lower is better), the rest to be kept "
+            f"(control: {results.control.replace('_', ' ')}, higher is better).",
+            forgot,
         ]
         sides = [(side, forget_duels(results, side)) for side in ("target", "control")]
         if any(found for _, found in sides):
             title = "Forgetting: difference in points, STA minus the other method"
             grid = duel_grid(results, sides, title, forgetting=True)
             blocks.append(Details("Every comparison of forgetting", (grid,)))
-    return Section("summary", "What was found", (Paragraph(reading(results)), *blocks)) if blocks else None
+    return Section("summary", "What was found", (reading(results), *blocks)) if blocks else None
 
 
 def _fusion(results: BenchmarkResults) -> Section | None:
@@ -286,7 +282,7 @@ def _record(results: BenchmarkResults) -> Section:
     if "seconds" in record:
         rows.append(("time", _duration(record["seconds"])))
     rows += [("encoder", results.encoder), ("seeds", ", ".join(map(str, results.seeds)))]
-    blocks: list[Block] = [_pairs_of("How the numbers came about", rows)]
+    blocks = [_pairs_of("How the numbers came about", rows)]
     for name, title in (
         ("versions", "Versions"),
         ("settings", "Settings"),
@@ -309,7 +305,7 @@ def _record(results: BenchmarkResults) -> Section:
         blocks.append(Grid("", "Images", "set", tuple(Column(split) for split in splits), lines))
     text = "All numbers are in results.json, the tables in the CSV files and the figures in the PNG files beside this report."
     details = Details("Command, versions, settings, hashes, images", tuple(blocks))
-    return Section("record", "How these numbers came about", (Paragraph(text), details))
+    return Section("record", "How these numbers came about", (text, details))
 
 
 def _pairs_of(title: str, rows: list[tuple[str, str]]) -> Grid:

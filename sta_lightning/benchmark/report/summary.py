@@ -22,7 +22,7 @@ from sta_lightning.benchmark.report.numbers import (
 )
 from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE, Verdict
 from sta_lightning.benchmark.results import BenchmarkResults, Setting, Spread
-from sta_lightning.report.blocks import Item
+from sta_lightning.report.document import Item
 
 _MOST_NAMES = 3
 _NEGATION = "task_arithmetic"

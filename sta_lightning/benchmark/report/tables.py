@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from sta_lightning.benchmark.report import paper
@@ -265,17 +266,7 @@ def _tuned(results: BenchmarkResults) -> str:
 
 
 def _with_note(grid: Grid, note: str) -> Grid:
-    parts = [part.strip() for part in (grid.note, note) if part.strip()]
-    return Grid(
-        grid.name,
-        grid.title,
-        grid.head,
-        grid.columns,
-        grid.lines,
-        " ".join(parts),
-        grid.decimals,
-        grid.detail,
-    )
+    return replace(grid, note=" ".join(part.strip() for part in (grid.note, note) if part.strip()))
 
 
 def _paper_note(results: BenchmarkResults, *, has: bool, table: int) -> str:

@@ -13,9 +13,8 @@ from sta_lightning.benchmark.report.document import csv_tables, describe, figure
 from sta_lightning.benchmark.report.numbers import looks, looks_among, settings_text
 from sta_lightning.benchmark.report.tables import fusion_grid
 from sta_lightning.benchmark.results import BenchmarkResults
+from sta_lightning.report.document import Drawn, html, markdown
 from sta_lightning.report.grid import Number
-from sta_lightning.report.markdown import markdown
-from sta_lightning.report.page import Drawn, page
 from tests.benchmark.report.synthetic import EMBEDDED, PAPER, made_up
 
 FIGURES = (
@@ -94,7 +93,7 @@ def quick_page(results: BenchmarkResults) -> str:
     """The page with blank figures."""
     document = describe(results)
     blank = Drawn("data:,", "data:,", 10, 10)
-    return page(document, {picture.name: blank for picture in document.pictures()})
+    return html(document, {picture.name: blank for picture in document.pictures()})
 
 
 def test_every_file_is_there_and_nothing_else(folder: Path) -> None:

@@ -1,0 +1,165 @@
+"""What a report is made of, and how it becomes an HTML page or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sta_lightning.report.grid import Grid, markdown_text
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a list.
+
+    Attributes:
+        text: plain.
+        lead: stands in bold before it.
+        children: a list of its own.
+    """
+
+    text: str
+    lead: str = ""
+    children: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of its file, without the ending; the key of the figure.
+        title: first words of its caption.
+        caption: what is drawn and how it is to be read.
+        alt: what it shows, for readers who do not see it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """Tables that open on demand."""
+
+    summary: str
+    grids: tuple[Grid, ...]
+
+
+Block = str | tuple[Item, ...] | Picture | Grid | Details
+"""A paragraph, a list, a figure, a table, or tables that open on demand."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section.
+
+    Attributes:
+        key: its anchor.
+        title: its heading.
+        blocks: what it holds.
+    """
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report.
+
+    Attributes:
+        title: its heading.
+        subtitle: below it, in a line.
+        sections: in order.
+    """
+
+    title: str
+    subtitle: str
+    sections: tuple[Section, ...]
+
+    def grids(self) -> list[Grid]:
+        """Every table, in order."""
+        return [block for block in self._flat() if isinstance(block, Grid)]
+
+    def pictures(self) -> list[Picture]:
+        """Every figure, in order."""
+        return [block for block in self._flat() if isinstance(block, Picture)]
+
+    def _flat(self) -> Iterator[Block]:
+        for section in self.sections:
+            for block in section.blocks:
+                yield from block.grids if isinstance(block, Details) else (block,)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure ready for the page.
+
+    Attributes:
+        light: data URI for light pages and print.
+        dark: data URI for dark pages.
+        width: in CSS pixels.
+        height: in CSS pixels.
+    """
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+def html(document: Document, drawn: Mapping[str, Drawn]) -> str:
+    """The document as a page that needs nothing beside it: no network, no script, no other file.
+
+    Args:
+        document: what to show; its text is escaped.
+        drawn: the figures under their pictures' names.
+    """
+    environment = Environment(
+        loader=PackageLoader("sta_lightning.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["table"] = lambda block: isinstance(block, Grid)
+    environment.tests["picture"] = lambda block: isinstance(block, Picture)
+    page = environment.get_template("page.html").render(document=document, drawn=drawn)
+    return page.strip() + "\n"
+
+
+def markdown(document: Document) -> str:
+    """The document as GitHub Markdown; a picture is the file ``<name>.png`` beside it."""
+    parts = [f"# {markdown_text(document.title)}", markdown_text(document.subtitle)]
+    for section in document.sections:
+        parts += [f"## {markdown_text(section.title)}", *map(_markdown, section.blocks)]
+    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case str():
+            return markdown_text(block)
+        case tuple():
+            return "\n".join(_items(block))
+        case Picture(name, title, caption, alt):
+            shown = f"![{markdown_text(alt)}]({name}.png)"
+            return f"{shown}\n\n**{markdown_text(title)}.** {markdown_text(caption)}"
+        case Details(summary, grids):
+            inner = "\n\n".join(grid.markdown().rstrip("\n") for grid in grids)
+            return f"<details>\n<summary>{markdown_text(summary)}</summary>\n\n{inner}\n\n</details>"
+        case Grid():
+            return block.markdown()
+
+
+def _items(items: tuple[Item, ...], indent: str = "") -> Iterator[str]:
+    for item in items:
+        lead = f"**{markdown_text(item.lead)}** " if item.lead else ""
+        yield f"{indent}- {lead}{markdown_text(item.text)}"
+        yield from _items(item.children, indent + "  ")
