@@ -22,7 +22,7 @@ from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.errors import StaError
 from sta_lightning.experiment.images import EvaluationData, Remembered
-from sta_lightning.experiment.models import Models
+from sta_lightning.experiment.models import SCORE_SOURCE, Models
 from sta_lightning.experiment.settings import ModelSettings
 from sta_lightning.experiment.steps import StepRunner
 from sta_lightning.experiment.suite import Suite
@@ -219,7 +219,7 @@ class SeedContext:
             "chunk": settings.score_chunk,
         }
         files = {**suite.files(task), "head": head, "encoder": encoder}
-        return self.runner.run(f"scores/{task}/{what}_{samples}", key, work, files).file(file)
+        return self.runner.run(f"scores/{task}/{what}_{samples}", key, work, files, SCORE_SOURCE).file(file)
 
     @cached_property
     def pretrained(self) -> Pretrained:

@@ -19,6 +19,8 @@ from sta_lightning.errors import StaError, listed
 Choice = dict[str, Any]
 """Settings of a method that differ from its entry's, by name."""
 
+_LEARNING = ("sta_lightning.modules.adamerging", "sta_lightning.tasks.unlabelled")
+
 # Settings of the entry itself; a grid's other names are the method's own.
 _OWN = ("p", "scale", "normalize", "measure", "dare")
 
@@ -151,6 +153,17 @@ class MethodEntry:
                 if file is not None:
                     found[f"method/{name}"] = Path(file)
         return found
+
+    def source(self, *, forgetting: bool = False) -> tuple[str, ...]:
+        """The modules of the package that the method is defined in, on whose source the result depends."""
+        if self.learned:
+            return _LEARNING
+        methods = FORGET_METHODS if forgetting else FUSION_METHODS
+        inner = [
+            methods[name] for name in self.settings.values() if isinstance(name, str) and name in methods
+        ]
+        classes = (find_method(self.method, methods), *inner)
+        return tuple({base.__module__ for found in classes for base in found.__mro__})
 
     def info(self, key: str, *, forgetting: bool = False) -> MethodInfo:
         """The row's name and properties."""

@@ -27,6 +27,7 @@ from sta_lightning.modules.parts import read_encoder
 PRETRAINED = "pretrained"
 ZERO_SHOT = "zero_shot"
 FINE_TUNED = "fine_tuned"
+CONFLICT_SOURCE = ("sta_lightning.arithmetic.conflict", "sta_lightning.modules.parts")
 
 
 def heads(context: Context, cell: Cell) -> Found:
@@ -262,7 +263,7 @@ def conflict(context: Context, cell: Cell) -> Found:
         return {"conflict": sign_conflict(reference, finetuned)}
 
     files = {**one.suite.files(), **{f"finetuned/{task}": path for task, path in encoders.items()}}
-    step = one.runner.run("conflict", one.suite.identity("train"), work, files)
+    step = one.runner.run("conflict", one.suite.identity("train"), work, files, CONFLICT_SOURCE)
     return Found(extra=(("conflict", step.result["conflict"]),))
 
 

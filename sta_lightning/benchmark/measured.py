@@ -15,6 +15,12 @@ from sta_lightning.experiment.steps import Step
 from sta_lightning.modules.several import Weights
 from sta_lightning.tasks.task import Split
 
+EVALUATION_SOURCE = (
+    "sta_lightning.modules.several",
+    "sta_lightning.engine.job",
+    "sta_lightning.experiment.images",
+)
+
 
 def fused(one: SeedContext, name: str, entry: MethodEntry, tasks: tuple[str, ...]) -> dict[str, Any]:
     """A fused model on its tasks' test images: ``accuracy`` and ``kept``; one step."""
@@ -137,7 +143,8 @@ def _step(
         }
     # JSON knows no tuples: what is compared later is what was written.
     settings = json.loads(json.dumps({**one.suite.identity(split, *sets), **key}))
-    return one.runner.run(name, settings, work, {**inputs, **(files or {})})
+    source = {*EVALUATION_SOURCE, *(m for each in entries for m in each.source(forgetting=forgetting))}
+    return one.runner.run(name, settings, work, {**inputs, **(files or {})}, source)
 
 
 def _average(accuracy: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from typing_extensions import override
@@ -27,13 +27,14 @@ class Rehearsal(StepRunner):
         settings: Mapping[str, Json],
         work: Callable[[Path], Mapping[str, Json]],
         inputs: Mapping[str, Path] | None = None,
+        source: Iterable[str] = (),
     ) -> Step:
         """The step, if it is done.
 
         Raises:
             UnfinishedError: if it is not.
         """
-        done = self.find(name, settings, inputs or {})
+        done = self.find(name, settings, inputs or {}, source)
         if done is None:
             raise UnfinishedError(name)
         return done

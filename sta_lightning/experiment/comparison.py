@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.arithmetic import rank
+from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, rank
 from sta_lightning.benchmark.statistics import average_accuracy
 from sta_lightning.experiment.evaluation import evaluate
 from sta_lightning.experiment.models import Models, clear_run
@@ -18,6 +18,8 @@ from sta_lightning.modules import ForgetModule, MergeModule, MultiTaskEvaluation
 from sta_lightning.tasks.task import Split
 
 FUSED = "fused.safetensors"
+EVALUATION_SOURCE = ("sta_lightning.experiment.evaluation",)
+MERGED_SOURCE = "sta_lightning.modules.merged"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Comparison:
             suite.identity("test", *suite.members),
             work,
             {**suite.files(*suite.members), **self._head_files(*suite.members)},
+            EVALUATION_SOURCE,
         )
         return self._row("zero_shot", "zero-shot", step.result, reference=True), step.result
 
@@ -105,6 +108,7 @@ class Comparison:
                 suite.identity("test", task),
                 work,
                 {**suite.files(task), **self._head_files(task), "encoder": _encoder(source)},
+                EVALUATION_SOURCE,
             )
             for field in merged:
                 merged[field] |= step.result[field]
@@ -191,7 +195,10 @@ class Comparison:
             key["seed"] = settings.seed
         if method == "sta" and source.importance is not None:
             inputs["importance"] = Path(source.importance)
-        step = self.runner.run(f"forget/{version}", key, work, inputs)
+        method_source = FORGET_METHODS[method].__module__
+        step = self.runner.run(
+            f"forget/{version}", key, work, inputs, (*EVALUATION_SOURCE, MERGED_SOURCE, method_source)
+        )
         accuracy = step.result["accuracy"]
         return ForgettingRow(task, method, accuracy[task], accuracy[suite.control])
 
@@ -235,7 +242,13 @@ class Comparison:
             inputs[f"encoder/{task}"] = _encoder(source)
             if fusion.method == "sta" and fusion.measure != "amp" and source.importance is not None:
                 inputs[f"importance/{task}"] = Path(source.importance)
-        return self.runner.run(f"{group}/{fusion.name}", key, work, inputs)
+        return self.runner.run(
+            f"{group}/{fusion.name}",
+            key,
+            work,
+            inputs,
+            (*EVALUATION_SOURCE, MERGED_SOURCE, FUSION_METHODS[fusion.method].__module__),
+        )
 
     def _plain(self, heads: Mapping[str, Path], weights: str | None = None) -> MultiTaskEvaluation:
         settings = self.settings

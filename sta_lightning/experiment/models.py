@@ -24,6 +24,13 @@ from sta_lightning.tasks.task import Split
 
 HEAD, ENCODER, IMPORTANCE = "head.safetensors", "encoder.safetensors", "importance.safetensors"
 
+HEAD_SOURCE = ("sta_lightning.modules.parts", "sta_lightning.tasks.datamodule")
+SCORE_SOURCE = (
+    "sta_lightning.callbacks.score",
+    "sta_lightning.modules.classifier",
+    "sta_lightning.tasks.datamodule",
+)
+
 
 class Models:
     """Makes, or finds made, what the fusion is made of.
@@ -70,7 +77,9 @@ class Models:
             head.save(folder / HEAD)
             return {"outcome": f"{head.num_classes} classes"}
 
-        step = self.runner.run(f"head/{name}", suite.identity("train", name), work, suite.files(name))
+        step = self.runner.run(
+            f"head/{name}", suite.identity("train", name), work, suite.files(name), HEAD_SOURCE
+        )
         return step.file(HEAD)
 
     def _finetuned(self, task: str) -> Path:
@@ -91,6 +100,7 @@ class Models:
             key,
             lambda folder: fine_tune(suite, task, self.heads[task], folder, self.runs),
             {**suite.files(task), "head": self.heads[task]},
+            ("sta_lightning.experiment.finetuning",),
         )
         self.train_images[task] = int(step.result["train_images"])
         return step.file(ENCODER)
@@ -135,7 +145,7 @@ class Models:
             "seed": settings.seed,
         }
         files = {**suite.files(task), "head": self.heads[task], "encoder": encoder}
-        return self.runner.run(f"score/{task}", key, work, files).file(IMPORTANCE)
+        return self.runner.run(f"score/{task}", key, work, files, SCORE_SOURCE).file(IMPORTANCE)
 
 
 def clear_run(runs: Path, name: str, version: str) -> None:

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sta_lightning import __version__
+from sta_lightning.benchmark.source import source_digest
 from sta_lightning.weights.atomic import atomic_path
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -46,8 +47,8 @@ class Step:
 class StepRunner:
     """Runs units of work under one folder and remembers which are done.
 
-    A step's key is the SHA-256 of its settings, of its input files' contents and of the package
-    version. The work writes into ``<folder>/<name>.<key>.partial``, which outlives an interruption
+    A step's key is the SHA-256 of its settings, of its input files' contents and of the source
+    that computes it. The work writes into ``<folder>/<name>.<key>.partial``, which outlives an interruption
     (so that work can go on from a checkpoint in it, and only work of the same key does); a finished
     folder with its record is renamed to ``<folder>/<name>`` in one move. A step counts as done when
     its record holds the same key and every file that it wrote is still there with the size and
@@ -82,6 +83,7 @@ class StepRunner:
         settings: Mapping[str, Json],
         work: Callable[[Path], Mapping[str, Json]],
         inputs: Mapping[str, Path] | None = None,
+        source: Iterable[str] = (),
     ) -> Step:
         """Do ``work(folder)`` unless it has been done with the same settings and inputs.
 
@@ -90,11 +92,13 @@ class StepRunner:
             settings: everything besides ``inputs`` that the result depends on.
             work: gets an existing folder to write to and returns what to remember (JSON).
             inputs: files whose content the result depends on.
+            source: modules of the package whose source, with all that they import, the result
+                depends on; see :func:`~sta_lightning.benchmark.source.source_digest`.
 
         Returns:
             The finished step.
         """
-        key = self._key(name, settings, inputs or {})
+        key = self._key(name, settings, inputs or {}, source)
         known = self._finished.get((name, key))
         if known is not None:
             # Asked for twice in one run, such as λ = 0.4 when it is the best λ too: no second time,
@@ -126,10 +130,14 @@ class StepRunner:
         return done
 
     def find(
-        self, name: str, settings: Mapping[str, Json], inputs: Mapping[str, Path] | None = None
+        self,
+        name: str,
+        settings: Mapping[str, Json],
+        inputs: Mapping[str, Path] | None = None,
+        source: Iterable[str] = (),
     ) -> Step | None:
-        """The step if it has been done with these settings and inputs; nothing is changed."""
-        return self._read(name, self._key(name, settings, inputs or {}), self.folder / name)
+        """The step if it has been done with these settings, inputs and source; nothing is changed."""
+        return self._read(name, self._key(name, settings, inputs or {}, source), self.folder / name)
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, remembered as long as its size and time of change stay the same."""
@@ -140,10 +148,16 @@ class StepRunner:
                 self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
         return self._hashes[key]
 
-    def _key(self, name: str, settings: Mapping[str, Json], inputs: Mapping[str, Path]) -> str:
+    def _key(
+        self,
+        name: str,
+        settings: Mapping[str, Json],
+        inputs: Mapping[str, Path],
+        source: Iterable[str],
+    ) -> str:
         content = {
             "step": name,
-            "version": __version__,
+            "source": source_digest(source),
             "settings": dict(settings),
             "inputs": {label: self.digest(path) for label, path in inputs.items()},
         }
