@@ -43,7 +43,41 @@ SourceDict = Mapping[str, TensorSource]
 """Tensor name -> source."""
 
 
-class MemoryTensor:
+def whole(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
+    """A whole tensor, in its shape and its own type or ``dtype``."""
+    entries = source.read(slice(0, source.shape.numel()), dtype or source.dtype)
+    return entries.reshape(tuple(source.shape))
+
+
+class CopiedSource:
+    """What sources share whose entries are copied or computed as they are read.
+
+    Attributes:
+        parts: the sources that they are made of, if any.
+    """
+
+    parts: tuple[TensorSource, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def address(self) -> int | None:
+        """Nowhere: the entries do not lie in memory one after another."""
+        return None
+
+    def bounds(self) -> tuple[float, float] | None:
+        """Not known without reading."""
+        return None
+
+    def check(self) -> None:
+        """Ask the parts."""
+        for part in self.parts:
+            part.check()
+
+
+class MemoryTensor(CopiedSource):
     """A tensor in memory, on any device."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -75,20 +109,13 @@ class MemoryTensor:
         plain = flat.dtype == torch.float32 and flat.device.type == "cpu" and not flat.is_neg()
         return flat.data_ptr() if plain and flat.is_contiguous() else None
 
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without reading."""
-        return None
-
-    def check(self) -> None:
-        """Memory does not change by itself."""
-
 
 def in_memory(state: StateDict) -> dict[str, TensorSource]:
     """The tensors of a state dict as sources."""
     return {name: MemoryTensor(tensor) for name, tensor in state.items()}
 
 
-class Derived:
+class Derived(CopiedSource):
     """Entries computed from those of other sources, in the type of those (float32 at least)."""
 
     def __init__(self, *parts: TensorSource) -> None:
@@ -104,19 +131,6 @@ class Derived:
     def device(self) -> torch.device:
         """The device of the first part."""
         return self.parts[0].device
-
-    def address(self) -> int | None:
-        """Nowhere: they are computed."""
-        return None
-
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without computing."""
-        return None
-
-    def check(self) -> None:
-        """Ask the parts."""
-        for part in self.parts:
-            part.check()
 
 
 class Squared(Derived):

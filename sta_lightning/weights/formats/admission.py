@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats.symbols import Admission, Global, Use
+from sta_lightning.weights.formats.pickled import Admission, Global, Use
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -18,91 +18,47 @@ STORAGES = {
     "BoolStorage": "bool",
 }
 """Name of a storage class in torch -> type of its entries."""
-
-_DTYPES = (
-    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half"),
-    *(
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint64",
-        "uint32",
-        "uint16",
-        "uint8",
-        "bool",
-        "long",
-        "int",
-        "short",
-    ),
-)
 REBUILDS = frozenset(
-    {
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_parameter_with_state",
+    (
+        *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3")),
+        *(f"torch._utils._rebuild_{what}" for what in ("parameter", "parameter_with_state")),
         "torch._tensor._rebuild_from_type_v2",
-    }
+    )
 )
 """What tensors are pickled as a call of."""
 NESTED = "torch.storage._load_from_bytes"
 """What a storage is pickled as a call of, where Python's own pickler wrote it."""
+MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter")
 
+_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool", "long", "int", "short"),
+)
 # Tensors, ordered mappings and plain values: what a state dict consists of.
-_PLAIN = REBUILDS | {
-    "collections.OrderedDict",
-    "collections.defaultdict",
-    "collections.Counter",
-    "torch.Size",
-    "torch.device",
-    "torch.Tensor",
-    "torch.nn.parameter.Parameter",
-    "torch.storage.UntypedStorage",
-    "torch.storage.TypedStorage",
-    "torch.serialization._get_layout",
-    "_codecs.encode",
-    "builtins.set",
-    "__builtin__.set",
-    "builtins.frozenset",
-    "builtins.bytearray",
-    *(f"torch.{name}" for name in (*STORAGES, "UntypedStorage", *_DTYPES)),
-    *(f"torch.storage.{name}" for name in STORAGES),
-}
+_PLAIN = REBUILDS.union(
+    MAPPINGS,
+    ("torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter"),
+    ("torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.serialization._get_layout"),
+    ("_codecs.encode", "builtins.set", "__builtin__.set", "builtins.frozenset", "builtins.bytearray"),
+    (f"torch.{name}" for name in (*STORAGES, "UntypedStorage", *_DTYPES)),
+    (f"torch.storage.{name}" for name in STORAGES),
+)
 # What TorchScript writes lists as.
 _SCRIPT = frozenset(
     f"torch.jit._pickle.{name}"
-    for name in (
-        "build_intlist",
-        "build_doublelist",
-        "build_boollist",
-        "build_tensorlist",
-        "restore_type_tag",
-    )
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 )
-# What the image transforms, paths and settings that are saved along with a module are written as
-# calls of.
+# What image transforms, paths and settings that are saved along with a module are calls of.
 _BESIDE_MODULES = frozenset(
-    {
+    (
         NESTED,
-        "torchvision.transforms.functional.InterpolationMode",
-        "torchvision.transforms.InterpolationMode",
-        "PIL.Image.Resampling",
-        "collections.deque",
-        "functools.partial",
-        "builtins.slice",
-        "builtins.complex",
-        "pathlib.PosixPath",
-        "pathlib.PurePosixPath",
-        "pathlib.WindowsPath",
-        "pathlib._local.PosixPath",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.multiarray._reconstruct",
-    }
+        *("torchvision.transforms.functional.InterpolationMode", "torchvision.transforms.InterpolationMode"),
+        *("PIL.Image.Resampling", "collections.deque", "functools.partial"),
+        *("builtins.slice", "builtins.complex"),
+        *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
+        *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct"),
+        *("numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
+    )
 )
 
 
@@ -121,7 +77,7 @@ def state_dicts_only(title: str) -> Admission:
 
 
 def script_objects(title: str) -> Admission:
-    """Admit what a TorchScript archive's objects consist of: classes of its own code, which stays unread, and tensors."""
+    """Admit the objects of a TorchScript archive: tensors, and classes of its own code, which stays unread."""
 
     def admit(use: Use, what: Global) -> None:
         own = what.module.split(".")[0] == "__torch__"
@@ -135,7 +91,7 @@ def script_objects(title: str) -> Admission:
 
 
 def module_trees(title: str) -> Admission:
-    """Admit objects of any class, which are kept as inert records; refuse calls, save for those of an explicit list."""
+    """Admit objects of any class, as inert records; refuse calls, save for those of an explicit list."""
 
     def admit(use: Use, what: Global) -> None:
         if use == "called" and str(what) not in _PLAIN and str(what) not in _BESIDE_MODULES:

@@ -10,25 +10,32 @@ import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.admission import module_trees, script_objects, state_dicts_only
-from sta_lightning.weights.formats.legacy import MAGIC, no_reference, read_storages
-from sta_lightning.weights.formats.pickled import DamagedPickleError, interpret
-from sta_lightning.weights.formats.rebuild import storage_dtype
-from sta_lightning.weights.formats.storages import FileBytes, Shelf, Storage
-from sta_lightning.weights.formats.symbols import Admission
+from sta_lightning.weights.formats.pickled import (
+    MOST_INSTRUCTIONS,
+    Admission,
+    DamagedPickleError,
+    Readable,
+    interpret,
+)
+from sta_lightning.weights.formats.storages import Storage, Storages, storage_dtype
+from sta_lightning.weights.opened import OpenFile
 
 PickledKind = Literal["torch archive", "TorchScript archive", "old torch file", "plain pickle"]
 
+# What files of torch.save before version 1.6 begin with: two pickles of a number, then one of the
+# machine, the content, the list of storages, and the storages' bytes.
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of name and extra field
 # What Python's zip reader raises for damaged archives, beside its own error.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(ValueError, KeyError, OverflowError, RuntimeError, NotImplementedError),
 )
-_LARGEST_PICKLE = 1 << 30  # bytes; that of a model with a million tensors has less
+_LARGEST_PICKLE = 1 << 26  # bytes; that of a model with ten thousand tensors has 2 million
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,16 @@ class Pickled:
     title: str
 
 
+class Seekable(Readable, Protocol):
+    """A stream whose place is known."""
+
+    def tell(self) -> int:
+        """How many bytes were read."""
+
+    def seek(self, place: int, /) -> object:
+        """Go on reading elsewhere."""
+
+
 def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -> Pickled:
     """Open a pickled checkpoint; no tensor is read yet, and no code in it is run.
 
@@ -58,54 +75,109 @@ def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -
     Raises:
         StaError: names the file if it is missing, broken, or names more than it may.
     """
-    title = f"'{path}'"
-    file = stack.enter_context(FileBytes(path))
+    file = stack.enter_context(OpenFile(path))
+    storages = Storages(f"'{path}'", file)
     start = bytearray(min(4, file.size))
     file.read_into(memoryview(start), 0)
     try:
         if start[:2] == b"PK":
-            return _zipped(path, file, title, unsafe_pickle)
-        admit = module_trees(title) if unsafe_pickle else state_dicts_only(title)
-        return _unzipped(file, title, admit)
+            return _zipped(path, file, storages, unsafe_pickle)
+        admit = (module_trees if unsafe_pickle else state_dicts_only)(storages.title)
+        return _unzipped(file, storages, admit)
     except DamagedPickleError as error:
         raise StaError(
-            f"{title} is not a whole checkpoint ({error}). It may be truncated, as by a download that broke off, or of "
+            f"{storages.title} is not a whole checkpoint ({error}). It may be truncated, as by a download that broke off, or of "
             "another format; copy or make it again."
         ) from error
 
 
-def _unzipped(file: FileBytes, title: str, admit: Admission) -> Pickled:
+def read_old(
+    stream: Seekable,
+    size: int,
+    storages: Storages,
+    admit: Admission | None = None,
+    *,
+    most: int = MOST_INSTRUCTIONS,
+) -> Any:
+    """What a file of torch.save before version 1.6 says; the places of its storages are taken down.
+
+    Args:
+        stream: where it begins.
+        size: of the stream, in bytes.
+        storages: filled.
+        admit: asked before every use of a global; by default tensors and plain values are admitted.
+        most: how many instructions each of its pickles may have.
+
+    Raises:
+        StaError: it names what is not admitted, or was written on a big-endian machine.
+        DamagedPickleError: it is not whole.
+    """
+    admit = admit or state_dicts_only(storages.title)
+    if any(interpret(stream, admit, most=most) != number for number in (_MAGIC, _PROTOCOL)):
+        raise DamagedPickleError("it does not begin as a checkpoint does")
+    system = interpret(stream, admit, most=most)
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise _big_endian(storages.title)
+    widths: dict[str, int] = {}
+
+    def persistent(reference: Any) -> Any:
+        kind, *rest = reference
+        if kind == "module" and len(rest) == 3:
+            return rest[0]  # a class, with its source code, which stays unread
+        if kind != "storage" or len(rest) != 5:
+            raise ValueError("a reference to what is no storage")
+        storage_class, key, _, _, view = rest
+        dtype = storage_dtype(storage_class, storages.title)
+        start = 0 if view is None else view[1]
+        if not isinstance(key, str) or not isinstance(start, int) or not 0 <= start < 1 << 60:
+            raise ValueError("a storage of no name or no place")
+        widths[key] = 1 if dtype is None else dtype.itemsize
+        return Storage(storages, key, dtype, start)
+
+    content = interpret(stream, admit, persistent, most=most)
+    keys = interpret(stream, admit, most=most)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise DamagedPickleError("its list of storages is none")
+    at = stream.tell()
+    for key in keys:
+        stream.seek(at)
+        head = stream.read(8)
+        length = int.from_bytes(head, "little") * widths.get(key, 1)
+        if len(head) < 8 or at + 8 + length > size:
+            raise DamagedPickleError("it ends before its tensors do")
+        storages.places[key] = (at + 8, length)
+        at += 8 + length
+    return content
+
+
+def _unzipped(file: OpenFile, storages: Storages, admit: Admission) -> Pickled:
     if not file.size:
         raise DamagedPickleError("it is empty")
-    shelf = Shelf(title, file)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        first = interpret(stream, admit, no_reference)
-        if isinstance(first, int) and first == MAGIC:
+        first = interpret(stream, admit)
+        if isinstance(first, int) and first == _MAGIC:
             stream.seek(0)
-            content = read_storages(stream, file.size, shelf, storage_dtype, admit)
-            return Pickled("old torch file", content, title)
-        return Pickled("plain pickle", first, title)
+            return Pickled("old torch file", read_old(stream, file.size, storages, admit), storages.title)
+        return Pickled("plain pickle", first, storages.title)
 
 
-def _zipped(path: Path, file: FileBytes, title: str, unsafe_pickle: bool) -> Pickled:
-    folder, entries, text = _directory(path, title)
-    script = f"{folder}constants.pkl" in entries
-    shelf = Shelf(title, file)
-    storages = f"{folder}data/"
+def _zipped(path: Path, file: OpenFile, storages: Storages, unsafe_pickle: bool) -> Pickled:
+    folder, entries, text = _directory(path, storages.title)
+    inside = f"{folder}data/"
     for name, entry in entries.items():
-        if name.startswith(storages):
-            shelf.places[name.removeprefix(storages)] = (_offset(file, entry), entry.file_size)
+        if name.startswith(inside):
+            storages.places[name.removeprefix(inside)] = (_offset(file, entry), entry.file_size)
+    script = f"{folder}constants.pkl" in entries
     admitted = script_objects if script else module_trees if unsafe_pickle else state_dicts_only
-    admit = admitted(title)
 
     def persistent(reference: Any) -> Storage:
-        kind, storage_class, key, _, numel = reference
-        if kind != "storage" or not isinstance(key, str) or not isinstance(numel, int):
-            raise ValueError(f"a reference to a {kind}")
-        return Storage(shelf, key, storage_dtype(storage_class, title), numel)
+        kind, storage_class, key, _, _ = reference
+        if kind != "storage" or not isinstance(key, str):
+            raise ValueError("a reference to what is no storage")
+        return Storage(storages, key, storage_dtype(storage_class, storages.title))
 
-    content = interpret(io.BytesIO(text), admit, persistent)
-    return Pickled("TorchScript archive" if script else "torch archive", content, title)
+    content = interpret(io.BytesIO(text), admitted(storages.title), persistent)
+    return Pickled("TorchScript archive" if script else "torch archive", content, storages.title)
 
 
 def _directory(path: Path, title: str) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
@@ -120,21 +192,36 @@ def _directory(path: Path, title: str) -> tuple[str, dict[str, zipfile.ZipInfo],
                 )
             folder = pickles[0].removesuffix("data.pkl")
             order = entries.get(f"{folder}byteorder")
-            if order is not None and archive.read(order) != b"little":
-                raise StaError(
-                    f"{title} was written on a big-endian machine, which is not supported. Save it as .safetensors there."
-                )
-            if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-                raise DamagedPickleError(f"its table of tensors has {entries[pickles[0]].file_size} bytes")
-            return folder, entries, archive.read(pickles[0])
+            if order is not None and _text(archive, order) != b"little":
+                raise _big_endian(title)
+            return folder, entries, _text(archive, entries[pickles[0]])
     except _ZIP_ERRORS as error:
         raise DamagedPickleError(str(error) or type(error).__name__) from error
 
 
-def _offset(file: FileBytes, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of an entry begin in the file."""
+def _text(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of a small entry."""
+    _check_stored(entry)
+    if entry.file_size > _LARGEST_PICKLE:
+        raise DamagedPickleError(f"its entry '{entry.filename}' has {entry.file_size} bytes")
+    return archive.read(entry)
+
+
+def _check_stored(entry: zipfile.ZipInfo) -> None:
+    """Refuse what is compressed: a tiny file could ask for all of the memory."""
     if entry.compress_type != zipfile.ZIP_STORED:
         raise DamagedPickleError(f"its entry '{entry.filename}' is compressed, which torch never does")
+
+
+def _big_endian(title: str) -> StaError:
+    return StaError(
+        f"{title} was written on a big-endian machine, which is not supported. Save it as .safetensors there."
+    )
+
+
+def _offset(file: OpenFile, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an entry begin in the file."""
+    _check_stored(entry)
     head = bytearray(_LOCAL_HEADER.size)
     if entry.header_offset + len(head) > file.size:
         raise DamagedPickleError("it ends before its tensors do")

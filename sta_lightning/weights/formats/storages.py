@@ -3,75 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import CopiedSource
 from sta_lightning.errors import StaError
-from sta_lightning.weights.io import fill
+from sta_lightning.weights.formats.admission import STORAGES
+from sta_lightning.weights.formats.pickled import Global
+
+_MOST_DIMENSIONS = 64  # torch's own limit
 
 
-class Bytes(Protocol):
-    """Something with bytes at offsets: a file, or a part of a pickle."""
+class Content(Protocol):
+    """Something with bytes at offsets: an :class:`~sta_lightning.weights.opened.OpenFile`, or a part of a pickle."""
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes from an offset."""
 
     def check(self) -> None:
         """Raise a StaError if they are no longer what they were."""
-
-
-class FileBytes:
-    """A file that stays open until :meth:`close`.
-
-    Raises:
-        StaError: names the file if it cannot be opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise StaError(f"'{path}' cannot be read: {error.strerror}.") from error
-        self._opened = os.fstat(self._descriptor)
-        self.size = self._opened.st_size
-
-    def __enter__(self) -> FileBytes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def fileno(self) -> int:
-        """The open file's number."""
-        return self._descriptor
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer with the file's bytes from an offset.
-
-        Raises:
-            StaError: the file became shorter or cannot be read.
-        """
-        fill(self._descriptor, buffer, offset, self.path, self.check)
-
-    def check(self) -> None:
-        """Whether the file is as long, and as old, as when it was opened.
-
-        Raises:
-            StaError: names the file.
-        """
-        now = os.fstat(self._descriptor)
-        if (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
-            raise StaError(
-                f"'{self.path}' was changed while it was read ({self._opened.st_size} bytes before, {now.st_size} now). "
-                "Nothing was written; start again when no other program changes it."
-            )
 
 
 class HeldBytes:
@@ -89,7 +43,7 @@ class HeldBytes:
 
 
 @dataclass
-class Shelf:
+class Storages:
     """Where the storages of one checkpoint lie.
 
     Attributes:
@@ -99,7 +53,7 @@ class Shelf:
     """
 
     title: str
-    content: Bytes
+    content: Content
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -108,22 +62,39 @@ class Storage:
     """A storage that a pickle refers to.
 
     Attributes:
-        shelf: where it lies.
+        among: where it lies.
         key: its name there.
-        dtype: type of its entries; nothing where it is plain bytes.
-        numel: how many entries it has.
+        dtype: type of its entries; ``None`` where it is plain bytes.
         start: how many entries into the keyed storage it begins; other than 0 for views in old
             files.
     """
 
-    shelf: Shelf
+    among: Storages
     key: str
     dtype: torch.dtype | None
-    numel: int
     start: int = 0
 
 
-class StoredTensor:
+def storage_dtype(kind: Any, title: str) -> torch.dtype | None:
+    """The type of a storage's entries by its class; ``None`` for plain bytes.
+
+    Raises:
+        StaError: no such class can be read (complex or quantised ones).
+    """
+    if not isinstance(kind, Global):
+        raise ValueError("a storage of what is no class")
+    name = kind.name if kind.module in ("torch", "torch.storage") else str(kind)
+    if name == "UntypedStorage":
+        return None
+    if name not in STORAGES:
+        raise StaError(
+            f"{title} holds a tensor in a '{name}', which cannot be read. Convert it to a dense real tensor first."
+        )
+    found: torch.dtype = getattr(torch, STORAGES[name])
+    return found
+
+
+class StoredTensor(CopiedSource):
     """A tensor of a checkpoint; see :class:`~sta_lightning.arithmetic.sources.TensorSource`.
 
     Args:
@@ -135,44 +106,36 @@ class StoredTensor:
 
     Raises:
         StaError: the storage is missing, or too short for that.
+        ValueError: what should be a number is none.
     """
 
-    device = torch.device("cpu")
-
-    def __init__(
-        self,
-        storage: Storage,
-        dtype: torch.dtype,
-        offset: int,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-    ) -> None:
+    def __init__(self, storage: Storage, dtype: torch.dtype, offset: Any, shape: Any, stride: Any) -> None:
         self.dtype = dtype
-        self._shelf, self._stride = storage.shelf, stride
-        place = storage.shelf.places.get(storage.key)
-        numbers = (offset, *shape, *stride)
-        sound = len(shape) == len(stride) and all(
-            isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 60 for n in numbers
-        )
-        entries = math.prod(shape) if sound else 0
+        self._among, self._stride = storage.among, stride
+        if not len(shape) == len(stride) <= _MOST_DIMENSIONS or not all(
+            type(n) is int and 0 <= n < 1 << 60 for n in (offset, *shape, *stride)
+        ):
+            raise ValueError("sizes that are no numbers")
+        self._entries = math.prod(shape)
         # The last entry that the strides lead to, plus one. More entries than that would lie on top
         # of each other, as those of an expanded tensor do: a few bytes could ask for all of the
         # memory.
-        self._span = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if entries else 0
-        if place is None or not sound or entries > self._span:
+        last = sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        self._span = 1 + last if self._entries else 0
+        begin, length = storage.among.places.get(storage.key, (0, -1))
+        if length < 0 or self._entries > self._span:
             raise StaError(
-                f"{storage.shelf.title} describes a tensor that cannot be (storage '{storage.key}', offset {offset}, shape "
-                f"{shape}, stride {stride}). It may be truncated; copy or make it again."
+                f"{storage.among.title} describes a tensor that cannot be (storage '{storage.key}', offset {offset}, shape "
+                f"{tuple(shape)}, stride {tuple(stride)}). It may be truncated; copy or make it again."
             )
         self.shape = torch.Size(shape)
         first = (storage.start + offset) * dtype.itemsize
-        if first + self._span * dtype.itemsize > place[1]:
+        if first + self._span * dtype.itemsize > length:
             raise StaError(
-                f"{storage.shelf.title} has a storage of {place[1]} bytes for a tensor that ends at byte "
+                f"{storage.among.title} has a storage of {length} bytes for a tensor that ends at byte "
                 f"{first + self._span * dtype.itemsize}. It may be truncated; copy or make it again."
             )
-        self._begin = place[0] + first
-        self._entries = entries
+        self._begin = begin + first
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened tensor.
@@ -184,17 +147,9 @@ class StoredTensor:
             return self._whole[piece].to(dtype)
         return self._bytes(piece.start, piece.stop - piece.start).to(dtype)
 
-    def address(self) -> int | None:
-        """Nowhere: the entries are copied out of the file."""
-        return None
-
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without reading."""
-        return None
-
     def check(self) -> None:
         """Ask the file."""
-        self._shelf.content.check()
+        self._among.content.check()
 
     @property
     def _contiguous(self) -> bool:
@@ -208,10 +163,10 @@ class StoredTensor:
     @cached_property
     def _whole(self) -> Tensor:
         """The entries in the tensor's own order, where they lie in another one."""
-        return self._bytes(0, self._span).as_strided(tuple(self.shape), self._stride).reshape(-1)
+        return self._bytes(0, self._span).as_strided(tuple(self.shape), tuple(self._stride)).reshape(-1)
 
     def _bytes(self, start: int, count: int) -> Tensor:
         raw = torch.empty(count * self.dtype.itemsize, dtype=torch.uint8)
         if count:
-            self._shelf.content.read_into(raw.numpy().data, self._begin + start * self.dtype.itemsize)
+            self._among.content.read_into(raw.numpy().data, self._begin + start * self.dtype.itemsize)
         return raw.view(self.dtype)

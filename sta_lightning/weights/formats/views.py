@@ -8,32 +8,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.arithmetic.sources import CopiedSource, TensorSource, whole
 from sta_lightning.errors import StaError
 
 
-class _View:
-    """What the views share; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
-
-    device = torch.device("cpu")
+class _View(CopiedSource):
+    """What the views share."""
 
     def __init__(self, parts: Sequence[TensorSource], shape: Sequence[int]) -> None:
         self.parts = tuple(parts)
         self.shape = torch.Size(shape)
         self.dtype = self.parts[0].dtype
-
-    def address(self) -> int | None:
-        """Nowhere: the entries are put together as they are read."""
-        return None
-
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without reading."""
-        return None
-
-    def check(self) -> None:
-        """Ask the parts."""
-        for part in self.parts:
-            part.check()
 
 
 class Joined(_View):
@@ -71,14 +56,14 @@ class Rows(_View):
     """Some rows of a tensor.
 
     Args:
-        whole: the tensor.
+        matrix: the tensor.
         start: the first row.
         stop: the row after the last.
     """
 
-    def __init__(self, whole: TensorSource, start: int, stop: int) -> None:
-        super().__init__((whole,), (stop - start, *whole.shape[1:]))
-        self._offset = start * (whole.shape[1:].numel() if len(whole.shape) > 1 else 1)
+    def __init__(self, matrix: TensorSource, start: int, stop: int) -> None:
+        super().__init__((matrix,), (stop - start, *matrix.shape[1:]))
+        self._offset = start * matrix.shape[1:].numel()
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened rows."""
@@ -106,17 +91,4 @@ class Transposed(_View):
 
     @cached_property
     def _flat(self) -> Tensor:
-        (matrix,) = self.parts
-        entries = matrix.read(slice(0, matrix.shape.numel()), matrix.dtype)
-        return entries.reshape(tuple(matrix.shape)).t().reshape(-1)
-
-
-def tensor(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
-    """A whole tensor, in its shape.
-
-    Args:
-        source: where its entries come from.
-        dtype: type of the result; nothing for its own.
-    """
-    entries = source.read(slice(0, source.shape.numel()), dtype or source.dtype)
-    return entries.reshape(tuple(source.shape))
+        return whole(self.parts[0]).t().reshape(-1)
