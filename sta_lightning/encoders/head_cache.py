@@ -23,7 +23,7 @@ from sta_lightning.weights import (
     save_weights,
     tensor_digest,
 )
-from sta_lightning.weights.io import SAFETENSORS
+from sta_lightning.weights.opened import SAFETENSORS
 
 _RECIPE = 1
 """Counted up whenever the same text tower and prompts are made into another head."""

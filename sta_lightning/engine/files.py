@@ -14,11 +14,10 @@ from sta_lightning.arithmetic.sources import (
     SquaredDelta,
     TensorSource,
     Weighted,
-    in_memory,
 )
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import SparseFile, TensorFile, encoder_part, load_weights, read_bounds
-from sta_lightning.weights.formats import open_sources
+from sta_lightning.weights import SparseFile, TensorFile, encoder_part, read_bounds
+from sta_lightning.weights.formats import open_checkpoint, open_sources
 
 SAFETENSORS = ".safetensors"
 AS_GIVEN = "file"
@@ -63,18 +62,13 @@ def saying(what: str) -> Iterator[None]:
 
 
 def open_weights(path: str | Path, stack: ExitStack) -> tuple[SourceDict, dict[str, str]]:
-    """The tensors of a weights file, and what its metadata says.
-
-    A safetensors file is read as its tensors are; of another checkpoint all tensors are loaded,
-    without running code in it.
+    """The tensors of a weights file, unread, as they are named in it, and what its metadata says.
 
     Raises:
         StaError: names the file if it is missing, broken or of another format.
     """
-    if Path(path).suffix != SAFETENSORS:
-        return in_memory(load_weights(path)), {}
-    file = stack.enter_context(TensorFile(path))
-    return file, file.metadata
+    checkpoint = open_checkpoint(path, stack)
+    return checkpoint.tensors, dict(checkpoint.metadata)
 
 
 def open_encoder(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic import check_compatible
-from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.arithmetic.states import floating_names
 from sta_lightning.arithmetic.vectors import difference
 from sta_lightning.encoders import ClassificationHead, build_encoder
@@ -23,7 +23,6 @@ from sta_lightning.modules.parts import head_for
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, tensor_digest
 from sta_lightning.weights.formats import weight_files
-from sta_lightning.weights.formats.views import tensor
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _finetuned(task: str, path: str, base: Mapping[str, Tensor]) -> dict[str, Te
     with ExitStack() as stack:
         sources, _ = open_encoder(path, in_memory(base), f"task {task!r}", stack)
         # Copies: a file's memory is gone with it.
-        state = {name: tensor(source).clone() for name, source in sources.items()}
+        state = {name: whole(source).clone() for name, source in sources.items()}
     check_compatible(
         base, state, reference_name="the pretrained encoder", other_name=f"task {task!r} ('{path}')"
     )

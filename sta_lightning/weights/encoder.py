@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
-from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
 
 # What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers,
@@ -42,36 +39,6 @@ _BESIDE = (
 _BESIDE_WHOLE = frozenset({"logit_scale", "logit_bias", "text_projection"})
 
 
-def encoder_weights(
-    source: str | os.PathLike[str] | StateDict, *, names: Collection[str], prefix: str | None = None
-) -> dict[str, Tensor]:
-    """Take the image encoder out of a file or a state dict.
-
-    Args:
-        source: a weights file (see :func:`~sta_lightning.weights.load_weights`) or a state dict:
-            the encoder alone, a whole CLIP model, a Lightning checkpoint, wrapped or compiled
-            modules.
-        names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict)
-            has shapes compared too.
-        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it
-            among the usual wrappers (none, ``visual.``, ``encoder.``, ``module.``,
-            ``model.visual.`` and their like).
-
-    Returns:
-        Tensor name without prefix -> tensor, in the order of ``names``. The text tower,
-        ``logit_scale`` and heads are left.
-
-    Raises:
-        StaError: if tensors are missing, the encoder holds others too, a shape differs, or more
-            than one prefix fits.
-    """
-    if isinstance(source, Mapping):
-        return encoder_part(source, names=names, prefix=prefix, title="the state dict")
-    from sta_lightning.weights.formats import load_state  # which itself needs this file
-
-    return encoder_part(load_state(source), names=names, prefix=prefix, title=f"'{os.fspath(source)}'")
-
-
 class Shaped(Protocol):
     """A tensor, read or not."""
 
@@ -86,13 +53,19 @@ Part = TypeVar("Part", bound=Shaped)
 def encoder_part(
     state: Mapping[str, Part], *, names: Collection[str], prefix: str | None = None, title: str
 ) -> dict[str, Part]:
-    """:func:`encoder_weights` of tensors that need not have been read.
+    """The image encoder among tensors that need not have been read.
 
     Args:
         state: tensor name -> anything with a shape.
-        names: see :func:`encoder_weights`.
-        prefix: see :func:`encoder_weights`.
+        names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict)
+            has shapes compared too.
+        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it
+            among the usual wrappers (none, ``visual.``, ``encoder.``, ``module.``,
+            ``model.visual.`` and their like).
         title: what to call ``state`` in a message.
+
+    Raises:
+        StaError: as :func:`~sta_lightning.weights.encoder_weights`.
     """
     if not names:
         raise StaError("the encoder has no tensors to look for: names is empty.")

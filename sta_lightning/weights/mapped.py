@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import mmap
@@ -15,17 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta_lightning.errors import StaError
+from sta_lightning.arithmetic.sources import CopiedSource
 from sta_lightning.weights.format import DTYPES, RESERVED
-from sta_lightning.weights.io import existing, fill, not_safetensors
+from sta_lightning.weights.opened import OpenFile, not_safetensors
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
-class FileTensor:
+class FileTensor(CopiedSource):
     """One tensor of a file; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
-
-    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -70,7 +67,7 @@ class FileTensor:
         self.file.check()
 
 
-class TensorFile(Mapping[str, FileTensor]):
+class TensorFile(OpenFile, Mapping[str, FileTensor]):
     """A safetensors file, open until it is closed; tensor name -> tensor, none of them read yet.
 
     Args:
@@ -82,19 +79,14 @@ class TensorFile(Mapping[str, FileTensor]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = existing(path)
-        try:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise StaError(f"'{path}' cannot be read: {error.strerror}.") from error
+        super().__init__(path)
         self._map: mmap.mmap | None = None
         self._place: int | None = 0
         self._lock = threading.Lock()
         try:
-            self._opened = os.fstat(self._descriptor)
             self.metadata, self._tensors = self._parse()
         except BaseException:
-            os.close(self._descriptor)
+            super().close()
             raise
 
     def __getitem__(self, name: str) -> FileTensor:
@@ -106,46 +98,13 @@ class TensorFile(Mapping[str, FileTensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Give file and map back; the tensors cannot be read any more."""
         self._place = 0
         if self._map is not None:
             self._map.close()
             self._map = None
-        os.close(self._descriptor)
-
-    def check(self) -> None:
-        """Whether the file is as long, and as old, as when it was opened, and still the one of that name.
-
-        Raises:
-            StaError: names the file.
-        """
-        now = os.fstat(self._descriptor)
-        if self._is_as_opened(now):
-            with contextlib.suppress(OSError):  # removed: what is open is whole all the same
-                now = os.stat(self.path)  # another file may have taken its place
-        if not self._is_as_opened(now):
-            raise StaError(
-                f"'{self.path}' was changed while it was read ({self._opened.st_size} bytes before, {now.st_size} now). "
-                "Nothing was written; start again when no other program changes it."
-            )
-
-    def _is_as_opened(self, now: os.stat_result) -> bool:
-        return (now.st_size, now.st_mtime_ns) == (self._opened.st_size, self._opened.st_mtime_ns)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer with the file's bytes from an offset.
-
-        Raises:
-            StaError: if the file became shorter or cannot be read.
-        """
-        fill(self._descriptor, buffer, offset, self.path, self.check)
+        super().close()
 
     def address(self) -> int | None:
         """Where the file is mapped in this process's memory; nothing where the file's system cannot map.
@@ -158,7 +117,7 @@ class TensorFile(Mapping[str, FileTensor]):
                 try:
                     # Of the length that the header promises: beyond a shorter map lies other
                     # memory.
-                    self._map = mmap.mmap(self._descriptor, self._opened.st_size, access=mmap.ACCESS_READ)
+                    self._map = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
                 except ValueError:
                     self.check()
                     raise
@@ -177,7 +136,7 @@ class TensorFile(Mapping[str, FileTensor]):
             raise not_safetensors(self.path, str(error) or type(error).__name__) from error
 
     def _header(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
-        size = self._opened.st_size
+        size = self.size
         if size < 8:
             raise ValueError(f"{size} bytes are no header")
         start = bytearray(8)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import CopiedSource
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.mapped import FileTensor, TensorFile
@@ -26,10 +27,8 @@ _SHAPES = "shapes"
 _STEP = 1 << 16  # entries between two places whose number of kept entries is remembered
 
 
-class SparseTensor:
+class SparseTensor(CopiedSource):
     """One tensor of a masked task vector; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
-
-    device = torch.device("cpu")
 
     def __init__(self, shape: torch.Size, mask: FileTensor, values: FileTensor) -> None:
         self.shape, self.dtype = shape, values.dtype
@@ -52,14 +51,6 @@ class SparseTensor:
         result = torch.zeros(piece.stop - piece.start, dtype=dtype)
         result[mine] = values
         return result
-
-    def address(self) -> int | None:
-        """Nowhere: the entries are not stored one after another."""
-        return None
-
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without reading."""
-        return None
 
     def check(self) -> None:
         """Ask the file."""

@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.workers import Processes, together
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.format import check_writable, header_of, packed
-from sta_lightning.weights.io import SAFETENSORS
+from sta_lightning.weights.opened import SAFETENSORS
 
 Planned = Mapping[str, tuple[torch.Size, torch.dtype]]
 """Tensor name -> shape and type."""

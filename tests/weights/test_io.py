@@ -3,7 +3,6 @@
 import pickle
 import resource
 import stat
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -201,7 +200,7 @@ def test_checkpoints_are_read(tmp_path: Path, suffix: str, key: str | None) -> N
 def test_a_checkpoint_with_code_is_refused_and_nothing_runs(tmp_path: Path, protocol: str) -> None:
     path, trace = tmp_path / "bomb.pt", tmp_path / "trace"
     torch.save({"w": Bomb(trace)}, path, _use_new_zipfile_serialization=protocol == "zip")
-    with pytest.raises(StaError, match=r"bomb\.pt' holds more than tensors.*not loaded"):
+    with pytest.raises(StaError, match=r"bomb\.pt' holds more than tensors.*not read"):
         load_weights(path)
     path.write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(StaError, match=r"bomb\.pt'"):
@@ -214,14 +213,6 @@ def test_the_refusal_names_the_culprit_and_does_not_tell_to_load_it_all_the_same
     with pytest.raises(StaError, match=r"asks for '.*Stranger'") as caught:
         load_weights(tmp_path / "w.pt")
     assert "weights_only" not in str(caught.value)
-
-
-def test_a_torchscript_archive_is_refused_as_one(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
-        for member in ("clip/constants.pkl", "clip/data.pkl", "clip/code/model.py"):
-            archive.writestr(member, b"")
-    with pytest.raises(StaError, match=r"clip\.pt' is a TorchScript archive"):
-        load_weights(tmp_path / "clip.pt")
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy", "pickle"])

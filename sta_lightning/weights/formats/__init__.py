@@ -6,8 +6,7 @@ from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.model import Model, open_model
 from sta_lightning.weights.formats.reading import load_state, open_sources
-from sta_lightning.weights.formats.towers import image_encoder, to_open_clip, whole_clip
-from sta_lightning.weights.formats.views import tensor
+from sta_lightning.weights.formats.towers import image_encoder, whole_clip
 
 __all__ = [
     "TARGETS",
@@ -26,8 +25,6 @@ __all__ = [
     "open_model",
     "open_sources",
     "recognise",
-    "tensor",
-    "to_open_clip",
     "weight_files",
     "whole_clip",
 ]

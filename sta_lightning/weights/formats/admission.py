@@ -32,7 +32,20 @@ MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "collections.C
 
 _DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half"),
-    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool", "long", "int", "short"),
+    *(
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint64",
+        "uint32",
+        "uint16",
+        "uint8",
+        "bool",
+        "long",
+        "int",
+        "short",
+    ),
 )
 # Tensors, ordered mappings and plain values: what a state dict consists of.
 _PLAIN = REBUILDS.union(
@@ -46,7 +59,13 @@ _PLAIN = REBUILDS.union(
 # What TorchScript writes lists as.
 _SCRIPT = frozenset(
     f"torch.jit._pickle.{name}"
-    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+    for name in (
+        "build_intlist",
+        "build_doublelist",
+        "build_boollist",
+        "build_tensorlist",
+        "restore_type_tag",
+    )
 )
 # What image transforms, paths and settings that are saved along with a module are calls of.
 _BESIDE_MODULES = frozenset(
@@ -68,9 +87,9 @@ def state_dicts_only(title: str) -> Admission:
     def admit(use: Use, what: Global) -> None:
         if str(what) not in _PLAIN:
             raise StaError(
-                f"{title} holds more than tensors and plain values (it asks for '{what}'); it was not read. If it is a whole "
-                "pickled module from a source that you trust, give --unsafe-pickle: its tensors are then read, and still "
-                "no code in it is run. Else save its state dict alone, best as .safetensors."
+                f"{title} holds more than tensors and plain values (it asks for '{what}'); it was not read. Save its "
+                "state dict alone, best as .safetensors. From a whole pickled module, sta inspect and sta convert take the "
+                "tensors with --unsafe-pickle, and still run no code in it."
             )
 
     return admit

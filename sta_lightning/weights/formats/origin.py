@@ -17,7 +17,7 @@ from sta_lightning.weights.formats.clip_config import (
     openai,
 )
 from sta_lightning.weights.formats.layout import Layout
-from sta_lightning.weights.io import PICKLES, SAFETENSORS
+from sta_lightning.weights.opened import PICKLES, SAFETENSORS
 
 PACKAGE = "sta_lightning"
 _LIGHTNING = "pytorch-lightning_version"

@@ -7,11 +7,10 @@ from contextlib import ExitStack
 
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.towers import image_encoder, whole_clip
-from sta_lightning.weights.formats.views import tensor
 
 
 def open_sources(
@@ -59,9 +58,9 @@ def load_state(path: str | os.PathLike[str], *, unsafe_pickle: bool = False) -> 
         layout = recognise(checkpoint.tensors, checkpoint.title)
         tensors = checkpoint.tensors
         if _is_foreign(checkpoint, layout):
-            whole = whole_clip if layout.text is not None else image_encoder
-            tensors = whole(checkpoint.tensors, layout, title=checkpoint.title)
-        return {name: tensor(source) for name, source in tensors.items()}
+            found = whole_clip if layout.text is not None else image_encoder
+            tensors = found(checkpoint.tensors, layout, title=checkpoint.title)
+        return {name: whole(source) for name, source in tensors.items()}
 
 
 def _is_foreign(checkpoint: Checkpoint, layout: Layout) -> bool:

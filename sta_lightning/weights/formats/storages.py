@@ -116,7 +116,7 @@ class StoredTensor(CopiedSource):
             type(n) is int and 0 <= n < 1 << 60 for n in (offset, *shape, *stride)
         ):
             raise ValueError("sizes that are no numbers")
-        self._entries = math.prod(shape)
+        self._entries: int = math.prod(shape)
         # The last entry that the strides lead to, plus one. More entries than that would lie on top
         # of each other, as those of an expanded tensor do: a few bytes could ask for all of the
         # memory.
@@ -153,7 +153,7 @@ class StoredTensor(CopiedSource):
 
     @property
     def _contiguous(self) -> bool:
-        expected = 1
+        expected: int = 1
         for length, step in zip(reversed(self.shape), reversed(self._stride), strict=True):
             if length != 1 and step != expected:
                 return self._entries == 0

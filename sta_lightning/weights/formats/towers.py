@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource, in_memory
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
 from sta_lightning.weights.formats.layout import Layout, clip_names, encoder_names, recognise
-from sta_lightning.weights.formats.views import tensor
 
 PROJECTION = "proj"
 
@@ -75,21 +70,3 @@ def whole_clip(
     if layout.kind == "huggingface":
         return clip_from_huggingface(tensors, layout, title)
     return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
-
-
-def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in open_clip's names: the whole CLIP if a text tower is there, else the image encoder without a prefix.
-
-    Args:
-        state: in any layout that :func:`~sta_lightning.weights.formats.recognise` knows.
-
-    Returns:
-        Tensor name -> tensor; new tensors where they are joined or transposed, else the same.
-
-    Raises:
-        StaError: there is no image encoder, or something is not whole.
-    """
-    sources = in_memory(state)
-    layout = recognise(sources)
-    found = image_encoder(sources, layout) if layout.text is None else whole_clip(sources, layout)
-    return {name: tensor(source) for name, source in found.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats import Target, convert, to_open_clip
+from sta_lightning.weights.formats import Target, convert
 from tests.weights.formats.theirs import (
     CLASSES,
     save,
@@ -27,6 +27,7 @@ from tests.weights.formats.tiny import (
     registered,
     texts,
     tiny_clip,
+    to_open_clip,
 )
 
 

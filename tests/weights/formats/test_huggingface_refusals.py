@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats import convert, to_open_clip
+from sta_lightning.weights.formats import convert
 from tests.weights.formats.theirs import save, their_features, theirs, transformers
-from tests.weights.formats.tiny import CONFIGS, NAMES, read, tiny_clip
+from tests.weights.formats.tiny import CONFIGS, NAMES, read, tiny_clip, to_open_clip
 
 
 def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats import Layout, recognise, to_open_clip
-from tests.weights.formats.tiny import same, tiny_clip
+from sta_lightning.weights.formats import Layout, recognise
+from tests.weights.formats.tiny import same, tiny_clip, to_open_clip
 
 CLIP = tiny_clip().state_dict()
 VISUAL = {name.removeprefix("visual."): value for name, value in CLIP.items() if name.startswith("visual.")}

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -186,3 +188,72 @@ def test_code_beside_the_weights_is_left_alone(tmp_path: Path) -> None:
     )
     assert attempt(tmp_path, unsafe_pickle=True) == ""
     assert not target.exists()
+
+
+def shared(times: int, width: int = 2) -> Any:
+    """A value within itself many times over: few bytes that say width^times values."""
+    value: Any = 1
+    for _ in range(times):
+        value = dict.fromkeys(range(width), value)
+    return value
+
+
+class Rebuilt(Call):
+    """Pickled as a tensor with these arguments."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(torch._utils._rebuild_tensor_v2, *args)
+
+
+def endless(way: str) -> Any:
+    """What a small file says that takes for ever to walk or to print."""
+    state = {"a": torch.ones(1)}
+    if way == "facts":
+        return {"state_dict": state, "epoch": shared(3, 2000)}
+    if way == "list":
+        value: Any = 1
+        for _ in range(40):
+            value = [value] * 32
+        return {"state_dict": state, "epoch": [value] * 32}
+    if way == "digits":
+        return {"state_dict": state, "epoch": 1 << (1 << 20)}
+    if way == "shape":
+        value = 1
+        for _ in range(60):
+            value = (value, value)
+        return {"a": Rebuilt(torch.ones(1).untyped_storage(), 0, value, value, False, {})}
+    if way == "wrapped":
+        tensor: Any = torch.ones(1)
+        for _ in range(3000):
+            tensor = Call(torch._utils._rebuild_parameter, tensor, False, {})
+        return {"a": tensor}
+    module = torch.nn.Module()
+    for _ in range(40):
+        outer = torch.nn.Module()
+        outer.first = outer.second = module
+        module = outer
+    return module
+
+
+@pytest.mark.parametrize("way", ["facts", "list", "digits", "shape", "wrapped", "modules"])
+def test_nothing_small_takes_for_ever(way: str, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        pickle._Pickler(stream, 2).dump(endless(way))  # type: ignore[attr-defined]
+    finally:
+        sys.setrecursionlimit(limit)
+    path = container("plain", stream.getvalue(), tmp_path / "a")
+    began = time.process_time()
+    attempt(path, unsafe_pickle=True)
+    assert time.process_time() - began < 10
+    if way in ("facts", "list", "digits"):
+        with ExitStack() as stack:
+            assert len(json.dumps(dict(open_checkpoint(path, stack, unsafe_pickle=True).facts))) < 10_000_000
+
+
+def test_a_compressed_pickle_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * 5_000_000 + b"}.")
+    assert "data.pkl' is compressed" in attempt(tmp_path / "a.pt", unsafe_pickle=True)

@@ -4,14 +4,15 @@ import contextlib
 import io
 import pickle
 import sys
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta_lightning.weights.formats.pickled import DamagedPickleError, interpret
-from sta_lightning.weights.formats.symbols import Global, Made, Use
+from sta_lightning.weights.formats.pickled import DamagedPickleError, Global, Made, Use, interpret
 
 KEYS = st.one_of(st.integers(), st.text(), st.booleans(), st.none(), st.floats(allow_nan=False), st.binary())
 PLAIN = st.recursive(
@@ -142,3 +143,57 @@ def test_a_pickle_cut_short_is_damaged(data: st.DataObject) -> None:
     whole = pickle.dumps({"a": [1, 2.5, "text"], "b": (None, {3})}, 4)
     with pytest.raises(DamagedPickleError):
         read(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+def nested(opcode: bytes, times: int) -> bytes:
+    """A number doubled in a tuple, that tuple doubled in another, …: 2^times numbers in 2 * times bytes."""
+    return b"K\x01" + (b"2" + opcode) * times
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}" + nested(b"\x86", 60) + b"K\x01s.",
+        b"}(" + nested(b"\x86", 60) + b"K\x01u.",
+        b"(" + nested(b"\x86", 60) + b"K\x01d.",
+        b"\x8f(" + nested(b"\x86", 60) + b"\x90.",
+        b"(" + nested(b"\x86", 60) + b"\x91.",
+        b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.",
+        b"}\x8b" + (1 << 16).to_bytes(4, "little") + b"\x01" * (1 << 16) + b"K\x01s.",
+        b"}(" + b"K\x01" * 9 + b"tK\x01s.",
+        b"N0" * 200_000 + b"}.",
+        b"]" * 200_000 + b".",
+        b"Nr\xff\xff\xff\xff" * 200_000 + b".",
+        b"\x8f" * 200_000 + b".",
+    ],
+    ids=(
+        [
+            "key",
+            "keys",
+            "dict",
+            "set",
+            "frozenset",
+            "deep",
+            "number",
+            "wide",
+            "instructions",
+            "lists",
+            "memo",
+            "sets",
+        ]
+    ),
+)
+def test_tiny_pickles_neither_hang_nor_fill_the_memory(content: bytes) -> None:
+    tracemalloc.start()
+    began = time.process_time()
+    with pytest.raises(DamagedPickleError, match=r"a key that is|instructions"):
+        interpret(io.BytesIO(b"\x80\x04" + content), allow, most=100_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - began < 10
+    assert most < 30 << 20
+
+
+def test_a_memo_has_as_many_entries_as_it_is_given() -> None:
+    # Python's own unpickler makes room for 2^33 here.
+    assert read(b"\x80\x02K\x07r\xff\xff\xff\xff0j\xff\xff\xff\xff.") == 7

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from sta_lightning.arithmetic.sources import in_memory
+from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.weights import TensorFile, encoder_part, save_weights
-from sta_lightning.weights.formats import convert, load_state, open_sources, tensor
+from sta_lightning.weights.formats import convert, load_state, open_sources
 from tests.weights.formats.test_conversion import WRITERS, archive_of_openai
 from tests.weights.formats.tiny import CONFIGS, NAMES, same, tiny_clip
 
@@ -21,7 +21,7 @@ def test_every_layout_gives_the_encoder_that_a_merge_looks_for(tmp_path: Path) -
         with ExitStack() as stack:
             tensors, metadata = open_sources(path, stack, unsafe_pickle="module" in way)
             found = encoder_part(tensors, names=reference, title=way)
-            same({name: tensor(source) for name, source in found.items()}, wanted)
+            same({name: whole(source) for name, source in found.items()}, wanted)
         assert metadata == {}
 
 
@@ -33,7 +33,7 @@ def test_hugging_faces_layout_without_a_projection(tmp_path: Path) -> None:
     with ExitStack() as stack:
         tensors, metadata = open_sources(tmp_path / "theirs", stack, projection=reference["proj"])
         found = encoder_part(tensors, names=reference, title="it")
-        same({name: tensor(source) for name, source in found.items()}, {**finetuned, "proj": base["proj"]})
+        same({name: whole(source) for name, source in found.items()}, {**finetuned, "proj": base["proj"]})
     assert metadata["kind"] == "converted"
 
 

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta_lightning.arithmetic.sources import MemoryTensor
+from sta_lightning.arithmetic.sources import MemoryTensor, whole
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats import tensor
 from sta_lightning.weights.formats.views import Joined, Rows, Transposed
 
 MATRIX = torch.arange(35.0).view(7, 5)
@@ -27,8 +26,8 @@ def test_pieces(one: int, other: int, dtype: torch.dtype) -> None:
 @given(st.integers(0, 7), st.integers(0, 7))
 def test_rows(one: int, other: int) -> None:
     start, stop = min(one, other), max(one, other)
-    assert torch.equal(tensor(Rows(MemoryTensor(MATRIX), start, stop)), MATRIX[start:stop])
-    assert torch.equal(tensor(Rows(MemoryTensor(MATRIX[:, 0]), start, stop)), MATRIX[start:stop, 0])
+    assert torch.equal(whole(Rows(MemoryTensor(MATRIX), start, stop)), MATRIX[start:stop])
+    assert torch.equal(whole(Rows(MemoryTensor(MATRIX[:, 0]), start, stop)), MATRIX[start:stop, 0])
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.weights.formats import open_checkpoint, tensor
+from sta_lightning.arithmetic.sources import in_memory, whole
+from sta_lightning.weights.formats import image_encoder, open_checkpoint, recognise, whole_clip
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 12,
@@ -77,7 +78,15 @@ def read(path: Path, **options: Any) -> dict[str, Tensor]:
 
     with ExitStack() as stack:
         found = open_checkpoint(path, stack, **options)
-        return {name: tensor(source) for name, source in found.tensors.items()}
+        return {name: whole(source) for name, source in found.tensors.items()}
+
+
+def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in open_clip's names: the whole CLIP if a text tower is there, else the image encoder."""
+    sources = in_memory(state)
+    layout = recognise(sources)
+    found = image_encoder(sources, layout) if layout.text is None else whole_clip(sources, layout)
+    return {name: whole(source) for name, source in found.items()}
 
 
 def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
