@@ -48,7 +48,7 @@ def state_of(pickled: Pickled) -> dict[str, TensorSource]:
     if outer is not None:
         inner = [outer[key] for key in _STATE_KEYS if _holds_state(outer.get(key))]
         found = inner[0] if inner else found
-    if isinstance(found, Made) and as_mapping(found) is None:
+    if isinstance(found, Made) and not found.called and as_mapping(found) is None:
         return dict(_tensors_of(found, pickled))
     mapping = as_mapping(found)
     if not mapping:
