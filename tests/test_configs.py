@@ -1,12 +1,13 @@
 """Every shipped YAML parses and instantiates; those that a chain of commands shares agree on their files."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from sta_lightning.cli.main import main
+from sta_lightning.tasks.published import EPOCHS
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -59,8 +60,10 @@ def within(printed: Any, written: Any) -> Any:
 @pytest.mark.parametrize("file", METHODS, ids=name_of)
 def test_a_methods_file_goes_on_top_of_a_merges(file: Path, built: list[Any]) -> None:
     command = file.parent.name
-    base = CONFIGS / {"merge": "merge/miniature.yaml", "forget": "forget/digits.yaml"}[command]
-    assert main([command, "--config", str(base), "--config", str(file)]) == 0
+    base = ["--config", f"configs/{command}/miniature.yaml"]
+    base += ["--model.target=digits"] if command == "forget" else []
+    base_words = [word.replace("configs/", f"{CONFIGS}/") for word in base]
+    assert main([command, *base_words, "--config", str(file)]) == 0
     (cli,) = built
     written = yaml.safe_load(file.read_text())
     assert cli.model.job.name == written["model"]["method"]
@@ -69,10 +72,7 @@ def test_a_methods_file_goes_on_top_of_a_merges(file: Path, built: list[Any]) ->
         for name, value in written["model"].get("settings", {}).items()
     )
     named = file.read_text().splitlines()[1]
-    assert (
-        named
-        == f"#   sta {command} --config {base.relative_to(REPOSITORY)} --config {file.relative_to(REPOSITORY)}"
-    )
+    assert named == f"#   sta {command} {' '.join(base)} --config {file.relative_to(REPOSITORY)}"
 
 
 @pytest.fixture
@@ -90,61 +90,61 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 def test_instantiates(
     file: Path, built: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if command_of(file) == "score":  # what it scores must be there
-        weights = Path(yaml.safe_load(file.read_text())["weights"])
+    command, task = command_of(file), "digits" if file.stem.startswith("miniature") else "dtd"
+    words = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+    words += {"finetune": [f"--model.task={task}"], "score": [f"--model.task={task}"]}.get(
+        file.parent.name, []
+    )
+    words += [f"--model.target={task}"] if command == "forget" else []
+    if command == "score":  # what it scores must be there
+        weights = Path(f"runs/finetune/{task}/encoder.safetensors")
         weights.parent.mkdir(parents=True)
         weights.touch()
-    words = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-    assert main([command_of(file), "--config", str(file), *words]) == 0, capsys.readouterr().err
+    assert main([command, "--config", str(file), *words]) == 0, capsys.readouterr().err
     (cli,) = built
     assert cli.model is not None
     assert cli.datamodule is not None
     assert cli.trainer is not None
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("finetune/*.yaml")), ids=name_of)
-def test_the_documented_folders_chain(file: Path) -> None:
-    task = file.stem
-    fit = yaml.safe_load(file.read_text())
-    folder = f"runs/finetune/{task}"
-    assert fit["model"]["init_args"]["task"] == task
+def content(kind: str, family: str) -> dict[str, Any]:
+    text = (CONFIGS / kind / f"{family}.yaml").read_text()
+    return cast(dict[str, Any], yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("family", ["miniature", "vit_b_16"])
+def test_the_documented_folders_chain(family: str) -> None:
+    folder = "runs/finetune/{task}"
+    fit, score, forget = (content(kind, family) for kind in ("finetune", "score", "forget"))
     exports = [c for c in fit["trainer"]["callbacks"] if c["class_path"] == "ExportWeights"]
     assert [c["init_args"]["directory"] for c in exports] == [folder]
-
-    score = yaml.safe_load((CONFIGS / "score" / f"{task}.yaml").read_text())
     assert score["weights"] == f"{folder}/encoder.safetensors"
     assert score["model"]["head"] == f"{folder}/head.safetensors"
     assert score["output"] == f"{folder}/importance.safetensors"
 
-    forget = yaml.safe_load((CONFIGS / "forget" / f"{task}.yaml").read_text())["model"]
+    read = {"finetuned": score["weights"], "importance": score["output"], "head": score["model"]["head"]}
+    model = forget["model"]
+    found = {"finetuned": model["finetuned"], "importance": model["importance"], "head": model["target_head"]}
+    assert found == {key: path.replace("{task}", "{target}") for key, path in read.items()}
     encoder = fit["model"]["init_args"]["encoder"]
-    merges = [yaml.safe_load(merge.read_text())["model"] for merge in CONFIGS.glob("merge/*.yaml")]
-    merged = [
-        model["tasks"][task] for model in merges if task in model["tasks"] and model["encoder"] == encoder
-    ]
-    assert merged
-    assert score["model"]["encoder"] == forget["encoder"] == encoder
-    assert forget["target"] == task
-    for files in (forget, *merged):
-        assert files["finetuned"] == score["weights"]
-        assert files["importance"] == score["output"]
-    heads = {forget["target_head"], *(files["head"] for files in merged)}
-    assert heads == {score["model"]["head"]}
+    assert score["model"]["encoder"] == model["encoder"] == encoder
+    for merge in CONFIGS.glob(f"merge/{family}*.yaml"):
+        model = yaml.safe_load(merge.read_text())["model"]
+        assert model["encoder"] == encoder
+        for task, files in model["tasks"].items():
+            assert files == {key: path.replace("{task}", task) for key, path in read.items()}
 
 
 def test_the_paper_s_recipe() -> None:
-    from sta_lightning.tasks.published import EPOCHS
-
     epochs = {"mnist": 5, "cars": 35, "dtd": 77, "eurosat": 12, "gtsrb": 11, "svhn": 4}
     assert {task: EPOCHS[task] for task in epochs} == epochs
-    for task, number in EPOCHS.items():
-        fit = yaml.safe_load((CONFIGS / "finetune" / f"{task}.yaml").read_text())
-        model = fit["model"]["init_args"]
-        assert (model["encoder"], model["pretrained"]) == ("ViT-B-16", "openai")
-        assert fit["trainer"]["max_epochs"] == number
-        assert fit["trainer"]["gradient_clip_val"] == 1.0
-        assert (model["learning_rate"], model["weight_decay"], model["warmup_steps"]) == (1e-5, 0.1, 500)
-        assert fit["data"]["init_args"]["batch_size"] == 128
+    fit = content("finetune", "vit_b_16")
+    model = fit["model"]["init_args"]
+    assert (model["encoder"], model["pretrained"]) == ("ViT-B-16", "openai")
+    assert "max_epochs" not in fit["trainer"]  # each task has its own
+    assert fit["trainer"]["gradient_clip_val"] == 1.0
+    assert (model["learning_rate"], model["weight_decay"], model["warmup_steps"]) == (1e-5, 0.1, 500)
+    assert fit["data"]["init_args"]["batch_size"] == 128
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_embedded_suite_is_fine_tuned_as_in_the_demo(task: str) -> None:
 
     settings = ExperimentSettings()
     recipe = settings.fine_tuning(task)
-    fit = yaml.safe_load((CONFIGS / "finetune" / f"{task}.yaml").read_text())
+    fit = content("finetune", "miniature")
     model, data = fit["model"]["init_args"], fit["data"]["init_args"]
     assert model["learning_rate"] == recipe.learning_rate
     assert model["weight_decay"] == settings.weight_decay

@@ -11,6 +11,7 @@ from sta_lightning.arithmetic import torch_dtype
 from sta_lightning.cli.checks import check_output
 from sta_lightning.cli.explain import explain, nearest
 from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.placeholders import fill_placeholders
 from sta_lightning.cli.precheck import asked_alone, config_files, read_config
 from sta_lightning.cli.screen import say
 from sta_lightning.encoders.pretrained import pretrained_for_merge
@@ -71,6 +72,7 @@ def run(name: str, words: Sequence[str]) -> None:
         members = [option.removeprefix("model.") for option in options]
         members += [field.name for field in dataclasses.fields(TaskSource)]
         raise StaError(explain(str(error), command=name, options=options, members=members)) from error
+    fill_placeholders(parsed)
     options = parser.instantiate_classes(parsed).model
     write(options, parsed.output)
 

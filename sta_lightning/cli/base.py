@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from sta_lightning.cli.checks import check_checkpoint
 from sta_lightning.cli.explain import explain, nearest
 from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.placeholders import fill_placeholders
 from sta_lightning.cli.precheck import asked_for, config_files, read_config
 from sta_lightning.cli.saving import SaveConfig
 from sta_lightning.errors import StaError
@@ -23,7 +25,19 @@ _CHECKPOINT_WORDS = {"best", "last", "hpc", "registry"}
 
 
 class StaParser(RaisingParser, LightningArgumentParser):
-    """A ``LightningArgumentParser`` that raises, and whose help tells the trainer's many options last."""
+    """A ``LightningArgumentParser`` that raises, tells the trainer's many options last, and prints what would run.
+
+    Attributes:
+        complete: Fills in, in place, what a parsed configuration leaves to be worked out.
+    """
+
+    complete: Callable[[Namespace], None] = staticmethod(lambda config: None)
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """The configuration as ``--print_config`` shows it: completed."""
+        self.complete(cfg)
+        text: str = super().dump(cfg, *args, **kwargs)
+        return text
 
     def format_help(self) -> str:
         """The help, what is this project's own first."""
@@ -120,14 +134,21 @@ class StaCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the parent's version warns whenever Python was started with arguments of its own."""
+        subparser = cast(StaParser, self._subcommand_parsers[self._name])
+        subparser.complete = self.complete
         if "weights_only" in self._options():
-            self._subcommand_parsers[self._name].set_defaults(weights_only=True)
+            subparser.set_defaults(weights_only=True)
         self._check_keys()
         try:
             self.config = parser.parse_args(cast(Sequence[str], args))
         except RejectedError as error:
             raise StaError(self._explained(str(error))) from error
+        self.complete(self.config[self._name])
         self._check_links()
+
+    def complete(self, config: Namespace) -> None:
+        """Work out, in place, what the subcommand's configuration leaves open: the texts with placeholders."""
+        fill_placeholders(config)
 
     def _explained(self, message: str) -> str:
         return explain(message, command=self._name, options=self._options(), members=_members(message))

@@ -46,11 +46,11 @@ COMMANDS: dict[str, Command] = {
 EXAMPLES = """\
 examples:
   sta demo
-  sta fit --config configs/finetune/digits.yaml
-  sta score --config configs/score/digits.yaml
+  sta fit --config configs/finetune/miniature.yaml --model.task=digits
+  sta score --config configs/score/miniature.yaml --model.task=digits
   sta merge --config configs/merge/miniature.yaml --model.p=0.6
-  sta forget --config configs/forget/digits.yaml
-  sta test --config configs/finetune/digits.yaml --ckpt_path=runs/finetune/digits/checkpoints/last.ckpt
+  sta forget --config configs/forget/miniature.yaml --model.target=digits
+  sta test --config configs/finetune/miniature.yaml --model.task=digits --ckpt_path=FILE
   sta methods ties                     one method and its settings
   sta benchmark --config configs/benchmark/miniature.yaml --dry-run
   sta predict --model fused.safetensors --task digits pictures/

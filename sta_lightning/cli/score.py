@@ -108,7 +108,7 @@ class ScoreCLI(StaCLI):
         if not weights.is_file():
             raise StaError(
                 f"--weights: there is no file {str(weights)!r} (looked from {Path.cwd()}). Give the encoder.safetensors or "
-                "the .ckpt that a fine-tuning has left; `sta fit --config configs/finetune/TASK.yaml` makes one."
+                "the .ckpt that a fine-tuning (`sta fit`) has left."
             )
         if config["model"]["weights"] is not None:
             raise StaError(

@@ -2,15 +2,46 @@
 
 from collections.abc import Sequence
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 # Imported so that their bare class names resolve in YAML and on the command line.
 import sta_lightning.callbacks
 import sta_lightning.modules
 import sta_lightning.tasks.miniature.datamodule  # noqa: F401
 from sta_lightning.cli.base import StaCLI, same
+from sta_lightning.errors import StaError
+from sta_lightning.tasks import get_task
+from sta_lightning.tasks.published import EPOCHS
 
 LINKS = same("encoder", "pretrained", "image_size", "task")
+
+
+class FitCLI(StaCLI):
+    """Takes the length of a task's fine-tuning from the package's table where nothing else says it."""
+
+    def complete(self, config: Namespace) -> None:
+        """Fill in placeholders, and ``trainer.max_epochs`` of a published task in a fit that nothing bounds."""
+        super().complete(config)
+        if (task := _unbounded(config)) in EPOCHS:
+            config["trainer"]["max_epochs"] = EPOCHS[task]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a fit that would not end: Lightning's own default is 1000 epochs."""
+        super().parse_arguments(parser, args)
+        if task := _unbounded(self.config["fit"]):
+            raise StaError(
+                f"how long to train on the task '{get_task(task).name}' is not known: give --trainer.max_epochs. Only the "
+                "published sets have a number of epochs of their own."
+            )
+
+
+def _unbounded(config: Namespace) -> str:
+    """The task of a fit that no option of the trainer bounds; empty for another fit."""
+    trainer, model = config["trainer"], config.get("model")
+    bounded = trainer.max_epochs is not None or trainer.max_steps != -1 or trainer.max_time is not None
+    return "" if bounded or trainer.fast_dev_run or not model else str(model.get("init_args.task") or "")
 
 
 def launch(name: str, words: Sequence[str], trainer_class: type[Trainer]) -> None:
@@ -21,7 +52,7 @@ def launch(name: str, words: Sequence[str], trainer_class: type[Trainer]) -> Non
         words: The command line after it.
         trainer_class: Has the method.
     """
-    StaCLI(
+    (FitCLI if name == "fit" else StaCLI)(
         name,
         words,
         model_class=LightningModule,

@@ -208,7 +208,7 @@ def open_grams(
     if path is None:
         raise StaError(
             f"{what}: method '{title}' reads the Gram matrices of the linear layers' inputs, but no file is given. Make one with "
-            "`sta score --config configs/score/TASK.yaml --measure=gram --samples=256 --output=FILE`, and name it as the task's "
+            "`sta score --model.task=NAME --weights=FILE --measure=gram --samples=256 --output=FILE`, and name it as the task's "
             "'gram'."
         )
     with saying(what):

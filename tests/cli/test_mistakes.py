@@ -7,10 +7,16 @@ import pytest
 from sta_lightning.cli.main import main
 from tests.conftest import REPOSITORY
 
-FIT = ["fit", "--model=CLIPClassifier", "--data=TaskDataModule", "--trainer.logger=false"]
+FIT = [
+    *("fit", "--model=CLIPClassifier", "--data=TaskDataModule"),
+    *("--trainer.logger=false", "--trainer.max_epochs=1"),
+]
 MERGE = ["merge", "--config", str(REPOSITORY / "configs" / "merge" / "miniature.yaml")]
-SCORE = ["score", "--config", str(REPOSITORY / "configs" / "score" / "digits.yaml")]
-FORGET = ["forget", "--config", str(REPOSITORY / "configs" / "forget" / "digits.yaml")]
+SCORE = ["score", "--config", str(REPOSITORY / "configs" / "score" / "miniature.yaml")]
+FORGET = [
+    *("forget", "--config", str(REPOSITORY / "configs" / "forget" / "miniature.yaml")),
+    "--model.target=digits",
+]
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

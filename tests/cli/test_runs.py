@@ -23,8 +23,9 @@ def sta(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def config(kind: str, name: str) -> list[str]:
-    return ["--config", str(CONFIGS / kind / f"{name}.yaml")]
+def config(kind: str, task: str) -> list[str]:
+    option = "target" if kind == "forget" else "task"
+    return ["--config", str(CONFIGS / kind / "miniature.yaml"), f"--model.{option}={task}"]
 
 
 @pytest.fixture(scope="module")

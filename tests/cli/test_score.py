@@ -31,7 +31,7 @@ def words(tiny_suite: Path) -> list[str]:
         *(
             "score",
             "--config",
-            str(REPOSITORY / "configs" / "score" / "digits.yaml"),
+            str(REPOSITORY / "configs" / "score" / "miniature.yaml"),
             "--model.pretrained=random",
         ),
         *("--trainer.accelerator=cpu", "--samples=3", f"--weights={folder / 'encoder.safetensors'}"),

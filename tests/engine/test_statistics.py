@@ -89,7 +89,7 @@ def test_a_task_without_gram_matrices(own: Models) -> None:
     own.tasks["task1"].gram = None
     message = refused(own)
     assert "task 'task1': method 'By Gram' reads the Gram matrices" in message
-    assert "sta score --config configs/score/TASK.yaml --measure=gram" in message
+    assert "sta score --model.task=NAME --weights=FILE --measure=gram" in message
 
 
 def test_an_importance_in_place_of_gram_matrices(own: Models) -> None:
