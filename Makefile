@@ -6,12 +6,12 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE  := sta_lightning tests scripts
+CODE  := sta_lightning tests scripts docs/conf.py
 # Reports are written by sta demo and sta benchmark, not by hand.
-PROSE := $(filter-out %/report.md,$(wildcard *.md docs/*.md docs/*/*.md))
+PROSE := $(filter-out docs/api/% %/report.md,$(wildcard *.md docs/*.md docs/*/*.md))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types check install clean distclean
+.PHONY: help demo test lint format types docs check install clean distclean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=/path/to/python] [ARGS='...']"
@@ -37,13 +37,17 @@ format: $(STAMP)  ## rewrite code and prose in the project's format, and mend wh
 types: $(STAMP)  ## strict type check of the package
 	@$(BIN)/mypy
 
-check: lint types test  ## all of the above that CI runs
+docs: $(STAMP)  ## the site, in build/docs; a link or a reference that leads nowhere is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
+
+check: lint types docs test  ## all of the above that CI runs
 
 install: $(STAMP)  ## only make .venv and install into it
 
 clean:  ## remove caches and build outputs; keeps .venv and runs/
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build docs/api dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sta_lightning tests scripts docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv too
 	rm -rf $(VENV)
@@ -68,5 +72,5 @@ $(STAMP): pyproject.toml constraints.txt
 	}
 	@# The build tool first and from the constraints too: build isolation would fetch whatever is newest.
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,docs]'
 	@touch $(STAMP)
