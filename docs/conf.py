@@ -35,12 +35,14 @@ apidoc_modules = [
 def _google(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
     """Sections such as ``Args:`` as reStructuredText; what stands below an attribute has none."""
     if what not in {"attribute", "data", "property"}:
-        lines[:] = GoogleDocstring(lines, Config(napoleon_use_ivar=True), app, what, name, of, options).lines()
+        lines[:] = GoogleDocstring(
+            lines, Config(napoleon_use_ivar=True), app, what, name, of, options
+        ).lines()
 
 
-def _found(name: str, module: str | None) -> Any:
+def _found(name: str, module: str | None, of: str | None) -> Any:
     """What a docstring or an annotation calls ``name``, or ``None``."""
-    for candidate in (f"{module}.{name}", name, f"builtins.{name}"):
+    for candidate in (f"{module}.{of}.{name}", f"{module}.{name}", name, f"builtins.{name}"):
         try:
             return pkgutil.resolve_name(candidate)
         except (ImportError, AttributeError, ValueError):
@@ -57,7 +59,7 @@ def _resolve(
         return None
     if " " in name:
         return text  # a sentence in a type's place
-    if (found := _found(name, node.get("py:module"))) is None:
+    if (found := _found(name, node.get("py:module"), node.get("py:class"))) is None:
         return None
     objects = env.domains.python_domain.objects
     home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"

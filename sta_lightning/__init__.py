@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule, get_task, register_task
     from sta_lightning.weights import encoder_weights, load_weights, read_metadata, save_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS: dict[str, tuple[str, ...]] = {
     "sta_lightning.arithmetic": (

@@ -1,4 +1,4 @@
-"""The importance pass: exact per-sample |θ·∇L|, or (∇L)², of a task's own fine-tuned encoder, in one file.
+"""The importance pass: per-sample ``|θ·∇L|`` or (∇L)² of a task's own fine-tuned encoder, in one file.
 
 Two ways in, one computation:
 

@@ -48,7 +48,7 @@ class ScoreTrainer(Trainer):
             output: File for the importances (safetensors, one float32 tensor per weight tensor); it
                 is replaced whole.
             measure: What importance is: "lp" sums over samples the loss that a weight preserves,
-                |weight · gradient|; "amp" is the squared weight and reads no images; "lp+amp" is
+                weight · gradient without its sign; "amp" is the squared weight and reads no images; "lp+amp" is
                 their product; "delta-lp" and "delta-amp" have the change by fine-tuning in place of
                 the weight; "fisher" sums gradient², the Fisher information, for Fisher merging.
                 "gram" is no importance: the file gets the mean of x·xᵀ over the inputs x of every

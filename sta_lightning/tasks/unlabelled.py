@@ -23,7 +23,7 @@ Step = dict[str, Tensor]
 
 
 class UnlabelledDataModule(L.LightningDataModule):
-    """At each step of a fit a batch of images of every task, without labels: what :class:`AdaMerging` looks at.
+    """At each step of a fit a batch of images of every task, without labels, as AdaMerging looks at them.
 
     Each task's images come in a random order of its own, all of them once before one comes again,
     and then in another order. The order follows from the seed, the task's name and the step alone:
