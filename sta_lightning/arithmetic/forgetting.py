@@ -34,7 +34,7 @@ from sta_lightning.arithmetic.selection import (
     rank,
 )
 from sta_lightning.arithmetic.states import Merged, StateDict, wide_dtype
-from sta_lightning.kernels import loops, loops_are_built
+from sta_lightning.kernels import Loops, loops, loops_are_built
 
 
 def masked_difference(block: Block, mask: Tensor) -> Combined:
@@ -90,8 +90,8 @@ class StaForgetting(MergeMethod):
 
             def call(addresses: Addresses, state: float, out: int, size: int) -> Answer:
                 base, origin, (finetuned,), (score,) = addresses
-                status, kept = found.subtract(base, origin, finetuned, score, state, out, size)
-                return Answer(status, [kept])
+                finite, kept = found.subtract(base, origin, finetuned, score, state, out, size)
+                return Answer(finite, [kept])
 
             return call
 
@@ -116,14 +116,12 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
     def count(shift: int, prefix: int) -> Counts:
         total, lock = np.zeros(1 << 16, dtype=np.int64), threading.Lock()
 
-        def look(values: Tensor | int, size: int) -> None:
-            if isinstance(values, Tensor):
+        def look(values: Tensor, native: Loops | None) -> None:
+            if native is None:
                 counts = count_digits(values, shift, prefix)
             else:
                 counts = np.zeros_like(total)
-                assert entries.workers.loops is not None
-                status = entries.workers.loops.count(values, size, shift, prefix, counts.ctypes.data)
-                entries.refuse_changed(status)
+                native.count(values.data_ptr(), values.numel(), shift, prefix, counts.ctypes.data)
             with lock:
                 np.add(total, counts, out=total)
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.workers import Processes, Workers, shared_out, together
-from sta_lightning.kernels import OK
 
 
 class Combined(NamedTuple):
@@ -38,9 +37,9 @@ class Addresses(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a compiled loop says: its status (see :mod:`sta_lightning.kernels`) and how many entries each task kept."""
+    """What a compiled loop says: whether all entries are finite, and how many each task kept."""
 
-    status: int = OK
+    finite: bool
     kept: list[int] | None = None
 
 

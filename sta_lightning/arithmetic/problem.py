@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.states import bounds, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
-from sta_lightning.kernels import GONE, OK
+from sta_lightning.kernels import Loops
 
 Result = TypeVar("Result")
 
@@ -104,9 +104,7 @@ class Entries:
 
     def pieces(self, size: int | None = None) -> list[slice]:
         """Consecutive slices that cover the flattened tensor."""
-        # Compiled loops make no temporaries: larger pieces cost them nothing and call them less
-        # often.
-        step = size or piece_size(self.device) * (1 if self.workers.loops is None else 2)
+        step = size or piece_size(self.device)
         return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
 
     def block(self, piece: slice, *, whole: bool = False) -> Block:
@@ -149,51 +147,30 @@ class Entries:
         found = source.bounds()
         if found is not None or not self.numel:
             return found or (0.0, 0.0)
-        parts = self.over(source, self._piece_bounds)
+        parts = self.over(source, _bounds)
         if not all(math.isfinite(bound) for part in parts for bound in part):
             self.refuse_infinite()
         return min(low for low, _ in parts), max(high for _, high in parts)
 
-    def _piece_bounds(self, values: Tensor | int, size: int) -> tuple[float, float]:
-        if isinstance(values, Tensor):
-            return bounds(values)
-        assert self.workers.loops is not None
-        status, low, high = self.workers.loops.bounds(values, size)
-        self.refuse_changed(status)
-        return (low, high) if status == OK else (math.nan, math.nan)
-
-    def over(self, source: TensorSource, look: Callable[[Tensor | int, int], Result]) -> list[Result]:
+    def over(self, source: TensorSource, look: Callable[[Tensor, Loops | None], Result]) -> list[Result]:
         """Look at every piece of one of the sources.
 
         Args:
             source: one of ``sources``.
-            look: (the entries: their address if compiled loops may read them where they lie, else a
-                tensor; how many) -> what is found. A loop's status goes to :meth:`refuse_changed`.
+            look: (the entries, one dimension; the loops that may read them, ``None`` for the eager
+                form) -> what is found.
         """
-        address = None if self.workers.loops is None else source.address()
         dtype = wide_dtype(source.dtype)
+        native = dtype == torch.float32 and source.device.type == "cpu"
+        loops = self.workers.loops if native else None
 
         def one(piece: slice) -> Result:
-            size = piece.stop - piece.start
-            if address is not None:
-                return look(address + 4 * piece.start, size)
-            return look(source.read(piece, dtype), size)
+            if loops is None:
+                return look(source.read(piece, dtype), None)
+            buffer = self.workers.buffer(0, piece.stop - piece.start)
+            return look(source.read_float32(piece, buffer), loops)
 
         return self.workers.map(one, self.pieces())
-
-    def refuse_changed(self, status: int) -> None:
-        """Refuse what a loop found gone.
-
-        Raises:
-            StaError: if the status says that a file became shorter.
-        """
-        if status == GONE:
-            for source in self.sources:
-                source.check()
-            raise StaError(
-                f"one of the files became shorter while tensor '{self.name}' was read. Nothing was written; start again "
-                "when no other program changes them."
-            )
 
     def refuse_infinite(self) -> None:
         """Look at every entry of every source.
@@ -219,6 +196,10 @@ class Entries:
                 raise StaError(
                     f"a Gram matrix of tensor '{self.name}' holds NaN or Inf. Collect the Gram matrices again."
                 )
+
+
+def _bounds(values: Tensor, loops: Loops | None) -> tuple[float, float]:
+    return bounds(values) if loops is None else loops.bounds(values.data_ptr(), values.numel())
 
 
 @dataclass(frozen=True)

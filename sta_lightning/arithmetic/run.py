@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Protocol
 
 import torch
@@ -10,11 +9,10 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.method import Addresses, MergeMethod, NativeLoop, Survey
 from sta_lightning.arithmetic.problem import Entries, Problem
-from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.states import bounds
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
 from sta_lightning.errors import StaError
-from sta_lightning.kernels import OK, loops
+from sta_lightning.kernels import loops
 
 Kept = dict[str, dict[str, float]]
 """Tensor name -> task -> share of the task vector's entries kept, 0 to 1."""
@@ -53,11 +51,11 @@ def run(
         method: what is done.
         problem: the models.
         sink: where the result goes.
-        device: where the arithmetic is done; nothing for where each tensor of ``base`` is.
-        threads: threads of this process for compiled loops; nothing for as many as PyTorch uses.
+        device: where the arithmetic is done; ``None`` for where each tensor of ``base`` is.
+        threads: threads of this process for compiled loops; ``None`` for as many as PyTorch uses.
         processes: the processes among which the tensors are shared out; every one of them calls
-            this. Nothing for this one alone.
-        compiled: whether loops in machine code are used (where a compiler is present); nothing for
+            this. ``None`` for this one alone.
+        compiled: whether loops in machine code are used (where a compiler is present); ``None`` for
             where it pays. The result is the same to the last bit.
 
     Returns:
@@ -112,7 +110,6 @@ class _Tensor:
         self.method, self.entries, self.sink, self.tasks = method, entries, sink, tasks
         self.dtype = sink.dtype(entries.name)
         self.loop = loop if self._is_plain() else None
-        self.scratch = threading.local()
         self.state = method.prepare_tensor(entries, prepared)
 
     def merge(self) -> dict[str, float]:
@@ -151,46 +148,33 @@ class _Tensor:
 
     def _native(self, piece: slice) -> list[int] | None:
         assert self.loop is not None
-        size = piece.stop - piece.start
-        held: list[Tensor] = []  # keeps what was read alive until the loop is done
-        target = self.sink.address(self.entries.name)
+        entries, size = self.entries, piece.stop - piece.start
+        sources = entries.sources
+        if entries.origin is entries.base:
+            sources = (entries.base, *sources[2:])
+        # Held until the loop is done.
+        held = [
+            source.read_float32(piece, entries.workers.buffer(number, size))
+            for number, source in enumerate(sources)
+        ]
+        base, *others = (values.data_ptr() for values in held)
+        origin = base if entries.origin is entries.base else others.pop(0)
+        tasks = len(entries.finetuned)
+        target = self.sink.address(entries.name)
         if target is None:
-            result = self._result(size)
+            result = entries.workers.buffer(len(held), size)
             out = result.data_ptr()
         else:
             out = target + 4 * piece.start
-        base = origin = self._place(self.entries.base, piece, held)
-        if self.entries.origin is not self.entries.base:
-            origin = self._place(self.entries.origin, piece, held)
-        addresses = Addresses(
-            base,
-            origin,
-            [self._place(source, piece, held) for source in self.entries.finetuned],
-            [self._place(source, piece, held) for source in self.entries.scores],
+        finite, kept = self.loop(
+            Addresses(base, origin, others[:tasks], others[tasks:]), self.state, out, size
         )
-        status, kept = self.loop(addresses, self.state, out, size)
-        self.entries.refuse_changed(status)
-        if status != OK:  # NaN or infinity in a source; or finite numbers whose sum, kept or not, overflows
-            self.entries.refuse_infinite()
+        if not finite:  # NaN or infinity in a source; or finite numbers whose sum, kept or not, overflows
+            entries.refuse_infinite()
             return self._eager(piece)
         if target is None:
             self._write(piece.start, result, finite=True)
         return kept
-
-    def _place(self, source: TensorSource, piece: slice, held: list[Tensor]) -> int:
-        address = source.address()
-        if address is not None:
-            return int(address + 4 * piece.start)
-        values = source.read(piece, torch.float32).contiguous()
-        held.append(values)
-        return int(values.data_ptr())
-
-    def _result(self, size: int) -> Tensor:
-        """Memory of this thread for a piece of the result."""
-        buffer: Tensor | None = getattr(self.scratch, "buffer", None)
-        if buffer is None or buffer.numel() < size:
-            buffer = self.scratch.buffer = torch.empty(size, dtype=torch.float32)
-        return buffer[:size]
 
     def _write(self, start: int, values: Tensor, *, finite: bool = False) -> None:
         stored = values.to(self.dtype)

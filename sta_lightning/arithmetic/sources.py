@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,32 +11,42 @@ from torch import Tensor
 from sta_lightning.arithmetic.states import StateDict, wide_dtype
 
 
-class TensorSource(Protocol):
-    """Where the entries of one tensor come from."""
+class TensorSource(ABC):
+    """Where the entries of one tensor come from.
 
-    @property
-    def shape(self) -> torch.Size:
-        """The tensor's shape."""
+    Attributes:
+        shape: of the tensor.
+        dtype: the type in which its entries are kept.
+        device: where they are.
+        parts: the sources that they are made of, if any.
+    """
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type in which its entries are kept."""
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
+    parts: tuple[TensorSource, ...] = ()
 
-    @property
-    def device(self) -> torch.device:
-        """Where its entries are."""
-
+    @abstractmethod
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened tensor, one dimension, in ``dtype``; not to be changed."""
 
-    def address(self) -> int | None:
-        """Where its entries lie in this process's memory, if they lie there one after another as float32."""
+    def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
+        """:meth:`read` in float32, the entries one after another, for a compiled loop.
+
+        Args:
+            piece: which entries.
+            buffer: float32 of that size on the CPU, where they may be put.
+        """
+        return self.read(piece, torch.float32).contiguous()
 
     def bounds(self) -> tuple[float, float] | None:
         """Smallest and largest entry, if they are known without reading it."""
+        return None
 
     def check(self) -> None:
         """Raise a StaError if the entries are no longer what they were when the source was opened."""
+        for part in self.parts:
+            part.check()
 
 
 SourceDict = Mapping[str, TensorSource]
@@ -49,65 +59,17 @@ def whole(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
     return entries.reshape(tuple(source.shape))
 
 
-class CopiedSource:
-    """What sources share whose entries are copied or computed as they are read.
-
-    Attributes:
-        parts: the sources that they are made of, if any.
-    """
-
-    parts: tuple[TensorSource, ...] = ()
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
-
-    def address(self) -> int | None:
-        """Nowhere: the entries do not lie in memory one after another."""
-        return None
-
-    def bounds(self) -> tuple[float, float] | None:
-        """Not known without reading."""
-        return None
-
-    def check(self) -> None:
-        """Ask the parts."""
-        for part in self.parts:
-            part.check()
-
-
-class MemoryTensor(CopiedSource):
+class MemoryTensor(TensorSource):
     """A tensor in memory, on any device."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()
-        self._flat = self.tensor.reshape(-1)
-
-    @property
-    def shape(self) -> torch.Size:
-        """The tensor's shape."""
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The tensor's type."""
-        return self.tensor.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The tensor's device."""
-        return self.tensor.device
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+        self._flat = self.tensor.resolve_neg().reshape(-1)
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """A slice, the tensor's own memory where the type is its own."""
         return self._flat[piece].to(dtype)
-
-    def address(self) -> int | None:
-        """The tensor's memory, if it is contiguous float32 on the CPU."""
-        flat = self._flat
-        plain = flat.dtype == torch.float32 and flat.device.type == "cpu" and not flat.is_neg()
-        return flat.data_ptr() if plain and flat.is_contiguous() else None
 
 
 def in_memory(state: StateDict) -> dict[str, TensorSource]:
@@ -115,22 +77,13 @@ def in_memory(state: StateDict) -> dict[str, TensorSource]:
     return {name: MemoryTensor(tensor) for name, tensor in state.items()}
 
 
-class Derived(CopiedSource):
+class Derived(TensorSource):
     """Entries computed from those of other sources, in the type of those (float32 at least)."""
 
     def __init__(self, *parts: TensorSource) -> None:
         self.parts = parts
+        self.shape, self.device = parts[0].shape, parts[0].device
         self.dtype = wide_dtype(*(part.dtype for part in parts))
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of the parts."""
-        return self.parts[0].shape
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the first part."""
-        return self.parts[0].device
 
 
 class Squared(Derived):

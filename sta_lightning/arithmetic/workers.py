@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import torch
+from torch import Tensor
+
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import Loops
 
@@ -16,18 +19,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _Buffers(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[int, Tensor] = {}
+
+
 class Workers:
     """Some threads that stay until the block ends.
 
     Args:
         threads: how many; with one, everything is done by the caller.
-        loops: the compiled loops that they may use; nothing for none.
+        loops: the compiled loops that they may use; ``None`` for none.
     """
 
     def __init__(self, threads: int = 1, loops: Loops | None = None) -> None:
         self.threads = max(1, threads)
         self.loops = loops
         self._pool: ThreadPoolExecutor | None = None
+        self._own = _Buffers()
 
     def __enter__(self) -> Workers:
         if self.threads > 1:
@@ -38,6 +47,18 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+    def buffer(self, number: int, size: int) -> Tensor:
+        """Memory of the calling thread, until it asks for that number again.
+
+        Args:
+            number: of the buffer.
+            size: how many entries it has, float32, one dimension.
+        """
+        found = self._own.buffers.get(number)
+        if found is None or found.numel() < size:
+            found = self._own.buffers[number] = torch.empty(size, dtype=torch.float32, device="cpu")
+        return found if found.numel() == size else found[:size]
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Do the work on every item; the first error stops the others and is raised."""

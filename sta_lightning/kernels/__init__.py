@@ -5,10 +5,7 @@ every caller has an eager form that gives the same bits.
 """
 
 from sta_lightning.kernels.loops import (
-    GONE,
     MOST_TASKS,
-    OK,
-    SUSPECT,
     Fused,
     Loops,
     fused,
@@ -19,10 +16,7 @@ from sta_lightning.kernels.loops import (
 from sta_lightning.kernels.network import selection_network
 
 __all__ = [
-    "GONE",
     "MOST_TASKS",
-    "OK",
-    "SUSPECT",
     "Fused",
     "Loops",
     "fused",

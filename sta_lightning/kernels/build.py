@@ -20,8 +20,12 @@ from sta_lightning.cache import cache_directory
 
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
-# No fused multiply-add and no reordering: every operation is rounded by itself, as in the eager
-# form.
+_HEAD = """\
+#include <stdint.h>
+/* The last thing a sum of finite numbers is: itself minus itself is 0; of NaN and of infinity it is NaN. */
+#define STA_FINITE(x) ((x) - (x) == 0)
+"""
+# No fused multiply-add, no reordering: every operation is rounded by itself, as in the eager form.
 _FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -35,8 +39,6 @@ _TIMEOUT = 300  # seconds
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 _failed: set[tuple[str, str | None, str]] = set()
-# Handlers of guard.c through which SIGBUS goes, each with its library.
-_watching: dict[int, ctypes.CDLL] = {}
 
 
 def text(name: str) -> str:
@@ -46,7 +48,7 @@ def text(name: str) -> str:
 
 @functools.cache
 def compiler() -> str | None:
-    """The C compiler's path (``$CC``, else ``cc``), or nothing where there is none that this package can use."""
+    """The C compiler's path (``$CC``, else ``cc``), or ``None`` where none can be used."""
     if sys.byteorder != "little" or os.name != "posix" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     return shutil.which(os.environ.get("CC") or "cc")
@@ -61,10 +63,10 @@ def library(source: str) -> ctypes.CDLL | None:
     """The loops of a C text, compiled if they have not been before on this machine.
 
     Args:
-        source: C text that stands behind ``guard.c``.
+        source: C text; what :data:`_HEAD` says stands in front of it.
 
     Returns:
-        The library, or nothing where there is no compiler or it refuses the text; the log says why.
+        The library, or ``None`` where there is no compiler or it refuses the text; the log says why.
         Callers have an eager form that gives the same bits.
     """
     with _lock:
@@ -77,19 +79,7 @@ def library(source: str) -> ctypes.CDLL | None:
                 _failed.add(circumstances)
             else:
                 _loaded[source] = found
-        return found if found is not None and _watch(found) else None
-
-
-def _watch(found: ctypes.CDLL) -> bool:
-    """Let SIGBUS go through a handler of this library too."""
-    found.sta_current.restype = ctypes.c_void_p
-    if found.sta_current() not in _watching:  # none of ours yet, or something else has taken the signal since
-        _watching.clear()
-    if not any(other is found for other in _watching.values()):
-        if found.sta_watch() != 0:
-            return False
-        _watching[found.sta_current()] = found
-    return True
+        return found
 
 
 def _load(source: str) -> ctypes.CDLL | None:
@@ -116,7 +106,7 @@ def _load(source: str) -> ctypes.CDLL | None:
 def _compile(source: str, folder: Path) -> Path | None:
     command = compiler()
     assert command is not None
-    (folder / "loops.c").write_text(f"{text('guard')}\n{source}", encoding="utf-8")
+    (folder / "loops.c").write_text(_HEAD + source, encoding="utf-8")
     message = ""
     # Not every compiler knows the first way of naming the machine it runs on.
     for machine in ("-march=native", "-mcpu=native", None):
@@ -159,7 +149,7 @@ def _name(source: str, content: bytes) -> str:
 
 def _stem(source: str) -> str:
     digest = hashlib.sha256()
-    for part in (text("guard"), source, " ".join(_FLAGS), *_machine()):
+    for part in (_HEAD, source, " ".join(_FLAGS), *_machine()):
         digest.update(part.encode())
         digest.update(b"\0")
     return digest.hexdigest()[:24]

@@ -25,26 +25,24 @@ _DRIVER = """
 int sta_fuse(const float *base, const float *const *finetuned, const float *const *scores, const double *low,
              const double *span, const float *factor, float tolerance, float floor,
              int exact, float *out, int64_t size, int64_t *kept) {
-    int status = STA_OK;
-    STA_GUARDED({
-        for (int64_t at = 0; at < size; at += BLOCK) {
-            const int count = (int)(size - at < BLOCK ? size - at : BLOCK);
-            const float *t[TASKS], *s[TASKS];
-            int32_t some[TASKS];
-            for (int i = 0; i < TASKS; i++) { t[i] = finetuned[i] + at; s[i] = scores[i] + at; }
-            int state = exact ? 2 : quick(base + at, t, s, low, factor, tolerance, floor, out + at, count, some);
-            if (state & 2) state = precise(base + at, t, s, low, span, out + at, count, some) | (state & 1);
-            status |= state & 1;
-            for (int i = 0; i < TASKS; i++) kept[i] += some[i];
-        }
-    });
-    return status ? STA_SUSPECT : STA_OK;
+    int bad = 0;
+    for (int64_t at = 0; at < size; at += BLOCK) {
+        const int count = (int)(size - at < BLOCK ? size - at : BLOCK);
+        const float *t[TASKS], *s[TASKS];
+        int32_t some[TASKS];
+        for (int i = 0; i < TASKS; i++) { t[i] = finetuned[i] + at; s[i] = scores[i] + at; }
+        int state = exact ? 2 : quick(base + at, t, s, low, factor, tolerance, floor, out + at, count, some);
+        if (state & 2) state = precise(base + at, t, s, low, span, out + at, count, some) | (state & 1);
+        bad |= state & 1;
+        for (int i = 0; i < TASKS; i++) kept[i] += some[i];
+    }
+    return bad;
 }
 """
 
 
 def fused_source(n: int, k: int) -> str:
-    """The text of ``sta_fuse`` for n tasks and rank k, to stand behind ``guard.c``.
+    """The text of ``sta_fuse`` for n tasks and rank k.
 
     Args:
         n: number of tasks, at least 2.

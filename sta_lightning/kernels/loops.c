@@ -3,8 +3,8 @@
 #define STA_BLOCK 512
 
 /* out = base + scale * sum of (finetuned[t] - base); the sum in the order of the tasks. */
-static int sta_add_scaled(const float *restrict base, const float *const *finetuned, int tasks, float scale,
-                          float *restrict out, int64_t size) {
+int sta_linear(const float *restrict base, const float *const *finetuned, int tasks, float scale,
+               float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
         const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
@@ -25,15 +25,9 @@ static int sta_add_scaled(const float *restrict base, const float *const *finetu
     return bad;
 }
 
-int sta_linear(const float *base, const float *const *finetuned, int tasks, float scale, float *out, int64_t size) {
-    int bad = 0;
-    STA_GUARDED(bad = sta_add_scaled(base, finetuned, tasks, scale, out, size));
-    return bad ? STA_SUSPECT : STA_OK;
-}
-
 /* out = model - scale * (finetuned - origin) */
-static int sta_take_scaled(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
-                           float scale, float *restrict out, int64_t size) {
+int sta_negate(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
+               float scale, float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t e = 0; e < size; e++) {
         const float delta = finetuned[e] - origin[e];
@@ -44,16 +38,9 @@ static int sta_take_scaled(const float *restrict model, const float *restrict or
     return bad;
 }
 
-int sta_negate(const float *model, const float *origin, const float *finetuned, float scale, float *out, int64_t size) {
-    int bad = 0;
-    STA_GUARDED(bad = sta_take_scaled(model, origin, finetuned, scale, out, size));
-    return bad ? STA_SUSPECT : STA_OK;
-}
-
 /* out = model - (score > threshold ? finetuned - origin : 0) */
-static int sta_take_above(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
-                          const float *restrict score, float threshold, float *restrict out, int64_t size,
-                          int64_t *kept) {
+int sta_subtract(const float *restrict model, const float *restrict origin, const float *restrict finetuned,
+                 const float *restrict score, float threshold, float *restrict out, int64_t size, int64_t *kept) {
     int bad = 0;
     int64_t many = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
@@ -75,15 +62,8 @@ static int sta_take_above(const float *restrict model, const float *restrict ori
     return bad;
 }
 
-int sta_subtract(const float *model, const float *origin, const float *finetuned, const float *score, float threshold,
-                 float *out, int64_t size, int64_t *kept) {
-    int bad = 0;
-    STA_GUARDED(bad = sta_take_above(model, origin, finetuned, score, threshold, out, size, kept));
-    return bad ? STA_SUSPECT : STA_OK;
-}
-
 /* Smallest and largest entry; a NaN or an infinity makes the status suspect. */
-static int sta_range(const float *restrict v, int64_t size, float *low, float *high) {
+int sta_bounds(const float *restrict v, int64_t size, float *low, float *high) {
     float least = *low, most = *high;
     int bad = 0;
     for (int64_t e = 0; e < size; e++) {
@@ -97,16 +77,12 @@ static int sta_range(const float *restrict v, int64_t size, float *low, float *h
     return bad;
 }
 
-int sta_bounds(const float *v, int64_t size, float *low, float *high) {
-    int bad = 0;
-    STA_GUARDED(bad = sta_range(v, size, low, high));
-    return bad ? STA_SUSPECT : STA_OK;
-}
-
 /* The bits of a float32 as an integer of the same order. */
 static inline int32_t sta_ordered(int32_t bits) { return bits < 0 ? bits ^ 0x7fffffff : bits; }
 
-static void sta_digits(const int32_t *restrict bits, int64_t size, int shift, int32_t prefix, int64_t *restrict counts) {
+/* How often each value of a 16-bit digit occurs: of the higher one (shift 16), or of the lower one (shift 0) among the
+ * entries whose higher digit is the prefix. */
+void sta_count(const int32_t *restrict bits, int64_t size, int shift, int32_t prefix, int64_t *restrict counts) {
     if (shift) {
         for (int64_t e = 0; e < size; e++) counts[(sta_ordered(bits[e]) >> 16) + 32768]++;
     } else {
@@ -115,17 +91,4 @@ static void sta_digits(const int32_t *restrict bits, int64_t size, int shift, in
             if (key >> 16 == prefix) counts[key & 0xffff]++;
         }
     }
-}
-
-/* How often each value of a 16-bit digit occurs: of the higher one (shift 16), or of the lower one (shift 0) among the
- * entries whose higher digit is the prefix. */
-int sta_count(const float *v, int64_t size, int shift, int prefix, int64_t *counts) {
-    STA_GUARDED(sta_digits((const int32_t *)v, size, shift, prefix, counts));
-    return STA_OK;
-}
-
-/* A copy out of a mapped file. */
-int sta_copy(const void *from, void *to, int64_t bytes) {
-    STA_GUARDED(memcpy(to, from, (size_t)bytes));
-    return STA_OK;
 }

@@ -10,98 +10,68 @@ from typing import Any
 from sta_lightning.kernels.build import is_built, library, text
 from sta_lightning.kernels.fused import SPAN_LIMIT, fused_source
 
-OK, SUSPECT, GONE = 0, 1, 2
-"""What a loop answers: done; done, but some entry is NaN or infinite; a mapped file shrank under it."""
-
 # The text of the fusion grows with the number of tasks, and the compiler's time faster: 0.3 s for 6
 # tasks, 7 s for 32.
 MOST_TASKS = 32
 _TOLERANCE, _FLOOR = 1e-6, 1e-36
 
-_pointers: dict[int, Any] = {n: ctypes.c_void_p * n for n in range(1, MOST_TASKS + 1)}
+_ADDRESS, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 
 
 class Loops:
-    """The loops that do not depend on the number of tasks. Every argument that is an ``int`` address points to float32."""
+    """The loops that do not depend on the number of tasks.
+
+    Every argument that is an address (an ``int``) points to ``size`` float32 entries. ``out`` is
+    written. The answer ``finite`` is whether all entries read, and all results, are finite.
+    """
 
     def __init__(self, found: ctypes.CDLL) -> None:
         self._library = found
+        found.sta_linear.argtypes = (_ADDRESS, _ADDRESS, _INT, _FLOAT, _ADDRESS, _COUNT)
+        found.sta_negate.argtypes = (_ADDRESS, _ADDRESS, _ADDRESS, _FLOAT, _ADDRESS, _COUNT)
+        found.sta_subtract.argtypes = (*[_ADDRESS] * 4, _FLOAT, _ADDRESS, _COUNT, _ADDRESS)
+        found.sta_bounds.argtypes = (_ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
+        found.sta_count.argtypes = (_ADDRESS, _COUNT, _INT, ctypes.c_int32, _ADDRESS)
 
-    def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> int:
-        """``out = base + scale * sum(finetuned - base)``."""
-        return int(
-            self._library.sta_linear(
-                ctypes.c_void_p(base),
-                _array(finetuned),
-                ctypes.c_int(len(finetuned)),
-                ctypes.c_float(scale),
-                ctypes.c_void_p(out),
-                ctypes.c_int64(size),
-            )
-        )
+    def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> bool:
+        """``out = base + scale * sum(finetuned - base)``; returns ``finite``."""
+        return not self._library.sta_linear(base, _array(finetuned), len(finetuned), scale, out, size)
 
-    def negate(self, model: int, origin: int, finetuned: int, scale: float, out: int, size: int) -> int:
-        """``out = model - scale * (finetuned - origin)``."""
-        return int(
-            self._library.sta_negate(
-                ctypes.c_void_p(model),
-                ctypes.c_void_p(origin),
-                ctypes.c_void_p(finetuned),
-                ctypes.c_float(scale),
-                ctypes.c_void_p(out),
-                ctypes.c_int64(size),
-            )
-        )
+    def negate(self, model: int, origin: int, finetuned: int, scale: float, out: int, size: int) -> bool:
+        """``out = model - scale * (finetuned - origin)``; returns ``finite``."""
+        return not self._library.sta_negate(model, origin, finetuned, scale, out, size)
 
     def subtract(
         self, model: int, origin: int, finetuned: int, score: int, threshold: float, out: int, size: int
-    ) -> tuple[int, int]:
-        """``out = model - (score > threshold ? finetuned - origin : 0)``; answers and says how many entries were kept."""
+    ) -> tuple[bool, int]:
+        """``out = model - (score > threshold ? finetuned - origin : 0)``.
+
+        Returns:
+            ``finite``, and how many entries of the task vector were kept.
+        """
         kept = ctypes.c_int64(0)
-        status = self._library.sta_subtract(
-            ctypes.c_void_p(model),
-            ctypes.c_void_p(origin),
-            ctypes.c_void_p(finetuned),
-            ctypes.c_void_p(score),
-            ctypes.c_float(threshold),
-            ctypes.c_void_p(out),
-            ctypes.c_int64(size),
-            ctypes.byref(kept),
+        bad = self._library.sta_subtract(
+            model, origin, finetuned, score, threshold, out, size, ctypes.byref(kept)
         )
-        return int(status), kept.value
+        return not bad, kept.value
 
-    def bounds(self, values: int, size: int) -> tuple[int, float, float]:
-        """Answers, and the smallest and the largest entry."""
-        low, high = ctypes.c_float(float("inf")), ctypes.c_float(float("-inf"))
-        status = self._library.sta_bounds(
-            ctypes.c_void_p(values), ctypes.c_int64(size), ctypes.byref(low), ctypes.byref(high)
-        )
-        return int(status), low.value, high.value
+    def bounds(self, values: int, size: int) -> tuple[float, float]:
+        """Smallest and largest entry, (inf, -inf) of none; NaN if one of them is not finite."""
+        low, high = ctypes.c_float(math.inf), ctypes.c_float(-math.inf)
+        bad = self._library.sta_bounds(values, size, ctypes.byref(low), ctypes.byref(high))
+        return (math.nan, math.nan) if bad else (low.value, high.value)
 
-    def count(self, values: int, size: int, shift: int, prefix: int, counts: int) -> int:
+    def count(self, values: int, size: int, shift: int, prefix: int, counts: int) -> None:
         """Count 16-bit digits of the ordered bits into 65 536 int64 at ``counts``."""
-        return int(
-            self._library.sta_count(
-                ctypes.c_void_p(values),
-                ctypes.c_int64(size),
-                ctypes.c_int(shift),
-                ctypes.c_int(prefix),
-                ctypes.c_void_p(counts),
-            )
-        )
-
-    def copy(self, source: int, target: int, size: int) -> int:
-        """Copy ``size`` bytes."""
-        return int(
-            self._library.sta_copy(ctypes.c_void_p(source), ctypes.c_void_p(target), ctypes.c_int64(size))
-        )
+        self._library.sta_count(values, size, shift, prefix, counts)
 
 
 class Fused:
     """Fusion through masks in one pass, for one number of tasks and one rank."""
 
     def __init__(self, found: ctypes.CDLL, tasks: int) -> None:
-        self._library = found
+        self._fuse = found.sta_fuse
+        self._fuse.argtypes = (*[_ADDRESS] * 6, _FLOAT, _FLOAT, _INT, _ADDRESS, _COUNT, _ADDRESS)
         self._tasks = tasks
 
     def __call__(
@@ -109,58 +79,59 @@ class Fused:
         base: int,
         finetuned: Sequence[int],
         scores: Sequence[int],
-        limits: Sequence[tuple[float, float] | None],
+        bounds: Sequence[tuple[float, float] | None],
         out: int,
         size: int,
-    ) -> tuple[int, list[int]]:
+    ) -> tuple[bool, list[int]]:
         """Fuse one piece.
 
         Args:
             base: address of the pretrained entries.
             finetuned: addresses of the tasks' entries.
             scores: addresses of their importances.
-            limits: minimum and maximum that each task's importances are normalised by (Eq. 13);
-                nothing for importances that are compared as they are.
+            bounds: minimum and maximum that each task's importances are normalised by (Eq. 13);
+                ``None`` for importances that are compared as they are.
             out: address for the result.
             size: number of entries.
 
         Returns:
-            What the loop answers, and how many entries of each task were kept.
+            Whether all entries read, and all results, are finite and the loop could take them; and
+            how many entries of each task were kept.
         """
         doubles, floats = ctypes.c_double * self._tasks, ctypes.c_float * self._tasks
         kept = (ctypes.c_int64 * self._tasks)()
         lows, spans, factors, quick = [], [], [], True
-        plain = all(limit is None for limit in limits)
-        for limit in limits:
-            low, high = limit or (0.0, 1.0)
+        plain = all(pair is None for pair in bounds)
+        for pair in bounds:
+            low, high = pair or (0.0, 1.0)
             span = high - low
             if math.isinf(span):  # a group's float64 bounds; the eager form halves them
-                return SUSPECT, [0] * self._tasks
+                return False, [0] * self._tasks
             lows.append(low)
             spans.append(span or math.inf)  # minimum = maximum: every entry goes to 0
-            factors.append(1.0 if limit is None else SPAN_LIMIT / span if span else 0.0)
+            factors.append(1.0 if pair is None else SPAN_LIMIT / span if span else 0.0)
             # The quick form works in float32, of which the bounds of a float64 group need not be.
             quick &= ctypes.c_float(low).value == low
-            quick &= limit is None or span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT
-        status = self._library.sta_fuse(
-            ctypes.c_void_p(base),
+            quick &= pair is None or span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT
+        bad = self._fuse(
+            base,
             _array(finetuned),
             _array(scores),
             doubles(*lows),
             doubles(*spans),
             floats(*factors),
-            ctypes.c_float(0.0 if plain else _TOLERANCE),
-            ctypes.c_float(0.0 if plain else _FLOOR),
-            ctypes.c_int(not (quick and (plain or None not in limits))),
-            ctypes.c_void_p(out),
-            ctypes.c_int64(size),
+            0.0 if plain else _TOLERANCE,
+            0.0 if plain else _FLOOR,
+            not (quick and (plain or None not in bounds)),
+            out,
+            size,
             kept,
         )
-        return int(status), list(kept)
+        return not bad, list(kept)
 
 
 def loops() -> Loops | None:
-    """The loops that do not depend on the number of tasks, or nothing where they cannot be compiled."""
+    """The loops that do not depend on the number of tasks; ``None`` where they cannot be compiled."""
     found = library(text("loops"))
     return None if found is None else Loops(found)
 
@@ -171,7 +142,7 @@ def loops_are_built() -> bool:
 
 
 def fused(n: int, k: int) -> Fused | None:
-    """Fusion through masks for n tasks and rank k, or nothing where it cannot be compiled.
+    """Fusion through masks for n tasks and rank k; ``None`` where it cannot be compiled.
 
     Args:
         n: number of tasks.
@@ -189,7 +160,4 @@ def fused_is_built(n: int, k: int) -> bool:
 
 
 def _array(addresses: Sequence[int]) -> Any:
-    kind = _pointers.get(len(addresses))
-    if kind is None:
-        kind = _pointers[len(addresses)] = ctypes.c_void_p * len(addresses)
-    return kind(*addresses)
+    return (_ADDRESS * len(addresses))(*addresses)

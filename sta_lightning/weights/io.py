@@ -21,8 +21,8 @@ from sta_lightning.weights.encoder import encoder_part
 from sta_lightning.weights.format import write
 from sta_lightning.weights.formats import load_state, open_checkpoint
 from sta_lightning.weights.hashes import remember_sha256
-from sta_lightning.weights.mapped import TensorFile
 from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
+from sta_lightning.weights.tensor_file import TensorFile
 
 
 def load_weights(path: PathLike, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import CopiedSource
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights.mapped import FileTensor, TensorFile
 from sta_lightning.weights.streamed import FileSink, streamed
+from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
 KIND = "vector"
 """What the metadata's ``kind`` of a masked task vector begins with."""
@@ -27,7 +27,7 @@ _SHAPES = "shapes"
 _STEP = 1 << 16  # entries between two places whose number of kept entries is remembered
 
 
-class SparseTensor(CopiedSource):
+class SparseTensor(TensorSource):
     """One tensor of a masked task vector; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
 
     def __init__(self, shape: torch.Size, mask: FileTensor, values: FileTensor) -> None:

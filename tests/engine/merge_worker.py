@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from sta_lightning.arithmetic import FUSION_METHODS, make_method
+from sta_lightning.arithmetic import FUSION_METHODS, make_method, states
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.cli.main import main
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
 from sta_lightning.kernels import fused, loops
 from sta_lightning.weights import TensorFile
-from sta_lightning.weights.mapped import FileTensor
+from sta_lightning.weights.tensor_file import FileTensor
 
 
 def light(*words: str) -> int:
@@ -59,24 +59,24 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
     setattr(owner, name, both)
 
 
-def shrinks_when_mapped(victim: str, *words: str) -> int:
-    """Cut a file short as soon as a compiled loop has been told where its large tensor is mapped."""
+def shrinks_under_a_loop(victim: str, *words: str) -> int:
+    """Cut a file short as soon as a piece of its large tensor has been read for a compiled loop."""
     assert _compile()
-    address = FileTensor.address
+    states._PIECE_ON_CPU = 10_000
+    read = FileTensor.read_float32
 
-    def and_shrink(self: FileTensor) -> int | None:
-        found = address(self)
+    def and_shrink(self: FileTensor, piece: slice, buffer: torch.Tensor) -> torch.Tensor:
+        found = read(self, piece, buffer)
         if str(self.file.path) == victim and self.shape.numel() > 10_000:
-            assert found is not None
             os.truncate(victim, 8192)
         return found
 
-    FileTensor.address = and_shrink  # type: ignore[method-assign]
+    FileTensor.read_float32 = and_shrink  # type: ignore[method-assign]
     return main(words)
 
 
 def shrinks_when_opened(victim: str, *words: str) -> int:
-    """Cut a file short between opening it and mapping it."""
+    """Cut a file short between opening it and reading its tensors."""
     _compile()
     _before(Problem, "check_names", lambda _: os.truncate(victim, 8192))
     return main(words)

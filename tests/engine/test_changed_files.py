@@ -15,11 +15,11 @@ WORKER = Path(__file__).with_name("merge_worker.py")
 SHAPES = {"small": (40,), "large": (200, 300), "other": (300, 100)}
 # What happens, to which file, in which merge.
 CALLS = [
-    ("shrinks_when_mapped", "pretrained", "merge"),
-    ("shrinks_when_mapped", "task1", "merge"),
-    ("shrinks_when_mapped", "task2-importance", "merge"),
-    ("shrinks_when_mapped", "task0-importance", "forget"),
-    ("shrinks_when_mapped", "task0", "forget"),
+    ("shrinks_under_a_loop", "pretrained", "merge"),
+    ("shrinks_under_a_loop", "task1", "merge"),
+    ("shrinks_under_a_loop", "task2-importance", "merge"),
+    ("shrinks_under_a_loop", "task0-importance", "forget"),
+    ("shrinks_under_a_loop", "task0", "forget"),
     ("shrinks_when_opened", "task1", "merge"),
     ("shrinks_when_opened", "task0-importance", "forget"),
     ("shrinks_when_read", "task1", "merge"),
@@ -56,7 +56,7 @@ def test_it_is_refused_and_nothing_is_touched(
     number: int, outcomes: list[Outcome], folders: list[Path]
 ) -> None:
     act, victim, _ = CALLS[number]
-    if act == "shrinks_when_mapped" and compiler() is None:
+    if act == "shrinks_under_a_loop" and compiler() is None:
         pytest.skip("no C compiler")
     status, out, err = outcomes[number]
     assert (status, out) == (2, ""), err

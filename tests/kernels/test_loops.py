@@ -16,7 +16,7 @@ from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.selection import kth_by_digits, rank
-from sta_lightning.kernels import OK, SUSPECT, Loops, loops
+from sta_lightning.kernels import Loops, loops
 from sta_lightning.kernels.build import compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
@@ -45,7 +45,7 @@ def random(size: int, seed: int) -> Values:
 def test_linear_is_base_plus_the_scaled_sum(native: Loops, size: int, tasks: int) -> None:
     base, out = random(size, 0), np.zeros(size, np.float32)
     finetuned = [random(size, 1 + t) for t in range(tasks)]
-    assert native.linear(at(base), [at(t) for t in finetuned], 0.3, at(out), size) == OK
+    assert native.linear(at(base), [at(t) for t in finetuned], 0.3, at(out), size)
     total = np.zeros(size, np.float32)
     for values in finetuned:
         total += values - base
@@ -58,11 +58,11 @@ def test_linear_is_base_plus_the_scaled_sum(native: Loops, size: int, tasks: int
 def test_negate_and_subtract(native: Loops, size: int) -> None:
     model, origin, finetuned, score = (random(size, seed) for seed in range(4))
     out = np.zeros(size, np.float32)
-    assert native.negate(at(model), at(origin), at(finetuned), 0.7, at(out), size) == OK
+    assert native.negate(at(model), at(origin), at(finetuned), 0.7, at(out), size)
     assert np.array_equal(out, model - np.float32(0.7) * (finetuned - origin))
     mask = score > np.float32(0.1)
     assert native.subtract(at(model), at(origin), at(finetuned), at(score), 0.1, at(out), size) == (
-        OK,
+        True,
         mask.sum(),
     )
     assert np.array_equal(out, model - np.where(mask, finetuned - origin, np.float32(0)))
@@ -72,30 +72,30 @@ def test_negate_and_subtract(native: Loops, size: int) -> None:
 def test_bounds_is_minimum_and_maximum(values: Values) -> None:
     found = loops()
     assert found is not None
-    assert found.bounds(at(values), len(values)) == (OK, values.min(), values.max())
+    assert found.bounds(at(values), len(values)) == (values.min(), values.max())
 
 
 def test_bounds_of_nothing_is_empty(native: Loops) -> None:
-    assert native.bounds(at(random(1, 0)), 0) == (OK, np.inf, -np.inf)
+    assert native.bounds(at(random(1, 0)), 0) == (np.inf, -np.inf)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 511, 512, 599])
-def test_what_is_not_finite_makes_every_loop_suspicious(native: Loops, bad: float, place: int) -> None:
+def test_what_is_not_finite_is_found_by_every_loop(native: Loops, bad: float, place: int) -> None:
     clean, out, size = random(600, 1), np.zeros(600, np.float32), 600
     dirty = random(600, 2)
     dirty[place] = bad
     good, odd, to = at(clean), at(dirty), at(out)
-    assert native.bounds(odd, size)[0] == SUSPECT
+    assert np.isnan(native.bounds(odd, size)).all()
     for base, finetuned in ((odd, good), (good, odd)):
-        assert native.linear(base, [good, finetuned], 1.0, to, size) == SUSPECT
+        assert not native.linear(base, [good, finetuned], 1.0, to, size)
     for model, origin, finetuned in ((odd, good, good), (good, odd, good), (good, good, odd)):
-        assert native.negate(model, origin, finetuned, 1.0, to, size) == SUSPECT
-        assert native.subtract(model, origin, finetuned, good, 9.0, to, size)[0] == SUSPECT
-    assert native.subtract(good, good, good, odd, 9.0, to, size)[0] == SUSPECT
+        assert not native.negate(model, origin, finetuned, 1.0, to, size)
+        assert not native.subtract(model, origin, finetuned, good, 9.0, to, size)[0]
+    assert not native.subtract(good, good, good, odd, 9.0, to, size)[0]
     for task in (good, odd):
-        assert native.linear(good, [good] * 3, 1.0, to, place) == OK
-        assert native.bounds(task, place)[0] == OK
+        assert native.linear(good, [good] * 3, 1.0, to, place)
+        assert not np.isnan(native.bounds(task, place)).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,11 +107,11 @@ def test_counted_digits_give_the_order_statistic(values: Values, data: st.DataOb
     bits = values.view(np.int32)
     keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
     high = np.zeros(1 << 16, np.int64)
-    assert found.count(at(values), len(values), 16, 0, high.ctypes.data) == OK
+    found.count(at(values), len(values), 16, 0, high.ctypes.data)
     assert np.array_equal(high, np.bincount((keys >> 16) + 32768, minlength=1 << 16))
     prefix = int(keys[0] >> 16)
     low = np.zeros(1 << 16, np.int64)
-    assert found.count(at(values), len(values), 0, prefix, low.ctypes.data) == OK
+    found.count(at(values), len(values), 0, prefix, low.ctypes.data)
     assert np.array_equal(low, np.bincount(keys[keys >> 16 == prefix] & 0xFFFF, minlength=1 << 16))
 
 
@@ -176,10 +176,3 @@ def test_every_method_gives_the_bits_of_its_eager_form(
     for name in base:
         assert torch.equal(eager.weights[name].view(torch.int32), native.weights[name].view(torch.int32))
     assert eager.kept == native.kept
-
-
-def test_copy(native: Loops) -> None:
-    source, target = random(1000, 0), np.zeros(1000, np.float32)
-    assert native.copy(at(source), at(target), 3996) == OK
-    assert np.array_equal(source[:999], target[:999])
-    assert target[999] == 0

@@ -15,8 +15,8 @@ from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.states import facts_of, state_of
-from sta_lightning.weights.mapped import TensorFile
 from sta_lightning.weights.opened import SAFETENSORS, existing
+from sta_lightning.weights.tensor_file import TensorFile
 
 INDEX = ".index.json"
 """How the name of a table of shards ends."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import CopiedSource
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.admission import STORAGES
 from sta_lightning.weights.formats.pickled import Global
@@ -94,7 +94,7 @@ def storage_dtype(kind: Any, title: str) -> torch.dtype | None:
     return found
 
 
-class StoredTensor(CopiedSource):
+class StoredTensor(TensorSource):
     """A tensor of a checkpoint; see :class:`~sta_lightning.arithmetic.sources.TensorSource`.
 
     Args:

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import CopiedSource, TensorSource, whole
+from sta_lightning.arithmetic.sources import TensorSource, whole
 from sta_lightning.errors import StaError
 
 
-class _View(CopiedSource):
+class _View(TensorSource):
     """What the views share."""
 
     def __init__(self, parts: Sequence[TensorSource], shape: Sequence[int]) -> None:

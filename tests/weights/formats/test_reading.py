@@ -38,8 +38,7 @@ def test_hugging_faces_layout_without_a_projection(tmp_path: Path) -> None:
 
 
 def test_a_file_of_this_package_is_left_as_it_is(tmp_path: Path) -> None:
-    # Compiled loops read such a file where it is mapped, and importances bring their bounds in its
-    # metadata.
+    # Importances bring their bounds in such a file's metadata.
     save_weights(tmp_path / "a.safetensors", tiny_clip().visual.state_dict(), {"measure": "lp"})
     with ExitStack() as stack:
         tensors, metadata = open_sources(tmp_path / "a.safetensors", stack)

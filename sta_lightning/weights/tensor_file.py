@@ -1,27 +1,24 @@
-"""Safetensors files read a piece at a time: mapped for compiled loops, else copied out."""
+"""Safetensors files read a piece at a time."""
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import CopiedSource
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.weights.format import DTYPES, RESERVED
 from sta_lightning.weights.opened import OpenFile, not_safetensors
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
-class FileTensor(CopiedSource):
+class FileTensor(TensorSource):
     """One tensor of a file; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
 
     def __init__(
@@ -47,12 +44,13 @@ class FileTensor(CopiedSource):
             self.file.read_into(raw.numpy().data, self._offset + piece.start * width)
         return raw.view(self.dtype).to(dtype)
 
-    def address(self) -> int | None:
-        """Where the file is mapped, for float32 entries at their alignment."""
-        if self.dtype != torch.float32 or self._offset % 4 or not self.shape.numel():
-            return None
-        start = self.file.address()
-        return None if start is None else start + self._offset
+    def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
+        """:meth:`read` into the buffer, if the file holds float32."""
+        if self.dtype != torch.float32:
+            return self.read(piece, torch.float32)
+        if buffer.numel():
+            self.file.read_into(buffer.numpy().data.cast("B"), self._offset + piece.start * 4)
+        return buffer
 
     def bounds(self) -> tuple[float, float] | None:
         """What the file's metadata says of it, if it was asked."""
@@ -80,13 +78,10 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
-        self._map: mmap.mmap | None = None
-        self._place: int | None = 0
-        self._lock = threading.Lock()
         try:
             self.metadata, self._tensors = self._parse()
         except BaseException:
-            super().close()
+            self.close()
             raise
 
     def __getitem__(self, name: str) -> FileTensor:
@@ -97,35 +92,6 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-    def close(self) -> None:
-        """Give file and map back; the tensors cannot be read any more."""
-        self._place = 0
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-        super().close()
-
-    def address(self) -> int | None:
-        """Where the file is mapped in this process's memory; nothing where the file's system cannot map.
-
-        Raises:
-            StaError: if the file has become shorter.
-        """
-        with self._lock:
-            if self._map is None and self._place is not None:
-                try:
-                    # Of the length that the header promises: beyond a shorter map lies other
-                    # memory.
-                    self._map = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
-                except ValueError:
-                    self.check()
-                    raise
-                except OSError:
-                    self._place = None
-                else:
-                    self._place = int(np.frombuffer(self._map, dtype=np.uint8, count=1).ctypes.data)
-            return self._place
 
     def _parse(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
         try:
