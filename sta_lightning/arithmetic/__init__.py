@@ -17,10 +17,9 @@ from sta_lightning.arithmetic.forgetting import forget
 from sta_lightning.arithmetic.fusion import fuse
 from sta_lightning.arithmetic.importance import (
     MEASURES,
-    SAMPLE_MEASURES,
-    amplitude,
+    Measure,
+    find_measure,
     importance_for,
-    loss_preservation_amplitude,
 )
 from sta_lightning.arithmetic.linear import average, negate, task_arithmetic
 from sta_lightning.arithmetic.masks import (
@@ -53,18 +52,18 @@ __all__ = [
     "FUSION_METHODS",
     "MEASURES",
     "NORMALIZATIONS",
-    "SAMPLE_MEASURES",
+    "Measure",
     "Merged",
     "MergeMethod",
     "StateDict",
     "VectorMethod",
-    "amplitude",
     "average",
     "change_size",
     "check_compatible",
     "check_finite",
     "check_importance",
     "check_state",
+    "find_measure",
     "find_method",
     "floating_names",
     "forget",
@@ -75,7 +74,6 @@ __all__ = [
     "fusion_mask",
     "has_setting",
     "importance_for",
-    "loss_preservation_amplitude",
     "make_method",
     "merge",
     "negate",

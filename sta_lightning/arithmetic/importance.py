@@ -2,86 +2,159 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
-from sta_lightning.arithmetic.states import StateDict, bounds, floating_names, working_dtype
-from sta_lightning.arithmetic.vectors import task_vector
+from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, read_whole
+from sta_lightning.arithmetic.states import StateDict, bounds, floating_names
 from sta_lightning.errors import StaError, listed
 
-MEASURES: tuple[str, ...] = ("lp", "amp", "lp+amp", "delta-amp", "delta-lp", "fisher")
-"""Names of the importance measures, the paper's three first."""
 
-SAMPLE_MEASURES: frozenset[str] = frozenset({"lp", "lp+amp", "delta-lp", "fisher"})
-"""The measures that need labelled samples and a gradient pass; the others need the weights alone."""
+class Measure:
+    """How important each entry of a fine-tuned model is; a subclass states the formula, :data:`MEASURES` lists it.
+
+    With θ the fine-tuned weights, δ = θ - θ₀ the task vector and gⱼ the gradient of sample j's loss
+    (:func:`sta_lightning.arithmetic.gradients.gradient_sums`). ``scored`` is what a gradient pass
+    writes to a file, ``source`` what a merge makes of the file and the weights.
+
+    Attributes:
+        name: By which it is asked for.
+        title: What to call it in a message.
+        file: The measure of the file that it is made of, which takes labelled samples and a gradient
+            pass; None if the weights are enough.
+        power: Of |gⱼ| that the gradient pass sums.
+        needs_pretrained: Whether it reads θ₀.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    file: ClassVar[str | None] = None
+    power: ClassVar[Literal[1, 2]] = 1
+    needs_pretrained: ClassVar[bool] = False
+
+    def scored(self, sums: Tensor, finetuned: Tensor, pretrained: Tensor | None) -> Tensor:
+        """The scores of one tensor, from Σⱼ |gⱼ|ᵖ, θ and, if it is needed, θ₀; all of one shape."""
+        return sums
+
+    def source(
+        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
+    ) -> TensorSource:
+        """The importance of one tensor, to be read piece by piece; ``scores`` are given where samples are needed."""
+        assert scores is not None
+        return scores
+
+
+class LossPreservation(Measure):
+    """Σⱼ |θ · gⱼ| (Eq. 12): the first-order Taylor term of the loss when the entry becomes zero."""
+
+    name, file, title = "lp", "lp", "the loss-preservation score"
+
+    def scored(self, sums: Tensor, finetuned: Tensor, pretrained: Tensor | None) -> Tensor:
+        """|θ| is the same for all samples."""
+        return sums * finetuned.abs()
+
+
+class Amplitude(Measure):
+    """θ² (Eq. 21)."""
+
+    name, title = "amp", "the amplitude of the model"
+
+    def source(
+        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
+    ) -> TensorSource:
+        """The squares."""
+        return Formula(torch.square, finetuned)
+
+
+class LossPreservationAmplitude(LossPreservation):
+    """Σⱼ |θ · gⱼ| · θ² (Eq. 22, summed over the samples)."""
+
+    name, title = "lp+amp", "the product of loss preservation and amplitude"
+
+    def source(
+        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
+    ) -> TensorSource:
+        """The products."""
+        assert scores is not None
+        return Formula(lambda theta, score: score * theta.square(), finetuned, scores)
+
+
+class DeltaAmplitude(Measure):
+    """δ², beyond the paper."""
+
+    name, title = "delta-amp", "the amplitude of the task vector"
+    needs_pretrained = True
+
+    def source(
+        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
+    ) -> TensorSource:
+        """The squares."""
+        assert pretrained is not None
+        return Formula(lambda base, theta: (theta - base).square(), pretrained, finetuned)
+
+
+class DeltaLossPreservation(Measure):
+    """Σⱼ |δ · gⱼ|, beyond the paper: the Taylor term of the loss when a mask takes the entry out."""
+
+    name, file, title = "delta-lp", "delta-lp", "the loss-preservation score"
+    needs_pretrained = True
+
+    def scored(self, sums: Tensor, finetuned: Tensor, pretrained: Tensor | None) -> Tensor:
+        """|δ| is the same for all samples."""
+        assert pretrained is not None
+        return sums * (finetuned - pretrained).abs()
+
+
+class Fisher(Measure):
+    """Σⱼ gⱼ², the diagonal of the empirical Fisher information (Matena and Raffel, NeurIPS 2022)."""
+
+    name, file, title = "fisher", "fisher", "the Fisher information"
+    power = 2
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        LossPreservation(),
+        Amplitude(),
+        LossPreservationAmplitude(),
+        DeltaAmplitude(),
+        DeltaLossPreservation(),
+        Fisher(),
+    )
+}
+"""The importance measures by their names, the paper's three first."""
+
+
+def find_measure(name: str) -> Measure:
+    """The measure of that name.
+
+    Raises:
+        StaError: lists those that there are.
+    """
+    if name not in MEASURES:
+        raise StaError(f"measure={name!r} was asked for; choose one of {listed(MEASURES, len(MEASURES))}.")
+    return MEASURES[name]
 
 
 @torch.no_grad()
-def amplitude(weights: StateDict) -> dict[str, Tensor]:
-    """Amp: the square of every weight (Eq. 21). Needs no data.
-
-    Args:
-        weights: the fine-tuned model; tensor name -> tensor of any shape.
-
-    Returns:
-        New tensors of the same shapes for the floating-point names, float32 (float64 for float64
-        weights).
-
-    Raises:
-        StaError: if a weight is not finite, or its square is not.
-    """
-    check_state(weights, "the model")
-    squares = {name: _wide(weights[name]).square() for name in floating_names(weights)}
-    check_finite(squares, "the amplitude of the model")
-    return squares
-
-
-@torch.no_grad()
-def loss_preservation_amplitude(lp: StateDict, weights: StateDict) -> dict[str, Tensor]:
-    """LP+Amp: loss preservation times amplitude at every entry (Eq. 22, summed over the samples).
-
-    Args:
-        lp: loss preservation of the same model (Eq. 12), one non-negative tensor for every
-            floating-point weight.
-        weights: the fine-tuned model.
-
-    Returns:
-        New tensors of the same shapes, float32 (float64 if either is).
-
-    Raises:
-        StaError: if names or shapes differ, or an entry is negative or not finite.
-    """
-    _check_scores(lp, weights)
-    product = {name: _wide(lp[name]) * square for name, square in amplitude(weights).items()}
-    check_finite(product, "the product of loss preservation and amplitude")
-    return product
-
-
 def importance_for(
-    measure: str, *, weights: StateDict, lp: StateDict | None = None, pretrained: StateDict | None = None
+    measure: str,
+    *,
+    weights: StateDict,
+    scores: StateDict | None = None,
+    pretrained: StateDict | None = None,
 ) -> dict[str, Tensor]:
     """The importance that a measure gives a fine-tuned model.
 
     Args:
-        measure: one of :data:`MEASURES`.
-
-            * ``"lp"``: loss preservation, the sum over samples of abs(weight * gradient) (Eq. 12),
-              as given in ``lp``;
-            * ``"amp"``: the squared weight (Eq. 21);
-            * ``"lp+amp"``: their product (Eq. 22);
-            * ``"delta-amp"``: the squared task-vector entry, beyond the paper;
-            * ``"delta-lp"``: the sum over samples of abs(task-vector entry * gradient), beyond the
-              paper, as given in ``lp``;
-            * ``"fisher"``: the diagonal Fisher information, the sum over samples of the squared
-              gradient, as given in ``lp``; what Fisher merging weighs the models by (Matena and
-              Raffel, 2022).
+        measure: a name of :data:`MEASURES`.
         weights: the fine-tuned model; tensor name -> tensor of any shape.
-        lp: the scores of a gradient pass
-            (:func:`sta_lightning.arithmetic.taylor.taylor_importance`), for the measures in
-            :data:`SAMPLE_MEASURES`; for ``"delta-lp"`` that pass must have been made with the task
-            vector as direction, and for ``"fisher"`` by
-            :func:`sta_lightning.arithmetic.taylor.fisher_information`.
+        scores: what a gradient pass over labelled samples found (:meth:`Measure.scored`), one
+            non-negative tensor for every floating-point weight; for the measures with a ``file``.
         pretrained: the pretrained model, for ``"delta-amp"``.
 
     Returns:
@@ -90,51 +163,39 @@ def importance_for(
 
     Raises:
         StaError: if the measure is unknown, what it needs is not given, or the sources do not match
-            or are not finite.
+            or are not finite, or the importance is not.
     """
-    if measure not in MEASURES:
-        raise StaError(
-            f"importance measure '{measure}' is unknown. Choose one of {listed(MEASURES, len(MEASURES))}."
-        )
-    if measure in SAMPLE_MEASURES and lp is None:
-        raise StaError(
-            f"importance measure '{measure}' needs the scores of a gradient pass over labelled samples, and "
-            "lp was not given. Score the model first (sta score), or choose 'amp', which needs no data."
-        )
-    if measure == "delta-amp" and pretrained is None:
-        raise StaError(
-            "importance measure 'delta-amp' needs the pretrained weights, and pretrained was not given."
-        )
-    if measure == "amp":
-        return amplitude(weights)
-    if pretrained is not None and measure == "delta-amp":
+    chosen = find_measure(measure)
+    check_state(weights, "the model")
+    if chosen.file is not None:
+        if scores is None:
+            raise StaError(
+                f"importance measure '{measure}' needs the scores of a gradient pass over labelled samples, and "
+                "scores were not given. Score the model first (sta score), or choose 'amp', which needs no data."
+            )
+        _check_scores(MEASURES[chosen.file], scores, weights)
+    elif chosen.needs_pretrained:  # with samples, the pass that made the scores needed them
+        if pretrained is None:
+            raise StaError(
+                f"importance measure '{measure}' needs the pretrained weights, and pretrained was not given."
+            )
         check_compatible(
             pretrained, weights, reference_name="the pretrained model", other_name="the fine-tuned model"
         )
-        return amplitude(task_vector(pretrained, weights))
-    assert lp is not None
-    if measure == "lp+amp":
-        return loss_preservation_amplitude(lp, weights)
-    _check_scores(lp, weights, fisher=measure == "fisher")
-    return {name: _copy(lp[name]) for name in floating_names(weights)}
+    found: dict[str, Tensor] = {}
+    for name in floating_names(weights):
+        base = MemoryTensor(pretrained[name]) if pretrained and name in pretrained else None
+        score = MemoryTensor(scores[name]) if scores and name in scores else None
+        found[name] = read_whole(chosen.source(MemoryTensor(weights[name]), base, score)).clone()
+    check_finite(found, chosen.title)
+    return found
 
 
-def _check_scores(lp: StateDict, weights: StateDict, *, fisher: bool = False) -> None:
-    title = "the Fisher information" if fisher else "the loss-preservation score"
-    check_importance(weights, lp, name=title)
-    negative = [name for name in floating_names(weights) if bounds(lp[name])[0] < 0]
+def _check_scores(measure: Measure, scores: StateDict, weights: StateDict) -> None:
+    check_importance(weights, scores, name=measure.title)
+    negative = [name for name in floating_names(weights) if bounds(scores[name])[0] < 0]
     if negative:
-        made = "squares" if fisher else "absolute values"
-        where = "" if fisher else " (Eq. 12)"
+        made = "squares" if measure.power == 2 else "absolute values (Eq. 12)"
         raise StaError(
-            f"{title} is negative in {listed(negative)}. It is a sum of {made}, taken for each sample before the "
-            f"sum{where}."
+            f"{measure.title} is negative in {listed(negative)}. It is a sum of {made}, taken for each sample before the sum."
         )
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(working_dtype(tensor))
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(working_dtype(tensor), copy=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource, read_whole
 from sta_lightning.arithmetic.states import bounds, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
@@ -130,12 +130,7 @@ class Entries:
                 source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
                 for source in self.scores
             ],
-            grams=[
-                source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype))
-                .to(self.device)
-                .reshape(source.shape)
-                for source in (self.grams if whole else ())
-            ],
+            grams=[read_whole(source).to(self.device) for source in (self.grams if whole else ())],
         )
 
     def bounds(self, source: TensorSource) -> tuple[float, float]:
@@ -189,10 +184,7 @@ class Entries:
                     )
         for source in self.grams:
             source.check()
-            if not all(
-                math.isfinite(bound)
-                for bound in bounds(source.read(slice(0, source.shape.numel()), wide_dtype(source.dtype)))
-            ):
+            if not all(math.isfinite(bound) for bound in bounds(read_whole(source))):
                 raise StaError(
                     f"a Gram matrix of tensor '{self.name}' holds NaN or Inf. Collect the Gram matrices again."
                 )

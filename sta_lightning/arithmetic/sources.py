@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -86,28 +86,27 @@ class Derived(TensorSource):
         self.dtype = wide_dtype(*(part.dtype for part in parts))
 
 
-class Squared(Derived):
-    """Amp: the square of every weight (Eq. 21)."""
+class Formula(Derived):
+    """Entry by entry what a formula gives.
+
+    Args:
+        formula: from pieces of the parts, each in its own type (float32 at least) and on the device
+            of the first one, to the same piece of the result.
+        parts: the sources, all of one shape.
+    """
+
+    def __init__(self, formula: Callable[..., Tensor], *parts: TensorSource) -> None:
+        super().__init__(*parts)
+        self._formula = formula
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        """The squares."""
-        return self.parts[0].read(piece, self.dtype).square().to(dtype)
+        """The formula's result."""
+        device = self.device
+        values = (part.read(piece, wide_dtype(part.dtype)).to(device) for part in self.parts)
+        return self._formula(*values).to(dtype)
 
 
-class Weighted(Derived):
-    """LP+Amp: a score times the square of the weight (Eq. 22); parts: scores, weights."""
-
-    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        """The products."""
-        scores, weights = self.parts
-        square = weights.read(piece, wide_dtype(weights.dtype)).square()
-        return (scores.read(piece, wide_dtype(scores.dtype)).to(square.device) * square).to(dtype)
-
-
-class SquaredDelta(Derived):
-    """The square of every entry of a task vector; parts: fine-tuned, pretrained."""
-
-    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        """The squares."""
-        finetuned, base = (part.read(piece, self.dtype) for part in self.parts)
-        return (finetuned.to(base.device) - base).square().to(dtype)
+def read_whole(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
+    """All entries, in the tensor's own shape; None is the type that they are added up in. Not to be changed."""
+    dtype = dtype or wide_dtype(source.dtype)
+    return source.read(slice(0, source.shape.numel()), dtype).reshape(source.shape)

@@ -204,10 +204,9 @@ class SeedContext:
                 module,
                 data,
                 output=folder / file,
-                measure=what,  # type: ignore[arg-type]
+                measure=what,
                 samples=samples,
                 seed=self.seed,
-                chunk_size=settings.score_chunk,
             )
             return {"outcome": f"{what} on {samples} images"}
 
@@ -216,7 +215,6 @@ class SeedContext:
             "measure": what,
             "samples": samples,
             "seed": self.seed,
-            "chunk": settings.score_chunk,
         }
         files = {**suite.files(task), "head": head, "encoder": encoder}
         return self.runner.run(f"scores/{task}/{what}_{samples}", key, work, files, SCORE_SOURCE).file(file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, Dare, MergeMethod, make_method
-from sta_lightning.arithmetic.importance import SAMPLE_MEASURES
+from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.arithmetic.registry import LEARNED_METHODS, find_method
 from sta_lightning.benchmark.results import Group, MethodInfo
 from sta_lightning.errors import StaError, listed
@@ -111,10 +111,8 @@ class MethodEntry:
         method = self.make(0, forgetting=forgetting)
         if method.needs_grams:
             return "gram"
-        measure = method.measure or self.measure
-        if not method.needs_importance or measure not in SAMPLE_MEASURES:
-            return None
-        return "lp" if measure == "lp+amp" else measure
+        measure = MEASURES.get(method.measure or self.measure)
+        return measure.file if method.needs_importance and measure is not None else None
 
     def key(self, seed: int, *, forgetting: bool = False) -> dict[str, Any]:
         """Everything that the result depends on besides files, for a step's key."""

@@ -1,97 +1,51 @@
-"""The importance pass: per-sample ``|θ·∇L|`` or (∇L)² of a task's own fine-tuned encoder, in one file.
-
-Two ways in, one computation:
-
-- **Attached to a fit or a validation**:
-  ``Trainer(callbacks=[ImportanceScoring("digits.safetensors")])``. Under ``trainer.fit`` it runs
-  when training ends, under ``trainer.validate`` when the validation pass ends.
-- **Alone**, what ``sta score`` runs: ``score(trainer, module, datamodule,
-  output="digits.safetensors", ckpt_path="last.ckpt")`` in :mod:`sta_lightning.callbacks.score`. No
-  validation image is read, only the samples.
-
-The datamodule has to be a ``TaskDataModule`` or offer what it does: ``scoring_samples(n, seed)``
-and ``dataset("train")``. The file holds one float32 tensor per floating-point tensor of the
-encoder, by its name in the encoder, and the metadata that :func:`sta_lightning.weights.provenance`
-makes: measure, samples' indices, seed, precision, task, digest of the weights scored; and by
-:mod:`sta_lightning.weights.bounds`, the smallest and largest importance of every tensor.
-"""
+"""The importance pass: per-sample |θ·∇L| or (∇L)² of a task's own fine-tuned encoder, in one file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic import MEASURES, SAMPLE_MEASURES, importance_for, task_vector
+from sta_lightning.arithmetic import find_measure, importance_for
 from sta_lightning.arithmetic.agreement import importance_agreement, mean_agreement
-from sta_lightning.arithmetic.taylor import Precision, fisher_information, taylor_importance
-from sta_lightning.callbacks.sampled import SampledPass, reduce_sums, share
-from sta_lightning.callbacks.scorable import (
-    Logits,
-    Scorable,
-    floating,
-    pretrained_weights,
-    sample_source,
-    scorable,
-)
-from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import all_bounds, save_weights, write_bounds
+from sta_lightning.arithmetic.gradients import Precision, gradient_sums
+from sta_lightning.callbacks.sampled import SampledPass, Sums
+from sta_lightning.callbacks.scorable import Logits, Scorable, floating, pretrained_weights, scorable
+from sta_lightning.errors import StaError
+from sta_lightning.weights import all_bounds, write_bounds
 from sta_lightning.weights.bounds import KEY as BOUNDS
-
-Measure = Literal["lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"]
 
 # What the agreement of two precisions is measured on: the paper's p, and enough entries for three
 # digits of a rank correlation.
 _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """What is scored, on which samples, and what was summed up over them.
-
-    Attributes:
-        weights: The encoder's floating-point tensors.
-        original: Those that its fine-tuning started from, for the measures with 'delta'.
-        indices: The samples of all processes.
-        sums: Of every tensor, in the precision that was asked for.
-        exact: The same in float32, where the agreement of the two is to be reported.
-    """
-
-    weights: dict[str, Tensor]
-    original: dict[str, Tensor] | None
-    indices: list[int]
-    sums: dict[str, Tensor]
-    exact: dict[str, Tensor] | None = None
-
-
-class ImportanceScoring(SampledPass[_Scored]):
+class ImportanceScoring(SampledPass):
     """Write the importance of every weight of the encoder for the task it was fine-tuned on (Eq. 10 to 12).
 
-    The samples come from the task's training split under the evaluation transform, drawn by the
-    seed alone; the encoder runs in evaluation mode and in float32, or in the precision given here,
-    whatever the trainer's. Each sample's gradient is taken on its own. Process r of w takes the
-    samples r, r + w, …, and the sums meet in one reduction: the result does not depend on the
-    number of processes nor on the batch size. A fit with this callback follows the fit without it
-    bit for bit.
+    Each sample is differentiated by itself through encoder and head at its true label, in
+    evaluation mode, and in float32 whatever the trainer's precision; buffers have importance 0.
+    When it runs, on which samples and processes: :class:`SampledPass`.
+
+    The file holds one float32 tensor per floating-point tensor of the encoder, by its name in the
+    encoder, and in its metadata what :func:`sta_lightning.weights.provenance` makes (measure,
+    samples' indices, seed, precision, task), the digest of the weights scored, and the smallest and
+    largest importance of every tensor (:mod:`sta_lightning.weights.bounds`).
 
     Args:
         output: The safetensors file to write.
         measure: ``lp`` is Σ|θ·∇L| (the paper's default), ``amp`` is θ² and needs no data,
             ``lp+amp`` is their product; ``delta-lp`` is Σ|δ·∇L| and ``delta-amp`` is δ², with the
             task vector δ in place of the weights θ; ``fisher`` is Σ(∇L)², the diagonal of the
-            empirical Fisher information.
+            empirical Fisher information. All: :data:`sta_lightning.MEASURES`.
         samples: Number of training samples to score on; the paper's is 32.
         seed: Which samples: the same seed draws the same ones on every machine.
-        chunk_size: Samples that go through the encoder together on each process; takes memory for
-            their activations. It changes speed only. Nothing is 8 on a CPU and 32 elsewhere; 1 is a
-            loop of backward passes.
         precision: ``float32``, or ``bf16``: forward and backward under bfloat16 autocast, added up
             in float32. Quicker where the device computes in bfloat16.
         report_agreement: With ``bf16``, score in float32 too, which costs that pass and the memory
@@ -108,115 +62,80 @@ class ImportanceScoring(SampledPass[_Scored]):
     def __init__(
         self,
         output: str,
-        measure: Measure = "lp",
+        measure: str = "lp",
         samples: int = 32,
         seed: int = 0,
-        chunk_size: int | None = None,
         precision: Precision = "float32",
         report_agreement: bool = False,
     ) -> None:
-        super().__init__(output, samples, seed, chunk_size)
-        if measure not in MEASURES:
-            raise StaError(
-                f"measure={measure!r} was asked for; choose one of {listed(MEASURES, len(MEASURES))}."
-            )
+        super().__init__(output, samples, seed)
+        self._measure = find_measure(measure)
+        self.measure, self.kind = measure, f"importance:{measure}"
+        self.needs_samples = self._measure.file is not None
         if precision not in ("float32", "bf16"):
             raise StaError(f"precision={precision!r} was asked for; choose 'float32' or 'bf16'.")
-        if report_agreement and (precision == "float32" or measure not in SAMPLE_MEASURES):
+        if report_agreement and (precision == "float32" or not self.needs_samples):
             raise StaError(
                 f"report_agreement compares a pass in precision='bf16' with one in float32, but precision={precision!r} and "
-                f"measure={measure!r} were asked for. Ask for bf16 and a measure out of {listed(sorted(SAMPLE_MEASURES))}, "
-                "or for no report."
+                f"measure={measure!r} were asked for. Ask for bf16 and a measure that needs samples, or for no report."
             )
-        self.measure = measure
         self.precision: Precision = precision
         self.report_agreement = report_agreement
 
-    @property
-    def _needs_samples(self) -> bool:
-        return self.measure in SAMPLE_MEASURES
-
     @override
-    def found(
-        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
-    ) -> _Scored:
-        """The sums over the samples of this process."""
-        part, source = scorable(module), sample_source(datamodule)
-        weights = floating(part.encoder.state_dict())
-        original = pretrained_weights(module) if self.measure.startswith("delta") else None
-        indices = source.scoring_samples(self.samples, self.seed) if self._needs_samples else []
-        drawn = share(trainer, source, indices, part.device)
-        delta = None if original is None or drawn is None else task_vector(original, weights)
-        sums = self._sums(part, weights, delta, drawn, self.precision)
-        exact = self._sums(part, weights, delta, drawn, "float32") if self.report_agreement else None
-        return _Scored(weights, original, indices, sums, exact)
-
-    def _sums(
-        self,
-        part: Scorable,
-        weights: dict[str, Tensor],
-        delta: dict[str, Tensor] | None,
-        drawn: tuple[Tensor, Tensor] | None,
-        precision: Precision,
-    ) -> dict[str, Tensor]:
-        """Σ|θ·∇L|, Σ|δ·∇L| or Σ(∇L)² over samples; zeros for none."""
-        found: dict[str, Tensor] = {}
-        if drawn is not None:
-            names = [
-                f"encoder.{name}" for name, p in part.encoder.named_parameters() if p.is_floating_point()
-            ]
-            settings: dict[str, Any] = {
-                "names": names,
-                "chunk_size": self.chunk_size,
-                "precision": precision,
-            }
-            logits = Logits(part.encoder, part.head)
-            if self.measure == "fisher":
-                found = fisher_information(logits, F.cross_entropy, *drawn, **settings)
-            else:
-                direction = None if delta is None else {f"encoder.{name}": t for name, t in delta.items()}
-                found = taylor_importance(logits, F.cross_entropy, *drawn, direction=direction, **settings)
-        # A buffer such as a running mean has no gradient: importance 0, so that a merge leaves it
-        # as it was.
+    def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
+        """Σ|∇L|, or Σ(∇L)², of every parameter, by precision."""
+        model = Logits(part.encoder, part.head)
+        names = [n for n, p in model.named_parameters() if n.startswith("encoder.") and p.is_floating_point()]
+        precisions: set[Precision] = {self.precision, *(("float32",) if self.report_agreement else ())}
         return {
-            name: found[f"encoder.{name}"]
-            if f"encoder.{name}" in found
-            else torch.zeros_like(tensor, dtype=torch.float32)
-            for name, tensor in weights.items()
+            precision: {
+                name.removeprefix("encoder."): total
+                for name, total in gradient_sums(
+                    model,
+                    F.cross_entropy,
+                    images,
+                    labels,
+                    names=names,
+                    power=self._measure.power,
+                    precision=precision,
+                ).items()
+            }
+            for precision in sorted(precisions)
         }
 
     @override
-    def reduced(self, trainer: Trainer, found: _Scored) -> _Scored:
-        """The sums over all samples."""
-        if self._needs_samples:
-            reduce_sums(trainer, found.sums)
-        if found.exact is not None:
-            reduce_sums(trainer, found.exact)
-        return found
+    def result(
+        self, module: LightningModule, sums: Sums
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+        """The importance, and what there is to know of it."""
+        weights = floating(scorable(module).encoder.state_dict())
+        pretrained = pretrained_weights(module) if self._measure.needs_pretrained else None
+        importance = self._importance(weights, pretrained, sums.get(self.precision))
+        metadata = {BOUNDS: write_bounds(all_bounds(importance))}
+        if self.report_agreement:
+            exact = self._importance(weights, pretrained, sums["float32"])
+            metadata["agreement"] = _agreement(exact, importance)
+        return importance, {"precision": self.precision} if self.needs_samples else {}, metadata
 
-    @override
-    def save(self, module: LightningModule, found: _Scored) -> None:
-        """Write the importance, and what there is to know of it."""
-        importance = self._importance(found, found.sums)
-        metadata = self.metadata(
-            module,
-            f"importance:{self.measure}",
-            self.measure,
-            found.indices if self._needs_samples else None,
-            {"precision": self.precision} if self._needs_samples else {},
-        )
-        metadata[BOUNDS] = write_bounds(all_bounds(importance))
-        if found.exact is not None:
-            metadata["agreement"] = _agreement(self._importance(found, found.exact), importance)
-        save_weights(self.output, importance, metadata)
-
-    def _importance(self, found: _Scored, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        return importance_for(
-            self.measure,
-            weights=found.weights,
-            lp=sums if self._needs_samples else None,
-            pretrained=found.original,
-        )
+    def _importance(
+        self,
+        weights: dict[str, Tensor],
+        pretrained: dict[str, Tensor] | None,
+        sums: Mapping[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
+        scores: dict[str, Tensor] | None = None
+        if sums is not None:
+            scores = {}
+            for name, tensor in weights.items():
+                if name in sums:
+                    base = None if pretrained is None else pretrained[name].float()
+                    scores[name] = self._measure.scored(sums[name], tensor.float(), base)
+                else:
+                    # A buffer such as a running mean has no gradient: importance 0, so that a merge
+                    # leaves it as it was.
+                    scores[name] = torch.zeros_like(tensor, dtype=torch.float32)
+        return importance_for(self.measure, weights=weights, scores=scores, pretrained=pretrained)
 
 
 def _agreement(exact: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> str:

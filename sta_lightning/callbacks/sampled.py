@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -14,61 +14,63 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.callbacks.scorable import SampleSource, check_strategy, sample_source, scorable
+from sta_lightning.callbacks.scorable import Scorable, check_strategy, sample_source, scorable
 from sta_lightning.callbacks.together import together
 from sta_lightning.errors import StaError
-from sta_lightning.weights import provenance, tensor_digest
+from sta_lightning.weights import provenance, save_weights, tensor_digest
 
-Found = TypeVar("Found")
+Sums = dict[str, dict[str, Tensor]]
+"""What is summed over samples: kind of sum -> tensor name -> sum. Parts of the samples add up."""
 
 
-class SampledPass(Callback, ABC, Generic[Found]):
-    """When a pass over samples is made, on which process with which samples, and that all processes fail together.
+class SampledPass(Callback, ABC):
+    """Sum something over samples of the task's training split when a fit or a plain validation ends, and write it to a file.
 
-    It runs when the training of a fit ends, when a plain validation ends, or alone under
-    :func:`sta_lightning.callbacks.score.score`. The samples come from the task's training split
-    under the evaluation transform, drawn by the seed alone; process r of w takes the samples r, r +
-    w, …, and the results meet in a reduction: they do not depend on the number of processes nor on
-    the batch size. A fit with it follows the fit without it bit for bit.
-
-    A subclass says what is found on one process, how the processes' findings become one, and what
-    is written.
+    Alone, without a fit, :func:`sta_lightning.callbacks.score.score` runs it. The samples are drawn
+    by the seed alone, under the evaluation transform; process r of w takes the samples r, r + w, …,
+    and the sums meet in one reduction: they do not depend on the number of processes nor on the
+    batch size, but for rounding. A fit with it follows the fit without it bit for bit.
 
     Args:
         output: The safetensors file to write.
         samples: Number of training samples.
         seed: Which samples: the same seed draws the same ones on every machine.
-        chunk_size: Samples that go through the encoder together on each process; nothing is 8 on a
-            CPU and 32 elsewhere.
 
     Raises:
-        StaError: A number is below 1.
+        StaError: The number of samples is below 1.
     """
 
-    def __init__(self, output: str, samples: int, seed: int, chunk_size: int | None) -> None:
+    kind: str
+    """The kind of file, for its provenance."""
+    measure: str
+    """What the file's metadata says under ``measure``."""
+    needs_samples: bool = True
+
+    def __init__(self, output: str, samples: int, seed: int) -> None:
         super().__init__()
         if samples < 1:
             raise StaError(f"samples must be at least 1, not {samples}; the paper uses 32.")
-        if chunk_size is not None and chunk_size < 1:
-            raise StaError(f"chunk_size must be at least 1, not {chunk_size}.")
         self.output = Path(output)
         self.samples = samples
         self.seed = seed
-        self.chunk_size = chunk_size
 
     @abstractmethod
-    def found(
-        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
-    ) -> Found:
-        """Do this process's share of the work, perhaps on no sample, without any collective."""
+    def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
+        """The sums over images ``[S, 3, H, W]`` with labels ``[S]``, on this process alone, without any collective."""
 
     @abstractmethod
-    def reduced(self, trainer: Trainer, found: Found) -> Found:
-        """What all processes have found; called on every one."""
+    def result(
+        self, module: LightningModule, sums: Sums
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+        """The tensors to write, settings for their provenance, and further metadata; asked on process 0 alone.
 
-    @abstractmethod
-    def save(self, module: LightningModule, found: Found) -> None:
-        """Write the file; called on process 0."""
+        Args:
+            module: What was scored.
+            sums: Those over all samples.
+
+        Raises:
+            StaError: They cannot be written.
+        """
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -110,75 +112,57 @@ class SampledPass(Callback, ABC, Generic[Found]):
             StaError: Something failed on some process; no file has been written or changed.
         """
         check_strategy(trainer)
-        scorable(module), sample_source(datamodule)
+        part, source = scorable(module), sample_source(datamodule)
         with torch.inference_mode(False), torch.no_grad(), isolate_rng():
-            local: list[Found] = []
+            indices: list[int] = []
+            sums: Sums = {}
             with together(trainer, "Scoring") as step:
-                local.append(self.found(trainer, module, datamodule))
+                if self.needs_samples:
+                    indices = source.scoring_samples(self.samples, self.seed)
+                    if mine := indices[trainer.global_rank :: trainer.world_size]:
+                        drawn = [source.dataset("train")[i] for i in mine]
+                        images = torch.stack([image for image, _ in drawn]).to(part.device)
+                        labels = torch.tensor([int(label) for _, label in drawn], device=part.device)
+                        sums = self.sums(part, images, labels)
             step.check()
-            whole = self.reduced(trainer, local[0])
+            sums = _added(trainer, part.device, sums)
             with together(trainer, f"Writing {self.output}") as step:
                 if trainer.is_global_zero:
-                    self.save(module, whole)
+                    tensors, settings, metadata = self.result(module, sums)
+                    save_weights(self.output, tensors, self._metadata(module, indices, settings) | metadata)
             step.check()
 
-    def metadata(
-        self,
-        module: LightningModule,
-        kind: str,
-        measure: str,
-        indices: list[int] | None,
-        more: Mapping[str, Any] | None = None,
+    def _metadata(
+        self, module: LightningModule, indices: list[int], more: Mapping[str, Any]
     ) -> dict[str, str]:
-        """What every file of a pass says about where it comes from.
-
-        Args:
-            module: What was scored.
-            kind: The kind of file, for its provenance.
-            measure: What was measured.
-            indices: The samples; nothing if none were needed.
-            more: Settings besides those that every pass has.
-        """
         hparams = dict(getattr(module, "hparams", {}))
         settings: dict[str, Any] = {
-            "measure": measure,
+            "measure": self.measure,
             **{name: hparams[name] for name in ("encoder", "task", "image_size") if name in hparams},
         }
-        if indices is not None:
+        if self.needs_samples:
             settings |= {"samples": self.samples, "seed": self.seed, "split": "train", "indices": indices}
-        return provenance(kind, {**settings, **(more or {})}, {}) | {
-            "measure": measure,
+        return provenance(self.kind, {**settings, **more}, {}) | {
+            "measure": self.measure,
             "weights_sha256": tensor_digest(cast(Any, module).encoder.state_dict()),
         }
 
 
-def share(
-    trainer: Trainer, source: SampleSource, indices: list[int], device: torch.device
-) -> tuple[Tensor, Tensor] | None:
-    """The samples of this process, ``indices[rank::world_size]``.
-
-    Args:
-        trainer: The running trainer.
-        source: Where the samples are from.
-        indices: Those of all processes.
-        device: Where they go.
-
-    Returns:
-        Images ``[S, 3, H, W]`` and labels ``[S]``, or None where this process has none.
-    """
-    mine = indices[trainer.global_rank :: trainer.world_size]
-    if not mine:
-        return None
-    dataset = source.dataset("train")
-    drawn = [dataset[i] for i in mine]
-    return (
-        torch.stack([image for image, _ in drawn]).to(device),
-        torch.tensor([int(label) for _, label in drawn], device=device),
-    )
-
-
-def reduce_sums(trainer: Trainer, sums: dict[str, Tensor]) -> None:
-    """Add up the sums of all processes in place, every process in the same order of names."""
-    if trainer.world_size > 1:
-        for name in sums:
-            sums[name] = cast(Tensor, trainer.strategy.reduce(sums[name], reduce_op="sum"))
+def _added(trainer: Trainer, device: torch.device, sums: Sums) -> Sums:
+    """The sums of all processes together, of which some may have had no sample; a collective."""
+    if trainer.world_size == 1:
+        return sums
+    own = {kind: {name: (t.shape, t.dtype) for name, t in part.items()} for kind, part in sums.items()}
+    every: list[dict[str, dict[str, tuple[torch.Size, torch.dtype]]]] = [{}] * trainer.world_size
+    torch.distributed.all_gather_object(every, own)
+    found: Sums = {}
+    for process in every:  # in the same order on all of them
+        for kind, part in process.items():
+            for name, (shape, dtype) in part.items():
+                if name in found.setdefault(kind, {}):
+                    continue
+                local = sums.get(kind, {}).get(name)
+                if local is None:
+                    local = torch.zeros(shape, dtype=dtype, device=device)
+                found[kind][name] = cast(Tensor, trainer.strategy.reduce(local, reduce_op="sum"))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -12,15 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from sta_lightning.arithmetic.taylor import Precision
+from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.gram import GramCollection
-from sta_lightning.callbacks.importance import ImportanceScoring, Measure
+from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.sampled import SampledPass
 from sta_lightning.callbacks.scorable import check_strategy, sample_source
 from sta_lightning.errors import StaError
-
-Statistic = Literal[Measure, "gram"]
-"""What can be written of a fine-tuned encoder: an importance measure, or the Gram matrices."""
 
 
 def score(
@@ -29,10 +26,9 @@ def score(
     datamodule: LightningDataModule,
     *,
     output: str | Path,
-    measure: Statistic = "lp",
+    measure: str = "lp",
     samples: int = 32,
     seed: int = 0,
-    chunk_size: int | None = None,
     precision: Precision = "float32",
     report_agreement: bool = False,
     ckpt_path: str | Path | None = None,
@@ -48,8 +44,6 @@ def score(
             :class:`ImportanceScoring`, which see for the following, too.
         samples: Number of training samples.
         seed: Which samples.
-        chunk_size: Samples that go through the encoder together; nothing is 8 on a CPU and 32
-            elsewhere.
         precision: ``float32`` or ``bf16``; the Gram matrices are float32.
         report_agreement: Whether to record how far bf16 and float32 agree.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
@@ -60,18 +54,16 @@ def score(
     Raises:
         StaError: See :class:`ImportanceScoring` and :class:`GramCollection`.
     """
-    scoring: SampledPass[Any]
+    scoring: SampledPass
     if measure == "gram":
         if precision != "float32" or report_agreement:
             raise StaError(
                 f"precision={precision!r} and report_agreement={report_agreement} were asked for with measure='gram', but Gram "
                 "matrices are collected in float32. Leave both out."
             )
-        scoring = GramCollection(str(output), samples, seed, chunk_size)
+        scoring = GramCollection(str(output), samples, seed)
     else:
-        scoring = ImportanceScoring(
-            str(output), measure, samples, seed, chunk_size, precision, report_agreement
-        )
+        scoring = ImportanceScoring(str(output), measure, samples, seed, precision, report_agreement)
     run = _ScoringRun(module, datamodule, scoring)
     trainer.validate(
         run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True
@@ -88,7 +80,7 @@ class _ScoringRun(LightningModule):
     """
 
     def __init__(
-        self, module: LightningModule, datamodule: LightningDataModule, scoring: SampledPass[Any]
+        self, module: LightningModule, datamodule: LightningDataModule, scoring: SampledPass
     ) -> None:
         super().__init__()
         self.module = module

@@ -7,8 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from sta_lightning.arithmetic.taylor import Precision
-from sta_lightning.callbacks.score import Statistic
+from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.score import score as score_alone
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.checks import check_checkpoint, check_output
@@ -31,10 +30,9 @@ class ScoreTrainer(Trainer):
         datamodule: TaskDataModule,
         weights: Path,
         output: Path,
-        measure: Statistic = "lp",
+        measure: str = "lp",
         samples: int = 32,
         seed: int = 0,
-        chunk_size: int | None = None,
         precision: Precision = "float32",
         report_agreement: bool = False,
     ) -> None:
@@ -56,9 +54,6 @@ class ScoreTrainer(Trainer):
             samples: Number of training images, each differentiated by itself; the paper takes 32
                 for "lp". The Fisher information and the Gram matrices want more, 256 say.
             seed: Which training images: the same seed draws the same ones everywhere.
-            chunk_size: Images that go through the encoder together. More is quicker, up to a point,
-                and needs more memory; the result is the same. Nothing is 8 on a CPU and 32
-                elsewhere.
             precision: Numbers of the forward and backward pass: "float32", or "bf16" (bfloat16
                 autocast, added up in float32), which is quicker where the device computes in it.
                 The trainer's precision has no effect here.
@@ -75,7 +70,6 @@ class ScoreTrainer(Trainer):
             measure=measure,
             samples=samples,
             seed=seed,
-            chunk_size=chunk_size,
             precision=precision,
             report_agreement=report_agreement,
             ckpt_path=checkpoint,

@@ -7,14 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sta_lightning.arithmetic import MEASURES, SAMPLE_MEASURES, MergeMethod
-from sta_lightning.arithmetic.sources import (
-    SourceDict,
-    Squared,
-    SquaredDelta,
-    TensorSource,
-    Weighted,
-)
+from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SparseFile, TensorFile, encoder_part, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
@@ -24,7 +18,7 @@ AS_GIVEN = "file"
 """The measure of a merge that takes an importance file as it is, whatever made it."""
 MERGE_MEASURES = (*MEASURES, AS_GIVEN)
 """The measures that a merge may go by."""
-READ_MEASURES = SAMPLE_MEASURES | {AS_GIVEN}
+READ_MEASURES = {AS_GIVEN, *(name for name, measure in MEASURES.items() if measure.file)}
 """Those of them that are read from a file; the others are made of the weights."""
 GRAM = "gram"
 """What the metadata of a file with Gram matrices says under ``measure``."""
@@ -133,7 +127,7 @@ def open_scores(
     pretrained: SourceDict,
     digest: str | None,
     stack: ExitStack,
-) -> dict[str, TensorSource]:
+) -> SourceDict:
     """The importance of one task's weights by a measure.
 
     Args:
@@ -149,35 +143,46 @@ def open_scores(
     Raises:
         StaError: there is no file, it holds another measure, or it was scored on other weights.
     """
-    names = [name for name, source in finetuned.items() if source.dtype.is_floating_point]
-    if measure == "amp":
-        return {name: Squared(finetuned[name]) for name in names}
-    if measure == "delta-amp":
-        return {name: SquaredDelta(finetuned[name], pretrained[name]) for name in names}
-    assert measure in READ_MEASURES
+    if measure not in READ_MEASURES:
+        return {
+            name: MEASURES[measure].source(source, pretrained[name], None)
+            for name, source in finetuned.items()
+            if source.dtype.is_floating_point
+        }
     if path is None:
-        if measure == AS_GIVEN:
-            how = "Name a file with one number for every weight"
-        else:
-            asked = "" if measure.startswith("lp") else f" --measure={measure}"
-            how = f"Score the task with `sta score{asked}` and name its file"
-        # A method that weighs by Fisher information cannot go by another measure.
-        other = "" if measure == "fisher" else ", or use measure 'amp', which needs none"
         raise StaError(
-            f"The {what} by {measure!r} was asked for, but no importance file is given. {how}{other}."
+            f"The {what} by {measure!r} was asked for, but no importance file is given. {_how_to_score(measure)}."
         )
     with saying(what):
         scores, metadata = open_weights(path, stack)
-    if measure != AS_GIVEN:
-        _check_measure(path, metadata.get("measure", "lp"), measure, what)
-        _check_digest(path, metadata, digest, what)
-    known = _with_bounds(scores, metadata)
-    if measure == "lp+amp" and metadata.get("measure", "lp") == "lp":
-        return {
-            name: Weighted(source, finetuned[name]) if name in finetuned else source
-            for name, source in known.items()
-        }
-    return known
+    scores = _with_bounds(scores, metadata)
+    if measure == AS_GIVEN:
+        return scores
+    stored, wanted = metadata.get("measure", "lp"), find_measure(measure)
+    if stored not in (measure, wanted.file):
+        names = [name for name, other in MEASURES.items() if other.file == wanted.file]
+        made = f", from which {listed(names)} are made" if len(names) > 1 else ""
+        raise StaError(
+            f"{what}: '{path}' was scored with measure {stored!r}, but {measure!r} is asked for. Score with measure "
+            f"{wanted.file!r}{made}."
+        )
+    _check_digest(path, metadata, digest, what)
+    if stored == measure:
+        return scores
+    return {
+        name: wanted.source(finetuned[name], pretrained.get(name), source) if name in finetuned else source
+        for name, source in scores.items()
+    }
+
+
+def _how_to_score(measure: str) -> str:
+    if measure == AS_GIVEN:
+        return "Name a file with one number for every weight, or use measure 'amp', which needs none"
+    file = MEASURES[measure].file
+    asked = "" if file == "lp" else f" --measure={file}"
+    how = f"Score the task with `sta score{asked}` and name its file"
+    # A method that weighs by Fisher information cannot go by another measure.
+    return how if measure == "fisher" else f"{how}, or use measure 'amp', which needs none"
 
 
 def open_grams(
@@ -237,17 +242,6 @@ def open_grams(
     return grams
 
 
-def _check_measure(path: str, stored: str, measure: str, what: str) -> None:
-    if stored == measure or (stored, measure) == ("lp", "lp+amp"):
-        return
-    way = f"Score with measure {measure!r}"
-    if measure.startswith("lp"):
-        way = "Score with measure 'lp', from which 'lp' and 'lp+amp' are both made"
-    raise StaError(
-        f"{what}: '{path}' was scored with measure {stored!r}, but {measure!r} is asked for. {way}."
-    )
-
-
 def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, what: str) -> None:
     scored = metadata.get("weights_sha256")
     if digest is not None and scored is not None and digest != scored:
@@ -262,6 +256,4 @@ def _with_bounds(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, T
     if not isinstance(scores, TensorFile):
         return dict(scores)
     known = read_bounds(metadata) or {}
-    return {
-        name: source.with_bounds(known[name]) if name in known else source for name, source in scores.items()
-    }
+    return {n: source.with_bounds(known[n]) if n in known else source for n, source in scores.items()}

@@ -134,7 +134,6 @@ class Models:
                     measure="lp",
                     samples=settings.samples,
                     seed=settings.seed,
-                    chunk_size=settings.score_chunk,
                 )
             return {"outcome": f"LP on {settings.samples} images"}
 

@@ -55,8 +55,6 @@ class ModelSettings:
         test_limit: number of test images per task; none means all.
         control_limit: number of test images of the control; none means ``test_limit``.
         samples: images per task that importance is computed from (the paper: 32).
-        score_chunk: images whose gradients are held at once while scoring; a matter of memory, not
-            of results.
         seed: of splits, limits, order of training images, drawn samples and random masks.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as in Lightning's Trainer.
         num_workers: processes that load training images; 0 loads them in the main process.
@@ -92,7 +90,6 @@ class ModelSettings:
     test_limit: int | None = 1000
     control_limit: int | None = None
     samples: int = 32
-    score_chunk: int = 8
     seed: int = 0
     accelerator: str = "cpu"
     num_workers: int = 0

@@ -66,7 +66,7 @@ def main(processes: int, folder: Path) -> None:
         output = out / "few-gram.safetensors"
         score(trainer(processes), module(folder), data, output=output, samples=2, measure="gram")
     if processes == 2:
-        callback = ImportanceScoring(str(out / "validate.safetensors"), samples=SAMPLES, chunk_size=1)
+        callback = ImportanceScoring(str(out / "validate.safetensors"), samples=SAMPLES)
         trainer(2, callbacks=[callback]).validate(module(folder), data, verbose=False)
         scoring = [
             ImportanceScoring(str(out / "fit.safetensors"), samples=SAMPLES),

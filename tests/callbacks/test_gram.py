@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from sta_lightning.arithmetic.gradients import gradient_sums
 from sta_lightning.arithmetic.gram import input_grams
-from sta_lightning.arithmetic.taylor import fisher_information
 from sta_lightning.callbacks import GramCollection, score, tensor_digest
 from sta_lightning.callbacks.scorable import Logits
 from sta_lightning.errors import StaError
@@ -50,13 +50,10 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, None])
-def test_plain_validate_collects(
-    pretrained: Path, data: TaskDataModule, tmp_path: Path, chunk_size: int | None
-) -> None:
+def test_plain_validate_collects(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> None:
     output = tmp_path / "digits" / "gram.safetensors"
     module = classifier(pretrained)
-    trainer = quiet_trainer(callbacks=[GramCollection(str(output), SAMPLES, 4, chunk_size)])
+    trainer = quiet_trainer(callbacks=[GramCollection(str(output), SAMPLES, 4)])
     trainer.validate(module, data, verbose=False)
     assert 0 <= float(trainer.callback_metrics["val/acc"]) <= 1
     names = [name for name, _ in module.encoder.named_parameters()]
@@ -89,7 +86,7 @@ def test_the_fisher_information_is_that_of_the_samples(
     score(quiet_trainer(), module, data, output=output, samples=SAMPLES, measure="fisher")
     names = [f"encoder.{name}" for name, _ in module.encoder.named_parameters()]
     logits = Logits(module.encoder, module.head)
-    expected = fisher_information(logits, nn.functional.cross_entropy, *samples(data, 0), names=names)
+    expected = gradient_sums(logits, nn.functional.cross_entropy, *samples(data, 0), names=names, power=2)
     assert_close(load_weights(output), {n.removeprefix("encoder."): t for n, t in expected.items()})
     assert read_metadata(output)["measure"] == "fisher"
 
@@ -134,8 +131,6 @@ def test_a_sharded_trainer_and_wrong_settings_are_refused(
         callback.setup(trainer, classifier(pretrained), "fit")
     with pytest.raises(StaError, match="samples must be at least 1"):
         GramCollection("g.safetensors", samples=0)
-    with pytest.raises(StaError, match="chunk_size must be at least 1"):
-        GramCollection("g.safetensors", chunk_size=0)
     for settings in ({"precision": "bf16"}, {"report_agreement": True}):
         with pytest.raises(StaError, match=r"Gram matrices are collected in float32"):
             score(

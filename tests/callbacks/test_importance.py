@@ -60,12 +60,11 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].max()))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3])
 def test_plain_validate_scores_in_spite_of_inference_mode(
-    pretrained: Path, data: TaskDataModule, tmp_path: Path, chunk_size: int
+    pretrained: Path, data: TaskDataModule, tmp_path: Path
 ) -> None:
     output = tmp_path / "digits" / "importance.safetensors"
-    callback = ImportanceScoring(str(output), samples=SAMPLES, seed=4, chunk_size=chunk_size)
+    callback = ImportanceScoring(str(output), samples=SAMPLES, seed=4)
     module = classifier(pretrained)
     trainer = quiet_trainer(callbacks=[callback])
     trainer.validate(module, data, verbose=False)
@@ -128,7 +127,7 @@ def test_a_fit_follows_bit_for_bit_the_fit_without(pretrained: Path, tmp_path: P
     after: list[tuple[dict[str, Tensor], Tensor, Any, dict[str, bool]]] = []
     for callbacks in (
         [],
-        [ImportanceScoring(str(tmp_path / "i.safetensors"), samples=SAMPLES, chunk_size=2)],
+        [ImportanceScoring(str(tmp_path / "i.safetensors"), samples=SAMPLES)],
     ):
         seed_everything(1)
         module = classifier(pretrained, trainable=trainable)
@@ -194,7 +193,7 @@ def test_measures(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> Non
     found: dict[str, dict[str, Tensor]] = {}
     for measure in ("lp", "amp", "lp+amp", "delta-lp", "delta-amp", "fisher"):
         output = tmp_path / f"{measure}.safetensors"
-        score(quiet_trainer(), module, data, output=output, samples=SAMPLES, measure=cast(Any, measure))
+        score(quiet_trainer(), module, data, output=output, samples=SAMPLES, measure=measure)
         found[measure] = load_weights(output)
         assert read_metadata(output)["measure"] == measure
         assert ("indices" in json.loads(read_metadata(output)["settings"])) == (
@@ -288,7 +287,6 @@ def test_more_samples_than_images_is_an_error(pretrained: Path, data: TaskDataMo
     [
         ({"measure": "file"}, "measure='file'"),
         ({"samples": 0}, "samples must be at least 1"),
-        ({"chunk_size": 0}, "chunk_size must be at least 1"),
         ({"precision": "fp16"}, "precision='fp16'"),
         ({"report_agreement": True}, "report_agreement compares"),
         ({"report_agreement": True, "precision": "bf16", "measure": "amp"}, "measure='amp'"),

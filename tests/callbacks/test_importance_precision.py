@@ -38,7 +38,7 @@ def test_bf16_and_its_agreement_are_recorded(
     measure: str, module: CLIPClassifier, data: TaskDataModule, tmp_path: Path
 ) -> None:
     exact, near, plain = (tmp_path / f"{name}.safetensors" for name in ("exact", "near", "plain"))
-    score(quiet_trainer(), module, data, output=exact, samples=SAMPLES, measure=measure)  # type: ignore[arg-type]
+    score(quiet_trainer(), module, data, output=exact, samples=SAMPLES, measure=measure)
     for path, report in ((near, True), (plain, False)):
         score(
             quiet_trainer(),
@@ -46,7 +46,7 @@ def test_bf16_and_its_agreement_are_recorded(
             data,
             output=path,
             samples=SAMPLES,
-            measure=measure,  # type: ignore[arg-type]
+            measure=measure,
             precision="bf16",
             report_agreement=report,
         )
@@ -76,7 +76,7 @@ def test_the_file_tells_its_bounds(module: CLIPClassifier, data: TaskDataModule,
             data,
             output=tmp_path / "i.safetensors",
             samples=2,
-            measure=measure,  # type: ignore[arg-type]
+            measure=measure,
         )
         found = read_bounds(read_metadata(path))
         assert found == all_bounds(load_weights(path))

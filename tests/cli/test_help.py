@@ -8,7 +8,7 @@ import yaml
 from sta_lightning.cli.main import COMMANDS, main
 
 OWN = {
-    "score": ["--weights", "--output", "--measure", "--samples", "--seed", "--chunk_size", "--model.task"],
+    "score": ["--weights", "--output", "--measure", "--samples", "--seed", "--model.task"],
     "merge": ["--output", "--evaluate", "--model.tasks", "--model.method", "--model.p", "--model.scale"],
     "forget": ["--output", "--evaluate", "--model.target", "--model.method", "--model.p", "--model.control"],
     "predict": ["--output", "--model", "--task", "--head", "--top", "--skip_broken"],

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic import FUSION_METHODS, make_method
-from sta_lightning.arithmetic.taylor import taylor_importance
+from sta_lightning.arithmetic.gradients import gradient_sums
 from sta_lightning.encoders import ClassificationHead, build_encoder, encoder_spec
 from sta_lightning.encoders.predictor import open_predictor
 from sta_lightning.encoders.pretrained import pretrained_for_merge
@@ -62,7 +62,7 @@ def test_built_trained_scored_fused_saved_loaded(
         torch.optim.SGD(encoder.parameters(), lr=0.1).step()
         encoder.zero_grad(set_to_none=True)
         assert all(not torch.equal(before[n], encoder.get_parameter(n)) for n in CHECKED)
-        scores = taylor_importance(
+        sums = gradient_sums(
             model,
             F.cross_entropy,
             images,
@@ -73,9 +73,9 @@ def test_built_trained_scored_fused_saved_loaded(
             str(tmp_path / f"{task}.safetensors"), str(tmp_path / f"{task}-scores.safetensors")
         )
         save_weights(tmp_path / f"{task}.safetensors", in_half(encoder.state_dict()))
-        plain = {n.removeprefix("encoder."): score for n, score in scores.items()}
+        plain = {n: sums[f"encoder.{n}"] * p.detach().abs() for n, p in encoder.named_parameters()}
         save_weights(tmp_path / f"{task}-scores.safetensors", in_half(plain, ""), {"measure": "lp"})
-        del scores, plain
+        del sums, plain
     del model, encoder
     gc.collect()
 
