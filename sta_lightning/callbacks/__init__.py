@@ -5,6 +5,6 @@ from sta_lightning.callbacks.export import ExportWeights
 from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.score import score
-from sta_lightning.weights.digest import tensor_digest
+from sta_lightning.weights.hashes import tensor_digest
 
 __all__ = ["ExportWeights", "GramCollection", "ImportanceScoring", "MergeBoard", "score", "tensor_digest"]

@@ -14,7 +14,7 @@ from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, save_weights
-from sta_lightning.weights.digest import tensor_digest
+from sta_lightning.weights.hashes import tensor_digest
 
 _FILES = ("pretrained", "weights", "head", "task")
 

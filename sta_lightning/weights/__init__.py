@@ -2,9 +2,8 @@
 
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.bounds import all_bounds, read_bounds, write_bounds
-from sta_lightning.weights.digest import tensor_digest
 from sta_lightning.weights.encoder import encoder_part, encoder_prefix, is_encoder_tensor
-from sta_lightning.weights.hashes import sha256
+from sta_lightning.weights.hashes import sha256, tensor_digest
 from sta_lightning.weights.io import encoder_weights, load_weights, read_metadata, save_weights
 from sta_lightning.weights.provenance import provenance
 from sta_lightning.weights.sparse import SparseFile

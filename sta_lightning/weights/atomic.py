@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from sta_lightning.errors import StaError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTEMPTY, errno.EEXIST}
 _LONGEST_NAME = 255
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
 
     The block writes the temporary file (it has the same suffix and exists already, empty);
@@ -28,6 +29,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to write. Folders that are missing are made. A symbolic link is followed.
+        folder: whether to write a folder of files instead. It cannot take the place of one that
+            has something in it without a moment when neither is there: such a one is refused.
 
     Yields:
         The temporary path.
@@ -42,8 +45,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> (tmp / "table.csv").read_text()
         'a,b'
     """
-    target = Path(os.path.realpath(path))
-    _check_target(target, path)
+    target = Path(os.path.abspath(path) if folder else os.path.realpath(path))
+    (_check_folder if folder else _check_file)(target, path)
     token = f".{os.getpid():x}{secrets.token_hex(4)}.tmp{target.suffix}"
     # A name may be at most 255 bytes long; the suffix stays last because some writers choose the
     # format by it.
@@ -53,15 +56,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Opened rather than made by tempfile: the permissions are then those that the user's umask
         # asks for.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise StaError(
             f"cannot write '{path}': {error.strerror}. Choose a folder that can be written."
         ) from error
     try:
         yield temporary
-        _flush(temporary, path)
-        if target.exists():
+        if not temporary.exists():
+            raise StaError(f"cannot write '{path}': its temporary file was moved away.")
+        for item in (*(temporary.iterdir() if folder else ()), temporary):
+            _flush(item)
+        if target.is_file():
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except OSError as error:
@@ -72,11 +81,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _flush_folder(target.parent)
+            shutil.rmtree(temporary) if folder else temporary.unlink(missing_ok=True)
+    # The rename itself must reach the disk. Not every system can flush a folder; what is in it is
+    # whole all the same.
+    with contextlib.suppress(OSError):
+        _flush(target.parent)
 
 
-def _check_target(target: Path, asked: str | os.PathLike[str]) -> None:
+def _check_file(target: Path, asked: str | os.PathLike[str]) -> None:
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -93,23 +105,16 @@ def _check_target(target: Path, asked: str | os.PathLike[str]) -> None:
         )
 
 
-def _flush(temporary: Path, asked: str | os.PathLike[str]) -> None:
-    try:
-        descriptor = os.open(temporary, os.O_RDWR)
-    except FileNotFoundError as error:
-        raise StaError(f"cannot write '{asked}': its temporary file was moved away.") from error
+def _check_folder(target: Path, asked: str | os.PathLike[str]) -> None:
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise StaError(
+            f"cannot write the folder '{asked}': there is something already. Remove it, or choose another name."
+        )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    # The rename itself must reach the disk. Not every system can flush a folder; the file is whole
-    # all the same.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

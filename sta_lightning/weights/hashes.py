@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered: a file of a gigabyte takes a second to hash, and merging it less."""
+"""SHA-256 of tensors, and of files, remembered: a gigabyte takes a second to hash, and merging it less."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from sta_lightning.cache import cache_directory
 from sta_lightning.errors import StaError
 
 _TICK = 50_000_000  # nanoseconds; clocks of 100 to 1000 ticks a second are usual
+
+
+def tensor_digest(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256, in hexadecimal, of the names, types, shapes and bytes of tensors, in the names' order.
+
+    Two files with the same tensors have the same digest though their bytes differ (order, metadata,
+    format).
+
+    Args:
+        state: tensors by name, on any device.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

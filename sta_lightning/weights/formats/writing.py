@@ -13,7 +13,7 @@ import torch
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats.folder import atomic_folder
+from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.streamed import streamed
 
 _PIECE = 1 << 22  # entries
@@ -85,7 +85,7 @@ def write_huggingface(
     Raises:
         StaError: as :func:`write_tensors`, or there is something at ``folder``.
     """
-    with atomic_folder(folder) as temporary:
+    with atomic_path(folder, folder=True) as temporary:
         write_tensors(temporary / "model.safetensors", tensors, {"format": "pt", **metadata}, dtype=dtype)
         _json(temporary / "config.json", config)
         if preprocessor is not None:
