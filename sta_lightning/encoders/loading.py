@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.errors import StaError, listed
+from sta_lightning.arithmetic.problem import compare_names
+from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.weights.formats import load_state
 
 RANDOM = "random"
@@ -31,15 +32,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     Raises:
         StaError: that names what is missing, superfluous or of another shape.
     """
-    own = module.state_dict()
-    missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if missing or extra or shapes:
-        raise StaError(
-            f"{path} does not fit this encoder: it lacks {listed(sorted(missing))}; has besides "
-            f"{listed(sorted(extra))}; of another shape are {listed(sorted(shapes))}. Is it a file of "
-            "another architecture?"
-        )
+    own, given = in_memory(module.state_dict()), in_memory(state)
+    compare_names(own, given, reference_name="this encoder", other_name=str(path), kinds=False)
     module.load_state_dict(dict(state))
 
 

@@ -6,10 +6,25 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
+from typing import Any
 
 from sta_lightning import __version__
 from sta_lightning.errors import StaError
 from sta_lightning.weights.hashes import sha256
+
+PACKAGE = "sta_lightning"
+"""What the metadata's ``package`` of this package's files says."""
+
+
+def decoded(metadata: Mapping[str, str], key: str) -> Any:
+    """An entry of the metadata that is JSON; ``None`` where it is missing, the text itself where it is no JSON."""
+    text = metadata.get(key)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def provenance(
@@ -37,7 +52,7 @@ def provenance(
     described = {role: {"file": Path(path).name, "sha256": sha256(path)} for role, path in sources.items()}
     return {
         "format": "pt",
-        "package": "sta_lightning",
+        "package": PACKAGE,
         "version": __version__,
         "kind": kind,
         "settings": _json(settings),

@@ -4,9 +4,14 @@ from sta_lightning.weights.formats.architecture import Architecture, check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
 from sta_lightning.weights.formats.layout import Layout, recognise
-from sta_lightning.weights.formats.model import Model, open_model
-from sta_lightning.weights.formats.reading import load_state, open_sources
-from sta_lightning.weights.formats.towers import image_encoder, whole_clip
+from sta_lightning.weights.formats.model import (
+    Model,
+    image_encoder,
+    load_state,
+    open_model,
+    open_sources,
+    whole_clip,
+)
 
 __all__ = [
     "TARGETS",

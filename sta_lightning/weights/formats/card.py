@@ -6,21 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sta_lightning.weights.provenance import decoded
+
 ACCURACY = "accuracy"
 """The metadata's entry for measured accuracies: JSON, name of a task -> share of its images classified rightly, 0 to 1."""
 CARD = "model_card"
 """The metadata's entry for the card itself, in single files."""
-
-
-def decoded(metadata: Mapping[str, str], key: str) -> Any:
-    """An entry of the metadata that is JSON; nothing where it is missing, the text itself where it is no JSON."""
-    text = metadata.get(key)
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def model_card(
@@ -45,6 +36,29 @@ def model_card(
     lines += ["## Measured accuracy", "", *_accuracy(metadata), ""]
     lines += ["## How to load it", "", "```python", loading.rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+def loading_code(to: str, name: str | None, file: str, *, whole: bool, projection: bool) -> str:
+    """The lines of Python that load what was written.
+
+    Args:
+        to: the layout that was written.
+        name: the architecture's name; ``None`` where it is not known.
+        file: name of the file or the folder.
+        whole: whether it is a whole CLIP.
+        projection: whether the image encoder has its projection.
+    """
+    if to == "huggingface":
+        alone = "CLIPVisionModelWithProjection" if projection else "CLIPVisionModel"
+        kind = "CLIPModel" if whole else alone
+        return f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained({file!r})"
+    asked = repr(name) if name else "'ARCHITECTURE'  # its name, which the file does not tell"
+    if to == "open_clip" and name != "miniature":
+        return (
+            f"import open_clip\n\nmodel = open_clip.create_model(\n    {asked},\n    pretrained={file!r},\n)"
+        )
+    build = "build_clip" if whole else "build_encoder"
+    return f"from sta_lightning.encoders.build import {build}\n\nmodel = {build}(\n    {asked},\n    {file!r},\n)"
 
 
 def _making(metadata: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.states import facts_of, state_of
 from sta_lightning.weights.opened import SAFETENSORS, existing
+from sta_lightning.weights.provenance import PACKAGE
 from sta_lightning.weights.tensor_file import TensorFile
 
 INDEX = ".index.json"
@@ -59,6 +60,11 @@ class Checkpoint:
     def title(self) -> str:
         """What to call it in a message."""
         return f"'{self.path}'"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this package wrote the file and says so in its metadata."""
+        return self.metadata.get("package") == PACKAGE
 
     def config(self) -> Mapping[str, Any] | None:
         """The ``config.json`` beside the weights, as Hugging Face writes it; nothing if there is none.

@@ -16,12 +16,11 @@ from sta_lightning import __version__
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
-from sta_lightning.weights.formats.card import ACCURACY, CARD, model_card
+from sta_lightning.weights.formats.card import ACCURACY, CARD, loading_code, model_card
 from sta_lightning.weights.formats.clip_config import EPS, Computed, huggingface_config
 from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
-from sta_lightning.weights.formats.loading import loading_code
 from sta_lightning.weights.formats.model import Model, open_model
-from sta_lightning.weights.formats.origin import computed_by, is_ours, known_name
+from sta_lightning.weights.formats.origin import computed_by, known_name
 from sta_lightning.weights.formats.writing import image_processor, write_huggingface, write_tensors
 from sta_lightning.weights.hashes import sha256
 from sta_lightning.weights.provenance import provenance
@@ -146,7 +145,7 @@ def _assembled(model: Model, base: Model | None) -> SourceDict | None:
 
 def _heads(model: Model) -> dict[str, TensorSource]:
     """The heads that this package's merged encoders bring along; only its own layout has a place for them."""
-    if not is_ours(model.checkpoint) or HEADS not in model.checkpoint.metadata:
+    if not model.checkpoint.is_ours or HEADS not in model.checkpoint.metadata:
         return {}
     return {name: source for name, source in model.checkpoint.tensors.items() if name.startswith("head.")}
 
@@ -221,7 +220,7 @@ def _metadata(
         "version": __version__,
         "files": files,
     }
-    own = model.checkpoint.metadata if is_ours(model.checkpoint) else {}
+    own = model.checkpoint.metadata if model.checkpoint.is_ours else {}
     kept = {key: own[key] for key in _KEPT if key in own}
     if "weights_sha256" in own and dtype is None:
         kept["weights_sha256"] = own["weights_sha256"]  # of the weights, whatever the layout

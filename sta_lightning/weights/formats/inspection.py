@@ -14,12 +14,12 @@ from sta_lightning.arithmetic.normalization import block_of
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.weights.formats.architecture import Architecture, Configs, guess
-from sta_lightning.weights.formats.card import CARD, decoded
+from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.layout import Layout, recognise
-from sta_lightning.weights.formats.model import open_model
-from sta_lightning.weights.formats.origin import computed_by, is_ours, known_name, made_by
-from sta_lightning.weights.formats.towers import image_encoder, whole_clip
+from sta_lightning.weights.formats.model import image_encoder, open_model, whole_clip
+from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
+from sta_lightning.weights.provenance import decoded
 from sta_lightning.weights.sparse import KIND as VECTOR
 
 _PIECE = 1 << 22  # entries
@@ -119,7 +119,7 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
 
 def _layout(checkpoint: Checkpoint) -> Layout:
     """The layout; a masked task vector has every tensor in two parts, and is in none."""
-    vector = is_ours(checkpoint) and checkpoint.metadata.get("kind", "").startswith(VECTOR)
+    vector = checkpoint.is_ours and checkpoint.metadata.get("kind", "").startswith(VECTOR)
     return Layout("unknown") if vector else recognise(checkpoint.tensors, checkpoint.title)
 
 

@@ -1,20 +1,23 @@
-"""A checkpoint, understood: its layout, its image encoder, the CLIP around it."""
+"""A checkpoint of any layout, understood: its image encoder, and the CLIP around it."""
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from sta_lightning.arithmetic.sources import SourceDict
-from sta_lightning.errors import StaError, listed
+from torch import Tensor
+
+from sta_lightning.arithmetic.problem import compare_names
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
+from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.architecture import check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
-from sta_lightning.weights.formats.layout import Layout, recognise
-from sta_lightning.weights.formats.origin import is_ours
-from sta_lightning.weights.formats.towers import PROJECTION, image_encoder, whole_clip
+from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
+from sta_lightning.weights.formats.layout import Layout, clip_names, encoder_names, recognise
+from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.sparse import KIND as VECTOR
 
+PROJECTION = "proj"
 NO_MODEL = ("importance", "probabilities", "head", VECTOR)
 """What the metadata's ``kind`` begins with in this package's files that hold no weights of a model."""
 
@@ -27,7 +30,7 @@ class Model:
         checkpoint: the file.
         layout: of its tensors.
         encoder: its image encoder, in open_clip's names or timm's, without a prefix.
-        clip: the whole CLIP, in open_clip's names; nothing where there is no text tower.
+        clip: the whole CLIP, in open_clip's names; ``None`` where there is no text tower.
     """
 
     checkpoint: Checkpoint
@@ -47,11 +50,7 @@ class Model:
 
 
 def open_model(
-    path: str | os.PathLike[str],
-    stack: ExitStack,
-    *,
-    unsafe_pickle: bool = False,
-    pretrained: Model | None = None,
+    path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False, pretrained: Model | None = None
 ) -> Model:
     """Open a checkpoint of an image encoder, alone or in a CLIP; nothing is read yet.
 
@@ -69,7 +68,7 @@ def open_model(
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
     title = checkpoint.title
     kind = checkpoint.metadata.get("kind", "")
-    if is_ours(checkpoint) and kind.split(":")[0] in NO_MODEL:
+    if checkpoint.is_ours and kind.split(":")[0] in NO_MODEL:
         raise StaError(
             f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
         )
@@ -79,18 +78,105 @@ def open_model(
     clip = None if layout.text is None else whole_clip(checkpoint.tensors, layout, title=title)
     check_whole(encoder if clip is None else clip, title)
     if pretrained is not None:
-        _check_same(encoder, pretrained.encoder, title, pretrained.title)
+        reference = f"the pretrained {pretrained.title}"
+        compare_names(pretrained.encoder, encoder, reference_name=reference, other_name=title, kinds=False)
     return Model(checkpoint, layout, encoder, clip)
 
 
-def _check_same(encoder: SourceDict, reference: SourceDict, title: str, reference_title: str) -> None:
-    missing, extra = reference.keys() - encoder.keys(), encoder.keys() - reference.keys()
-    shapes = [
-        name for name in reference.keys() & encoder.keys() if reference[name].shape != encoder[name].shape
-    ]
-    if missing or extra or shapes:
+def open_sources(
+    path: PathLike,
+    stack: ExitStack,
+    *,
+    projection: TensorSource | None = None,
+    unsafe_pickle: bool = False,
+) -> tuple[SourceDict, dict[str, str]]:
+    """The tensors of a checkpoint, unread, named as :func:`sta_lightning.weights.encoder_part` finds them; its metadata.
+
+    Names of open_clip and timm, and those of files that hold no model (importances, heads), stay as
+    they are in the file. Hugging Face's become open_clip's, and of a TorchScript archive only what
+    is the model's is kept.
+
+    Args:
+        path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        stack: what closes the files.
+        projection: the pretrained model's ``proj``, for a checkpoint that comes without one.
+        unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+
+    Raises:
+        StaError: names the file if it is missing, broken or of another format.
+    """
+    checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+    layout = recognise(checkpoint.tensors, checkpoint.title)
+    tensors = checkpoint.tensors
+    if _is_foreign(checkpoint, layout):
+        tensors = image_encoder(tensors, layout, projection=projection, title=checkpoint.title)
+    return tensors, dict(checkpoint.metadata)
+
+
+def load_state(path: PathLike) -> dict[str, Tensor]:
+    """A checkpoint of any layout as a state dict in memory, named as :func:`open_sources` names; a CLIP is kept whole.
+
+    Raises:
+        StaError: as :func:`open_sources`.
+    """
+    with ExitStack() as stack:
+        checkpoint = open_checkpoint(path, stack)
+        layout = recognise(checkpoint.tensors, checkpoint.title)
+        tensors = checkpoint.tensors
+        if _is_foreign(checkpoint, layout):
+            translate = whole_clip if layout.text is not None else image_encoder
+            tensors = translate(tensors, layout, title=checkpoint.title)
+        return {name: whole(source) for name, source in tensors.items()}
+
+
+def image_encoder(
+    tensors: SourceDict, layout: Layout, *, projection: TensorSource | None = None, title: str
+) -> dict[str, TensorSource]:
+    """The image encoder of a checkpoint, in open_clip's names (or timm's) without a prefix; nothing is read.
+
+    Args:
+        tensors: by the names in the file.
+        layout: what :func:`~sta_lightning.weights.formats.recognise` found.
+        projection: the pretrained model's ``proj``, for a checkpoint that comes without one, as
+            Hugging Face's ``CLIPVisionModel`` does; shape ``[width, D]``.
+        title: what to call the checkpoint in a message.
+
+    Raises:
+        StaError: there is no image encoder, or it is not whole.
+    """
+    if layout.kind in ("head", "unknown"):
+        what = "a classification head" if layout.kind == "head" else "tensors of an unknown layout"
         raise StaError(
-            f"{title} is not of the architecture of the pretrained {reference_title}: it lacks {listed(sorted(missing))}; has "
-            f"besides {listed(sorted(extra))}; of another shape are {listed(sorted(shapes))}. Give the model that it was "
-            "fine-tuned from."
+            f"{title} holds {what}, not an image encoder. Give a checkpoint of a CLIP or of a vision transformer."
         )
+    if layout.kind != "huggingface":
+        return {own: tensors[name] for own, name in encoder_names(tensors, layout).items()}
+    found = encoder_from_huggingface(tensors, layout, title)
+    if not layout.projection and projection is not None:
+        width = found["class_embedding"].shape[0]
+        if len(projection.shape) != 2 or projection.shape[0] != width:
+            raise StaError(
+                f"{title} has no projection, and the pretrained model's is of shape {tuple(projection.shape)}, which does not "
+                f"fit its width of {width}. Give the pretrained model of the same architecture."
+            )
+        found[PROJECTION] = projection
+    return found
+
+
+def whole_clip(tensors: SourceDict, layout: Layout, *, title: str) -> dict[str, TensorSource]:
+    """A whole CLIP, in open_clip's names; nothing is read. The arguments are those of :func:`image_encoder`.
+
+    Raises:
+        StaError: there is no text tower, or something is not whole.
+    """
+    if layout.text is None:
+        raise StaError(f"{title} holds no text tower ({layout.title}). Give a whole CLIP.")
+    if layout.kind == "huggingface":
+        return clip_from_huggingface(tensors, layout, title)
+    return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
+
+
+def _is_foreign(checkpoint: Checkpoint, layout: Layout) -> bool:
+    """Whether the names, or what lies beside the model, are not what this package's other rooms expect."""
+    script = checkpoint.container == "TorchScript archive" and layout.kind == "open_clip"
+    return layout.kind == "huggingface" or script

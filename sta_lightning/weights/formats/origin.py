@@ -7,7 +7,6 @@ from typing import Any
 
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs
-from sta_lightning.weights.formats.card import decoded
 from sta_lightning.weights.formats.checkpoint import Checkpoint
 from sta_lightning.weights.formats.clip_config import (
     Activation,
@@ -18,29 +17,24 @@ from sta_lightning.weights.formats.clip_config import (
 )
 from sta_lightning.weights.formats.layout import Layout
 from sta_lightning.weights.opened import PICKLES, SAFETENSORS
+from sta_lightning.weights.provenance import PACKAGE, decoded
 
-PACKAGE = "sta_lightning"
 _LIGHTNING = "pytorch-lightning_version"
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The settings that this package's files and Lightning's checkpoints carry; empty for others."""
-    found = decoded(checkpoint.metadata, "settings") if is_ours(checkpoint) else None
+    found = decoded(checkpoint.metadata, "settings") if checkpoint.is_ours else None
     found = checkpoint.facts.get("hyper_parameters") if found is None else found
     if found is None and "encoder" in checkpoint.metadata:
         return {"encoder": checkpoint.metadata["encoder"]}  # of the CLIP that the package ships
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def is_ours(checkpoint: Checkpoint) -> bool:
-    """Whether this package wrote the file and says so in its metadata."""
-    return checkpoint.metadata.get("package") == PACKAGE
-
-
 def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
     """The program that wrote a checkpoint, as far as it tells."""
     metadata, facts = checkpoint.metadata, checkpoint.facts
-    if is_ours(checkpoint):
+    if checkpoint.is_ours:
         return f"{PACKAGE} {metadata.get('version', '')}".strip()
     if _LIGHTNING in facts:
         return f"Lightning {facts[_LIGHTNING]}"

@@ -85,7 +85,8 @@ def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in open_clip's names: the whole CLIP if a text tower is there, else the image encoder."""
     sources = in_memory(state)
     layout = recognise(sources)
-    found = image_encoder(sources, layout) if layout.text is None else whole_clip(sources, layout)
+    translate = image_encoder if layout.text is None else whole_clip
+    found = translate(sources, layout, title="the state dict")
     return {name: whole(source) for name, source in found.items()}
 
 
