@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
 from sta_lightning.report.theme import LIGHT, Theme
@@ -23,7 +23,7 @@ class Dots:
 
     Attributes:
         label: in the legend.
-        values: one (mean, standard deviation) for each row; nothing where there is none.
+        values: one (mean, standard deviation) for each row; ``None`` where there is none.
         look: number of its colour and marker; ``None`` for grey.
         hollow: drawn as an outline.
     """
@@ -43,14 +43,12 @@ class Panel:
         x_label: with the unit.
         series: what is drawn.
         levels: upright lines by their names in the legend.
-        small: unlabelled small marks behind the dots: values for each row.
     """
 
     heading: str
     x_label: str
     series: Sequence[Dots]
     levels: Mapping[str, float] = field(default_factory=dict)
-    small: Sequence[Sequence[float]] = ()
 
 
 def dot_figure(
@@ -60,7 +58,6 @@ def dot_figure(
     title: str,
     apart: bool = True,
     bold: Sequence[int] = (),
-    small_label: str = "",
     theme: Theme = LIGHT,
 ) -> Figure:
     """Dots in rows, panels side by side.
@@ -71,7 +68,6 @@ def dot_figure(
         title: of the figure.
         apart: whether the series of a row lie below each other rather than on one line.
         bold: rows whose names are printed bold.
-        small_label: what the small marks are, in the legend.
         theme: of the figure.
     """
     most = max(len(panel.series) for panel in panels)
@@ -80,7 +76,7 @@ def dot_figure(
     shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}
     for axes, panel in zip(shown, panels, strict=True):
-        _draw(axes, panel, len(rows), apart, theme, entries, small_label)
+        _draw(axes, panel, len(rows), apart, theme, entries)
         axes.set_xlabel(panel.x_label)
         if panel.heading:
             axes.set_title(panel.heading, loc="left", fontsize=10)
@@ -105,14 +101,7 @@ def _draw(
     apart: bool,
     theme: Theme,
     entries: dict[str, Artist],
-    small_label: str,
 ) -> None:
-    for place, values in enumerate(panel.small):
-        axes.plot(values, [place] * len(values), "|", color=theme.grey, markersize=7, alpha=0.75, zorder=1)
-    if panel.small and small_label:
-        entries.setdefault(
-            small_label, Line2D([], [], linestyle="none", marker="|", color=theme.grey, markersize=8)
-        )
     for number, (label, value) in enumerate(panel.levels.items()):
         line = axes.axvline(value, color=theme.grey, linestyle=_LEVELS[number % 3], linewidth=1.4, zorder=1)
         entries.setdefault(label, line)
@@ -123,16 +112,8 @@ def _draw(
         colour = theme.colour(series.look)
         for place, (mean, std) in present:
             if std is not None:
-                axes.errorbar(
-                    mean,
-                    place + shift,
-                    xerr=std,
-                    color=colour,
-                    capsize=2.2,
-                    linewidth=1.2,
-                    zorder=2,
-                    fmt="none",
-                )
+                style: dict[str, Any] = {"color": colour, "capsize": 2.2, "linewidth": 1.2, "zorder": 2}
+                axes.errorbar(mean, place + shift, xerr=std, fmt="none", **style)
         (line,) = axes.plot(
             [mean for _, (mean, _) in present],
             [place + shift for place, _ in present],

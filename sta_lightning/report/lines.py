@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.theme import DASHES, LIGHT, Theme
 
 # Where a label may lie, seen from its point, in steps: right and up.
 _OFFSETS = (
@@ -40,11 +41,13 @@ class Band:
         label: in the legend.
         points: in the order of x.
         look: number of its colour, marker and dash.
+        used: values of x that are starred, the settings of the tables.
     """
 
     label: str
     points: Sequence[Point]
     look: int | None
+    used: Collection[float] = ()
 
 
 class Station(NamedTuple):
@@ -76,6 +79,7 @@ def band_figure(
     title: str,
     x_label: str,
     y_label: str,
+    levels: Mapping[str, float] | None = None,
     powers: bool = False,
     whole: bool = False,
     theme: Theme = LIGHT,
@@ -87,6 +91,7 @@ def band_figure(
         title: of the figure.
         x_label: with the unit.
         y_label: with the unit.
+        levels: level lines, of what is not varied, by their names in the legend.
         powers: the x axis is logarithmic, to base 2.
         whole: x are whole numbers.
         theme: of the figure.
@@ -100,9 +105,7 @@ def band_figure(
         (line,) = axes.plot(
             x,
             [point.mean for point in band.points],
-            color=colour,
-            linestyle=theme.dash(band.look),
-            marker=theme.marker(band.look),
+            **theme.line(band.look),
             markersize=5,
             linewidth=1.7,
             zorder=3,
@@ -119,6 +122,16 @@ def band_figure(
                 linewidth=0,
                 zorder=2,
             )
+        used = [point for point in band.points if point.x in band.used]
+        axes.plot(
+            [point.x for point in used], [point.mean for point in used], **_star(colour, theme), zorder=4
+        )
+    for number, (label, value) in enumerate((levels or {}).items()):
+        entries[label] = axes.axhline(
+            value, color=theme.grey, linestyle=DASHES[1 + number % 3], linewidth=1.3, zorder=1
+        )
+    if any(point.x in band.used for band in bands for point in band.points):
+        entries["setting used in the tables"] = Line2D([], [], **_star(theme.background, theme))
     if powers:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(
@@ -161,9 +174,7 @@ def path_figure(
         (line,) = axes.plot(
             [station.x for station in path.stations],
             [station.y for station in path.stations],
-            color=theme.colour(path.look),
-            linestyle=theme.dash(path.look),
-            marker=theme.marker(path.look),
+            **theme.line(path.look),
             markersize=5.5,
             linewidth=1.7,
             zorder=3,
@@ -174,11 +185,7 @@ def path_figure(
         (mark,) = axes.plot(
             [x],
             [y],
-            linestyle="none",
-            marker="*",
-            markersize=16,
-            color=theme.grey,
-            markeredgecolor=theme.text,
+            **_star(theme.grey, theme),
             zorder=4,
         )
         entries[name] = mark
@@ -190,6 +197,16 @@ def path_figure(
     paint(figure, theme)
     _label_ends(figure, axes, paths, start, theme)
     return figure
+
+
+def _star(colour: str, theme: Theme) -> dict[str, Any]:
+    return {
+        "linestyle": "none",
+        "marker": "*",
+        "markersize": 14,
+        "color": colour,
+        "markeredgecolor": theme.text,
+    }
 
 
 def _along(stations: Sequence[Station], steps: int = 24) -> list[tuple[float, float]]:

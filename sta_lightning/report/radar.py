@@ -38,24 +38,12 @@ def radar_figure(
     angles = [2 * math.pi * index / len(tasks) for index in range(len(tasks))]
     closed = [*angles, angles[0]]
     entries: dict[str, Artist] = {}
-    greys = 0
+    greys = [("--", "s"), (":", "d")]
     for method, heights in values.items():
-        look = looks.get(method)
-        colour = theme.colour(look)
-        if look is None:
-            dash, mark = (("--", "s"), (":", "d"))[greys % 2]
-            greys += 1
-        else:
-            dash, mark = theme.dash(look), theme.marker(look)
-        (line,) = axes.plot(
-            closed,
-            [*heights, heights[0]],
-            color=colour,
-            linestyle=dash,
-            marker=mark,
-            markersize=5,
-            linewidth=1.7,
-        )
+        style = theme.line(looks.get(method))
+        if looks.get(method) is None:
+            style["linestyle"], style["marker"] = greys[sum(looks.get(name) is None for name in entries) % 2]
+        (line,) = axes.plot(closed, [*heights, heights[0]], **style, markersize=5, linewidth=1.7)
         entries[method] = line
     lowest = min(min(heights) for heights in values.values())
     floor = max(0, 10 * math.floor((lowest - 5) / 10))

@@ -1,5 +1,6 @@
-"""The report of a benchmark: what the numbers say, in sentences, tables and figures, as a page, Markdown and CSV."""
+"""The report of a benchmark: a page, Markdown, tables and figures of what the numbers say."""
 
-from sta_lightning.benchmark.report.document import figures, write_report
+from sta_lightning.benchmark.report.document import console, write_report
+from sta_lightning.benchmark.report.figures import figures
 
-__all__ = ["figures", "write_report"]
+__all__ = ["console", "figures", "write_report"]

@@ -1,26 +1,66 @@
-"""The tables of what was varied: curves, and the trade-off of forgetting."""
+"""What was varied: curves, and the trade-off of forgetting, by method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from sta_lightning.benchmark.report.numbers import label
+from sta_lightning.benchmark.report.numbers import spaced
 from sta_lightning.benchmark.report.tables import number, over
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread
-from sta_lightning.report.grid import Column, Grid, Line, Number
+from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
-AXES = {
-    "p": "p",
-    "scale": "λ",
-    "samples": "calibration samples per task",
-    "tasks": "tasks fused",
+
+@dataclass(frozen=True)
+class Varied:
+    """What a curve is drawn against.
+
+    Attributes:
+        symbol: in a table's head.
+        axis: along the figure, with the unit.
+        title: of the figure.
+        reading: how its values are to be read.
+    """
+
+    symbol: str
+    axis: str
+    title: str
+    reading: str
+
+
+VARIED = {
+    "p": Varied(
+        "p",
+        "p: quantile below which entries are dropped (no unit)",
+        "Accuracy against p",
+        "The larger p, the fewer entries are kept.",
+    ),
+    "scale": Varied(
+        "λ",
+        "λ: coefficient of the task vectors (no unit)",
+        "Accuracy against λ",
+        "The coefficient by which the merged task vector is multiplied.",
+    ),
+    "samples": Varied(
+        "calibration samples per task",
+        "calibration samples per task (log scale)",
+        "Accuracy against calibration samples",
+        "How many images of each task the importance, or what else a method reads from data, was "
+        "computed on.",
+    ),
+    "tasks": Varied(
+        "tasks fused",
+        "number of tasks fused",
+        "Accuracy against the number of tasks",
+        "The mean over the subsets of tasks that were fused.",
+    ),
 }
 
 
 def curve_groups(results: BenchmarkResults) -> dict[str, list[CurvePoint]]:
     """The curves that were measured by the names of their figures: ``curve_p`` and so on."""
     groups: dict[str, list[CurvePoint]] = {}
-    for curve in AXES:
+    for curve in VARIED:
         points = [point for point in results.curves if point.curve == curve]
         splits = sorted({point.split for point in points})
         for split in splits:
@@ -29,76 +69,101 @@ def curve_groups(results: BenchmarkResults) -> dict[str, list[CurvePoint]]:
     return groups
 
 
-def by_value(points: Sequence[CurvePoint], method: str) -> dict[float, Spread]:
-    """X -> spread over the seeds of one method's curve."""
-    found: dict[float, dict[int, float]] = {}
+def levels(results: BenchmarkResults, points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """What has no setting to vary, measured on the images of a curve over p or λ."""
+    if points[0].curve not in ("p", "scale"):
+        return []
+    return [one for one in results.curves if one.curve == "level" and one.split == points[0].split]
+
+
+def by_method(points: Iterable[CurvePoint]) -> dict[str, dict[float, Spread]]:
+    """Method -> x -> spread over the seeds."""
+    found: dict[str, dict[float, list[float]]] = {}
     for point in points:
-        if point.method == method:
-            found.setdefault(point.x, {})[point.seed] = point.average
-    return {x: Spread.of(list(found[x].values())) for x in sorted(found)}
+        found.setdefault(point.method, {}).setdefault(point.x, []).append(point.average)
+    return {method: {x: Spread.of(values[x]) for x in sorted(values)} for method, values in found.items()}
 
 
 def curve_grid(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Grid:
     """The numbers of one figure: a row per value, a column per method."""
-    methods = list(dict.fromkeys(point.method for point in points))
-    spreads = {method: by_value(points, method) for method in methods}
-    values = sorted({point.x for point in points})
+    found = by_method(points)
+    symbol = VARIED[points[0].curve].symbol
+    lines = [
+        Line(f"{x:g}", tuple(number(spreads.get(x)) for spreads in found.values()))
+        for x in sorted({point.x for point in points})
+    ]
+    without = [
+        f"{results.method(method).label} {spreads[0.0].mean:.1f}"
+        for method, spreads in by_method(levels(results, points)).items()
+    ]
     return Grid(
         name="",
-        title=f"Average {points[0].split} accuracy in percent, by {AXES[points[0].curve]}",
-        head=AXES[points[0].curve],
-        columns=tuple(Column(label(results, method)) for method in methods),
+        title=f"Average {points[0].split} accuracy in percent, by {symbol}",
+        head=symbol,
+        columns=tuple(Column(results.method(method).label) for method in found),
+        lines=tuple(lines),
+        note=over(results) + (f" Without {symbol}: {', '.join(without)}." if without else ""),
+    )
+
+
+def curves_csv(results: BenchmarkResults) -> Grid:
+    """Every curve, a row per point, with the accuracy on each task where it was measured."""
+    tasks = [task for task in results.tasks if any(task in point.accuracy for point in results.curves)]
+    found: dict[tuple[str, str, str, float], list[CurvePoint]] = {}
+    for point in results.curves:
+        found.setdefault((point.curve, point.split, point.method, point.x), []).append(point)
+    order = [*VARIED, "level"]
+    lines = []
+    for key in sorted(found, key=lambda key: (order.index(key[0]), key[1])):
+        curve, split, method, x = key
+        by_task = [[point.accuracy[task] for point in found[key] if task in point.accuracy] for task in tasks]
+        cells: list[Cell] = [
+            results.method(method).label,
+            split,
+            None if curve == "level" else Number(x),
+            number(Spread.of([point.average for point in found[key]])),
+            *(number(Spread.of(values)) if values else None for values in by_task),
+        ]
+        lines.append(Line(curve, tuple(cells)))
+    names = ("method", "images", "x", "average accuracy", *map(spaced, tasks))
+    return Grid("curves", "Curves", "curve", tuple(map(Column, names)), tuple(lines))
+
+
+def trade_off(results: BenchmarkResults) -> dict[str, dict[float, tuple[Spread, Spread]]]:
+    """Method -> p or γ -> target and control over the seeds."""
+    found: dict[str, dict[float, list[tuple[float, float]]]] = {}
+    for point in results.trade_off:
+        found.setdefault(point.method, {}).setdefault(point.x, []).append((point.target, point.control))
+    return {
+        method: {
+            x: (Spread.of([one for one, _ in values[x]]), Spread.of([one for _, one in values[x]]))
+            for x in sorted(values)
+        }
+        for method, values in found.items()
+    }
+
+
+def trade_off_grid(results: BenchmarkResults) -> Grid:
+    """Target and control at every p and γ."""
+    labels = {info.key: info.label for info in results.forget_methods}
+    return Grid(
+        name="trade_off",
+        title="Forgetting at every setting: mean test accuracy in percent over the tasks",
+        head="method",
+        columns=tuple(map(Column, ("setting", "target", "control"))),
         lines=tuple(
-            Line(f"{x:g}", tuple(number(spreads[method].get(x)) for method in methods)) for x in values
+            Line(
+                labels[method],
+                (f"{symbol(results, method)} = {x:g}", number(target), number(control)),
+            )
+            for method, spreads in trade_off(results).items()
+            for x, (target, control) in spreads.items()
         ),
         note=over(results),
     )
 
 
-def curves_csv(results: BenchmarkResults) -> Grid:
-    """Every curve, a row per point."""
-    lines = []
-    for points in curve_groups(results).values():
-        for method in dict.fromkeys(point.method for point in points):
-            for x, found in by_value(points, method).items():
-                lines.append(
-                    Line(points[0].curve, (label(results, method), points[0].split, Number(x), number(found)))
-                )
-    names = ("method", "images", "x", "average accuracy")
-    return Grid("curves", "Curves", "curve", tuple(Column(name) for name in names), tuple(lines))
-
-
-def trade_off_grid(results: BenchmarkResults) -> Grid:
-    """Target and control at every p and γ."""
-    found: dict[tuple[str, float], list[tuple[float, float]]] = {}
-    for point in results.trade_off:
-        found.setdefault((point.method, point.x), []).append((point.target, point.control))
-    order = {
-        key: place for place, key in enumerate(dict.fromkeys(point.method for point in results.trade_off))
-    }
-    lines = [
-        Line(
-            label(results, method, forgetting=True),
-            (
-                f"{symbol(results, method)} = {x:g}",
-                number(Spread.of([target for target, _ in found[method, x]])),
-                number(Spread.of([control for _, control in found[method, x]])),
-            ),
-        )
-        for method, x in sorted(found, key=lambda key: (order[key[0]], key[1]))
-    ]
-    columns = (Column("setting"), Column("target"), Column("control"))
-    return Grid(
-        name="trade_off",
-        title="Forgetting at every setting: mean test accuracy in percent over the tasks",
-        head="method",
-        columns=columns,
-        lines=tuple(lines),
-        note=over(results),
-    )
-
-
 def symbol(results: BenchmarkResults, method: str) -> str:
-    """What a forgetting method's setting is called: γ if it has a coefficient to tune, p otherwise."""
+    """What a forgetting method's setting is called: γ for a coefficient to tune, p otherwise."""
     infos = (*results.forget_methods, *results.methods)
     return "γ" if any(info.key == method and info.coefficient for info in infos) else "p"

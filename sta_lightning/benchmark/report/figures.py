@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from sta_lightning.benchmark.report.curves import by_value, curve_groups, symbol
-from sta_lightning.benchmark.report.numbers import (
-    Run,
-    averages,
-    forget_settings,
-    forgotten,
-    label,
-    looks_among,
-    named,
-    references,
-    runs,
-    spread,
+from sta_lightning.benchmark.report.curves import (
+    VARIED,
+    by_method,
+    curve_groups,
+    levels,
+    symbol,
+    trade_off,
 )
-from sta_lightning.benchmark.report.tables import kept_share, pair_name, pair_runs
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Spread
+from sta_lightning.benchmark.report.numbers import (
+    Measure,
+    Run,
+    Scores,
+    looks_among,
+    pair_scores,
+    references,
+    scores,
+    spaced,
+)
+from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, pair_name
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread
 from sta_lightning.report.dots import Dots, Panel, dot_figure
+from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Point, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
 from sta_lightning.report.theme import LIGHT, Theme
 
-X_LABELS = {
-    "p": "p: quantile below which entries are dropped (no unit)",
-    "scale": "λ: coefficient of the task vectors (no unit)",
-    "samples": "calibration samples per task (log scale)",
-    "tasks": "number of tasks fused",
-}
-CURVE_TITLES = {
-    "p": "Accuracy against p",
-    "scale": "Accuracy against λ",
-    "samples": "Accuracy against calibration samples",
-    "tasks": "Accuracy against the number of tasks",
-}
 
-
-def all_figures(results: BenchmarkResults, theme: Theme = LIGHT) -> dict[str, Figure]:
+def figures(results: BenchmarkResults, theme: Theme = LIGHT) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in the order of the report."""
     found: dict[str, Figure] = {}
     if results.fusion:
@@ -55,91 +48,102 @@ def all_figures(results: BenchmarkResults, theme: Theme = LIGHT) -> dict[str, Fi
     if results.forgetting:
         found["forgetting"] = forgetting(results, theme)
     if results.trade_off:
-        found["trade_off"] = trade_off(results, theme)
+        found["trade_off"] = trade_offs(results, theme)
     for name, points in curve_groups(results).items():
         found[name] = curve(results, points, theme)
-    if results.kept:
-        found["selection"] = selection(results, theme)
-        found["kept"] = kept(results, theme)
+    kept = Selection.from_kept(results.kept)
+    if kept.main_kinds():
+        title = f"Share of entries that {selected(results)} keeps, by layer"
+        found["selection"] = selection_figure(kept, title=title, theme=theme)
+    if kept.shares:
+        found["kept"] = survivors(kept, selected(results), theme)
     if len(results.conflict) > 1:
         found["conflict"] = conflict(results, theme)
     return found
 
 
-def _pair(found: Spread | None) -> tuple[float, float | None] | None:
-    return None if found is None else (found.mean, found.std)
-
-
-def _infos(methods: Sequence[MethodInfo]) -> list[MethodInfo]:
-    return [info for info in methods if info.group != "reference"]
-
-
 def ranking(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Average accuracy of every method, a row each."""
-    measured = {row.method for row in results.fusion}
-    infos = [info for info in _infos(results.methods) if info.key in measured]
+    panel = _panel(scores(results), "", "average test accuracy (%)", "tuned on validation images")
+    title = f"Fusion of {len(results.tasks)} models: average over the tasks"
+    return _rows(scores(results), [panel], title, theme)
+
+
+def forgetting(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+    """Target and control after forgetting, averaged over the tasks, a row per method."""
+    headings: dict[Measure, str] = {
+        "target": "forgotten task: lower is better",
+        "control": f"control ({spaced(results.control)}): higher is better",
+    }
+    tuned = f"tuned: keeps {kept_share(results)} of the control"
+    panels = [
+        _panel(scores(results, side), heading, "mean test accuracy (%)", tuned)
+        for side, heading in headings.items()
+    ]
+    return _rows(scores(results, "target"), panels, "Forgetting one task: mean over the tasks", theme)
+
+
+def _keys(found: Scores) -> list[str]:
+    return list(dict.fromkeys(key for key, _ in found.runs()))
+
+
+def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
+    """A series per setting, the references as upright lines; a lone panel gives their numbers."""
     series = [
         Dots(
-            "tuned on validation images" if setting == "tuned" else "published settings",
-            [_pair(spread(averages(results, (info.key, setting)))) for info in infos],
+            tuned if setting == "tuned" else "published settings",
+            [_mean_and_std(found.spread((key, setting))) for key in _keys(found)],
             look=1 if setting == "tuned" else 0,
             hollow=setting == "published",
         )
-        for setting in ("published", "tuned")
-        if any(setting in results.settings_of(info.key) for info in infos)
+        for setting in dict.fromkeys(sorted(setting for _, setting in found.runs()))
     ]
     levels = {}
-    for key in references(results):
-        if key is not None:
-            mean = fmean(averages(results, (key, results.settings_of(key)[0])).values())
-            levels[f"{label(results, key)}: {mean:.1f}%"] = mean
+    for run in references(found):
+        label = found.infos[run[0]].label
+        levels[label if heading else f"{label}: {found.mean(run):.1f}%"] = found.mean(run)
+    return Panel(heading, x_label, series, levels)
+
+
+def _rows(found: Scores, panels: Sequence[Panel], title: str, theme: Theme) -> Figure:
+    infos = [found.infos[key] for key in _keys(found)]
     return dot_figure(
         [info.label for info in infos],
-        [Panel("", "average test accuracy (%)", series, levels)],
-        title=f"Fusion of {len(results.tasks)} models: average over the tasks",
+        panels,
+        title=title,
         apart=False,
         bold=[place for place, info in enumerate(infos) if info.group == "sta"],
         theme=theme,
     )
 
 
-def radar_runs(results: BenchmarkResults) -> list[Run]:
+def _mean_and_std(found: Spread | None) -> tuple[float, float | None] | None:
+    return None if found is None else (found.mean, found.std)
+
+
+def radar_runs(found: Scores) -> list[Run]:
     """The methods of the radar, six at most: bounds, two simple ones, the best other one, STA."""
-    zero, fine = references(results)
-    chosen: list[Run] = [(key, results.settings_of(key)[0]) for key in (fine, zero) if key is not None]
-    for key in ("average", "task_arithmetic"):
-        if results.settings_of(key):
-            chosen.append((key, results.settings_of(key)[-1]))
-    others = [
-        (info.key, setting)
-        for info, setting in runs(results)
-        if info.group not in ("reference", "sta") and info.key not in ("average", "task_arithmetic")
-    ]
-    if others:
-        chosen.append(max(others, key=lambda run: results.spread(*run).mean))
-    own: list[Run] = [(info.key, setting) for info, setting in runs(results) if info.group == "sta"]
-    lp = [run for run in own if run[0] == "sta_lp"]
-    if own:
-        chosen.append(max(lp or own, key=lambda run: results.spread(*run).mean))
+    simple = ("average", "task_arithmetic")
+    chosen = [*reversed(references(found))]
+    chosen += [(key, found.settings(key)[-1]) for key in simple if found.settings(key)]
+    others = [run for run in found.runs() if found.group(run) != "sta" and run[0] not in simple]
+    own = found.runs("sta")
+    for runs in (others, [run for run in own if run[0] == "sta_lp"] or own):
+        chosen += [found.best(runs)] if runs else []
     return chosen
 
 
 def radar(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Accuracy by task of a few methods."""
+    found = scores(results)
+    by_task = [scores(results, "fusion", task) for task in results.tasks]
     values: dict[str, list[float]] = {}
     colours: dict[str, int | None] = {}
-    bounds = references(results)
-    place = 1
-    for run in radar_runs(results):
-        name = named(results, run)
-        values[name] = [results.spread(*run, task).mean for task in results.tasks]
-        if run[0] in bounds:
-            colours[name] = None
-        elif results.method(run[0]).group == "sta":
-            colours[name] = 0
-        else:
-            colours[name] = place
-            place += 1
+    for run in radar_runs(found):
+        name = found.named(run)
+        values[name] = [one.mean(run) for one in by_task]
+        free = 1 + sum(look not in (0, None) for look in colours.values())
+        colours[name] = {"reference": None, "sta": 0}.get(found.group(run), free)
     return radar_figure(
         results.tasks, values, colours, title="Test accuracy by task, mean over the seeds", theme=theme
     )
@@ -148,97 +152,46 @@ def radar(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
 def pairs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Average accuracy of every pair of tasks, a row each (the paper's Fig. 3)."""
     colours = looks_among(results, [row.method for row in results.pairs], len(theme.colours))
-    names = list(dict.fromkeys(row.tasks for row in results.pairs))
-    series = []
-    which = pair_runs(results)
-    for run in which:
-        found = {
-            pair: {
-                r.seed: r.average for r in results.pairs if (r.method, r.setting) == run and r.tasks == pair
-            }
-            for pair in names
-        }
-        several = sum(run[0] == key for key, _ in which) > 1
-        text = (
-            f"{label(results, run[0])} ({run[1]})" if several or run[1] == "tuned" else label(results, run[0])
+    total = pair_scores(results)
+    by_pair = {pair: pair_scores(results, pair) for pair in dict.fromkeys(row.tasks for row in results.pairs)}
+    series = [
+        Dots(
+            total.named(run),
+            [_mean_and_std(found.spread(run)) for found in by_pair.values()],
+            colours[run[0]],
+            hollow=len(total.settings(run[0])) > 1 and run[1] == "published",
         )
-        hollow = several and run[1] == "published"
-        series.append(Dots(text, [_pair(spread(found[pair])) for pair in names], colours.get(run[0]), hollow))
+        for run in total.values
+    ]
     return dot_figure(
-        [pair_name(pair) for pair in names],
+        list(map(pair_name, by_pair)),
         [Panel("", "average test accuracy of the two tasks (%)", series)],
-        title=f"All {len(names)} pairs of tasks fused",
+        title=f"All {len(by_pair)} pairs of tasks fused",
         theme=theme,
     )
 
 
-def forgetting(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
-    """Target and control after forgetting, averaged over the tasks, a row per method."""
-    measured = {row.method for row in results.forgetting}
-    infos = [info for info in _infos(results.forget_methods) if info.key in measured]
-    control = results.control.replace("_", " ")
-    panels = []
-    for side, heading, unit in (
-        ("target", "forgotten task: lower is better", "mean test accuracy (%)"),
-        ("control", f"control ({control}): higher is better", "mean test accuracy (%)"),
-    ):
-        series = [
-            Dots(
-                f"tuned: keeps {kept_share(results)} of the control"
-                if setting == "tuned"
-                else "published settings",
-                [_pair(spread(forgotten(results, (info.key, setting), side))) for info in infos],  # type: ignore[arg-type]
-                look=1 if setting == "tuned" else 0,
-                hollow=setting == "published",
-            )
-            for setting in ("published", "tuned")
-            if any(setting in forget_settings(results, info.key) for info in infos)
-        ]
-        levels = {}
-        for info in results.forget_methods:
-            found = forgotten(results, (info.key, "published"), side)  # type: ignore[arg-type]
-            if info.group == "reference" and found:
-                levels[info.label] = fmean(found.values())
-        panels.append(Panel(heading, unit, series, levels))
-    return dot_figure(
-        [info.label for info in infos],
-        panels,
-        title="Forgetting one task: mean over the tasks",
-        apart=False,
-        bold=[place for place, info in enumerate(infos) if info.group == "sta"],
-        theme=theme,
-    )
-
-
-def trade_off(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def trade_offs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Target against control, a line per method."""
-    colours = looks_among(results, [point.method for point in results.trade_off], len(theme.colours))
+    found = trade_off(results)
+    colours = looks_among(results, found, len(theme.colours))
+    target, control = scores(results, "target"), scores(results, "control")
     paths = []
-    for method in dict.fromkeys(point.method for point in results.trade_off):
-        found: dict[float, list[tuple[float, float]]] = {}
-        for point in results.trade_off:
-            if point.method == method:
-                found.setdefault(point.x, []).append((point.target, point.control))
+    for method, points in found.items():
         name = symbol(results, method)
-        stations = [
-            Station(fmean(a for a, _ in values), fmean(b for _, b in values), f"{name} = {x:g}")
-            for x, values in sorted(found.items())
-        ]
-        text = label(results, method, forgetting=True)
-        ends = f"{name} from {min(found):g} to {max(found):g}"
-        paths.append(Path(f"{text}, {ends}", stations, colours.get(method)))
-    start = None
-    for info in results.forget_methods:
-        target, control = (
-            forgotten(results, (info.key, "published"), side) for side in ("target", "control")
-        )
-        if info.group == "reference" and target and start is None:
-            start = (info.label, fmean(target.values()), fmean(control.values()))
+        stations = [Station(one.mean, two.mean, f"{name} = {x:g}") for x, (one, two) in points.items()]
+        label = next(info.label for info in results.forget_methods if info.key == method)
+        ends = f"{name} from {min(points):g} to {max(points):g}"
+        paths.append(Path(f"{label}, {ends}", stations, colours[method]))
+    start = next(
+        ((target.infos[run[0]].label, target.mean(run), control.mean(run)) for run in references(target)),
+        None,
+    )
     return path_figure(
         paths,
         title="Forgetting: the better a method, the farther up and left",
         x_label="mean test accuracy on the forgotten task (%), lower is better",
-        y_label=f"test accuracy on {results.control.replace('_', ' ')} (%), higher is better",
+        y_label=f"test accuracy on {spaced(results.control)} (%), higher is better",
         start=start,
         theme=theme,
     )
@@ -246,25 +199,36 @@ def trade_off(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
 
 def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme = LIGHT) -> Figure:
     """Accuracy against one varied thing, a line per method."""
-    colours = looks_among(results, [point.method for point in points], len(theme.colours))
+    found = by_method(points)
+    colours = looks_among(results, found, len(theme.colours))
     varied, split = points[0].curve, points[0].split
-    bands = [
-        Band(
-            label(results, method),
-            [Point(x, found.mean, found.std) for x, found in by_value(points, method).items()],
-            colours.get(method),
-        )
-        for method in dict.fromkeys(point.method for point in points)
-    ]
     return band_figure(
-        bands,
-        title=CURVE_TITLES[varied],
-        x_label=X_LABELS[varied],
+        [
+            Band(
+                results.method(method).label,
+                [Point(x, spread.mean, spread.std) for x, spread in spreads.items()],
+                colours[method],
+                _used(results, method, varied),
+            )
+            for method, spreads in found.items()
+        ],
+        levels={
+            results.method(method).label: fmean(spread.mean for spread in spreads.values())
+            for method, spreads in by_method(levels(results, points)).items()
+        },
+        title=VARIED[varied].title,
+        x_label=VARIED[varied].axis,
         y_label=f"average {split} accuracy (%)",
         powers=varied == "samples",
         whole=varied == "tasks",
         theme=theme,
     )
+
+
+def _used(results: BenchmarkResults, method: str, varied: str) -> frozenset[float]:
+    """The values with which the table's rows of a method were made."""
+    found = [row.chosen.get(varied) for row in results.fusion if row.method == method]
+    return frozenset(float(value) for value in found if isinstance(value, (int, float)))
 
 
 def selected(results: BenchmarkResults) -> str:
@@ -273,34 +237,16 @@ def selected(results: BenchmarkResults) -> str:
     return next((info.label for info in results.methods if info.key == key), "STA")
 
 
-def selection(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
-    """Share of entries kept per layer (the paper's Fig. 4)."""
-    title = f"Share of entries that {selected(results)} keeps, by layer"
-    return selection_figure(Selection.from_kept(results.kept), title=title, theme=theme)
-
-
-def kept_by_kind(
-    kept_shares: Mapping[str, Mapping[str, float]], tasks: Sequence[str]
-) -> dict[str, list[float | None]]:
-    """Kind of parameter -> share in percent for each task, the mean over the layers."""
+def survivors(kept: Selection, method: str, theme: Theme = LIGHT) -> Figure:
+    """Share of each task vector that survives, by kind of parameter, mean over the layers."""
     found: dict[str, dict[str, list[float]]] = {}
-    for share in Selection.from_kept(kept_shares).shares:
+    for share in kept.shares:
         found.setdefault(share.kind, {}).setdefault(share.task, []).append(100 * share.share)
-    return {
-        kind: [fmean(shares[task]) if task in shares else None for task in tasks]
-        for kind, shares in found.items()
-    }
-
-
-def kept(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
-    """Share of each task vector that survives, by kind of parameter."""
-    tasks = Selection.from_kept(results.kept).tasks
-    shares = kept_by_kind(results.kept, tasks)
     return heat_figure(
-        list(shares),
-        [task.replace("_", " ") for task in tasks],
-        list(shares.values()),
-        title=f"Share of each task vector that {selected(results)} keeps",
+        list(found),
+        list(map(spaced, kept.tasks)),
+        [[fmean(row[task]) if task in row else None for task in kept.tasks] for row in found.values()],
+        title=f"Share of each task vector that {method} keeps",
         bar_label="entries kept (%), mean over the layers",
         theme=theme,
     )
@@ -308,19 +254,11 @@ def kept(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
 
 def conflict(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     """Share of the entries whose signs differ, task by task."""
-    tasks = list(results.conflict)
-    names = [task.replace("_", " ") for task in tasks]
-    shares = [
-        [
-            100 * results.conflict[task][other] if other != task and other in results.conflict[task] else None
-            for other in tasks
-        ]
-        for task in tasks
-    ]
+    grid = conflict_grid(results)
     return heat_figure(
-        names,
-        names,
-        shares,
+        [line.label for line in grid.lines],
+        [column.name for column in grid.columns],
+        [[cell.mean if isinstance(cell, Number) else None for cell in line.cells] for line in grid.lines],
         title="Sign conflict between task vectors",
         bar_label="entries whose signs differ (%)",
         theme=theme,

@@ -1,4 +1,4 @@
-"""The numbers of the paper's Tables 2 and 3, to stand beside measured ones where the data set is the same."""
+"""The numbers of the paper's Tables 2 and 3, to stand beside measured ones of the same data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 AVERAGE = "average"
 
@@ -24,7 +24,7 @@ def encoder() -> str:
 
 
 def column(task: str) -> str | None:
-    """The paper's name of a task's data set; nothing if the paper has it not."""
+    """The paper's name of a task's data set; ``None`` if the paper has it not."""
     name: str | None = _tables()["tasks"].get(task)
     return name
 
@@ -49,15 +49,13 @@ def fusion(row: str | None, task: str, tasks: Sequence[str]) -> float | None:
     return float(table["rows"][row][table["columns"].index(name)])
 
 
-def forgetting(
-    row: str | None, task: str, side: Literal["target", "control"], tasks: Sequence[str], control: str
-) -> float | None:
+def forgetting(row: str | None, task: str, side: str, tasks: Sequence[str], control: str) -> float | None:
     """Test accuracy in percent after forgetting one task.
 
     Args:
         row: of the paper's Table 3: its method.
         task: which was forgotten, or ``"average"``.
-        side: on that task, or on the control set.
+        side: ``target``, accuracy on that task, or ``control``, on the control set.
         tasks: every task that was forgotten here.
         control: name of the control set here; the paper's is ImageNet.
     """

@@ -1,4 +1,4 @@
-"""What a benchmark says, in sentences: where STA wins, where it ties, where it loses, and by how much."""
+"""What a benchmark says, in sentences: where STA wins, ties and loses, and by how much."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ from sta_lightning.benchmark.report.numbers import (
     SETTINGS,
     Duel,
     Run,
+    Scores,
     duels,
-    forget_duels,
-    forget_runs,
-    forgotten,
     kept_accuracy,
-    label,
-    named,
     references,
-    runs,
-    spread,
+    scores,
 )
-from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE, Verdict
+from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE
 from sta_lightning.benchmark.results import BenchmarkResults, Setting, Spread
 from sta_lightning.report.document import Item
 
 _MOST_NAMES = 3
 _NEGATION = "task_arithmetic"
-_PHRASES: dict[Setting, str] = {"published": "as published", "tuned": "tuned, where they can be,"}
 _SHORT: dict[Setting, str] = {"published": "as published", "tuned": "tuned"}
-_SAID = ("wins", "ties", "loses", "above", "below")
+_PHRASES: dict[Setting, str] = {"published": "as published", "tuned": "tuned, where they can be,"}
 _ONE_SEED = ("above", "level", "below")
 _VERBS = {
     "wins": "wins",
@@ -38,84 +32,92 @@ _VERBS = {
     "level": "is level with",
     "below": "lies below",
 }
+_TRADES = {
+    "wins": "is better in one measure and no worse in the other than",
+    "ties": "ties in both with",
+    "trades": "is better in one and worse in the other than",
+    "loses": "is worse in one and no better in the other than",
+}
+
+
+def reading(results: BenchmarkResults) -> str:
+    """How the numbers of the summary are to be read."""
+    if len(results.seeds) > 1:
+        return (
+            f"All numbers are means over {len(results.seeds)} seeds of fine-tuning. After ± stands the "
+            "standard deviation over the seeds for an accuracy, and the standard error for a "
+            f"difference. {RULE}"
+        )
+    text = f"All numbers are of one seed of fine-tuning ({results.seeds[0]}). {ONE_SEED}"
+    if results.paired:
+        text += (
+            " After ± stands the standard error of a difference image by image on the same test "
+            "images; another seed of fine-tuning would differ too."
+        )
+    return text
 
 
 def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
     """The best model, then each variant of STA."""
-    if not results.fusion:
-        return ()
-    found = duels(results)
-    items = [_best(results, found)] if any(info.group != "reference" for info, _ in runs(results)) else []
-    for info, setting in runs(results):
-        if info.group == "sta":
-            items.append(_variant(results, (info.key, setting), found))
+    found, met = scores(results), duels(results)
+    kept = kept_accuracy(results)
+    items = [_best(found, met)] if found.runs() else []
+    for run in found.runs("sta"):
+        text = f"{_value(found.spread(run))} on average"
+        if run in kept:
+            text += f", {_value(kept[run])} of the fine-tuned models' accuracy (mean over the tasks)"
+        own = [duel for duel in met if duel.own == run and found.group(duel.other) != "sta"]
+        text += f". {_tally(found, own, len(results.seeds))}" if own else "."
+        near = [
+            duel
+            for duel in own
+            if found.group(duel.other) == "control" or duel.verdict.image_error is not None
+        ]
+        for key in dict.fromkeys(duel.other[0] for duel in near):
+            text += f" {_against(found, [duel for duel in near if duel.other[0] == key])}"
+        items.append(Item(text, f"{found.named(run)}:"))
     return tuple(items)
 
 
-def _best(results: BenchmarkResults, found: Sequence[Duel]) -> Item:
-    merges: list[Run] = [(info.key, setting) for info, setting in runs(results) if info.group != "reference"]
-    best = max(merges, key=lambda run: results.spread(*run).mean)
-    bounds = [
-        f"{label(results, key)}: {_value(results.spread(key, results.settings_of(key)[0]))}"
-        for key in references(results)
-        if key is not None
-    ]
-    text = f"{named(results, best)}, {_value(results.spread(*best))} on average"
-    text += f" ({'; '.join(bounds)})." if bounds else "."
-    own = [run for run in merges if results.method(run[0]).group == "sta"]
-    if own and results.method(best[0]).group != "sta":
-        first = max(own, key=lambda run: results.spread(*run).mean)
-        text += f" The best variant of STA is {named(results, first)}, {_value(results.spread(*first))}."
-        duel = next((duel for duel in found if (duel.own, duel.other) == (first, best)), None)
-        if duel is not None:
-            text += f" {duel.verdict.sentence('It', named(results, best))}"
-    return Item(text, lead="The best fused model:")
-
-
-def _variant(results: BenchmarkResults, run: Run, found: Sequence[Duel]) -> Item:
-    share = kept_accuracy(results, run)
-    text = f"{_value(results.spread(*run))} on average"
-    if share is not None:
-        text += f", {_value(share)} of the fine-tuned models' accuracy (mean over the tasks)"
-    own = [duel for duel in found if duel.own == run and results.method(duel.other[0]).group != "sta"]
-    text += f". {tally(results, own)}" if own else "."
-    controls = dict.fromkeys(
-        duel.other[0] for duel in own if results.method(duel.other[0]).group == "control"
+def _best(found: Scores, met: Sequence[Duel]) -> Item:
+    best = found.best(found.runs())
+    bounds = "; ".join(
+        f"{found.infos[run[0]].label}: {_value(found.spread(run))}" for run in references(found)
     )
-    for key in controls:
-        text += f" {_against(results, [duel for duel in own if duel.other[0] == key])}"
-    return Item(text, lead=f"{named(results, run)}:")
+    text = f"{found.named(best)}, {_value(found.spread(best))} on average"
+    text += f" ({bounds})." if bounds else "."
+    own = found.runs("sta")
+    if own and best not in own:
+        first = found.best(own)
+        text += f" The best variant of STA is {found.named(first)}, {_value(found.spread(first))}."
+        for duel in met:
+            if (duel.own, duel.other) == (first, best):
+                text += f" It lies {duel.verdict.lies} {found.named(best)} ({duel.verdict.said})."
+    return Item(text, "The best fused model:")
 
 
-def _counts(results: BenchmarkResults, other: Run, setting: Setting) -> bool:
-    """Whether a run stands for its method among those of a setting: the only one it has counts in both."""
-    settings = results.settings_of(other[0])
-    return other[1] == setting or (setting not in settings and len(settings) == 1)
-
-
-def tally(results: BenchmarkResults, found: Sequence[Duel]) -> str:
+def _tally(found: Scores, met: Sequence[Duel], seeds: int) -> str:
     """Against how many methods it wins, ties and loses: as published, and where they were tuned."""
     parts = []
     for setting in SETTINGS:
-        group = [duel for duel in found if _counts(results, duel.other, setting)]
+        # A method with one setting stands for itself in both groups.
+        group = [duel for duel in met if duel.other[1] == setting or len(found.settings(duel.other[0])) == 1]
         if group and (setting == "published" or any(duel.other[1] == setting for duel in group)):
-            parts.append(
-                f"against the {len(group)} other methods {_PHRASES[setting]} it {_outcomes(results, group)}"
-            )
+            outcomes = _outcomes(found, group)
+            parts.append(f"against the {len(group)} other methods {_PHRASES[setting]} it {outcomes}")
     text = "; ".join(parts)
-    tail = "." if len(results.seeds) > 1 else " (one seed: no spread)."
-    return text[:1].upper() + text[1:] + tail
+    return text[:1].upper() + text[1:] + ("." if seeds > 1 else " (one seed: no spread).")
 
 
-def _outcomes(results: BenchmarkResults, found: Sequence[Duel]) -> str:
+def _outcomes(found: Scores, met: Sequence[Duel]) -> str:
     groups: dict[str, list[str]] = {}
-    for duel in found:
-        groups.setdefault(duel.verdict.outcome, []).append(label(results, duel.other[0]))
-    words = (
-        ("wins", "ties", "loses") if any(word in groups for word in ("wins", "ties", "loses")) else _ONE_SEED
-    )
+    for duel in met:
+        groups.setdefault(duel.verdict.outcome, []).append(found.infos[duel.other[0]].label)
+    words = ("wins", "ties", "loses") if groups.keys() <= {"wins", "ties", "loses"} else _ONE_SEED
     return ", ".join(
-        f"{_VERBS[word]} {_listed(groups.get(word, []))}" for word in words if word in groups or word in _SAID
+        f"{_VERBS[word]} {_listed(groups.get(word, []))}"
+        for word in words
+        if word in groups or word != "level"
     )
 
 
@@ -123,116 +125,67 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} ({'; '.join(names)})" if 0 < len(names) <= _MOST_NAMES else str(len(names))
 
 
-def _against(results: BenchmarkResults, found: Sequence[Duel]) -> str:
-    name = label(results, found[0].other[0])
+def _against(found: Scores, met: Sequence[Duel]) -> str:
+    """One other method under each of its settings."""
+    name = found.infos[met[0].other[0]].label
     parts = []
-    for place, duel in enumerate(found):
-        several = len(found) > 1 or duel.other[1] == "tuned"
-        how = f" {_SHORT[duel.other[1]]}" if several else ""
+    for place, duel in enumerate(met):
+        how = f" {_SHORT[duel.other[1]]}" if len(met) > 1 or duel.other[1] == "tuned" else ""
         who = f"the {name}" if place == 0 else "it"
-        parts.append(f"{lies(duel.verdict)} {who}{how} ({outcome(duel.verdict)})")
+        parts.append(f"{duel.verdict.lies} {who}{how} ({duel.verdict.said})")
     return f"It lies {' and '.join(parts)}."
-
-
-def lies(verdict: Verdict) -> str:
-    """``3.2 ± 0.4 points below``."""
-    side = "above" if verdict.difference.mean >= 0 else "below"
-    return f"{verdict.size} points {side}"
-
-
-def outcome(verdict: Verdict) -> str:
-    """``loses``, or that there is one seed."""
-    return "one seed: no spread" if verdict.error is None else verdict.outcome
 
 
 def forgetting_items(results: BenchmarkResults) -> tuple[Item, ...]:
     """What the pretrained model has, then each variant of STA against every other method."""
-    if not results.forgetting:
-        return ()
-    items = []
-    for info, setting in forget_runs(results):
-        if info.group == "reference":
-            target, control = _both(results, (info.key, setting))
-            items.append(
-                Item(
-                    f"target {_value(target)}, control {_value(control)}, mean over the tasks.",
-                    lead=f"{info.label}:",
-                )
-            )
-    targets, controls = forget_duels(results, "target"), forget_duels(results, "control")
-    infos = {info.key: info for info in results.forget_methods}
-    for info, setting in forget_runs(results):
-        if info.group != "sta":
-            continue
-        run: Run = (info.key, setting)
-        target, control = _both(results, run)
-        both = [
-            (one, two)
-            for one in targets
-            for two in controls
-            if one.own == two.own == run and one.other == two.other and infos[one.other[0]].group != "sta"
-        ]
-        children = [
+    target, control = scores(results, "target"), scores(results, "control")
+    both = list(zip(duels(results, "target"), duels(results, "control"), strict=True))
+    before = target.runs("reference")
+
+    def averages(run: Run) -> str:
+        return f"target {_value(target.spread(run))}, control {_value(control.spread(run))}"
+
+    items = [
+        Item(f"{averages(run)}, mean over the tasks.", f"{target.infos[run[0]].label}:") for run in before
+    ]
+    for run in target.runs("sta"):
+        met = [pair for pair in both if pair[0].own == run and target.group(pair[0].other) != "sta"]
+        children = tuple(
             Item(
-                f"Against {named(results, one.other, forgetting=True)}: target {lies(one.verdict)} "
-                f"({outcome(one.verdict)}), control {lies(two.verdict)} ({outcome(two.verdict)})."
+                f"Against {target.named(lost.other)} ({averages(lost.other)}): "
+                f"target {lost.verdict.lies} ({lost.verdict.said}), "
+                f"control {kept.verdict.lies} ({kept.verdict.said})."
             )
-            for one, two in both
-            if infos[one.other[0]].group == "control" or one.other[0] == _NEGATION
-        ]
-        text = f"target {_value(target)}, control {_value(control)}{_reached(results, run)}."
-        if both and len(results.seeds) > 1:
-            text += f" {_trades(results, both)}"
-        items.append(Item(text, f"{named(results, run, forgetting=True)}:", tuple(children)))
+            for lost, kept in met
+            if target.group(lost.other) == "control" or lost.other[0] == _NEGATION
+        )
+        left = _left(control, run, before[0]) if before else ""
+        text = f"{averages(run)}{left}."
+        if met and len(results.seeds) > 1:
+            text += f" {_trades(target, met)}"
+        items.append(Item(text, f"{target.named(run)}:", children))
     return tuple(items)
 
 
-def _trades(results: BenchmarkResults, both: Sequence[tuple[Duel, Duel]]) -> str:
+def _trades(found: Scores, met: Sequence[tuple[Duel, Duel]]) -> str:
     """How often the two measures agree: a method can buy one with the other."""
     groups: dict[str, list[str]] = {}
-    for one, two in both:
-        words = {one.verdict.outcome, two.verdict.outcome}
+    for lost, kept in met:
+        words = {lost.verdict.outcome, kept.verdict.outcome}
         word = "trades" if {"wins", "loses"} <= words else next(iter(words - {"ties"}), "ties")
-        groups.setdefault(word, []).append(named(results, one.other, forgetting=True))
-    parts = [
-        f"{phrase} {_listed(groups[word])}"
-        for word, phrase in (
-            ("wins", "is better in one measure and no worse in the other than"),
-            ("ties", "ties in both with"),
-            ("trades", "is better in one and worse in the other than"),
-            ("loses", "is worse in one and no better in the other than"),
-        )
-        if word in groups
-    ]
-    return f"Of the {len(both)} other methods and settings, it {'; it '.join(parts)}."
+        groups.setdefault(word, []).append(found.named(lost.other))
+    parts = [f"{phrase} {_listed(groups[word])}" for word, phrase in _TRADES.items() if word in groups]
+    return f"Of the {len(met)} other methods and settings, it {'; it '.join(parts)}."
 
 
-def _both(results: BenchmarkResults, run: Run) -> tuple[Spread | None, Spread | None]:
-    return spread(forgotten(results, run, "target")), spread(forgotten(results, run, "control"))
-
-
-def _reached(results: BenchmarkResults, run: Run) -> str:
-    """Share of the pretrained model's control accuracy that is left."""
-    for info in results.forget_methods:
-        if info.group == "reference":
-            before, after = (forgotten(results, one, "control") for one in ((info.key, "published"), run))
-            shares = [100 * value / before[seed] for seed, value in after.items() if before.get(seed)]
-            if shares:
-                return f" ({fmean(shares):.1f}% of the {info.label} model's)"
-    return ""
+def _left(control: Scores, run: Run, before: Run) -> str:
+    """Share of the pretrained model's accuracy on the control that is left."""
+    bounds = control.values[before]
+    shares = [100 * value / bounds[seed] for seed, value in control.values[run].items() if bounds.get(seed)]
+    return f" ({fmean(shares):.1f}% of the {control.infos[before[0]].label} model's)" if shares else ""
 
 
 def _value(found: Spread | None) -> str:
     if found is None:
         return "–"
     return f"{found.mean:.1f}%" if found.std is None else f"{found.mean:.1f} ± {found.std:.1f}%"
-
-
-def reading(results: BenchmarkResults) -> str:
-    """How the numbers of the summary are to be read."""
-    if len(results.seeds) < 2:
-        return f"All numbers are of one seed of fine-tuning ({results.seeds[0]}). {ONE_SEED}"
-    return (
-        f"All numbers are means over {len(results.seeds)} seeds of fine-tuning. After ± stands the standard deviation over "
-        f"the seeds for an accuracy, and the standard error for a difference. {RULE}"
-    )

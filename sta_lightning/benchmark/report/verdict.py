@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from scipy.stats import t as student
 
+from sta_lightning.benchmark import statistics
 from sta_lightning.benchmark.results import Spread
 
 Outcome = Literal["wins", "ties", "loses", "above", "below", "level"]
@@ -17,10 +18,11 @@ Outcome = Literal["wins", "ties", "loses", "above", "below", "level"]
 CONFIDENCE = 0.95
 MARGIN = 0.5
 RULE = (
-    f"The difference of two averages is taken seed by seed. A method wins if zero lies below the {CONFIDENCE:.0%} interval "
-    "of its mean (Student's t over the seeds: 4.3 standard errors to each side with three seeds, 12.7 with two) and it is larger "
-    f"than {MARGIN:g} points; it loses if the same holds the other way round, and ties otherwise. Many pairs are compared: one "
-    "in twenty may win or lose by chance."
+    "The difference of two averages is taken seed by seed. A method wins if zero lies below the "
+    f"{CONFIDENCE:.0%} interval of its mean (Student's t over the seeds: 4.3 standard errors to each "
+    f"side with three seeds, 12.7 with two) and it is larger than {MARGIN:g} points; it loses if the "
+    "same holds the other way round, and ties otherwise. Many pairs are compared: one in twenty may "
+    "win or lose by chance."
 )
 ONE_SEED = "With one seed there is no spread: only above or below is said, not who wins."
 
@@ -33,19 +35,22 @@ class Verdict:
         difference: own minus other, in points.
         lower_is_better: whether a smaller number is the better one, as for the accuracy on a
             forgotten task.
+        image_error: standard error of one seed's difference, image by image on the same test
+            images, in points; ``None`` for several seeds or where it was not measured.
     """
 
     difference: Spread
     lower_is_better: bool = False
+    image_error: float | None = None
 
     @classmethod
-    def of(cls, differences: Sequence[float], *, lower_is_better: bool = False) -> Verdict:
-        """From one difference (own minus other) a seed."""
-        return cls(Spread.of(list(differences)), lower_is_better)
+    def of(cls, differences: Sequence[float], **more: Any) -> Verdict:
+        """From one difference (own minus other) a seed; ``more`` are the other attributes."""
+        return cls(Spread.of(list(differences)), **more)
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean difference; nothing for one seed."""
+        """Standard error of the mean difference over the seeds; ``None`` for one seed."""
         std, n = self.difference.std, self.difference.n
         return None if std is None else std / math.sqrt(n)
 
@@ -64,27 +69,29 @@ class Verdict:
         return "wins" if gain > threshold else "loses" if gain < -threshold else "ties"
 
     @property
-    def size(self) -> str:
-        """The difference without its sign, and its standard error."""
-        error = "" if self.error is None else f" ± {self.error:.1f}"
-        return f"{abs(self.difference.mean):.1f}{error}"
+    def said(self) -> str:
+        """The outcome in words; of one seed, what the same test images say of its side."""
+        if self.error is not None:
+            return self.outcome
+        if self.image_error is None:
+            return "one seed: no spread"
+        evidence = statistics.verdict(self.difference.mean, self.image_error)
+        return f"one seed, on the same test images: {evidence}"
+
+    @property
+    def lies(self) -> str:
+        """``3.2 ± 0.4 points below``."""
+        side = "above" if self.difference.mean >= 0 else "below"
+        return f"{abs(self.difference.mean):.1f}{self._spread} points {side}"
 
     @property
     def cell(self) -> str:
         """For a table: ``+3.2 ± 0.4 wins``."""
-        error = "" if self.error is None else f" ± {self.error:.1f}"
         word = "" if self.error is None else f" {self.outcome}"
-        return f"{_signed(self.difference.mean)}{error}{word}"
+        # A minus sign is as wide as a plus, a hyphen is not.
+        return f"{self.difference.mean:+.1f}{self._spread}{word}".replace("-", "−")
 
-    def sentence(self, own: str, other: str) -> str:
-        """``STA LP lies 3.2 ± 0.4 points below random mask (over 3 seeds: loses)``, and a stop."""
-        side = "above" if self.difference.mean >= 0 else "below"
-        seeds = (
-            "one seed: no spread" if self.error is None else f"over {self.difference.n} seeds: {self.outcome}"
-        )
-        return f"{own} lies {self.size} points {side} {other} ({seeds})."
-
-
-def _signed(value: float) -> str:
-    # A minus sign is as wide as a plus, a hyphen is not.
-    return f"{value:+.1f}".replace("-", "−")
+    @property
+    def _spread(self) -> str:
+        error = self.image_error if self.error is None else self.error
+        return "" if error is None else f" ± {error:.1f}"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sta_lightning.benchmark.report.document import csv_tables, describe, figures, write_report
+from sta_lightning.benchmark.report.document import console, csv_tables, describe, write_report
+from sta_lightning.benchmark.report.figures import figures
 from sta_lightning.benchmark.report.numbers import looks, looks_among, settings_text
 from sta_lightning.benchmark.report.tables import fusion_grid
-from sta_lightning.benchmark.results import BenchmarkResults
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, PairedDifference
 from sta_lightning.report.document import Drawn, html, markdown
 from sta_lightning.report.grid import Number
 from tests.benchmark.report.synthetic import EMBEDDED, PAPER, made_up
@@ -225,6 +226,86 @@ def test_one_seed_has_no_winner(tmp_path: Path) -> None:
     assert set(figures(one)) == set(FIGURES)
 
 
+def few_rows() -> BenchmarkResults:
+    """One seed and few methods, as `sta demo` has them, compared image by image."""
+    one = made_up(seeds=(0,))
+    keys = ("zero_shot", "fine_tuned", "sta_lp", "random_mask", "average", "task_arithmetic")
+    fusion = tuple(row for row in one.fusion if row.method in keys)
+    average = {row.method: row.average for row in fusion if row.setting == "published"}
+    return replace(
+        one,
+        methods=tuple(info for info in one.methods if info.key in keys),
+        forget_methods=tuple(
+            info for info in one.forget_methods if info.key in ("pretrained", "sta_lp", "task_arithmetic")
+        ),
+        fusion=fusion,
+        pairs=(),
+        forgetting=tuple(row for row in one.forgetting if row.method in keys or row.method == "pretrained"),
+        trade_off=(),
+        conflict={},
+        curves=(
+            *(
+                replace(point, accuracy=dict.fromkeys(one.tasks, point.average))
+                for point in one.curves
+                if (point.curve, point.method) in (("p", "sta_lp"), ("scale", "task_arithmetic"))
+            ),
+            CurvePoint("level", "zero_shot", 0, 0.0, 64.5, "validation"),
+        ),
+        paired=(
+            PairedDifference(
+                "sta_lp",
+                "published",
+                0,
+                "random_mask",
+                "published",
+                average["sta_lp"] - average["random_mask"],
+                0.4,
+            ),
+        ),
+        record={**one.record, "commit": "c0ffee" * 6, "clean": False, "published": "fused.safetensors"},
+    )
+
+
+def test_one_seed_is_compared_image_by_image() -> None:
+    few = few_rows()
+    text = markdown(describe(few))
+    line = next(line for line in text.splitlines() if line.startswith("- **STA LP (published):**"))
+    gap = few.paired[0].difference
+    side = "above" if gap > 0 else "below"
+    assert f"It lies {abs(gap):.1f} ± 0.4 points {side} the random mask as published (one seed" in line
+    assert "on the same test images: more than two standard errors" in line
+    assert "Standard error of an average from the test images (1000 per task): at most" in text
+    assert "c0ffeec0ffeec0ffeec0ffeec0ffeec0ffee, and changes that were not committed" in text
+    assert "fused.safetensors" in text
+    verdicts = list(csv.DictReader(io.StringIO(csv_tables(few)["verdicts"])))
+    (found,) = [row for row in verdicts if row["standard error"]]
+    assert (found["against"], float(found["standard error"]), found["outcome"]) == ("random mask", 0.4, side)
+    assert set(figures(few)) == {
+        *("fusion", "radar", "forgetting", "curve_p", "curve_scale", "selection", "kept")
+    }
+
+
+def test_the_sweep_has_every_task_and_levels_and_stars_the_settings_of_the_tables() -> None:
+    few = few_rows()
+    rows = list(csv.DictReader(io.StringIO(csv_tables(few)["curves"])))
+    (level,) = [row for row in rows if row["curve"] == "level"]
+    assert (level["method"], level["x"], level["average accuracy"]) == ("zero-shot", "", "64.5")
+    point = next(row for row in rows if row["curve"] == "p")
+    assert point["street numbers"] == point["average accuracy"]
+    assert "Without p: zero-shot 64.5." in markdown(describe(few))
+    (axes,) = figures(few)["curve_p"].axes
+    (stars,) = [line for line in axes.lines if line.get_marker() == "*"]
+    assert list(stars.get_xdata()) == [0.7]
+    assert any(set(line.get_ydata()) == {64.5} for line in axes.lines)
+
+
+def test_the_terminal_gets_tables_and_sentences() -> None:
+    text = console(few_rows())
+    assert "Fusion of 6 fine-tuned models into one" in text
+    assert "The best fused model:" in text
+    assert "pretrained: target 64.0%" in text
+
+
 def test_sections_without_data_are_left_out(results: BenchmarkResults, tmp_path: Path) -> None:
     bare = replace(
         results, pairs=(), forgetting=(), curves=(), trade_off=(), kept={}, conflict={}, record={}, images={}
@@ -253,6 +334,21 @@ def test_no_data_at_all(results: BenchmarkResults) -> None:
     assert [section.key for section in describe(empty).sections] == ["record"]
     assert figures(empty) == {}
     read(quick_page(empty))
+
+
+def test_task_names_are_escaped() -> None:
+    evil = ('<i>"one"|*</i>', "two'&", "three`[x](y)`")
+    found = made_up(evil)
+    text = quick_page(found)
+    reader = read(text)
+    assert "<i>" not in text
+    assert "i" not in reader.elements
+    table = reader.tables[fusion_grid(found).title]
+    assert [cell.removesuffix("\u00a0↑") for cell in table[0][1:4]] == list(evil)
+    lines = markdown(describe(found)).splitlines()
+    assert not any("<i>" in line or "[x]" in line.replace("\\[x\\]", "") for line in lines)
+    heads = [line for line in lines if line.startswith("| method | &lt;i&gt;")]
+    assert len(heads) == 1
 
 
 def test_names_are_escaped(results: BenchmarkResults) -> None:
