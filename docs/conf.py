@@ -1,5 +1,6 @@
-"""The site: the pages of this folder, and the API from the docstrings. `make docs` builds it, without a network."""
+"""The site: the pages of this folder, and the API from the docstrings. No network is needed."""
 
+import functools
 import pkgutil
 from typing import Any
 
@@ -18,6 +19,7 @@ html_title = f"sta_lightning {release}"
 html_theme = "furo"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
 nitpicky = True
+toc_object_entries = False
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 # A name is described once, in the file that defines it.
@@ -40,6 +42,7 @@ def _google(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: lis
         ).lines()
 
 
+@functools.cache
 def _found(name: str, module: str | None, of: str | None) -> Any:
     """What a docstring or an annotation calls ``name``, or ``None``."""
     for candidate in (f"{module}.{of}.{name}", f"{module}.{name}", name, f"builtins.{name}"):
