@@ -25,7 +25,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the tests' own: neither is the user's filled, nor does what lies there decide a test."""
+    """A cache of the tests' own: the user's is not filled, and decides no test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -33,7 +33,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The embedded suite with a few images per split, rendered into a folder that becomes the current one."""
+    """A few images per split of the embedded suite, in a folder that becomes the current one."""
     from sta_lightning.tasks.miniature import suite
 
     folder = tmp_path_factory.mktemp("work")

@@ -25,7 +25,7 @@ HUNG = 124
 
 
 class Outcome(NamedTuple):
-    """What became of one call: the exit status (negative: ended by that signal; 124: it hung), and what it printed."""
+    """One call's exit status (negative: ended by that signal; 124: it hung) and what it printed."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""Run a script's ``main`` on several processes joined by gloo, as torchrun would, and gather what each says.
+"""Run a script's ``main`` on several processes joined by gloo, and gather what each says.
 
 Importing torch and Lightning takes most of such a test: a helper process imports the script once
 and forks the others.
@@ -23,7 +23,7 @@ TIMEOUT = 240.0
 
 
 def launch(script: Path, worlds: Sequence[int], folder: Path) -> dict[int, list[str]]:
-    """Call ``main(processes, folder)`` of ``script`` on 1, 2, … processes, one world after the other.
+    """Call ``main(processes, folder)`` of ``script`` on 1, 2, … processes, one after the other.
 
     A process that hangs, for want of another one in a collective, is killed and fails the test.
 

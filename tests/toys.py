@@ -1,4 +1,4 @@
-"""Small tasks and encoder files for the tests that train or evaluate; workers of multi-process tests import them too."""
+"""Small tasks and encoder files for tests that train or evaluate, and for their workers."""
 
 from __future__ import annotations
 
