@@ -33,7 +33,7 @@ from sta_lightning.arithmetic.selection import (
     kth_smallest_entry,
     rank,
 )
-from sta_lightning.arithmetic.states import Merged, StateDict, wide_dtype
+from sta_lightning.arithmetic.states import StateDict, wide_dtype
 from sta_lightning.kernels import Loops, loops, loops_are_built
 
 
@@ -203,68 +203,12 @@ def forget(
         >>> forget(base, base, finetuned, {"w": torch.tensor([1.0, 4.0, 3.0, 2.0])}, p=0.5)
         {'w': tensor([ 0., -1., -1.,  0.])}
     """
-    return forget_masked(model, pretrained, finetuned, importance, p=p, dtype=dtype).weights
-
-
-def forget_masked(
-    model: StateDict,
-    pretrained: StateDict,
-    finetuned: StateDict,
-    importance: StateDict,
-    *,
-    p: float = 0.7,
-    task: str = "target",
-    dtype: torch.dtype | None = None,
-) -> Merged:
-    """:func:`forget`, together with the share of entries that the mask keeps, under the name ``task``.
-
-    Takes and raises what :func:`forget` does.
-    """
     return run_in_memory(
         StaForgetting(p),
         model,
-        {task: finetuned},
-        {task: importance},
+        {"target": finetuned},
+        {"target": importance},
         origin=pretrained,
         base_title=FORGETS,
         dtype=dtype,
-    )
-
-
-def forget_random(
-    model: StateDict,
-    pretrained: StateDict,
-    finetuned: StateDict,
-    *,
-    p: float = 0.7,
-    seed: int = 0,
-    task: str = "target",
-    dtype: torch.dtype | None = None,
-) -> Merged:
-    """The control of :func:`forget`: a random mask of the same density.
-
-    It keeps numel - rank(numel, p) entries of each tensor.
-
-    Args:
-        model: the model that shall forget.
-        pretrained: the model that ``finetuned`` started from.
-        finetuned: the model fine-tuned on the task to forget.
-        p: quantile in [0, 1].
-        seed: the mask of a tensor is a function of this number and the tensor's name.
-        task: name of the task in the share kept.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
-
-    Returns:
-        The model and the share kept.
-
-    Raises:
-        StaError: as :func:`forget`.
-    """
-    return run_in_memory(
-        RandomForgetting(p, seed),
-        model,
-        {task: finetuned},
-        origin=pretrained,
-        base_title=FORGETS,
-        dtype=dtype,
-    )
+    ).weights

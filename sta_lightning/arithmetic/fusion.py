@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
-from sta_lightning.arithmetic.memory import check_tasks, run_in_memory
+from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import (
     Addresses,
     Answer,
@@ -27,7 +27,7 @@ from sta_lightning.arithmetic.method import (
 from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, check_normalization, grouped
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.selection import rank
-from sta_lightning.arithmetic.states import Merged, StateDict
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import fused, fused_is_built
 
@@ -230,49 +230,4 @@ def fuse(
         >>> fuse(base, finetuned, scores)
         {'w': tensor([2., 1., 0.])}
     """
-    return fuse_masked(pretrained, finetuned, importance, p=p, normalize=normalize, dtype=dtype).weights
-
-
-def fuse_masked(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    importance: Mapping[str, StateDict],
-    *,
-    p: float = 0.7,
-    normalize: str = "tensor",
-    dtype: torch.dtype | None = None,
-) -> Merged:
-    """:func:`fuse`, together with the share of entries that each mask keeps (the paper's Fig. 4).
-
-    Takes and raises what :func:`fuse` does.
-    """
-    method = Sta(p, normalize)
-    check_tasks(finetuned)
-    return run_in_memory(method, pretrained, finetuned, importance, dtype=dtype)
-
-
-def fuse_random(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    *,
-    p: float = 0.7,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-) -> Merged:
-    """The control of :func:`fuse`: see :class:`RandomMask`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, two or more.
-        p: quantile in [0, 1].
-        seed: seed of the masks.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        The merged model and the share kept.
-
-    Raises:
-        StaError: as :func:`fuse`.
-    """
-    return run_in_memory(RandomMask(p, seed), pretrained, finetuned, dtype=dtype)
+    return run_in_memory(Sta(p, normalize), pretrained, finetuned, importance, dtype=dtype).weights

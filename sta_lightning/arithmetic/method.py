@@ -106,7 +106,7 @@ class MergeMethod(ABC):
         title: the method's name in a table.
         summary: what it does, in one line, for ``sta methods``.
         data: what it needs besides the weights.
-        coefficient: its setting that has to be finetuned, by name; nothing if it has none.
+        coefficient: its setting that has to be tuned, by name; nothing if it has none.
         source: where it was published.
         scope: ``"position"`` if an entry of the result depends on the entries at that position
             alone (and on what was prepared): then a block is any piece of a tensor. ``"tensor"``

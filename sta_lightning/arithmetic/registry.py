@@ -40,7 +40,7 @@ class Learned:
         title: its name in a table.
         summary: what it does, in one line.
         data: what it needs besides the weights.
-        coefficient: its setting that has to be finetuned, by name.
+        coefficient: its setting that has to be tuned, by name.
         source: where it was published.
         command: how it is run.
         settings: its settings with their defaults.
@@ -123,7 +123,7 @@ def fusion_method(
         name: under which it is found. An unused one.
         summary: what it does, in one line; nothing for the first line of the docstring.
         data: what it needs besides the weights.
-        coefficient: its setting that has to be finetuned, by name.
+        coefficient: its setting that has to be tuned, by name.
         source: where it was published.
 
     Returns:

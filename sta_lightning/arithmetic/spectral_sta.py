@@ -7,7 +7,6 @@ docs/methods/spectral_sta.md.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,10 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonalised, triples
-from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError
 
 
@@ -84,32 +81,3 @@ class SpectralSta(LinearLayerMethod):
         values = values.clamp(min=0)
         values = values + self.shrink * values.mean()
         return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
-
-
-def spectral_sta(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    grams: Mapping[str, StateDict],
-    *,
-    shrink: float = 0.1,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Spectral STA: see :class:`SpectralSta`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes.
-        grams: task name -> Gram matrix ``[in, in]`` of a linear layer's inputs by the name of its
-            weight.
-        shrink: how far the inputs' metric is drawn towards the identity.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if ``shrink`` is out of range, models or Gram matrices do not match, or an entry
-            is not finite.
-    """
-    return run_in_memory(SpectralSta(shrink), pretrained, finetuned, grams=grams, dtype=dtype).weights

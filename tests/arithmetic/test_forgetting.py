@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sta_lightning
-from sta_lightning.arithmetic import forget, rank
-from sta_lightning.arithmetic.forgetting import forget_masked, forget_random
+from sta_lightning.arithmetic import forget, rank, unlearn
 from sta_lightning.errors import StaError
 from tests.oracles import sta as oracle
 
@@ -54,7 +53,7 @@ def test_without_ties_numel_minus_k_entries_go(suite) -> None:
     base = {"w": torch.zeros(7, 9)}
     scores = {"w": torch.randperm(63, generator=torch.Generator().manual_seed(0)).reshape(7, 9).float()}
     for p in (0.0, 0.29, 0.7, 1.0):
-        result = forget_masked(base, base, {"w": torch.ones(7, 9)}, scores, p=p, task="digits")
+        result = unlearn("sta", base, base, {"w": torch.ones(7, 9)}, scores, p=p, task="digits")
         assert int(-result.weights["w"].sum()) == 63 - rank(63, p)
         assert result.kept["w"]["digits"] == pytest.approx((63 - rank(63, p)) / 63)
 
@@ -85,7 +84,7 @@ def test_a_scalar_and_a_constant_tensor_stay() -> None:
     base = {"s": torch.tensor(1.0), "c": torch.ones(4), "e": torch.zeros(0)}
     finetuned = {"s": torch.tensor(2.0), "c": torch.zeros(4), "e": torch.zeros(0)}
     scores = {"s": torch.tensor(9.0), "c": torch.full((4,), 3.0), "e": torch.zeros(0)}
-    result = forget_masked(base, base, finetuned, scores, p=0.0)
+    result = unlearn("sta", base, base, finetuned, scores, p=0.0)
     assert all(torch.equal(result.weights[name], base[name]) for name in base)
     assert all(share == {"target": 0.0} for share in result.kept.values())
 
@@ -117,13 +116,13 @@ def test_nothing_given_is_changed_or_shared(suite) -> None:
 def test_the_control_has_the_same_density_and_its_own_seed(suite) -> None:
     base = {"w": torch.zeros(50), "v": torch.zeros(3, 4)}
     finetuned = {"w": torch.ones(50), "v": torch.ones(3, 4)}
-    first = forget_random(base, base, finetuned, p=0.7, seed=0)
+    first = unlearn("random_mask", base, base, finetuned, p=0.7, seed=0)
     assert int(-first.weights["w"].sum()) == 50 - rank(50, 0.7)
     assert int(-first.weights["v"].sum()) == 12 - rank(12, 0.7)
     backwards = {name: base[name] for name in reversed(base)}
-    again = forget_random(backwards, base, finetuned, p=0.7, seed=0)
+    again = unlearn("random_mask", backwards, base, finetuned, p=0.7, seed=0)
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in base)
-    other = forget_random(base, base, finetuned, p=0.7, seed=1)
+    other = unlearn("random_mask", base, base, finetuned, p=0.7, seed=1)
     assert not torch.equal(first.weights["w"], other.weights["w"])
 
 

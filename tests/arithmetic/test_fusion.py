@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sta_lightning
-from sta_lightning.arithmetic import NORMALIZATIONS, fuse, rank
+from sta_lightning.arithmetic import NORMALIZATIONS, fuse, merge, rank
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.fusion import fuse_masked, fuse_random
 from sta_lightning.errors import StaError
 from tests.oracles import sta as oracle
 
@@ -53,7 +52,7 @@ def test_a_hundred_and_one_tasks_at_29_percent() -> None:
     generator = torch.Generator().manual_seed(0)
     finetuned = {f"{i:03}": {"w": torch.randn(8, generator=generator)} for i in range(n)}
     scores = {task: {"w": torch.rand(8, generator=generator)} for task in finetuned}
-    got = fuse_masked(base, finetuned, scores, p=0.29)
+    got = merge("sta", base, finetuned, scores, p=0.29)
     wanted = oracle.fuse(floats(base), states(finetuned), states(scores), Fraction(29, 100))
     np.testing.assert_allclose(got.weights["w"].numpy(), wanted["w"], atol=1e-5)
     assert sum(got.kept["w"].values()) == pytest.approx(101 - 30)
@@ -115,7 +114,7 @@ def test_without_ties_the_kept_shares_add_up_to_n_minus_k(n: int, p: float) -> N
     scores = {
         str(i): {"w": torch.cat([torch.tensor([0.0, 1.0]), (ranks[i] + 1.0) / (n + 1)])} for i in range(n)
     }
-    result = fuse_masked(base, finetuned, scores, p=p)
+    result = merge("sta", base, finetuned, scores, p=p)
     assert result.weights["w"][:2].tolist() == [0.0, 0.0]  # all tasks tie there
     assert result.weights["w"][2:].tolist() == [n - rank(n, p)] * 398
     assert sum(result.kept["w"].values()) == pytest.approx(398 / 400 * (n - rank(n, p)))
@@ -123,10 +122,10 @@ def test_without_ties_the_kept_shares_add_up_to_n_minus_k(n: int, p: float) -> N
 
 def test_p_zero_drops_one_task_and_p_one_all(suite) -> None:
     given_ = suite(4)
-    keep = fuse_masked(given_.pretrained, given_.finetuned, given_.importance, p=0.0, normalize="none").kept
+    keep = merge("sta", given_.pretrained, given_.finetuned, given_.importance, p=0.0, normalize="none").kept
     assert sum(keep["conv.weight"].values()) == pytest.approx(3.0)
     assert sum(keep["scale"].values()) == pytest.approx(3.0)
-    keep = fuse_masked(given_.pretrained, given_.finetuned, given_.importance, p=0.0).kept
+    keep = merge("sta", given_.pretrained, given_.finetuned, given_.importance, p=0.0).kept
     assert sum(keep["scale"].values()) == 0.0  # a scalar normalises to zero in every task: a tie
     nothing = fuse(given_.pretrained, given_.finetuned, given_.importance, p=1.0)
     assert all(torch.equal(nothing[name], value) for name, value in given_.pretrained.items())
@@ -231,13 +230,13 @@ def test_parameters_and_strided_tensors_are_taken(suite) -> None:
 
 def test_pieces_do_not_show(suite, monkeypatch: pytest.MonkeyPatch) -> None:
     given_ = suite(5)
-    whole = fuse_masked(given_.pretrained, given_.finetuned, given_.importance)
-    control = fuse_random(given_.pretrained, given_.finetuned, seed=1)
+    whole = merge("sta", given_.pretrained, given_.finetuned, given_.importance)
+    control = merge("random_mask", given_.pretrained, given_.finetuned, seed=1)
     monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 4)
-    again = fuse_masked(given_.pretrained, given_.finetuned, given_.importance)
+    again = merge("sta", given_.pretrained, given_.finetuned, given_.importance)
     assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
     assert whole.kept == again.kept
-    again = fuse_random(given_.pretrained, given_.finetuned, seed=1)
+    again = merge("random_mask", given_.pretrained, given_.finetuned, seed=1)
     assert all(torch.equal(control.weights[name], again.weights[name]) for name in control.weights)
 
 
@@ -267,11 +266,13 @@ def test_the_control_keeps_exactly_n_minus_k_everywhere(suite) -> None:
     given_ = suite(6)
     base = {k: torch.zeros_like(v) for k, v in given_.pretrained.items() if v.is_floating_point()}
     finetuned = {t: {k: torch.ones_like(v) for k, v in base.items()} for t in given_.finetuned}
-    result = fuse_random(base, finetuned, p=0.7, seed=0)
+    result = merge("random_mask", base, finetuned, p=0.7, seed=0)
     assert all(bool((value == 2).all()) for value in result.weights.values())
-    reordered = fuse_random(dict(reversed(base.items())), dict(reversed(finetuned.items())), p=0.7, seed=0)
+    reordered = merge(
+        "random_mask", dict(reversed(base.items())), dict(reversed(finetuned.items())), p=0.7, seed=0
+    )
     assert reordered.kept == result.kept
-    assert fuse_random(base, finetuned, p=0.7, seed=1).kept != result.kept
+    assert merge("random_mask", base, finetuned, p=0.7, seed=1).kept != result.kept
 
 
 # What is refused.

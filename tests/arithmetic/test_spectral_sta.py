@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sta_lightning.arithmetic import average, merge
-from sta_lightning.arithmetic.baselines.tsv import tsv_merge
-from sta_lightning.arithmetic.spectral_sta import spectral_sta
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
+
+spectral_sta, tsv_merge = by_name("spectral_sta", "grams"), by_name("tsv")
 
 State = dict[str, torch.Tensor]
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic import FORGET_METHODS, forget, make_method, negate
+from sta_lightning.arithmetic import FORGET_METHODS, forget, make_method, negate, unlearn
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.forgetting import forget_random
 from sta_lightning.engine import ForgettingJob
 from sta_lightning.errors import StaError
 from sta_lightning.weights import load_weights, read_metadata, save_weights, sha256
@@ -47,7 +46,7 @@ def wanted(
         case "sta":
             return forget(model, models.base, models.finetuned["task1"], models.scores["task1"], dtype=dtype)
         case "random_mask":
-            return forget_random(model, models.base, models.finetuned["task1"], dtype=dtype).weights
+            return unlearn("random_mask", model, models.base, models.finetuned["task1"], dtype=dtype).weights
     return negate(model, models.base, models.finetuned["task1"], dtype=dtype)
 
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from sta_lightning import fuse
-from sta_lightning.arithmetic import FUSION_METHODS, average, make_method, task_arithmetic
+from sta_lightning.arithmetic import FUSION_METHODS, average, make_method, merge, task_arithmetic
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.fusion import fuse_random
 from sta_lightning.engine import FusionJob, Pretrained
 from sta_lightning.errors import StaError
 from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
@@ -47,7 +46,7 @@ def wanted(models: Models, method: str, scores: dict[str, State] | None = None) 
         case "sta":
             return fuse(models.base, models.finetuned, scores or models.scores, dtype=F32)
         case "random_mask":
-            return fuse_random(models.base, models.finetuned, dtype=F32).weights
+            return merge("random_mask", models.base, models.finetuned, dtype=F32).weights
         case "average":
             return average(models.base, models.finetuned, dtype=F32)
     return task_arithmetic(models.base, models.finetuned, dtype=F32)

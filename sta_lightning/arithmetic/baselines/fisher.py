@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
-from sta_lightning.arithmetic.states import StateDict, bounds, to_double, wide_dtype
+from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
 from sta_lightning.errors import StaError
 
 
@@ -115,36 +114,3 @@ def _squares(entries: Entries) -> list[float]:
     if not all(map(math.isfinite, found)):
         entries.refuse_infinite()
     return found
-
-
-def fisher_merge(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    fisher: Mapping[str, StateDict],
-    *,
-    floor: float = 1e-6,
-    normalized: bool = True,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Fisher merging: see :class:`Fisher`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        fisher: task name -> diagonal Fisher information of every floating-point tensor, the same
-            tasks: the squared gradient of the log-likelihood of each sample, summed over the
-            samples.
-        floor: added to every Fisher information.
-        normalized: whether every task's Fisher information is divided by its L2 norm.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if a setting is out of range, there is no task, the sources differ in tasks, names
-            or shapes, an entry is not finite, or a Fisher information is negative or, if
-            normalized, zero everywhere.
-    """
-    return run_in_memory(Fisher(floor, normalized), pretrained, finetuned, fisher, dtype=dtype).weights

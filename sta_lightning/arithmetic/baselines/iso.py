@@ -7,7 +7,6 @@ Subspaces", ICML 2025.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,7 +15,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import (
     Spectral,
@@ -25,7 +23,7 @@ from sta_lightning.arithmetic.spectral import (
     orthogonalised,
     triples,
 )
-from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError
 
 
@@ -136,60 +134,3 @@ class IsoCts(Spectral):
         ]
         u, s, v = joined([*own, shared])
         return s.mean() * (orthogonalised(u) @ orthogonalised(v).mT)
-
-
-def iso_c_merge(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    *,
-    scale: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Iso-C: see :class:`IsoC`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to
-            3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
-            not finite.
-    """
-    return run_in_memory(IsoC(scale), pretrained, finetuned, dtype=dtype).weights
-
-
-def iso_cts_merge(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    *,
-    common: float = 0.8,
-    scale: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Iso-CTS: see :class:`IsoCts`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        common: share of the triples that come from the sum of the task vectors, in [0, 1]; the
-            authors use 0.8.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to
-            3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if a setting is out of range, there is no task, models do not match, or an entry
-            is not finite.
-    """
-    return run_in_memory(IsoCts(common, scale), pretrained, finetuned, dtype=dtype).weights

@@ -33,7 +33,7 @@ class Lines(VectorMethod):
 
     Args:
         inner: the other method, by name; one that makes a task vector of all of them.
-        beta: how much more the last block is scaled than the first; finetuned in place of the other
+        beta: how much more the last block is scaled than the first; tuned in place of the other
             method's coefficient.
 
     Raises:

@@ -6,21 +6,15 @@ Kim et al., "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning", I
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
-from sta_lightning.arithmetic.linear import FORGETS
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Combined, MergeMethod
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.states import StateDict
-from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
@@ -59,38 +53,3 @@ class NegMerge(MergeMethod):
             falling &= delta < 0
         agreed = torch.where(rising | falling, total / len(block.finetuned), 0.0)
         return Combined(block.base - self.scale * agreed)
-
-
-def negmerge(
-    model: StateDict,
-    pretrained: StateDict,
-    finetuned: Sequence[StateDict],
-    *,
-    scale: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Forgetting by NegMerge: see :class:`NegMerge`.
-
-    Args:
-        model: the model that shall forget; tensor name -> tensor of any shape.
-        pretrained: the model that all of ``finetuned`` started from; the same names and shapes.
-        finetuned: one or more models fine-tuned on the task to forget, each in another way.
-        scale: the coefficient gamma.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
-
-    Returns:
-        A new model; integer buffers are copied from ``model``.
-
-    Raises:
-        StaError: if ``scale`` is not finite, ``finetuned`` is no sequence of models, models do not
-            match, or an entry is not finite.
-    """
-    if not isinstance(finetuned, Sequence):
-        raise StaError(
-            f"finetuned must be a list of state dicts, one for each fine-tuning on the task, and is a "
-            f"{type(finetuned).__name__}."
-        )
-    numbered = {f"target ({number})": model for number, model in enumerate(finetuned, 1)}
-    return run_in_memory(
-        NegMerge(scale), model, numbered, origin=pretrained, base_title=FORGETS, dtype=dtype
-    ).weights

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,10 +15,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas
-from sta_lightning.arithmetic.states import StateDict, to_double
+from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError
 
 
@@ -106,33 +104,3 @@ def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
     vectors, values = vectors[:, values > noise], values[values > noise]
     found: Tensor = ((left * scale) @ vectors / values) @ vectors.mT * scale
     return found
-
-
-def regmean_merge(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    grams: Mapping[str, StateDict],
-    *,
-    ratio: float = 0.95,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """RegMean: see :class:`RegMean`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        grams: task name -> Gram matrix ``[in, in]`` by the name of the linear layer's weight
-            ``[out, in]``, the same tasks. Tensors without one become the mean of the models.
-        ratio: by which the entries of the Gram matrices beside the diagonal are multiplied, in [0,
-            1].
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if ``ratio`` is out of range, there is no task, models or Gram matrices do not
-            match, or an entry is not finite.
-    """
-    return run_in_memory(RegMean(ratio), pretrained, finetuned, grams=grams, dtype=dtype).weights

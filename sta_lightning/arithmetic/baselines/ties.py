@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.baselines.order import blocks, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.checks import check_compatible, check_scale, check_state
-from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks, run_in_memory
+from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.sources import in_memory
@@ -143,43 +143,13 @@ def _signs(kept: Sequence[Tensor]) -> Tensor:
     return total.sign().to(kept[0])
 
 
-def ties(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    *,
-    keep: float = 0.2,
-    merge: TiesMerge = "mean",
-    scale: float = 0.4,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """TIES, see :class:`Ties`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        keep: share of every task vector's entries that is kept, in (0, 1].
-        merge: ``"mean"`` or ``"sum"`` of the entries that agree.
-        scale: the coefficient lambda.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if a setting is out of range, there is no task, models do not match, or an entry
-            is not finite.
-    """
-    return run_in_memory(Ties(keep, merge, scale), pretrained, finetuned, dtype=dtype).weights
-
-
 @torch.no_grad()
 def ties_vectors(
     pretrained: StateDict, finetuned: Mapping[str, StateDict], *, keep: float = 0.2
 ) -> dict[str, dict[str, Tensor]]:
     """Each task's vector after trimming, without the entries that disagree with the elected sign.
 
-    Their sum is what :func:`ties` adds with ``merge="sum"``; AdaMerging++ learns coefficients of
+    Their sum is what :class:`Ties` adds with ``merge="sum"``; AdaMerging++ learns coefficients of
     them.
 
     Args:
@@ -192,7 +162,8 @@ def ties_vectors(
         float64 where one of the models is so.
 
     Raises:
-        StaError: as :func:`ties`.
+        StaError: if ``keep`` is out of range, there is no task, models do not match, or an entry is
+            not finite.
     """
     method = Ties(keep)
     check_state(pretrained, PRETRAINED)

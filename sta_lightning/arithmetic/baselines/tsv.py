@@ -5,16 +5,13 @@ Gargiulo et al., "Task Singular Vectors: Reducing Task Interference in Model Mer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
-from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import (
     Spectral,
@@ -23,7 +20,6 @@ from sta_lightning.arithmetic.spectral import (
     orthogonalised,
     triples,
 )
-from sta_lightning.arithmetic.states import StateDict
 
 
 @dataclass(frozen=True)
@@ -53,30 +49,3 @@ class Tsv(Spectral):
         keep = min(block.base.shape) // len(block.finetuned)
         u, s, v = joined([triples(delta, keep) for delta in double_deltas(block)])
         return (orthogonalised(u) * s) @ orthogonalised(v).mT
-
-
-def tsv_merge(
-    pretrained: StateDict,
-    finetuned: Mapping[str, StateDict],
-    *,
-    scale: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """TSV-M: see :class:`Tsv`.
-
-    Args:
-        pretrained: tensor name -> tensor of any shape.
-        finetuned: task name -> model of the same names and shapes, one or more.
-        scale: the coefficient of the merged vector; the authors search it on validation data, up to
-            3.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
-
-    Returns:
-        A new model; integer buffers are copied from ``pretrained``.
-
-    Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
-            not finite.
-    """
-    return run_in_memory(Tsv(scale), pretrained, finetuned, dtype=dtype).weights

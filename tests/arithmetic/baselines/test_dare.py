@@ -14,7 +14,6 @@ from torch import Tensor
 from sta_lightning.arithmetic import Dare, average, fuse, merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines import dare as dare_module
-from sta_lightning.arithmetic.baselines.ties import ties
 from sta_lightning.arithmetic.fusion import Sta
 from sta_lightning.arithmetic.linear import Average, TaskArithmetic
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
@@ -23,8 +22,11 @@ from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import flat as oracle
 from tests.peers import as_processes
+
+ties = by_name("ties")
 
 State = dict[str, Tensor]
 METHODS = ["average", "task_arithmetic", "ties", "sta", "pcb", "consensus", "lines"]

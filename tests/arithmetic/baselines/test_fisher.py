@@ -10,14 +10,17 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import Dare, average, merge
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines.fisher import Fisher, fisher_merge
+from sta_lightning.arithmetic.baselines.fisher import Fisher
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import spectral as oracle
 from tests.peers import as_processes
+
+fisher_merge = by_name("fisher")
 
 State = dict[str, Tensor]
 

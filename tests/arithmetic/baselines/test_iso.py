@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sta_lightning.arithmetic import average, merge, task_arithmetic
-from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts, iso_c_merge, iso_cts_merge, shares
+from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts, shares
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import spectral as oracle
+
+iso_c_merge, iso_cts_merge = by_name("iso_c"), by_name("iso_cts")
 
 MATRICES = ["in_proj.weight", "c_fc.weight", "out_proj.weight"]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

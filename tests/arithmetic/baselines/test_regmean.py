@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sta_lightning.arithmetic import Dare, average, merge
-from sta_lightning.arithmetic.baselines.regmean import RegMean, regmean_merge, times_inverse
+from sta_lightning.arithmetic.baselines.regmean import RegMean, times_inverse
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import spectral as oracle
+
+regmean_merge = by_name("regmean", "grams")
 
 State = dict[str, Tensor]
 LAYERS = ["in_proj.weight", "c_fc.weight", "row.weight", "column.weight"]

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import average, merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines.ties import Ties, ties, ties_vectors
+from sta_lightning.arithmetic.baselines.ties import Ties, ties_vectors
 from sta_lightning.arithmetic.memory import MemorySink
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import flat as oracle
 from tests.peers import as_processes
+
+ties = by_name("ties")
 
 KEEPS = [0.01, 0.2, 0.5, 0.77, 1.0]
 

@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sta_lightning.arithmetic import Dare, average, merge
-from sta_lightning.arithmetic.baselines.tsv import Tsv, tsv_merge
+from sta_lightning.arithmetic.baselines.tsv import Tsv
 from sta_lightning.arithmetic.spectral import orthogonalised, triples
 from sta_lightning.errors import StaError
+from tests.arithmetic.by_name import by_name
 from tests.oracles import spectral as oracle
+
+tsv_merge = by_name("tsv")
 
 MATRICES = ["in_proj.weight", "c_fc.weight", "out_proj.weight"]
 
