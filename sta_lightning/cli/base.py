@@ -2,30 +2,33 @@
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import lightning
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from sta_lightning.cli.checks import check_checkpoint
-from sta_lightning.cli.explain import explain, nearest
+from sta_lightning.cli.configs import asked_for
+from sta_lightning.cli.explain import explain
 from sta_lightning.cli.parser import RaisingParser, RejectedError
 from sta_lightning.cli.placeholders import fill_placeholders
-from sta_lightning.cli.precheck import asked_for, config_files, read_config
-from sta_lightning.cli.saving import SaveConfig
+from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
 from sta_lightning.errors import StaError
+from sta_lightning.weights.atomic import atomic_path
 
 # Words that Lightning understands in place of a checkpoint's path.
 _CHECKPOINT_WORDS = {"best", "last", "hpc", "registry"}
 
 
 class StaParser(RaisingParser, LightningArgumentParser):
-    """A ``LightningArgumentParser`` that raises, tells the trainer's many options last, and prints what would run.
+    """A ``LightningArgumentParser`` that raises, lists the trainer's options last, and prints what would run.
 
     Attributes:
         complete: Fills in, in place, what a parsed configuration leaves to be worked out.
@@ -41,13 +44,29 @@ class StaParser(RaisingParser, LightningArgumentParser):
 
     def format_help(self) -> str:
         """The help, what is this project's own first."""
-        trained = [
-            any(a.dest.startswith("trainer.") for a in group._group_actions) for group in self._action_groups
-        ]
-        order = sorted(range(len(trained)), key=trained.__getitem__)
-        self._action_groups = [self._action_groups[index] for index in order]
-        text: str = super().format_help()
-        return text
+        groups = re.split(r"\n\n(?=\S)", super().format_help().rstrip("\n"))
+        return "\n\n".join(sorted(groups, key=lambda group: "\n  --trainer." in group)) + "\n"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the configuration into the run's log folder, whole or not at all; a folder's latest run wins.
+
+    The file is named after the subcommand, so that testing a model leaves the configuration of its
+    fit alone. It runs on rank 0 only, so it holds no collective operation.
+    """
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once by Lightning at the first ``setup``."""
+        folder = next(
+            (logger.log_dir for logger in trainer.loggers if getattr(logger, "log_dir", None)), None
+        )
+        if folder is None:
+            return
+        target = Path(folder) / self.config_filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        with atomic_path(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 class Link(NamedTuple):
@@ -56,7 +75,7 @@ class Link(NamedTuple):
     Attributes:
         source: The model's option.
         target: The data's option.
-        compute: Makes the target's value from the source's; nothing for the same value.
+        compute: Makes the target's value from the source's; ``None`` for the same value.
     """
 
     source: str
@@ -98,7 +117,6 @@ class StaCLI(LightningCLI):
         self._name = subcommand
         self._links = links
         self._choose_classes = choose_classes
-        self._configs = {name: read_config(name) for name in config_files(words)}
         self._words = list(words)
         super().__init__(
             model_class=model_class,
@@ -109,7 +127,7 @@ class StaCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False, "config_filename": f"{subcommand}.yaml"},
             seed_everything_default=0,
             parser_class=StaParser,
-            parser_kwargs={"prog": "sta"},
+            parser_kwargs={"prog": f"sta {subcommand}"},
             subclass_mode_model=choose_classes,
             subclass_mode_data=choose_classes,
             # The modules of this project make their own optimisers.
@@ -121,6 +139,13 @@ class StaCLI(LightningCLI):
         """The one subcommand, and the arguments of its method that the command line fills by itself."""
         known = LightningCLI.subcommands()
         return {self._name: known.get(self._name, set()) | {"model", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make the parser of the command line, then that of its one subcommand."""
+        header = [f"lightning.pytorch=={lightning.__version__}"]
+        self._inner = StaParser(**{"prog": f"sta {self._name}", "dump_header": header, **kwargs})
+        self._inner.add_config()
+        return self._inner
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand what the model states to the data, so that the user states it once."""
@@ -134,11 +159,9 @@ class StaCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the parent's version warns whenever Python was started with arguments of its own."""
-        subparser = cast(StaParser, self._subcommand_parsers[self._name])
-        subparser.complete = self.complete
-        if "weights_only" in self._options():
-            subparser.set_defaults(weights_only=True)
-        self._check_keys()
+        self._inner.complete = self.complete
+        if "weights_only" in self._inner.options():
+            self._inner.set_defaults(weights_only=True)
         try:
             self.config = parser.parse_args(cast(Sequence[str], args))
         except RejectedError as error:
@@ -151,49 +174,26 @@ class StaCLI(LightningCLI):
         fill_placeholders(config)
 
     def _explained(self, message: str) -> str:
-        return explain(message, command=self._name, options=self._options(), members=_members(message))
-
-    def _options(self) -> list[str]:
-        actions = self._subcommand_parsers[self._name]._actions
-        return [action.dest for action in actions if action.dest != "help"]
-
-    def _check_keys(self) -> None:
-        """Refuse a configuration file with a key that this subcommand does not have.
-
-        jsonargparse would do so too, but only after it has missed what is required, and without the
-        file's name.
-        """
-        options = [option for option in self._options() if option not in ("config", "print_config")]
-        for file, config in self._configs.items():
-            sections = {key: value for key, value in config.items() if isinstance(value, dict)}
-            for prefix, found in (("", config), *((f"{key}.", value) for key, value in sections.items())):
-                known = {o.removeprefix(prefix).split(".")[0] for o in options if o.startswith(prefix)} - {
-                    "help"
-                }
-                for key in known and found.keys() - known:
-                    raise StaError(
-                        f"--config {file!r}: {prefix}{key} is not an option of `sta {self._name}`."
-                        f"{nearest(str(key), known)} There are: {', '.join(sorted(known))}."
-                    )
+        return explain(message, command=self._name, options=self._inner.options(), members=_members(message))
 
     def _check_links(self) -> None:
         """Refuse a value in ``data`` that the link from ``model`` has overwritten."""
         inner = "init_args." if self._choose_classes else ""
         for source, target, _ in self._links:
-            asked = asked_for(self._words, self._configs.values(), "data", target)
-            used = self._get_parsed(f"data.{inner}{target}")
+            asked = asked_for(self._words, self._inner.configs, "data", target)
+            used = self._setting(f"data.{inner}{target}")
             if asked is not None and asked != used:
                 raise StaError(
                     f"data.{target} was asked to be {asked!r}, but it follows model.{source}, which makes it {used!r}. "
                     f"Say it once, as model.{source}."
                 )
 
-    def _get_parsed(self, key: str) -> Any:
+    def _setting(self, key: str) -> Any:
         return self.config[self._name].get(key)
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint before Lightning reads the hyper-parameters in it."""
-        asked = self.config[self._name].get("ckpt_path")
+        asked = self._setting("ckpt_path")
         if asked and str(asked) not in _CHECKPOINT_WORDS and "://" not in str(asked):
             check_checkpoint(Path(asked))
         try:
@@ -212,7 +212,7 @@ class StaCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            faults = getattr(self.parser, "faults", [])
+            faults = cast(StaParser, self.parser).faults
             if faults:
                 raise faults[-1] from error
             raise
@@ -234,7 +234,7 @@ class StaCLI(LightningCLI):
             text = str(error)
             if text.startswith("Error(s) in loading state_dict"):
                 raise StaError(
-                    f"the checkpoint {str(self._get_parsed('ckpt_path'))!r} belongs to another model than "
+                    f"the checkpoint {str(self._setting('ckpt_path'))!r} belongs to another model than "
                     f"{type(self.model).__name__} as configured: {' '.join(text.split())[:400]} "
                     "Give the checkpoint of this architecture, or the --config it was trained with."
                 ) from error
@@ -253,7 +253,9 @@ def _members(message: str) -> list[str]:
             known[found.__name__] = found
     named = [known[name] for name in known if f"'{name}'" in message or f".{name}'" in message]
     ours = [found for found in known.values() if found.__module__.startswith("sta_lightning.")]
-    names = {parameter for found in named or ours for parameter in inspect.signature(found).parameters}
+    # The options of a merge and the files of its tasks are handed on: no signature has them.
+    handed_on = (FusionOptions, ForgettingOptions, TaskSource)
+    names = {name for found in (*(named or ours), *handed_on) for name in inspect.signature(found).parameters}
     return sorted({*names, *known} - {"self", "args", "kwargs"})
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sta_lightning.cli.explain import explain
-from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 
@@ -58,7 +57,7 @@ def build_parser() -> RaisingParser:
         "--head",
         type=Path | None,
         default=None,
-        help="file of the head; nothing for the one that the model brings along, or one made from the task's prompts",
+        help="file of the head; None for the one that the model brings along, or one made from the task's prompts",
     )
     parser.add_argument(
         "--pretrained",
@@ -70,13 +69,13 @@ def build_parser() -> RaisingParser:
         "--encoder",
         type=str | None,
         default=None,
-        help="name of the encoder; nothing for what the model's file says",
+        help="name of the encoder; None for what the model's file says",
     )
     parser.add_argument(
         "--image_size",
         type=int | None,
         default=None,
-        help="side of the encoder's input in pixels; nothing for what the model's file says, or the encoder's own",
+        help="side of the encoder's input in pixels; None for what the model's file says, or the encoder's own",
     )
     parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="the table (CSV)")
     parser.add_argument(
@@ -101,17 +100,12 @@ def run(name: str, words: Sequence[str]) -> None:
         StaError: An option is not understood, a file is missing or does not fit, or a picture does
             not decode.
     """
-    parser = build_parser()
-    try:
-        asked = parser.parse_args(list(words))
-    except RejectedError as error:
-        if "are required" in str(error):
-            raise StaError(
-                "sta predict needs a model and pictures: --model FILE PICTURES ..., or --config FILE for the test split that a "
-                "configuration describes. `sta predict --help` lists the options."
-            ) from error
-        options = [action.dest for action in parser._actions if action.dest != "pictures"]
-        raise StaError(explain(str(error), command=name, options=options)) from error
+    asked = parse(
+        build_parser(),
+        words,
+        missing="sta predict needs a model and pictures: --model FILE PICTURES ..., or --config FILE for the test split that a "
+        "configuration describes. `sta predict --help` lists the options.",
+    )
     for option in ("top", "batch_size"):
         if getattr(asked, option) < 1:
             raise StaError(f"--{option}={getattr(asked, option)} was asked for: give 1 or more.")
@@ -171,8 +165,8 @@ def _classified(
         predictor: The model.
         pictures: The files.
         batch_size: How many are classified together.
-        count: How many classes of a picture are told.
-        broken: Takes what is wrong with pictures that do not decode; nothing to raise it.
+        count: How many classes of a picture are kept.
+        broken: Takes what is wrong with pictures that do not decode; ``None`` to raise it.
     """
     import torch
 

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sta_lightning.cli.explain import explain
-from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
-from sta_lightning.errors import StaError
 
 DESCRIPTION = (
     "Write a model in another program's layout. Reads this package's files, Lightning checkpoints, open_clip state dicts, "
@@ -56,7 +54,7 @@ def build_parser() -> RaisingParser:
         "--dtype",
         type=Literal["float32", "float16", "bfloat16"] | None,
         default=None,
-        help="type of the weights written; nothing for that of IN",
+        help="type of the weights written; None for that of IN",
     )
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
@@ -85,17 +83,12 @@ def run(name: str, words: Sequence[str]) -> None:
         StaError: An option is not understood, a file is broken or does not fit, or the output
             cannot be written.
     """
-    parser = build_parser()
-    try:
-        asked = parser.parse_args(list(words))
-    except RejectedError as error:
-        if "required" in str(error):
-            raise StaError(
-                "a checkpoint, a place to write to and a layout are needed: `sta convert IN OUT --to FORMAT`. "
-                "`sta convert --help` lists the layouts."
-            ) from error
-        options = [action.dest for action in parser._actions]
-        raise StaError(explain(str(error), command=name, options=options)) from error
+    asked = parse(
+        build_parser(),
+        words,
+        missing="a checkpoint, a place to write to and a layout are needed: `sta convert IN OUT --to FORMAT`. "
+        "`sta convert --help` lists the layouts.",
+    )
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
     from sta_lightning.arithmetic import torch_dtype

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.cli.convert import UNSAFE, known_architectures
-from sta_lightning.cli.explain import explain
-from sta_lightning.cli.parser import RaisingParser, RejectedError
+from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 
@@ -48,14 +47,7 @@ def run(name: str, words: Sequence[str]) -> None:
         StaError: An option is not understood, or files cannot be read; the others are described all
             the same.
     """
-    parser = build_parser()
-    try:
-        asked = parser.parse_args(list(words))
-    except RejectedError as error:
-        if "required" in str(error):
-            raise StaError("no file was named: `sta inspect FILE…`.") from error
-        options = [action.dest for action in parser._actions]
-        raise StaError(explain(str(error), command=name, options=options)) from error
+    asked = parse(build_parser(), words, missing="no file was named: `sta inspect FILE…`.")
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
     from sta_lightning.weights.formats.inspection import inspect

@@ -1,6 +1,69 @@
-"""``sta merge``: from files to a file, with Lightning only where the result is evaluated too."""
+"""``sta merge`` and ``sta forget``: from files to a file; Lightning is imported only where it is evaluated too."""
 
+import argparse
+import dataclasses
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from sta_lightning.cli.checks import check_output
+from sta_lightning.cli.parser import RaisingParser, parse
+from sta_lightning.cli.placeholders import fill_placeholders, task_name
+from sta_lightning.cli.screen import say
+from sta_lightning.encoders.pretrained import pretrained_for_merge
+from sta_lightning.engine import (
+    ForgettingOptions,
+    FusionOptions,
+    MergeOptions,
+    TaskSource,
+    launched_processes,
+)
+
+_OPTIONS: dict[str, type[MergeOptions]] = {"merge": FusionOptions, "forget": ForgettingOptions}
+_FILES = [field.name for field in dataclasses.fields(TaskSource)]
+
+
+class _EverythingAskedError(Exception):
+    """The help or the configuration is asked for: that of the evaluation too, which Lightning's part knows."""
+
+
+class _Everything(argparse.Action):
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise _EverythingAskedError
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add the options of a merge besides what is merged."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its "
+        "settings and the SHA-256 of every source.",
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=bool,
+        default=True,
+        help="Whether to measure that file's accuracy on every test split, on the screen and in every logger.",
+    )
+
+
+def build_parser(name: str) -> RaisingParser:
+    """The options of a merge; those of its evaluation are left to Lightning's part, if it comes to that."""
+    parser = RaisingParser(prog=f"sta {name}", add_help=False, print_config=None)
+    parser.add_config()
+    parser.add_class_arguments(_OPTIONS[name], "model", fail_untyped=True)
+    add_output(parser)
+    for unread in ("data", "trainer", "seed_everything"):
+        parser.add_argument(f"--{unread}", type=dict[str, Any] | Any, default=None)
+    parser.add_argument("-h", "--help", action=_Everything, nargs=0)
+    parser.add_argument("--print_config", action=_Everything, nargs="?")
+    return parser
 
 
 def run(name: str, words: Sequence[str]) -> None:
@@ -9,16 +72,38 @@ def run(name: str, words: Sequence[str]) -> None:
     Args:
         name: ``merge`` or ``forget``.
         words: The command line after it.
-    """
-    from sta_lightning.cli import alone
 
-    if alone.suffices(words):
-        alone.run(name, words)
-    elif name == "merge":
+    Raises:
+        StaError: An option is unknown or out of range, or a source is missing or does not fit.
+    """
+    parser = build_parser(name)
+    try:
+        asked = parse(parser, words, _FILES)
+        fill_placeholders(asked)
+        check_output(asked.output)
+    except _EverythingAskedError:
+        asked = None
+    if asked is None or asked.evaluate:
         from sta_lightning.cli import merge_evaluated
 
         merge_evaluated.run(name, words)
     else:
-        from sta_lightning.cli import forget_evaluated
+        write(parser.instantiate_classes(asked).model, asked.output)
 
-        forget_evaluated.run(name, words)
+
+def write(options: MergeOptions, output: Path) -> None:
+    """Write what the options say, together with the other processes if there are some."""
+    start = time.perf_counter()
+    if isinstance(options, FusionOptions):
+        options.tasks = {task_name(spec): files for spec, files in options.tasks.items()}
+    elif isinstance(options, ForgettingOptions):
+        options.target = task_name(options.target)
+    options.job()  # what is out of range is told before a file is opened
+    with ExitStack() as stack:
+        pretrained = pretrained_for_merge(options.encoder, options.pretrained, options.image_size, stack)
+        processes = stack.enter_context(launched_processes())
+        options.write(pretrained, output, processes, options.task_heads())
+        if processes.rank == 0:
+            if isinstance(options, FusionOptions) and options.vectors is not None:
+                say(f"written: {len(options.tasks)} masked task vectors in {options.vectors}")
+            say(f"written: {output} ({time.perf_counter() - start:.2f} s)")

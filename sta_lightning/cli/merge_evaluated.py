@@ -1,15 +1,15 @@
-"""``sta merge``: build the fused model that a config describes, write it, evaluate it on every task."""
+"""``sta merge`` and ``sta forget`` with an evaluation of the file that is written."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 from sta_lightning.cli.base import Link, StaCLI, same
-from sta_lightning.cli.checks import check_output
+from sta_lightning.cli.merge import add_output
 from sta_lightning.cli.screen import accuracy_table, say
-from sta_lightning.modules import MergeModule
+from sta_lightning.modules import ForgetModule, MergeModule
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import MultiTaskDataModule
 
@@ -19,64 +19,65 @@ def names_of(tasks: dict[str, Any] | None) -> list[str]:
     return list(tasks or {})
 
 
-LINKS = (*same("encoder", "pretrained", "image_size"), Link("tasks", "tasks", names_of))
+def only(target: str | None) -> list[str]:
+    """The tasks to evaluate besides the control: the one that is forgotten."""
+    return [] if target is None else [target]
+
+
+_MODELS = {"merge": MergeModule, "forget": ForgetModule}
+_SHARED = same("encoder", "pretrained", "image_size")
+LINKS = {
+    "merge": (*_SHARED, Link("tasks", "tasks", names_of)),
+    "forget": (*_SHARED, *same("control"), Link("target", "tasks", only)),
+}
 
 
 class MergeTrainer(Trainer):
-    """A trainer that fuses."""
+    """A trainer that evaluates what is merged."""
 
-    def merge(
-        self,
-        model: MergeModule,
-        datamodule: MultiTaskDataModule,
-        output: Path,
-        evaluate: bool = True,
-    ) -> None:
-        """Fuse fine-tuned encoders into one, write it, and evaluate it on every task.
+    def merge(self, model: MergedEvaluation, datamodule: MultiTaskDataModule) -> None:
+        """Write the encoder that is made, and evaluate that file on every task and on the control set.
 
         Args:
-            model: Which encoders are fused, and how.
+            model: What is merged, and how.
             datamodule: The tasks' images.
-            output: File for the fused encoder (safetensors); it is replaced whole, and its metadata
-                names the method, its settings and the SHA-256 of every source.
-            evaluate: Whether to measure accuracy on every task's test split, on the screen and in
-                every logger.
         """
-        check_output(output)
-        write_merged(self, model, output)
-        if evaluate:
-            evaluate_merged(self, model, datamodule)
+        self.test(model, datamodule=datamodule, verbose=False)
+        if self.is_global_zero:
+            say(f"written: {model.output}")
+            say(accuracy_table({key: float(value) for key, value in self.callback_metrics.items()}))
+
+    forget = merge
 
 
-def write_merged(trainer: Trainer, model: MergedEvaluation, output: Path) -> None:
-    """Merge and save, on the first process only."""
-    model.merge()
-    if trainer.is_global_zero:
-        model.save(output)
-        say(f"written: {output}")
+class MergeCLI(StaCLI):
+    """Tells the model where its result goes."""
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that a merge without an evaluation has too."""
+        super().add_arguments_to_parser(parser)
+        add_output(parser)
 
-def evaluate_merged(trainer: Trainer, model: MergedEvaluation, datamodule: MultiTaskDataModule) -> None:
-    """Evaluate through ``Trainer.test`` and print one small table."""
-    trainer.test(model, datamodule=datamodule, verbose=False)
-    if trainer.is_global_zero:
-        say(accuracy_table({key: float(value) for key, value in trainer.callback_metrics.items()}))
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer."""
+        super().instantiate_classes()
+        self.model.output = self._setting("output")
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta merge``.
+    """Run ``sta merge`` or ``sta forget``.
 
     Args:
-        name: ``merge``.
+        name: ``merge`` or ``forget``.
         words: The command line after it.
     """
-    StaCLI(
+    MergeCLI(
         name,
         words,
-        model_class=MergeModule,
+        model_class=_MODELS[name],
         datamodule_class=MultiTaskDataModule,
         trainer_class=MergeTrainer,
-        links=LINKS,
+        links=LINKS[name],
         # Nothing is trained: there is no checkpoint to leave.
         trainer_defaults={"enable_checkpointing": False, "enable_model_summary": False},
     )

@@ -1,11 +1,17 @@
-"""The argument parser behind every subcommand: it raises instead of printing usage and exiting."""
+"""The argument parser behind every subcommand: what it refuses is one ``StaError``."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import (  # type: ignore[attr-defined]  # its __all__ is put together at run time
+    ActionConfigFile,
+    ArgumentParser,
+    Namespace,
+)
 
+from sta_lightning.cli.configs import check_keys, read_config
+from sta_lightning.cli.explain import explain
 from sta_lightning.errors import StaError
 
 
@@ -14,7 +20,31 @@ class RejectedError(Exception):
 
 
 class RaisingParser(ArgumentParser):
-    """An argument parser whose errors can be caught and worded anew."""
+    """An argument parser whose errors can be caught and worded anew.
+
+    Attributes:
+        configs: What the configuration files of a command line hold, in their order.
+        faults: The mistakes found while classes were instantiated, in order: jsonargparse turns what
+            a constructor raises into the text of a ``ValueError``, and the original would be lost.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.configs: list[dict[str, Any]] = []
+        self.faults: list[StaError] = []
+        super().__init__(*args, **kwargs)
+
+    @property
+    def command(self) -> str:
+        """The subcommand, the last word of the program's name."""
+        return str(self.prog).split()[-1]
+
+    def options(self) -> list[str]:
+        """The names of all options, dotted."""
+        return list(self.get_defaults(skip_validation=True).keys())
+
+    def add_config(self) -> None:
+        """Add ``--config``."""
+        self.add_argument("-c", "--config", action=ConfigFile, help="YAML file with settings; several stack.")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ``RejectedError``; inner parsers, whose errors jsonargparse itself expects, behave as ever."""
@@ -29,11 +59,7 @@ class RaisingParser(ArgumentParser):
         subclasses: bool = True,
         prepend: bool = False,
     ) -> None:
-        """Register an instantiator that remembers a ``StaError`` in ``faults``.
-
-        jsonargparse turns what a constructor raises into the text of a ``ValueError``; the original
-        would be lost.
-        """
+        """Register an instantiator that remembers a ``StaError`` in ``faults``."""
 
         def remembering(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -45,8 +71,36 @@ class RaisingParser(ArgumentParser):
         functools.update_wrapper(remembering, instantiator)
         super().add_instantiator(remembering, class_type, subclasses=subclasses, prepend=prepend)
 
-    @property
-    def faults(self) -> list[StaError]:
-        """The mistakes found while classes were instantiated, in order."""
-        found: list[StaError] = self.__dict__.setdefault("_faults", [])
-        return found
+
+class ConfigFile(ActionConfigFile):
+    """``--config FILE``, with errors that name the file and the line."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read one file into the settings."""
+        config = read_config(str(values))
+        check_keys(str(values), config, parser.options(), parser.command)
+        parser.configs.append(config)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def parse(
+    parser: RaisingParser, words: Sequence[str], members: Iterable[str] = (), *, missing: str | None = None
+) -> Namespace:
+    """Read a command line.
+
+    Args:
+        parser: Its options.
+        words: The command line after the subcommand.
+        members: Names of what is inside the options' values, for hints at misspellings.
+        missing: What to say where something required is not given.
+
+    Raises:
+        StaError: It is not understood.
+    """
+    try:
+        return parser.parse_args(list(words))
+    except RejectedError as error:
+        text = str(error)
+        if missing is None or "required" not in text:
+            missing = explain(text, command=parser.command, options=parser.options(), members=list(members))
+        raise StaError(missing) from error

@@ -26,7 +26,7 @@ def fill_placeholders(config: Namespace) -> None:
     """
     model = config.get("model")
     options = {} if model is None else vars(model.get("init_args", model))
-    known = {key: _named(value) for key, value in options.items() if isinstance(value, str)}
+    known = {key: task_name(value) for key, value in options.items() if isinstance(value, str)}
     if config.get("output") is not None:
         config["output"] = _filled(config["output"], known, "output")
         known["output.parent"] = str(Path(config["output"]).parent)
@@ -58,7 +58,7 @@ def _replacement(match: re.Match[str], known: Mapping[str, str], place: str) -> 
     return known[name]
 
 
-def _named(value: str) -> str:
+def task_name(value: str) -> str:
     """An option's value; for a task that a YAML file describes, the task's name."""
     if not value.endswith((".yaml", ".yml")):
         return value

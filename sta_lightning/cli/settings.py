@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sta_lightning.cli.explain import explain
-from sta_lightning.cli.parser import RaisingParser, RejectedError
-from sta_lightning.cli.precheck import config_files, read_config
-from sta_lightning.errors import StaError
+from sta_lightning.cli import parser as parsing
+from sta_lightning.cli.parser import RaisingParser
 
 
 def build_parser(name: str, description: str, settings: type[Any], flags: Mapping[str, str]) -> RaisingParser:
@@ -19,7 +17,7 @@ def build_parser(name: str, description: str, settings: type[Any], flags: Mappin
         flags: option -> its meaning, of options that are on or off.
     """
     parser = RaisingParser(prog=f"sta {name}", description=description)
-    parser.add_argument("-c", "--config", action="config", help="YAML file with settings; several stack.")
+    parser.add_config()
     for flag, meaning in flags.items():
         spellings = dict.fromkeys((f"--{flag}", f"--{flag.replace('-', '_')}"))
         parser.add_argument(*spellings, dest=flag.replace("-", "_"), action="store_true", help=meaning)
@@ -38,14 +36,8 @@ def parse(
     Raises:
         StaError: the settings are not understood.
     """
-    for file in config_files(words):
-        read_config(file)
     parser = build_parser(name, description, settings, flags)
-    try:
-        parsed = parser.parse_args(list(words))
-    except RejectedError as error:
-        options = [action.dest for action in parser._actions]
-        raise StaError(explain(str(error), command=name, options=options)) from error
+    parsed = parsing.parse(parser, words)
     values = parser.instantiate_classes(parsed).as_dict()
     values.pop("config", None)
     given = {flag: bool(values.pop(flag.replace("-", "_"))) for flag in flags}

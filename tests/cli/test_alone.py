@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from sta_lightning.cli.alone import suffices
+from sta_lightning.cli import merge, merge_evaluated
 from sta_lightning.cli.main import main
 from sta_lightning.encoders import build_encoder
 from sta_lightning.modules import ForgetModule, MergeModule, TaskSource
-from sta_lightning.weights import load_weights, save_weights
+from sta_lightning.weights import load_weights, read_metadata, save_weights
 from tests.conftest import REPOSITORY
 from tests.engine.models import Models, command, write_models
 from tests.forks import forked
@@ -138,43 +139,69 @@ def test_a_forgetting_writes_what_the_module_writes(
 # Which command lines are merged without Lightning
 
 
+@pytest.fixture
+def way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which part of the command is reached, instead of doing anything."""
+    taken: list[str] = []
+    monkeypatch.setattr(merge, "write", lambda options, output: taken.append("alone"))
+    monkeypatch.setattr(merge_evaluated, "run", lambda name, words: taken.append("evaluated"))
+    return taken
+
+
+TASKS = "--model.tasks={a: {finetuned: a.safetensors}}"
+
+
 @pytest.mark.parametrize(
-    ("words", "alone"),
+    ("words", "expected"),
     [
-        (["--evaluate=false"], True),
-        (["--evaluate", "false"], True),
-        (["--evaluate=False", "--model.p=0.3"], True),
-        (["--evaluate=true"], False),
-        ([], False),
-        (["--evaluate=false", "--evaluate=true"], False),
-        (["--evaluate=maybe"], False),
-        (["--evaluate=["], False),
-        (["--evaluate=no"], True),
-        (["--evaluate"], False),
-        (["--evaluate=false", "--help"], False),
-        (["--evaluate=false", "--print_config"], False),
-        (["--evaluate=false", "--data.control=null"], False),
-        (["--evaluate=false", "--trainer.accelerator=cpu"], False),
-        (["--evaluate=false", "--model.target=mine.yaml"], False),
+        (["--evaluate=false"], ["alone"]),
+        (["--evaluate", "false"], ["alone"]),
+        (["--evaluate=False", "--model.p=0.3"], ["alone"]),
+        (["--evaluate=true"], ["evaluated"]),
+        ([], ["evaluated"]),
+        (["--evaluate=false", "--evaluate=true"], ["evaluated"]),
+        (["--evaluate=maybe"], []),
+        (["--evaluate=["], []),
+        (["--evaluate=no"], ["alone"]),
+        (["--evaluate"], []),
+        (["--evaluate=false", "--help"], ["evaluated"]),
+        (["--evaluate=false", "--print_config"], ["evaluated"]),
+        (["--evaluate=false", "--print_config=skip_default"], ["evaluated"]),
+        (["--evaluate=false", "--data.control=null"], ["alone"]),
+        (["--evaluate=false", "--trainer.accelerator=cpu", "--trainer.logger+=CSVLogger"], ["alone"]),
+        (["--evaluate=false", "--trainer=trainer.yaml", "--seed_everything=3"], ["alone"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_which_command_lines_need_nothing_more(words: list[str], alone: bool) -> None:
-    assert suffices(words) is alone
+def test_which_command_lines_need_nothing_more(words: list[str], expected: list[str], way: list[str]) -> None:
+    assert main(["merge", TASKS, "--output=out.safetensors", *words]) == (0 if expected else 2)
+    assert way == expected
 
 
-def test_a_configuration_decides_too(tmp_path: Path) -> None:
+def test_a_configuration_decides_too(tmp_path: Path, way: list[str]) -> None:
     def config(name: str, content: object) -> str:
         (tmp_path / name).write_text(yaml.safe_dump(content))
         return f"--config={tmp_path / name}"
 
     first = config("first.yaml", {"evaluate": True, "trainer": {}, "data": {"control": None}})
     second = config("second.yaml", {"evaluate": False})
-    assert suffices([first, second])
-    assert not suffices([second, first])
-    assert suffices([first, "--evaluate=false"])
-    assert not suffices([second, config("task.yaml", {"model": {"tasks": {"mine.yaml": {}}}})])
-    assert not suffices([second, config("target.yaml", {"model": {"target": "mine.yml"}})])
+    for words in ([first, second], [second, first], [first, "--evaluate=false"]):
+        assert main(["merge", TASKS, "--output=out.safetensors", *words]) == 0
+    assert way == ["alone", "evaluated", "alone"]
+
+
+def test_a_task_is_named_by_its_file_too(models: Models, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for title in ("cat", "dog"):
+        (tmp_path / "test" / title).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "test" / title / "0.png")
+    file.write_text("{name: mine, test: test}\n")
+    sources = {n: {"finetuned": s.finetuned, "importance": s.importance} for n, s in models.tasks.items()}
+    sources = {str(file) if n == "task0" else n: s for n, s in sources.items()}
+    words = [f"--model.tasks={json.dumps(sources)}", f"--model.pretrained={models.file}", "--evaluate=false"]
+    assert main(["merge", *words, f"--output={tmp_path / 'out.safetensors'}"]) == 0
+    settings = json.loads(read_metadata(tmp_path / "out.safetensors")["settings"])
+    assert settings["tasks"] == ["mine", "task1", "task2"]
 
 
 def test_a_configuration_may_say_what_an_evaluation_would_need(models: Models, tmp_path: Path) -> None:

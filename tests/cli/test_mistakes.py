@@ -111,7 +111,11 @@ def test_mistakes_on_the_command_line(
         ("merge", "model: {p: 0.5, metod: sta}\n", ["model.metod", "'method'"]),
         ("merge", "model: {p: [1, 2]}\n", ["--model.p", "a number"]),
         ("merge", "model: {p: 0.5\n", ["not valid YAML", "line 2"]),
-        ("merge", "trainer: {max_epohs: 3}\n", ["trainer.max_epohs", "'max_epochs'"]),
+        (
+            "merge",
+            "trainer: {max_epohs: 3}\nmodel: {tasks: {a: {finetuned: a}}}\noutput: o.safetensors\n",
+            ["trainer.max_epohs", "'max_epochs'"],
+        ),
         ("fit", "- CLIPClassifier\n", ["expected a mapping"]),
         (
             "fit",

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sta_lightning.modules import CLIPClassifier, ForgetModule, MergeModule, TaskSource
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
+from sta_lightning.weights import sha256
 from tests.toys import quiet_trainer, register_toys
 
 
@@ -42,10 +43,12 @@ def main(processes: int, folder: Path) -> None:
     pretrained = str(folder / "pretrained.safetensors")
     counted = Counted()
     merge = MergeModule(tasks, pretrained=pretrained)
+    merge.output = folder / f"fused-{processes}.safetensors"
     trainer = quiet_trainer(callbacks=[counted], **several)
     trainer.test(merge, MultiTaskDataModule(list(tasks), control="watch", batch_size=2), verbose=False)
     said["merge"] = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
     said["counted"] = counted.samples
+    said["file"] = sha256(merge.output)
     said["digest"] = [float(tensor.double().sum()) for tensor in merge.encoder.state_dict().values()]
     if processes > 1:
         forget = ForgetModule(

@@ -43,6 +43,7 @@ def test_a_merge_scores_the_same_on_every_number_of_processes(
     for found in said[world]:
         assert found["merge"] == alone["merge"]
         assert found["digest"] == alone["digest"]
+        assert found["file"] == alone["file"]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

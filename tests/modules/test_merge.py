@@ -17,6 +17,7 @@ from torch import Tensor
 from sta_lightning import fuse
 from sta_lightning.arithmetic import task_arithmetic
 from sta_lightning.encoders import build_encoder
+from sta_lightning.engine import Job
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier, MergeModule, MultiTaskEvaluation, TaskSource
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
@@ -166,6 +167,34 @@ def test_accuracies_are_those_of_the_merged_weights_in_a_classifier(
     alone = quiet_trainer()
     alone.test(evaluation, data(), verbose=False)
     assert alone.callback_metrics == trainer.callback_metrics
+
+
+@pytest.mark.parametrize("way", ["save", "output"])
+def test_what_is_evaluated_is_the_file_and_the_merge_is_made_once(
+    pretrained: Path,
+    tasks: dict[str, TaskSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    monkeypatch.setattr(Job, "in_memory", lambda *_: pytest.fail("it is in the file already"))
+    file = tmp_path / "fused.safetensors"
+    module = MergeModule(tasks, pretrained=str(pretrained), dtype="float16")
+    if way == "save":
+        module.save(file)
+    else:
+        module.output = file
+    trainer = quiet_trainer()
+    trainer.test(module, data(), verbose=False)
+    written = {name.removeprefix("visual."): tensor for name, tensor in load_weights(file).items()}
+    assert {tensor.dtype for tensor in written.values()} == {torch.float16}
+    assert all(torch.equal(t, written[n].float()) for n, t in module.encoder.state_dict().items())
+    before = file.read_bytes()
+    trainer.test(module, data(), verbose=False)
+    assert file.read_bytes() == before
+    assert module.merged is not None
+    assert set(module.merged.kept["proj"]) == set(NAMES)
+    assert module.change["norm"] > 0
 
 
 def test_validation_then_test(pretrained: Path, tasks: dict[str, TaskSource]) -> None:

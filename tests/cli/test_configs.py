@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sta_lightning.cli.precheck import asked_for, config_files, read_config
+from sta_lightning.cli.configs import asked_for, read_config
 from sta_lightning.errors import StaError
-
-
-def test_config_files_in_all_spellings() -> None:
-    words = ["--config", "a.yaml", "--x=1", "--config=b.yaml", "-c", "c.yaml", "--config"]
-    assert config_files(words) == ["a.yaml", "b.yaml", "c.yaml"]
 
 
 def test_reads_a_mapping_and_an_empty_file(tmp_path: Path) -> None:

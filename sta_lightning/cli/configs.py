@@ -1,8 +1,4 @@
-"""What is read from the command line and its configuration files before jsonargparse sees them.
-
-A missing or unreadable file is told with its name and line here; and a value that a link would
-overwrite in silence is found by comparing what was asked with what came out.
-"""
+"""Configuration files, read with errors that name the file, the line and the key."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,21 +6,8 @@ from typing import Any
 
 import yaml
 
+from sta_lightning.cli.explain import nearest
 from sta_lightning.errors import StaError
-
-
-def config_files(words: Sequence[str]) -> list[str]:
-    """The files named by ``--config FILE``, ``--config=FILE`` and ``-c``, in order."""
-    found: list[str] = []
-    following = iter(words)
-    for word in following:
-        if word in ("--config", "-c"):
-            value = next(following, None)
-            if value is not None:
-                found.append(value)
-        elif word.startswith("--config="):
-            found.append(word.removeprefix("--config="))
-    return found
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -82,17 +65,30 @@ def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group:
     return value
 
 
-def asked_alone(words: Sequence[str], configs: Iterable[Mapping[str, Any]], name: str) -> Any:
-    """The value that the user gave for an option outside of all groups, the last one if several; None if none was given."""
-    value = None
-    for config in configs:
-        value = config.get(name, value)
-    for index, word in enumerate(words):
-        if word.startswith(f"--{name}="):
-            value = _value(word.removeprefix(f"--{name}="))
-        elif word == f"--{name}" and index + 1 < len(words):
-            value = _value(words[index + 1])
-    return value
+def check_keys(name: str, config: Mapping[str, Any], options: Iterable[str], command: str) -> None:
+    """Refuse a key that is no option.
+
+    jsonargparse does so too, but only after it has missed what is required, and without the file's
+    name.
+
+    Args:
+        name: The file.
+        config: What is in it.
+        options: Every option of the subcommand, dotted.
+        command: The subcommand.
+
+    Raises:
+        StaError: There is no such option; the nearest is named.
+    """
+    sections = {f"{key}.": value for key, value in config.items() if isinstance(value, Mapping)}
+    for prefix, found in {"": config, **sections}.items():
+        known = {option.removeprefix(prefix).split(".")[0] for option in options if option.startswith(prefix)}
+        # A section without options of its own is one value, a class or a mapping.
+        for key in known and found.keys() - known:
+            raise StaError(
+                f"--config {name!r}: {prefix}{key} is not an option of `sta {command}`."
+                f"{nearest(str(key), known)} There are: {', '.join(sorted(known))}."
+            )
 
 
 def _value(text: str) -> Any:
