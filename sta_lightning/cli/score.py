@@ -7,11 +7,13 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
+from sta_lightning.arithmetic import find_measure
 from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.score import score as score_alone
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.checks import check_checkpoint, check_output
 from sta_lightning.cli.screen import say
+from sta_lightning.engine.files import GRAM, saying
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
@@ -98,6 +100,9 @@ class ScoreCLI(StaCLI):
         """Check the file that was given, and tell the model of it."""
         super().parse_arguments(parser, args)
         config = self.config["score"]
+        if config["measure"] != GRAM:
+            with saying("--measure"):
+                find_measure(config["measure"])
         weights = Path(config["weights"])
         if not weights.is_file():
             raise StaError(
