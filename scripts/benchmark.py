@@ -1,8 +1,12 @@
-"""Measure merging, forgetting, scoring and fitting beside what bounds them, and print times, memory and ratios.
+"""Measure merging, scoring and fitting beside what bounds them, or beside another checkout.
 
-    python scripts/benchmark.py                            # everything, about ten minutes on two
-    cores python scripts/benchmark.py --only kernel files        # some of it python
-    scripts/benchmark.py --markdown docs/benchmarks.md
+    # everything, about ten minutes on two cores
+    python scripts/benchmark.py
+    python scripts/benchmark.py --only kernel files
+    python scripts/benchmark.py --markdown docs/benchmarks.md
+    # the same work here and in another checkout, in turn; --rows takes words of what is measured
+    python scripts/benchmark.py --beside ../other --repetitions 8
+    python scripts/benchmark.py --beside ../other --rows STA scoring
 
 It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, kept in
 --folder for the next run) and compares with mergekit where `mergekit-pytorch` is installed
@@ -26,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.benchmarks import fitting, forms, growth, merging, scoring
+from scripts.benchmarks import beside, fitting, forms, growth, merging, scoring
 from scripts.benchmarks.inputs import Inputs
 from scripts.benchmarks.table import Section
 
@@ -72,6 +76,8 @@ def main() -> None:
     )
     parser.add_argument("--model", default="ViT-B-16", choices=("ViT-B-16", "ViT-L-14", "ViT-B-32"))
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--beside", type=Path, help="another checkout, to measure beside this one")
+    parser.add_argument("--rows", nargs="+", default=[""], help="words of the rows to measure with --beside")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument(
         "--mergekit", default=shutil.which("mergekit-pytorch"), help="the command mergekit-pytorch"
@@ -89,8 +95,9 @@ def main() -> None:
         "",
     ]
     print("\n".join(lines), flush=True)
-    for name in arguments.only:
-        text = SECTIONS[name](inputs, arguments).markdown()
+    sections = [SECTIONS[name] for name in arguments.only] if arguments.beside is None else [beside.measure]
+    for measure in sections:
+        text = measure(inputs, arguments).markdown()
         print(text, flush=True)
         lines.append(text)
     if arguments.markdown is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,44 +23,51 @@ class Cost:
 
     Attributes:
         process: seconds of the whole process, from its start to its end.
+        busy: seconds of processor time in it.
         work: seconds of the merge inside it, as it says itself.
     """
 
     process: float
+    busy: float
     work: float
 
 
-def environment() -> dict[str, str]:
-    """This process's, with the checkout in front of the modules' path."""
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
-
-
-def timed(command: Sequence[str]) -> Cost:
+def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
     """Run a command once.
+
+    Args:
+        command: its words.
+        environment: variables of its own; by default this checkout is where modules are found.
 
     Raises:
         SystemExit: it failed.
     """
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    seconds = time.perf_counter() - start
+    environment = {**os.environ, **(environment or {"PYTHONPATH": str(ROOT)})}
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     said = re.search(r"\(([\d.]+) s\)", done.stdout)
-    return Cost(seconds, float(said[1]) if said else float("nan"))
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(seconds, busy, float(said[1]) if said else float("nan"))
 
 
 def sta(*words: str) -> list[str]:
-    """The command ``sta`` of this checkout."""
+    """The command ``sta`` of a checkout."""
     return [sys.executable, "-m", "sta_lightning", *words]
+
+
+def probed(*words: str, environment: Mapping[str, str] | None = None) -> dict[str, float]:
+    """What ``probe.py`` tells of a piece of work; see :func:`timed`."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        timed([sys.executable, str(Path(__file__).with_name("probe.py")), str(result), *words], environment)
+        found: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
+        return found
 
 
 def private_memory(*words: str) -> tuple[float, float]:
     """Private memory of ``sta`` in MB: after importing torch, and at its highest."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        probe = Path(__file__).with_name("probe.py")
-        timed([sys.executable, str(probe), str(result), *words])
-        found = json.loads(result.read_text(encoding="utf-8"))
+    found = probed("sta", *words)
     return found["torch"] / 1e6, found["highest"] / 1e6

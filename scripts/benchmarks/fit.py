@@ -1,8 +1,7 @@
-"""Throughput of ``CLIPClassifier`` under ``Trainer.fit``, beside a bare PyTorch loop over the same batches.
+"""Throughput of ``Trainer.fit`` beside a bare PyTorch loop over the same batches.
 
-    python scripts/benchmarks/fit.py                                    # the miniature encoder,
-    batches of 128 python scripts/benchmarks/fit.py --encoder ViT-B-32 --batch_size 8  # random
-    weights
+    python scripts/benchmarks/fit.py  # the miniature encoder, batches of 128
+    python scripts/benchmarks/fit.py --encoder ViT-B-32 --batch_size 8  # random weights
 
 Both forms have the same encoder, head, AdamW, schedule, gradient clipping and loader. The fit has
 what the shipped configurations of fine-tuning have: TensorBoard and CSV loggers every ten steps,

@@ -1,4 +1,4 @@
-"""The fusion of one tensor in memory: as the equations read, eager, and compiled, beside a copy of the inputs."""
+"""Fusion of one tensor in memory: as the equations read, eager, compiled; beside a copy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scripts.benchmarks.inputs import Inputs
+from scripts.benchmarks.probe import SHAPE, TASKS, P, one_tensor
 from scripts.benchmarks.table import Section, interleaved, verdict
 from sta_lightning.arithmetic.fusion import Sta
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
@@ -18,7 +19,6 @@ from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.kernels import fused
 
-SHAPE, TASKS, P = (2304, 1024), 6, 0.7
 PIECE = 1 << 18  # divides the number of entries
 LOOP = "the compiled loop alone"
 
@@ -32,17 +32,9 @@ def as_the_equations_read(base: Tensor, finetuned: list[Tensor], scores: list[Te
 
 def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
     """Times, bytes per second and ratios."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random() -> Tensor:
-        return torch.randn(SHAPE, generator=generator)
-
-    base = random()
-    finetuned = [base + 1e-3 * random() for _ in range(TASKS)]
-    scores = [random().abs().pow(3) for _ in range(TASKS)]
-    names = [f"task{i}" for i in range(TASKS)]
-    models = ({"w": base}, {n: {"w": t} for n, t in zip(names, finetuned, strict=True)})
-    importance = {n: {"w": s} for n, s in zip(names, scores, strict=True)}
+    *models, importance = one_tensor()
+    base = models[0]["w"]
+    finetuned, scores = ([state["w"] for state in states.values()] for states in (models[1], importance))
     everything = [base, *finetuned, *scores]
     copies = [torch.empty_like(tensor) for tensor in everything]
     # The bounds of importances come with their files; "none" leaves them out of the kernel's time.

@@ -1,4 +1,4 @@
-"""Files to file, in cold processes with a warm page cache, beside reading and writing the same bytes, and beside mergekit."""
+"""Files to file, in cold processes, beside reading and writing the same bytes; and mergekit."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scripts.benchmarks.inputs import Files, Inputs
 from scripts.benchmarks.table import Section, verdict
 
 TASKS = 6
+FUSIONS = (("STA fuse", "sta"), ("task arithmetic", "task_arithmetic"), ("average", "average"))
 
 
 def read_and_write(sources: Sequence[Path], target: Path) -> float:
@@ -65,7 +66,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
     )
     with tempfile.TemporaryDirectory(dir=inputs.folder) as name:
         folder = Path(name)
-        commands = _commands(files, folder)
+        commands = sta_commands(files, folder)
         runs: dict[str, Callable[[], Cost]] = {
             what: (lambda words=words: timed(sta(*words))) for what, (words, _) in commands.items()
         }
@@ -116,15 +117,14 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
     return section
 
 
-def _commands(files: Files, folder: Path) -> dict[str, tuple[list[str], list[Path]]]:
+def sta_commands(
+    files: Files, folder: Path, fusions: Sequence[tuple[str, str]] = FUSIONS
+) -> dict[str, tuple[list[str], list[Path]]]:
     """What is measured: the words after ``sta``, and the files that it reads."""
     found: dict[str, tuple[list[str], list[Path]]] = {}
     models = [files.pretrained, *files.finetuned]
-    for what, method, scores in (
-        ("STA fuse", "sta", True),
-        ("task arithmetic", "task_arithmetic", False),
-        ("average", "average", False),
-    ):
+    for what, method in fusions:
+        scores = method == "sta"
         config = folder / f"{method}.yaml"
         config.write_text(files.config(TASKS, folder / f"{method}.safetensors", method=method, scores=scores))
         found[what] = (["merge", "--config", str(config)], [*models, *(files.importance if scores else [])])

@@ -41,7 +41,7 @@ class Section:
 def interleaved(
     work: Mapping[str, Callable[[], object]], repetitions: int, *, warm: int = 1
 ) -> dict[str, float]:
-    """Median seconds of several pieces of work, done in turn so that the machine's moods meet all of them."""
+    """Median seconds of several pieces of work, done in turn, so that other load meets all."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(warm + repetitions):
         for name, call in work.items():

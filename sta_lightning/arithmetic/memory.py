@@ -24,7 +24,7 @@ class MemorySink:
 
     Args:
         like: the model whose names, shapes, devices and types the result has.
-        dtype: type of the floating-point tensors; nothing for those of ``like``.
+        dtype: type of the floating-point tensors; ``None`` for those of ``like``.
     """
 
     def __init__(self, like: StateDict, dtype: torch.dtype | None) -> None:
@@ -76,9 +76,9 @@ def run_in_memory(
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for a method
             that needs them.
         dare: what is dropped from the task vectors before they are merged.
-        origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
+        origin: the model that the fine-tuned ones started from; ``None`` if it is ``base``.
         base_title: what to call ``base`` in a message.
-        dtype: floating-point type of the result; nothing keeps each tensor's type in ``base``.
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``base``.
         compiled: see :func:`~sta_lightning.arithmetic.run.run`.
 
     Returns:

@@ -44,7 +44,7 @@ class TensorSource(ABC):
         return None
 
     def check(self) -> None:
-        """Raise a StaError if the entries are no longer what they were when the source was opened."""
+        """Raise a StaError if the entries have changed since the source was opened."""
         for part in self.parts:
             part.check()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,37 +61,9 @@ class Workers:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Do the work on every item; the first error stops the others and is raised."""
-        waiting = list(items)
-        if self._pool is None or len(waiting) < 2:
-            return [work(item) for item in waiting]
-        results: list[Any] = [None] * len(waiting)
-        numbers, lock, stop = iter(range(len(waiting))), threading.Lock(), threading.Event()
-
-        def serve() -> None:
-            try:
-                while not stop.is_set():
-                    with lock:
-                        number = next(numbers, None)
-                    if number is None:
-                        return
-                    results[number] = work(waiting[number])
-            except BaseException:
-                stop.set()
-                raise
-
-        started = [self._pool.submit(serve) for _ in range(min(self.threads, len(waiting)))]
-        try:
-            errors = [future.exception() for future in started]
-        except BaseException:  # an interrupt of the one who waits
-            stop.set()
-            with contextlib.suppress(BaseException):
-                for future in started:
-                    future.exception()
-            raise
-        for error in errors:
-            if error is not None:
-                raise error
-        return results
+        if self._pool is None:
+            return [work(item) for item in items]
+        return list(self._pool.map(work, items))  # on an error it cancels what has not begun
 
 
 class Processes(Protocol):
@@ -123,7 +94,7 @@ class Alone:
 
 
 def together(processes: Processes, work: Callable[[], Result]) -> list[Result]:
-    """Do some work on every process and gather what came out; if it fails on one, all of them raise.
+    """Do some work on every process and gather what came out; if one fails, all of them raise.
 
     Raises:
         StaError: what the first process to fail raised, on every other process too.
@@ -146,7 +117,7 @@ def together(processes: Processes, work: Callable[[], Result]) -> list[Result]:
 
 
 def shared_out(sizes: Mapping[str, int], processes: Processes) -> Iterator[str]:
-    """The names that fall to this process: largest first, each to the process that has the least so far."""
+    """This process's names: largest first, each to the process that has the least so far."""
     loads = [0] * processes.size
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         rank = loads.index(min(loads))

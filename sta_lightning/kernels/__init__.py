@@ -1,4 +1,4 @@
-"""Loops in machine code: the arithmetic's inner loops as C, compiled once by the machine's own compiler.
+"""The arithmetic's inner loops in C, compiled once by the machine's own compiler.
 
 They know addresses and counts, not models. Where there is no compiler nothing is lost but time:
 every caller has an eager form that gives the same bits.

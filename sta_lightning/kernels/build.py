@@ -66,8 +66,8 @@ def library(source: str) -> ctypes.CDLL | None:
         source: C text; what :data:`_HEAD` says stands in front of it.
 
     Returns:
-        The library, or ``None`` where there is no compiler or it refuses the text; the log says why.
-        Callers have an eager form that gives the same bits.
+        The library, or ``None`` where there is no compiler or it refuses the text; the log says
+        why. Callers have an eager form that gives the same bits.
     """
     with _lock:
         found = _loaded.get(source)
@@ -143,7 +143,7 @@ def _kept(source: str) -> list[Path]:
 
 
 def _name(source: str, content: bytes) -> str:
-    """The name under which a library is kept, which tells what was compiled, where, and what came out."""
+    """The name that a library is kept by: what was compiled, where, and what came out."""
     return f"{_stem(source)}-{hashlib.sha256(content).hexdigest()[:24]}.so"
 
 

@@ -19,7 +19,7 @@ _ADDRESS, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, 
 
 
 class Loops:
-    """The loops that do not depend on the number of tasks.
+    """The loops for any number of tasks.
 
     Every argument that is an address (an ``int``) points to ``size`` float32 entries. ``out`` is
     written. The answer ``finite`` is whether all entries read, and all results, are finite.
@@ -131,7 +131,7 @@ class Fused:
 
 
 def loops() -> Loops | None:
-    """The loops that do not depend on the number of tasks; ``None`` where they cannot be compiled."""
+    """The loops for any number of tasks; ``None`` where they cannot be compiled."""
     found = library(text("loops"))
     return None if found is None else Loops(found)
 

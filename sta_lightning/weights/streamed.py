@@ -21,7 +21,7 @@ Planned = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
 class FileSink:
-    """Places for the entries of a file's tensors; see :class:`~sta_lightning.arithmetic.run.Sink`."""
+    """A file's tensors as a :class:`~sta_lightning.arithmetic.run.Sink`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class FileSink:
         return self._planned[name][1]
 
     def address(self, name: str) -> int | None:
-        """Nowhere: a map of a file that is being written ends the process on a full disk; a write says so."""
+        """Nowhere: on a full disk a map would end the process, where a write says so."""
         return None
 
     def write(self, name: str, start: int, values: Tensor) -> None:
@@ -69,7 +69,7 @@ def streamed(
     *,
     prefix: str = "",
 ) -> Iterator[FileSink]:
-    """A safetensors file that takes its place at ``path`` when the block has ended well on every process.
+    """A safetensors file, put at ``path`` when the block has ended well on every process.
 
     Args:
         path: the file to write, ending in ``.safetensors``; missing folders are made.

@@ -28,7 +28,7 @@ LOG = "sta_lightning.kernels.build"
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """An empty cache, and a function after which nothing is known to this process, as if it were another one."""
+    """An empty cache, and a function that makes this process forget, as if it were another."""
 
     def forget() -> None:
         monkeypatch.setattr(build, "_loaded", {})

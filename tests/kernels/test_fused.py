@@ -1,4 +1,4 @@
-"""Fusion in machine code: the bits of the eager form, the masks of the exact oracle, on every kind of importance."""
+"""Fusion in machine code: the bits of the eager form, the masks of the exact oracle."""
 
 from __future__ import annotations
 

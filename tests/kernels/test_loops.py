@@ -1,4 +1,4 @@
-"""The loops that do not depend on the number of tasks, against NumPy and against the eager forms."""
+"""The loops for any number of tasks, against NumPy and against the eager forms."""
 
 from __future__ import annotations
 

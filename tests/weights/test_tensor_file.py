@@ -1,4 +1,4 @@
-"""Safetensors files read a piece at a time: what the library reads, or one error that names the file."""
+"""Safetensors files read a piece at a time: what the library reads, or an error that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are no safetensors files, or say what cannot be: one error that names the file, whatever the bytes."""
+"""Files that are no safetensors files, or say what cannot be: one error that names the file."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 
 def opened(path: Path) -> TensorFile | None:
-    """The file, or nothing if it is refused by its name; anything else that is raised fails the test."""
+    """The file, or ``None`` if it is refused by its name; any other error fails the test."""
     refusal = ""
     try:
         return TensorFile(path)
