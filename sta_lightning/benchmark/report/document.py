@@ -157,8 +157,8 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
         Picture(
             "fusion",
             "Average accuracy of every method",
-            "A dot is the mean over the seeds, a whisker one standard deviation. Upright lines: the "
-            "references. STA's variants are printed bold. The axis does not begin at zero.",
+            f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. The axis does "
+            "not begin at zero.",
             f"Dot plot of the average test accuracy in percent after fusion. {numbers}.",
         ),
     ]
@@ -177,6 +177,12 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
+def _dots(results: BenchmarkResults) -> str:
+    if len(results.seeds) == 1:
+        return "A dot is the mean of one seed. "
+    return "A dot is the mean over the seeds, a whisker one standard deviation. "
+
+
 def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
     if not results.pairs:
         return ()
@@ -188,8 +194,8 @@ def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
     picture = Picture(
         "pairs",
         "Two tasks fused",
-        "As the paper's Fig. 3, which has STA and task arithmetic. A dot is the mean over the seeds, a "
-        "whisker one standard deviation. The axis does not begin at zero.",
+        f"As the paper's Fig. 3, which has STA and task arithmetic. {_dots(results)}The axis does not begin "
+        "at zero.",
         f"Dot plot of the average test accuracy of {len(grid.lines) - 1} pairs of tasks. Means of all "
         f"pairs: {means}.",
     )
@@ -208,8 +214,8 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
             Picture(
                 "forgetting",
                 "Target and control after forgetting",
-                "Means over the forgotten tasks; a whisker is one standard deviation over the seeds. Upright "
-                "line: the pretrained model. The axes do not begin at zero.",
+                f"Over the forgotten tasks. {_dots(results)}Upright line: the pretrained model. The axes do "
+                "not begin at zero.",
                 "Two dot plots: mean accuracy on the forgotten task, and on the control. Target / control: "
                 f"{numbers}.",
             ),

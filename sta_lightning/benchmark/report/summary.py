@@ -29,8 +29,8 @@ _VERBS = {
     "ties": "ties",
     "loses": "loses",
     "above": "lies above",
-    "level": "is level with",
-    "below": "lies below",
+    "level": "level with",
+    "below": "below",
 }
 _TRADES = {
     "wins": "is better in one measure and no worse in the other than",
@@ -92,7 +92,7 @@ def _best(found: Scores, met: Sequence[Duel]) -> Item:
         text += f" The best variant of STA is {found.named(first)}, {_value(found.spread(first))}."
         for duel in met:
             if (duel.own, duel.other) == (first, best):
-                text += f" It lies {duel.verdict.lies} {found.named(best)} ({duel.verdict.said})."
+                text += f" It lies {duel.verdict.lies} {found.named(best)}{duel.verdict.said}."
     return Item(text, "The best fused model:")
 
 
@@ -132,7 +132,7 @@ def _against(found: Scores, met: Sequence[Duel]) -> str:
     for place, duel in enumerate(met):
         how = f" {_SHORT[duel.other[1]]}" if len(met) > 1 or duel.other[1] == "tuned" else ""
         who = f"the {name}" if place == 0 else "it"
-        parts.append(f"{duel.verdict.lies} {who}{how} ({duel.verdict.said})")
+        parts.append(f"{duel.verdict.lies} {who}{how}{duel.verdict.said}")
     return f"It lies {' and '.join(parts)}."
 
 
@@ -153,8 +153,8 @@ def forgetting_items(results: BenchmarkResults) -> tuple[Item, ...]:
         children = tuple(
             Item(
                 f"Against {target.named(lost.other)} ({averages(lost.other)}): "
-                f"target {lost.verdict.lies} ({lost.verdict.said}), "
-                f"control {kept.verdict.lies} ({kept.verdict.said})."
+                f"target {lost.verdict.lies}{lost.verdict.said}, "
+                f"control {kept.verdict.lies}{kept.verdict.said}."
             )
             for lost, kept in met
             if target.group(lost.other) == "control" or lost.other[0] == _NEGATION

@@ -70,13 +70,13 @@ class Verdict:
 
     @property
     def said(self) -> str:
-        """The outcome in words; of one seed, what the same test images say of its side."""
+        """`` (loses)``; of one seed, what the test images say of the side, if they were compared."""
         if self.error is not None:
-            return self.outcome
+            return f" ({self.outcome})"
         if self.image_error is None:
-            return "one seed: no spread"
+            return ""
         evidence = statistics.verdict(self.difference.mean, self.image_error)
-        return f"one seed, on the same test images: {evidence}"
+        return f" (on the same test images: {evidence})"
 
     @property
     def lies(self) -> str:

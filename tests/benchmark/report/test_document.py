@@ -272,7 +272,9 @@ def test_one_seed_is_compared_image_by_image() -> None:
     line = next(line for line in text.splitlines() if line.startswith("- **STA LP (published):**"))
     gap = few.paired[0].difference
     side = "above" if gap > 0 else "below"
-    assert f"It lies {abs(gap):.1f} ± 0.4 points {side} the random mask as published (one seed" in line
+    assert (
+        f"It lies {abs(gap):.1f} ± 0.4 points {side} the random mask as published (on the same test" in line
+    )
     assert "on the same test images: more than two standard errors" in line
     assert "Standard error of an average from the test images (1000 per task): at most" in text
     assert "c0ffeec0ffeec0ffeec0ffeec0ffeec0ffee, and changes that were not committed" in text

@@ -55,13 +55,13 @@ def test_one_seed_tells_a_side_and_no_winner(difference: float, outcome: str, lo
     verdict = Verdict.of([difference], lower_is_better=lower)
     assert verdict.error is None
     assert verdict.outcome == outcome
-    assert verdict.said == "one seed: no spread"
+    assert verdict.said == ""
     assert "wins" not in verdict.cell
 
 
 def test_words() -> None:
     verdict = Verdict.of([-3.6, -3.2, -2.8])
-    assert f"{verdict.lies} the random mask ({verdict.said})" == (
+    assert f"{verdict.lies} the random mask{verdict.said}" == (
         "3.2 ± 0.2 points below the random mask (loses)"
     )
     assert verdict.cell == "−3.2 ± 0.2 loses"
@@ -72,5 +72,5 @@ def test_one_seed_has_the_error_of_its_test_images() -> None:
     verdict = Verdict.of([-3.2], image_error=0.4)
     assert (verdict.error, verdict.outcome) == (None, "below")
     assert verdict.lies == "3.2 ± 0.4 points below"
-    assert verdict.said == "one seed, on the same test images: more than two standard errors"
+    assert verdict.said == " (on the same test images: more than two standard errors)"
     assert verdict.cell == "−3.2 ± 0.4"
