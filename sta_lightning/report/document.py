@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Grid, markdown_text
+from sta_lightning.report.theme import Theme
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Picture:
         title: first words of its caption.
         caption: what is drawn and how it is to be read.
         alt: what it shows, for readers who do not see it.
+        draw: the figure in a theme.
     """
 
     name: str
     title: str
     caption: str
     alt: str
+    draw: Callable[[Theme], Figure]
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,9 @@ def _markdown(block: Block) -> str:
             return markdown_text(block)
         case tuple():
             return "\n".join(_items(block))
-        case Picture(name, title, caption, alt):
-            shown = f"![{markdown_text(alt)}]({name}.png)"
-            return f"{shown}\n\n**{markdown_text(title)}.** {markdown_text(caption)}"
+        case Picture():
+            shown = f"![{markdown_text(block.alt)}]({block.name}.png)"
+            return f"{shown}\n\n**{markdown_text(block.title)}.** {markdown_text(block.caption)}"
         case Details(summary, grids):
             inner = "\n\n".join(grid.markdown().rstrip("\n") for grid in grids)
             return f"<details>\n<summary>{markdown_text(summary)}</summary>\n\n{inner}\n\n</details>"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sta_lightning.report.grid import Number
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
 from sta_lightning.report.theme import LIGHT, Theme
 
@@ -23,13 +23,13 @@ class Dots:
 
     Attributes:
         label: in the legend.
-        values: one (mean, standard deviation) for each row; ``None`` where there is none.
+        values: one for each row; ``None`` where there is none.
         look: number of its colour and marker; ``None`` for grey.
         hollow: drawn as an outline.
     """
 
     label: str
-    values: Sequence[tuple[float, float | None] | None]
+    values: Sequence[Number | None]
     look: int | None
     hollow: bool = False
 
@@ -76,7 +76,7 @@ def dot_figure(
     shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}
     for axes, panel in zip(shown, panels, strict=True):
-        _draw(axes, panel, len(rows), apart, theme, entries)
+        _draw(axes, panel, apart, theme, entries)
         axes.set_xlabel(panel.x_label)
         if panel.heading:
             axes.set_title(panel.heading, loc="left", fontsize=10)
@@ -94,35 +94,27 @@ def dot_figure(
     return paint(figure, theme)
 
 
-def _draw(
-    axes: Axes,
-    panel: Panel,
-    rows: int,
-    apart: bool,
-    theme: Theme,
-    entries: dict[str, Artist],
-) -> None:
+def _draw(axes: Axes, panel: Panel, apart: bool, theme: Theme, entries: dict[str, Artist]) -> None:
     for number, (label, value) in enumerate(panel.levels.items()):
         line = axes.axvline(value, color=theme.grey, linestyle=_LEVELS[number % 3], linewidth=1.4, zorder=1)
         entries.setdefault(label, line)
     count = len(panel.series)
     for number, series in enumerate(panel.series):
         shift = (number - (count - 1) / 2) * min(0.24, 0.78 / max(count, 1)) if apart else 0.0
-        present = [(place, value) for place, value in enumerate(series.values[:rows]) if value is not None]
+        present = [(cell, place + shift) for place, cell in enumerate(series.values) if cell is not None]
         colour = theme.colour(series.look)
-        for place, (mean, std) in present:
-            if std is not None:
-                style: dict[str, Any] = {"color": colour, "capsize": 2.2, "linewidth": 1.2, "zorder": 2}
-                axes.errorbar(mean, place + shift, xerr=std, fmt="none", **style)
+        spread = [(cell.mean, place, cell.std) for cell, place in present if cell.std is not None]
+        if spread:
+            x, y, reach = zip(*spread, strict=True)
+            axes.errorbar(x, y, xerr=reach, fmt="none", color=colour, capsize=2.2, linewidth=1.2, zorder=2)
         (line,) = axes.plot(
-            [mean for _, (mean, _) in present],
-            [place + shift for place, _ in present],
+            [cell.mean for cell, _ in present],
+            [place for _, place in present],
             linestyle="none",
             marker=theme.marker(series.look),
             markersize=6.2,
             color=colour,
             markerfacecolor=theme.background if series.hollow else colour,
-            markeredgecolor=colour,
             markeredgewidth=1.3,
             zorder=3,
         )

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from sta_lightning.report.grid import Number
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
 from sta_lightning.report.theme import DASHES, LIGHT, Theme
 
@@ -25,27 +26,19 @@ _OFFSETS = (
 )
 
 
-class Point(NamedTuple):
-    """A value and its spread over the seeds."""
-
-    x: float
-    mean: float
-    std: float | None
-
-
 @dataclass(frozen=True)
 class Band:
     """A line with a band of one standard deviation.
 
     Attributes:
         label: in the legend.
-        points: in the order of x.
+        points: x and what was measured there, in the order of x.
         look: number of its colour, marker and dash.
         used: values of x that are starred, the settings of the tables.
     """
 
     label: str
-    points: Sequence[Point]
+    points: Sequence[tuple[float, Number]]
     look: int | None
     used: Collection[float] = ()
 
@@ -99,44 +92,32 @@ def band_figure(
     figure = new_figure(7.6, 4.9, title)
     axes = figure.add_subplot()
     entries: dict[str, Artist] = {}
+    stars = None
     for band in bands:
         colour = theme.colour(band.look)
-        x = [point.x for point in band.points]
-        (line,) = axes.plot(
-            x,
-            [point.mean for point in band.points],
-            **theme.line(band.look),
-            markersize=5,
-            linewidth=1.7,
-            zorder=3,
-        )
+        x = [value for value, _ in band.points]
+        mean = [found.mean for _, found in band.points]
+        (line,) = axes.plot(x, mean, **theme.line(band.look), markersize=5, linewidth=1.7, zorder=3)
         entries[band.label] = line
-        spread = [point.std or 0.0 for point in band.points]
-        if any(spread):
-            axes.fill_between(
-                x,
-                [point.mean - std for point, std in zip(band.points, spread, strict=True)],
-                [point.mean + std for point, std in zip(band.points, spread, strict=True)],
-                color=colour,
-                alpha=0.16,
-                linewidth=0,
-                zorder=2,
+        reach = [found.std or 0.0 for _, found in band.points]
+        if any(reach):
+            low, high = (
+                [value + side * std for value, std in zip(mean, reach, strict=True)] for side in (-1, 1)
             )
-        used = [point for point in band.points if point.x in band.used]
-        axes.plot(
-            [point.x for point in used], [point.mean for point in used], **_star(colour, theme), zorder=4
-        )
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+        for value, found in band.points:
+            if value in band.used:
+                axes.plot(value, found.mean, **_star(colour, theme), zorder=4)
+                stars = Line2D([], [], **_star(theme.background, theme))
     for number, (label, value) in enumerate((levels or {}).items()):
         entries[label] = axes.axhline(
             value, color=theme.grey, linestyle=DASHES[1 + number % 3], linewidth=1.3, zorder=1
         )
-    if any(point.x in band.used for band in bands for point in band.points):
-        entries["setting used in the tables"] = Line2D([], [], **_star(theme.background, theme))
+    if stars is not None:
+        entries["setting used in the tables"] = stars
     if powers:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(
-            FixedLocator(sorted({point.x for band in bands for point in band.points}))
-        )
+        axes.xaxis.set_major_locator(FixedLocator(sorted({x for band in bands for x, _ in band.points})))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     elif whole:
@@ -222,7 +203,7 @@ def _along(stations: Sequence[Station], steps: int = 24) -> list[tuple[float, fl
 def _label_ends(
     figure: Figure, axes: Axes, paths: Sequence[Path], start: tuple[str, float, float] | None, theme: Theme
 ) -> None:
-    """Write the ends' labels where no mark and no other label lies; leave one out that fits nowhere."""
+    """Write the ends' labels where nothing else lies; leave one out that fits nowhere."""
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     where = axes.transData

@@ -120,7 +120,7 @@ class Selection:
 
 
 def split_name(tensor: str) -> tuple[int | None, str]:
-    """Block number and name within the block: ``blocks.7.norm1.weight`` -> ``(7, "norm1.weight")``."""
+    """Block number and name within it: ``blocks.7.norm1.weight`` -> ``(7, "norm1.weight")``."""
     match = _BLOCK.search(tensor)
     return (int(match.group(1)), match.group(2)) if match else (None, tensor)
 

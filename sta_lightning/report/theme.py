@@ -14,7 +14,6 @@ class Theme:
     """Colours of a figure.
 
     Attributes:
-        name: ``light`` or ``dark``.
         background: of figure and page.
         text: of titles, labels and ticks.
         grey: of references and of whatever is no series.
@@ -23,7 +22,6 @@ class Theme:
         heat: name of matplotlib's colour map for heat maps.
     """
 
-    name: str
     background: str
     text: str
     grey: str
@@ -55,41 +53,23 @@ class Theme:
 # Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two
 # of Tol's.
 LIGHT = Theme(
-    name="light",
     background="#FFFFFF",
     text="#000000",
     grey="#7F7F7F",
     grid="#E6E6E6",
-    colours=(
-        "#0072B2",
-        "#D55E00",
-        "#009E73",
-        "#CC79A7",
-        "#E69F00",
-        "#56B4E9",
-        "#000000",
-        "#882255",
-        "#7F7F1F",
+    colours=tuple(
+        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#7F7F1F"]
     ),
     heat="Blues",
 )
 # The same hues, as light as a dark page needs them.
 DARK = Theme(
-    name="dark",
     background="#15181D",
     text="#E4E6EA",
     grey="#9AA0A8",
     grid="#2E333B",
-    colours=(
-        "#4AA8EC",
-        "#FF8447",
-        "#2BC79A",
-        "#E59CC8",
-        "#F2B632",
-        "#A6DBFF",
-        "#FFFFFF",
-        "#D9638F",
-        "#C9C94F",
+    colours=tuple(
+        ["#4AA8EC", "#FF8447", "#2BC79A", "#E59CC8", "#F2B632", "#A6DBFF", "#FFFFFF", "#D9638F", "#C9C94F"]
     ),
     heat="Blues_r",
 )

@@ -1,4 +1,4 @@
-"""Dots, lines, radar and heat maps: the numbers are there, the legend is outside, both themes differ."""
+"""Dots, lines, radar, heat maps: the numbers are there, the legend is outside, themes differ."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.embed import data_uri, pixels, svg
+from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
-from sta_lightning.report.lines import Band, Path, Point, Station, band_figure, path_figure
+from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.theme import DARK, LIGHT, Theme
 
@@ -20,8 +21,8 @@ def dots(theme: Theme = LIGHT) -> Figure:
         "heading",
         "accuracy (%)",
         [
-            Dots("published", [(70.0, 1.0), None], 0, hollow=True),
-            Dots("tuned", [(75.0, None), (80.0, 0.5)], 1),
+            Dots("published", [Number(70.0, 1.0), None], 0, hollow=True),
+            Dots("tuned", [Number(75.0), Number(80.0, 0.5)], 1),
         ],
         {"zero-shot": 60.0},
     )
@@ -29,8 +30,8 @@ def dots(theme: Theme = LIGHT) -> Figure:
 
 
 def bands(theme: Theme = LIGHT) -> Figure:
-    band = Band("STA LP", [Point(1, 70, 1.0), Point(4, 75, 0.5), Point(256, 77, 0.1)], 0)
-    other = Band("one seed", [Point(1, 60, None), Point(4, 65, None)], 1)
+    band = Band("STA LP", [(1, Number(70, 1.0)), (4, Number(75, 0.5)), (256, Number(77, 0.1))], 0)
+    other = Band("one seed", [(1, Number(60)), (4, Number(65))], 1)
     return band_figure(
         [band, other], title="Bands", x_label="samples", y_label="accuracy (%)", powers=True, theme=theme
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from sta_lightning.benchmark.report.curves import (
     VARIED,
@@ -14,7 +17,19 @@ from sta_lightning.benchmark.report.curves import (
     levels,
     trade_off_grid,
 )
-from sta_lightning.benchmark.report.figures import figures, radar_runs, selected
+from sta_lightning.benchmark.report.figures import (
+    conflict,
+    curve,
+    forgetting,
+    pairs,
+    radar,
+    radar_runs,
+    ranking,
+    selected,
+    selection,
+    survivors,
+    trade_offs,
+)
 from sta_lightning.benchmark.report.numbers import Measure, duels, plain, scores, spaced
 from sta_lightning.benchmark.report.summary import forgetting_items, fusion_items, reading
 from sta_lightning.benchmark.report.tables import (
@@ -42,7 +57,7 @@ from sta_lightning.report.embed import data_uri, pixels
 from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
 from sta_lightning.report.style import save_png
-from sta_lightning.report.theme import DARK
+from sta_lightning.report.theme import DARK, LIGHT
 
 _SIDES: tuple[Measure, Measure] = ("target", "control")
 _BELOW = "The numbers stand in the table below."
@@ -61,14 +76,18 @@ def write_report(results: BenchmarkResults, output: Path) -> Path:
     document = describe(results)
     for name, text in csv_tables(results).items():
         write_text(output / f"{name}.csv", text)
-    light, dark = figures(results), figures(results, DARK)
-    for name, figure in light.items():
-        save_png(figure, output / f"{name}.png")
-    drawn = {
-        name: Drawn(data_uri(figure), data_uri(dark[name]), *pixels(figure)) for name, figure in light.items()
-    }
+    drawn = {}
+    for picture in document.pictures():
+        light, dark = picture.draw(LIGHT), picture.draw(DARK)
+        save_png(light, output / f"{picture.name}.png")
+        drawn[picture.name] = Drawn(data_uri(light), data_uri(dark), *pixels(light))
     write_text(output / "report.md", markdown(document))
     return write_text(output / "report.html", html(document, drawn))
+
+
+def figures(results: BenchmarkResults) -> dict[str, Figure]:
+    """Every figure that there is data for, by name, for a light page."""
+    return {picture.name: picture.draw(LIGHT) for picture in describe(results).pictures()}
 
 
 def csv_tables(results: BenchmarkResults) -> dict[str, str]:
@@ -160,6 +179,7 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
             f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. The axis does "
             "not begin at zero.",
             f"Dot plot of the average test accuracy in percent after fusion. {numbers}.",
+            partial(ranking, results),
         ),
     ]
     if len(results.tasks) > 2:
@@ -172,6 +192,7 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
                 "and STA LP are shown under the setting with the higher average.",
                 f"Radar chart of the test accuracy on every task for {which}. The numbers stand in the "
                 "table of fusion.",
+                partial(radar, results),
             )
         )
     return tuple(blocks)
@@ -198,6 +219,7 @@ def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
         "at zero.",
         f"Dot plot of the average test accuracy of {len(grid.lines) - 1} pairs of tasks. Means of all "
         f"pairs: {means}.",
+        partial(pairs, results),
     )
     return picture, Details("The numbers of the pairs", (grid,))
 
@@ -218,6 +240,7 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
                 "not begin at zero.",
                 "Two dot plots: mean accuracy on the forgotten task, and on the control. Target / control: "
                 f"{numbers}.",
+                partial(forgetting, results),
             ),
         ]
     if results.trade_off:
@@ -229,6 +252,7 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
                 "setting are labelled where there is room and named in the legend. Up and to the left is "
                 "better.",
                 f"Lines of the control's accuracy against the forgotten task's, a line per method. {_BELOW}",
+                partial(trade_offs, results),
             ),
             Details("The numbers of the trade-off", (trade_off_grid(results),)),
         ]
@@ -248,6 +272,7 @@ def _sensitivity(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"Average over the tasks, {split} images. {varied.reading} {band}{beside}"
                 "The axis does not begin at zero.",
                 f"Lines of the average {split} accuracy in percent, a line per method. {_BELOW}",
+                partial(curve, results, points),
             ),
             Details(
                 f"The numbers: {varied.title[0].lower()}{varied.title[1:]}", (curve_grid(results, points),)
@@ -267,6 +292,7 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"As the paper's Fig. 4: a panel per kind of parameter, a line per task. {seed}",
                 "Panels of the share of entries kept in percent against the layer. The numbers are in "
                 "selection.csv.",
+                partial(selection, results),
             )
         )
     if results.kept:
@@ -277,6 +303,7 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"Mean over the layers of the share of entries that {selected(results)} keeps, in percent, by "
                 f"kind of parameter. {seed}",
                 "Heat map of the share of entries kept, kind of parameter by task, its number in every cell.",
+                partial(survivors, results),
             )
         )
     if len(results.conflict) > 1:
@@ -287,6 +314,7 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
                 "Of the entries that are not zero in both task vectors, the share in percent whose signs "
                 f"differ; 50 is what chance gives. {seed}",
                 "Heat map of the share of entries whose signs differ, task by task, its number in every cell.",
+                partial(conflict, results),
             )
         )
     return tuple(blocks)

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from sta_lightning.benchmark.report.curves import (
     VARIED,
     by_method,
-    curve_groups,
     levels,
     symbol,
     trade_off,
@@ -25,51 +24,25 @@ from sta_lightning.benchmark.report.numbers import (
     scores,
     spaced,
 )
-from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, pair_name
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread
+from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, number, pair_name
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
-from sta_lightning.report.lines import Band, Path, Point, Station, band_figure, path_figure
+from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.theme import Theme
 
 
-def figures(results: BenchmarkResults, theme: Theme = LIGHT) -> dict[str, Figure]:
-    """Every figure that there is data for, by name, in the order of the report."""
-    found: dict[str, Figure] = {}
-    if results.fusion:
-        found["fusion"] = ranking(results, theme)
-        if len(results.tasks) > 2:
-            found["radar"] = radar(results, theme)
-    if results.pairs:
-        found["pairs"] = pairs(results, theme)
-    if results.forgetting:
-        found["forgetting"] = forgetting(results, theme)
-    if results.trade_off:
-        found["trade_off"] = trade_offs(results, theme)
-    for name, points in curve_groups(results).items():
-        found[name] = curve(results, points, theme)
-    kept = Selection.from_kept(results.kept)
-    if kept.main_kinds():
-        title = f"Share of entries that {selected(results)} keeps, by layer"
-        found["selection"] = selection_figure(kept, title=title, theme=theme)
-    if kept.shares:
-        found["kept"] = survivors(kept, selected(results), theme)
-    if len(results.conflict) > 1:
-        found["conflict"] = conflict(results, theme)
-    return found
-
-
-def ranking(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def ranking(results: BenchmarkResults, theme: Theme) -> Figure:
     """Average accuracy of every method, a row each."""
     panel = _panel(scores(results), "", "average test accuracy (%)", "tuned on validation images")
     title = f"Fusion of {len(results.tasks)} models: average over the tasks"
     return _rows(scores(results), [panel], title, theme)
 
 
-def forgetting(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def forgetting(results: BenchmarkResults, theme: Theme) -> Figure:
     """Target and control after forgetting, averaged over the tasks, a row per method."""
     headings: dict[Measure, str] = {
         "target": "forgotten task: lower is better",
@@ -92,7 +65,7 @@ def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
     series = [
         Dots(
             tuned if setting == "tuned" else "published settings",
-            [_mean_and_std(found.spread((key, setting))) for key in _keys(found)],
+            [number(found.spread((key, setting))) for key in _keys(found)],
             look=1 if setting == "tuned" else 0,
             hollow=setting == "published",
         )
@@ -117,10 +90,6 @@ def _rows(found: Scores, panels: Sequence[Panel], title: str, theme: Theme) -> F
     )
 
 
-def _mean_and_std(found: Spread | None) -> tuple[float, float | None] | None:
-    return None if found is None else (found.mean, found.std)
-
-
 def radar_runs(found: Scores) -> list[Run]:
     """The methods of the radar, six at most: bounds, two simple ones, the best other one, STA."""
     simple = ("average", "task_arithmetic")
@@ -133,7 +102,7 @@ def radar_runs(found: Scores) -> list[Run]:
     return chosen
 
 
-def radar(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def radar(results: BenchmarkResults, theme: Theme) -> Figure:
     """Accuracy by task of a few methods."""
     found = scores(results)
     by_task = [scores(results, "fusion", task) for task in results.tasks]
@@ -149,7 +118,7 @@ def radar(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def pairs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def pairs(results: BenchmarkResults, theme: Theme) -> Figure:
     """Average accuracy of every pair of tasks, a row each (the paper's Fig. 3)."""
     colours = looks_among(results, [row.method for row in results.pairs], len(theme.colours))
     total = pair_scores(results)
@@ -157,7 +126,7 @@ def pairs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     series = [
         Dots(
             total.named(run),
-            [_mean_and_std(found.spread(run)) for found in by_pair.values()],
+            [number(found.spread(run)) for found in by_pair.values()],
             colours[run[0]],
             hollow=len(total.settings(run[0])) > 1 and run[1] == "published",
         )
@@ -171,7 +140,7 @@ def pairs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def trade_offs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def trade_offs(results: BenchmarkResults, theme: Theme) -> Figure:
     """Target against control, a line per method."""
     found = trade_off(results)
     colours = looks_among(results, found, len(theme.colours))
@@ -197,7 +166,7 @@ def trade_offs(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme = LIGHT) -> Figure:
+def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme) -> Figure:
     """Accuracy against one varied thing, a line per method."""
     found = by_method(points)
     colours = looks_among(results, found, len(theme.colours))
@@ -206,7 +175,7 @@ def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme 
         [
             Band(
                 results.method(method).label,
-                [Point(x, spread.mean, spread.std) for x, spread in spreads.items()],
+                [(x, number(spread)) for x, spread in spreads.items()],
                 colours[method],
                 _used(results, method, varied),
             )
@@ -237,8 +206,15 @@ def selected(results: BenchmarkResults) -> str:
     return next((info.label for info in results.methods if info.key == key), "STA")
 
 
-def survivors(kept: Selection, method: str, theme: Theme = LIGHT) -> Figure:
+def selection(results: BenchmarkResults, theme: Theme) -> Figure:
+    """Share of entries kept per layer (the paper's Fig. 4)."""
+    title = f"Share of entries that {selected(results)} keeps, by layer"
+    return selection_figure(Selection.from_kept(results.kept), title=title, theme=theme)
+
+
+def survivors(results: BenchmarkResults, theme: Theme) -> Figure:
     """Share of each task vector that survives, by kind of parameter, mean over the layers."""
+    kept = Selection.from_kept(results.kept)
     found: dict[str, dict[str, list[float]]] = {}
     for share in kept.shares:
         found.setdefault(share.kind, {}).setdefault(share.task, []).append(100 * share.share)
@@ -246,13 +222,13 @@ def survivors(kept: Selection, method: str, theme: Theme = LIGHT) -> Figure:
         list(found),
         list(map(spaced, kept.tasks)),
         [[fmean(row[task]) if task in row else None for task in kept.tasks] for row in found.values()],
-        title=f"Share of each task vector that {method} keeps",
+        title=f"Share of each task vector that {selected(results)} keeps",
         bar_label="entries kept (%), mean over the layers",
         theme=theme,
     )
 
 
-def conflict(results: BenchmarkResults, theme: Theme = LIGHT) -> Figure:
+def conflict(results: BenchmarkResults, theme: Theme) -> Figure:
     """Share of the entries whose signs differ, task by task."""
     grid = conflict_grid(results)
     return heat_figure(

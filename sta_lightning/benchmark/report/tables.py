@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from sta_lightning.benchmark.report import paper
 from sta_lightning.benchmark.report.numbers import (
@@ -35,7 +35,9 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
     lines = []
     for run in found.values:
         published = _published(found, run)
-        cells = [number(by_task[task].spread(run), paper.fusion(published, task, tasks)) for task in tasks]
+        cells: list[Cell] = [
+            number(by_task[task].spread(run), paper.fusion(published, task, tasks)) for task in tasks
+        ]
         cells.append(number(found.spread(run), paper.fusion(published, paper.AVERAGE, tasks)))
         if shares:
             cells.append(number(shares.get(run)))
@@ -229,7 +231,11 @@ def duels_csv(results: BenchmarkResults, measures: Mapping[Measure, Sequence[Due
     return Grid("verdicts", "Verdicts", "measure", tuple(map(Column, names)), tuple(lines))
 
 
-def number(found: Spread | None, published: float | None = None) -> Cell:
+@overload
+def number(found: Spread, published: float | None = None) -> Number: ...
+@overload
+def number(found: Spread | None, published: float | None = None) -> Number | None: ...
+def number(found: Spread | None, published: float | None = None) -> Number | None:
     """A cell of a spread."""
     return None if found is None else Number(found.mean, found.std, published)
 

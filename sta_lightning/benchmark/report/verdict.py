@@ -70,7 +70,7 @@ class Verdict:
 
     @property
     def said(self) -> str:
-        """`` (loses)``; of one seed, what the test images say of the side, if they were compared."""
+        """`` (loses)``; of one seed, what the test images say, if they were compared."""
         if self.error is not None:
             return f" ({self.outcome})"
         if self.image_error is None:

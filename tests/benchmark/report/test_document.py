@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sta_lightning.benchmark.report.document import console, csv_tables, describe, write_report
-from sta_lightning.benchmark.report.figures import figures
+from sta_lightning.benchmark.report.document import console, csv_tables, describe, figures, write_report
 from sta_lightning.benchmark.report.numbers import looks, looks_among, settings_text
 from sta_lightning.benchmark.report.tables import fusion_grid
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, PairedDifference
