@@ -57,8 +57,9 @@ LIGHT = Theme(
     text="#000000",
     grey="#7F7F7F",
     grid="#E6E6E6",
-    colours=tuple(
-        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#7F7F1F"]
+    colours=(
+        *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+        *("#56B4E9", "#000000", "#882255", "#7F7F1F"),
     ),
     heat="Blues",
 )
@@ -68,8 +69,9 @@ DARK = Theme(
     text="#E4E6EA",
     grey="#9AA0A8",
     grid="#2E333B",
-    colours=tuple(
-        ["#4AA8EC", "#FF8447", "#2BC79A", "#E59CC8", "#F2B632", "#A6DBFF", "#FFFFFF", "#D9638F", "#C9C94F"]
+    colours=(
+        *("#4AA8EC", "#FF8447", "#2BC79A", "#E59CC8", "#F2B632"),
+        *("#A6DBFF", "#FFFFFF", "#D9638F", "#C9C94F"),
     ),
     heat="Blues_r",
 )

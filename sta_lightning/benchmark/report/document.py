@@ -236,7 +236,7 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
             Picture(
                 "forgetting",
                 "Target and control after forgetting",
-                f"Over the forgotten tasks. {_dots(results)}Upright line: the pretrained model. The axes do "
+                f"Averages over the forgotten tasks. {_dots(results)}Upright line: the pretrained model. The axes do "
                 "not begin at zero.",
                 "Two dot plots: mean accuracy on the forgotten task, and on the control. Target / control: "
                 f"{numbers}.",
