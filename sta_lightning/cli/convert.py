@@ -64,7 +64,8 @@ def known_architectures() -> Mapping[str, Mapping[str, Any]]:
     """open_clip's configurations and that of the package's own encoder, by name; open_clip is not imported."""
     import json
 
-    from sta_lightning.encoders.spec import MINIATURE, MINIATURE_CONFIG, encoder_spec
+    from sta_lightning.encoders.architectures import MINIATURE, MINIATURE_CONFIG
+    from sta_lightning.encoders.spec import encoder_spec
     from sta_lightning.weights.formats import open_clip_configs
 
     spec = encoder_spec(MINIATURE)

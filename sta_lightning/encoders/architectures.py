@@ -1,11 +1,10 @@
-"""Architectures that open_clip builds: its own, the package's miniature, and those that a repository of the hub describes."""
+"""Architectures that open_clip builds: its own, the package's miniature, and those of the hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from sta_lightning.errors import StaError, listed
 
 MINIATURE = "miniature"
 TIMM_PREFIX = "timm/"
+RANDOM = "random"
+"""The value of ``pretrained`` that asks for random weights, drawn from PyTorch's global generator."""
 MINIATURE_CONFIG = Path(__file__).with_name("miniature.json")
 
 
@@ -28,7 +29,7 @@ def has_text_tower(name: str) -> bool:
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """Return open_clip's description of an architecture: ``embed_dim``, ``vision_cfg``, ``text_cfg`` and more.
+    """Return open_clip's description of an architecture: ``embed_dim``, ``vision_cfg`` and more.
 
     Args:
         name: ``miniature``, an open_clip architecture, or ``hf-hub:org/name`` (and ``@revision``).
@@ -54,22 +55,18 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def registered_name(name: str) -> str:
-    """Return the name under which open_clip knows an architecture, after making it known if need be."""
+    """Return the name under which open_clip knows an architecture; it is made known if need be."""
     import open_clip
 
     if name != MINIATURE and not is_hub_name(name):
         return name
     config = model_config(name)
     # open_clip names a config after its file: ours is registered under a name that cannot clash.
-    known = "sta-miniature" if name == MINIATURE else f"sta-hub-{config_digest(config)[:16]}"
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    known = "sta-miniature" if name == MINIATURE else f"sta-hub-{digest[:16]}"
     if open_clip.get_model_config(known) is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{known}.json"
             path.write_text(json.dumps(config), encoding="utf-8")
             open_clip.add_model_config(path)
     return known
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hexadecimal, of a description."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Build encoders by name, with weights from the package, a local file, one of open_clip's tags or a repository of the hub."""
+"""Build encoders by name, with weights of the package, a file, one of open_clip's tags or the hub."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from sta_lightning.encoders.architectures import TIMM_PREFIX, has_text_tower, registered_name
-from sta_lightning.encoders.loading import RANDOM, load_strictly, read_state, untold, untouched_random_state
-from sta_lightning.encoders.sources import MINIATURE_WEIGHTS, Weights, find_weights, tag_config, weights_file
+from sta_lightning.encoders.architectures import RANDOM, TIMM_PREFIX, has_text_tower, registered_name
+from sta_lightning.encoders.loading import load_strictly, read_state, unlogged, untouched_random_state
+from sta_lightning.encoders.sources import Weights, find_weights, tag_config
 from sta_lightning.encoders.spec import encoder_spec
+from sta_lightning.encoders.timm_models import build_timm
 from sta_lightning.errors import StaError
-
-__all__ = [
-    "MINIATURE_WEIGHTS",
-    "build_clip",
-    "build_encoder",
-    "empty_encoder",
-    "has_text_tower",
-    "tokenize",
-    "weights_file",
-]
+from sta_lightning.weights import encoder_weights
 
 
 def build_encoder(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
@@ -38,7 +30,7 @@ def build_encoder(name: str, pretrained: str | None = None, image_size: int | No
             model's name.
         pretrained: A weights file (a whole CLIP, or an image encoder alone); for open_clip's
             architectures also one of its tags (fetched on first use); ``random`` for random
-            weights. Nothing means the weights that the package ships for ``miniature``, and a
+            weights. ``None`` means the weights that the package ships for ``miniature``, and a
             repository's own; the others need an answer. A file of OpenAI's weights wants the
             architecture's name with ``-quickgelu``; the tag ``openai`` needs no such care.
         image_size: Side of the input in pixels; position embeddings are resampled. By default the
@@ -48,20 +40,15 @@ def build_encoder(name: str, pretrained: str | None = None, image_size: int | No
         StaError: if the encoder or its weights cannot be found, or do not fit.
     """
     if name.startswith(TIMM_PREFIX):
-        from sta_lightning.encoders.timm_models import build_timm
-
         return build_timm(name, pretrained, image_size)
     weights = find_weights(name, pretrained)
-    if weights.file is not None and not weights.library:
-        state = read_state(weights.file)
-        if not _is_whole_clip(state):
-            return _image_encoder(name, weights.file, state, image_size)
-        return cast(nn.Module, _whole_clip(name, weights.file, state, image_size).visual)
-    return cast(nn.Module, _create(name, weights, image_size).visual)
+    if weights.file is None or weights.library:
+        return cast(nn.Module, _create(name, weights, image_size).visual)
+    return cast(nn.Module, _filled(name, weights.file, image_size).visual)
 
 
 def empty_encoder(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
-    """Build the architecture that ``build_encoder`` would, without its weights and without a draw of random numbers.
+    """Build the architecture that ``build_encoder`` would, with no weights and no draw of random numbers.
 
     Args:
         name: As for ``build_encoder``.
@@ -74,8 +61,6 @@ def empty_encoder(name: str, pretrained: str | None = None, image_size: int | No
     """
     with untouched_random_state():
         if name.startswith(TIMM_PREFIX):
-            from sta_lightning.encoders.timm_models import build_timm
-
             return build_timm(name, RANDOM, image_size)
         tag = None if pretrained is None else tag_config(name, pretrained)
         weights = Weights(None, quick_gelu=bool((tag or {}).get("quick_gelu", False)))
@@ -98,13 +83,7 @@ def build_clip(name: str, pretrained: str | None = None, image_size: int | None 
     weights = find_weights(name, pretrained)
     if weights.file is None or weights.library:
         return _create(name, weights, image_size)
-    state = read_state(weights.file)
-    if not _is_whole_clip(state):
-        raise StaError(
-            f"A whole CLIP was asked for, to make heads from its text tower, but {weights.file} holds an image "
-            "encoder alone. Give the file of the pretrained CLIP, or the head of the task."
-        )
-    return _whole_clip(name, weights.file, state, image_size)
+    return _filled(name, weights.file, image_size, with_text=True)
 
 
 def tokenize(name: str, texts: Sequence[str]) -> Tensor:
@@ -136,7 +115,7 @@ def _create(name: str, weights: Weights, image_size: int | None) -> Any:
     import open_clip
 
     size = encoder_spec(name, image_size).image_size
-    with untold("initialized randomly"):
+    with unlogged("initialized randomly"):
         try:
             model = open_clip.create_model(
                 registered_name(name),
@@ -151,32 +130,27 @@ def _create(name: str, weights: Weights, image_size: int | None) -> Any:
     return model.float()
 
 
-def _whole_clip(name: str, path: Path, state: dict[str, Tensor], image_size: int | None) -> Any:
+def _filled(name: str, path: Path, image_size: int | None, *, with_text: bool = False) -> Any:
+    """A CLIP with the weights of a file; those of its image encoder alone suffice unless its text tower is needed."""
     from open_clip.model import resize_pos_embed
 
+    state = read_state(path)
+    towers = {key.split(".")[0] for key in state}
+    whole = "visual" in towers and bool(towers & {"transformer", "text"})
+    if with_text and not whole:
+        raise StaError(
+            f"A whole CLIP was asked for, to make heads from its text tower, but {path} holds an image "
+            "encoder alone. Give the file of the pretrained CLIP, or the head of the task."
+        )
     with untouched_random_state():
         clip = _create(name, Weights(None), image_size)
+    if not whole:
+        found = encoder_weights(state, names=clip.visual.state_dict().keys())
+        state = {f"visual.{key}": tensor for key, tensor in found.items()}
     resize_pos_embed(state, clip)
-    load_strictly(clip, state, path)
+    if whole:
+        load_strictly(clip, state, path)
+    else:
+        own = {key.removeprefix("visual."): tensor for key, tensor in state.items()}
+        load_strictly(clip.visual, own, path)
     return clip
-
-
-def _is_whole_clip(state: dict[str, Tensor]) -> bool:
-    towers = {name.split(".")[0] for name in state}
-    return "visual" in towers and bool(towers & {"transformer", "text"})
-
-
-def _image_encoder(name: str, path: Path, state: dict[str, Tensor], image_size: int | None) -> nn.Module:
-    from open_clip.model import resize_pos_embed
-
-    from sta_lightning.weights import encoder_weights
-
-    with untouched_random_state():
-        clip = _create(name, Weights(None), image_size)
-    found = encoder_weights(state, names=clip.visual.state_dict().keys())
-    prefixed = {f"visual.{key}": tensor for key, tensor in found.items()}
-    resize_pos_embed(prefixed, clip)
-    load_strictly(
-        clip.visual, {key.removeprefix("visual."): tensor for key, tensor in prefixed.items()}, path
-    )
-    return cast(nn.Module, clip.visual)

@@ -1,4 +1,4 @@
-"""The last layer of a classifier: it belongs to its task, is frozen as a rule, and is never merged."""
+"""The last layer of a classifier: it belongs to its task, is mostly frozen, and is never merged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sta_lightning.engine.heads import CLASSES_ENTRY, TaskHead, read_head_file
 from sta_lightning.errors import StaError
+from sta_lightning.weights import save_weights
 
 
 class ClassificationHead(nn.Module):
@@ -22,7 +23,7 @@ class ClassificationHead(nn.Module):
 
     Args:
         weight: Shape ``[C, D]``, one row a class. It is copied, as float32.
-        bias: Shape ``[C]``, or none.
+        bias: Shape ``[C]``, or ``None``.
         normalize: Whether features are divided by their Euclidean norm first.
         trainable: Whether weight and bias are parameters; they are buffers otherwise.
 
@@ -37,11 +38,7 @@ class ClassificationHead(nn.Module):
         self, weight: Tensor, bias: Tensor | None = None, *, normalize: bool = True, trainable: bool = False
     ) -> None:
         super().__init__()
-        if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-            found = tuple(weight.shape), None if bias is None else tuple(bias.shape)
-            raise StaError(
-                f"A head needs a weight [classes, features] and a bias [classes] or none; found {found}."
-            )
+        TaskHead(weight, bias)  # which refuses shapes that do not fit each other
         tensors = {"weight": weight, "bias": bias}
         for name, tensor in tensors.items():
             copy = None if tensor is None else tensor.detach().to(torch.float32, copy=True)
@@ -76,7 +73,7 @@ class ClassificationHead(nn.Module):
     def from_state_dict(
         cls, state: Mapping[str, Tensor], prefix: str = "", *, trainable: bool = False
     ) -> ClassificationHead:
-        """Make a head out of a state dict, such as a Lightning checkpoint's with the prefix ``head.``.
+        """Make a head of a state dict, such as a Lightning checkpoint's with the prefix ``head.``.
 
         Raises:
             StaError: if there is no head under that prefix.
@@ -97,9 +94,7 @@ class ClassificationHead(nn.Module):
         *,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        """Write the head to a safetensors file; ``normalize`` goes into its metadata, and the class names if they are given."""
-        from sta_lightning.weights import save_weights
-
+        """Write the head to a safetensors file, with ``normalize`` and the class names in its metadata."""
         tensors = {"weight": self.weight.detach()}
         if self.bias is not None:
             tensors["bias"] = self.bias.detach()

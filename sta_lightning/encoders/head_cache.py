@@ -1,4 +1,4 @@
-"""Zero-shot heads kept on disk: a text tower of hundreds of megabytes is built once for every set of prompts."""
+"""Zero-shot heads kept on disk: a large text tower is built once for every set of prompts."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import whole
 from sta_lightning.cache import cache_directory
 from sta_lightning.encoders.architectures import model_config
 from sta_lightning.encoders.sources import Weights
 from sta_lightning.errors import StaError
-from sta_lightning.weights import (
-    TensorFile,
-    encoder_prefix,
-    load_weights,
-    read_metadata,
-    save_weights,
-    tensor_digest,
-)
-from sta_lightning.weights.opened import SAFETENSORS
+from sta_lightning.weights import encoder_prefix, load_weights, read_metadata, save_weights, tensor_digest
+from sta_lightning.weights.formats import open_checkpoint
 
 _RECIPE = 1
 """Counted up whenever the same text tower and prompts are made into another head."""
@@ -76,25 +71,15 @@ def _key(name: str, weights: Weights, class_names: Sequence[str], templates: Seq
 
 @lru_cache(maxsize=8)
 def _tower_digest(path: str, written: int, size: int) -> str:
-    """Digest of all tensors of a CLIP but its image encoder's; of a file in an unknown layout all tensors count."""
-    if not path.endswith(SAFETENSORS):
-        state = load_weights(path)
-        prefix = encoder_prefix(state)
-        return tensor_digest({key: state[key] for key in state if not _is_under(key, prefix)})
-    with TensorFile(path) as file:
-        prefix = encoder_prefix(file)
-        chosen = {key: file[key] for key in file if not _is_under(key, prefix)}
-        # Only the text tower is read, which is a small part of a large model.
-        return tensor_digest(
-            {
-                key: found.read(slice(0, found.shape.numel()), found.dtype).reshape(found.shape)
-                for key, found in chosen.items()
-            }
-        )
+    """Digest of a CLIP's tensors but its image encoder's; in an unknown layout all tensors count.
 
-
-def _is_under(name: str, prefix: str) -> bool:
-    return bool(prefix) and name.startswith(prefix)
+    Only the text tower is read, which is a small part of a large model.
+    """
+    with ExitStack() as stack:
+        tensors = open_checkpoint(path, stack).tensors
+        prefix = encoder_prefix(tensors)
+        beside = {n: s for n, s in tensors.items() if not (prefix and n.startswith(prefix))}
+        return tensor_digest({name: whole(source) for name, source in beside.items()})
 
 
 def _read(path: Path) -> Tensor | None:

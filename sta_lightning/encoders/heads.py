@@ -1,7 +1,8 @@
-"""How a head comes to be: from prompts, from class prototypes, or from the model's own classifier."""
+"""How a head is made: of prompts, of class prototypes, or of the model's own classifier."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta_lightning.encoders.architectures import TIMM_PREFIX, has_text_tower
+from sta_lightning.encoders.architectures import has_text_tower
 from sta_lightning.encoders.build import build_clip, tokenize
 from sta_lightning.encoders.head import ClassificationHead
 from sta_lightning.encoders.head_cache import cached_head
 from sta_lightning.encoders.sources import find_weights
+from sta_lightning.encoders.timm_models import own_head
 from sta_lightning.errors import StaError, listed
 
 PROTOTYPE_SCALE = 20.0
@@ -110,13 +112,13 @@ def zeroshot_head(
     if not has_text_tower(name):
         raise StaError(f"'{name}' has no text tower: its head is made of class prototypes, not of prompts.")
     weights = find_weights(name, pretrained)
-    names, prompts = tuple(class_names), tuple(templates)
-    return cached_head(name, weights, names, prompts, lambda: _zeroshot(name, pretrained, names, prompts))
+    make = functools.partial(_zeroshot, name, pretrained, class_names, templates)
+    return cached_head(name, weights, class_names, templates, make)
 
 
 @torch.no_grad()
 def _zeroshot(
-    name: str, pretrained: str | None, class_names: tuple[str, ...], templates: tuple[str, ...]
+    name: str, pretrained: str | None, class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
     clip = build_clip(name, pretrained).eval()
     prompts = [template.format(class_name) for class_name in class_names for template in templates]
@@ -180,24 +182,3 @@ def prototype_head(encoder: nn.Module, loader: Iterable[Sequence[Tensor]], num_c
     mean = sums / counts[:, None]
     centred = mean - mean.mean(dim=0)
     return (F.normalize(centred, dim=-1) * PROTOTYPE_SCALE).float()
-
-
-def own_head(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
-    """Read the classifier that a timm model came with.
-
-    Args:
-        name: ``timm/`` and a model's name.
-        pretrained: The weights file.
-
-    Returns:
-        Weight ``[C, D]`` and bias ``[C]`` or none, float32; features are not normalised before they
-        are applied.
-
-    Raises:
-        StaError: if the encoder is not timm's or the file has no classifier.
-    """
-    if not name.startswith(TIMM_PREFIX):
-        raise StaError(f"Only encoders of timm have a head of their own; '{name}' has none.")
-    from sta_lightning.encoders.timm_models import classifier_of
-
-    return classifier_of(name, pretrained)

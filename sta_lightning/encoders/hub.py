@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the local cache without a network call, else fetched, else one clear message."""
+"""Files of the Hugging Face hub: from the local cache without a network call, else fetched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Repository:
 
     Attributes:
         name: ``org/name``.
-        revision: A commit's hash, a tag or a branch; nothing for the main branch.
+        revision: A commit's hash, a tag or a branch; ``None`` for the main branch.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Repository:
         return self._cached(names) or self._fetched(names)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``open_clip_config.json`` says: ``model_cfg`` and, perhaps, ``preprocess_cfg``.
+        """What ``open_clip_config.json`` says: ``model_cfg`` and, perhaps, ``preprocess_cfg``.
 
         Raises:
             StaError: if there is no such file, or it says something else.

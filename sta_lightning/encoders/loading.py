@@ -14,12 +14,9 @@ from sta_lightning.arithmetic.problem import compare_names
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.weights.formats import load_state
 
-RANDOM = "random"
-"""The value of ``pretrained`` that asks for random weights, drawn from PyTorch's global generator."""
-
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint of any known layout, named as open_clip or timm name; floating-point tensors become float32."""
+    """Read a checkpoint of any known layout, in open_clip's or timm's names and, if floating-point, float32."""
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in load_state(path).items()
@@ -39,23 +36,23 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
 
 @contextmanager
 def untouched_random_state() -> Iterator[None]:
-    """Leave the caller's random state alone while a model is built whose weights are overwritten at once."""
+    """Leave the caller's random state alone while a model is built whose weights are overwritten."""
     with torch.random.fork_rng(devices=[]):
         yield
 
 
 @contextmanager
-def untold(phrase: str) -> Iterator[None]:
+def unlogged(phrase: str) -> Iterator[None]:
     """Keep the root logger's messages with that phrase from being shown.
 
     open_clip warns of random weights, which are either what was asked for or overwritten at once.
     """
 
-    def other(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return phrase not in record.getMessage()
 
-    logging.getLogger().addFilter(other)
+    logging.getLogger().addFilter(is_other)
     try:
         yield
     finally:
-        logging.getLogger().removeFilter(other)
+        logging.getLogger().removeFilter(is_other)

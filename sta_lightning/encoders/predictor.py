@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,7 @@ from sta_lightning.encoders.sources import tag_config, weights_file
 from sta_lightning.encoders.spec import EncoderSpec, encoder_spec
 from sta_lightning.engine import TaskHead, read_head_file, read_heads
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import encoder_weights, read_metadata, sha256
-
-_SAFETENSORS = ".safetensors"
+from sta_lightning.weights import SAFETENSORS, decoded, encoder_weights, read_metadata, sha256
 
 
 class Predictor:
@@ -54,13 +51,13 @@ class Predictor:
         return self
 
     def prepare(self, image: Any) -> Tensor:
-        """Turn a PIL image into the encoder's input, float32 ``[3, S, S]``: short side, centre crop, normalised."""
+        """Turn a PIL image into the encoder's input, float32 ``[3, S, S]``."""
         prepared: Tensor = self._transform(image)
         return prepared
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the class probabilities ``[B, C]``, float32 on the CPU, of prepared images ``[B, 3, S, S]``.
+        """The class probabilities ``[B, C]``, float32 on the CPU, of prepared images ``[B, 3, S, S]``.
 
         Raises:
             StaError: if the head does not fit the encoder, or a feature is NaN or infinite.
@@ -109,7 +106,7 @@ def open_predictor(
     Raises:
         StaError: if something is missing, broken, or does not fit.
     """
-    metadata = read_metadata(path) if Path(path).suffix == _SAFETENSORS else {}
+    metadata = read_metadata(path) if Path(path).suffix == SAFETENSORS else {}
     settings = _entry(metadata, "settings")
     name = encoder or settings.get("encoder")
     if not isinstance(name, str):
@@ -148,7 +145,7 @@ def _head_of(
     file: str | Path | None,
     find_task: Callable[[str], Classes] | None,
 ) -> TaskHead | None:
-    """The head of a file of its own, or the one that the model brings along; none if it brings none for the task."""
+    """The head of a file, or the one that the model brings along; ``None`` if it brings none for the task."""
     if file is not None:
         return read_head_file(file)
     heads = read_heads(path)
@@ -172,7 +169,7 @@ def _for_prompts(
     metadata: Mapping[str, str],
     task: str,
 ) -> str | None:
-    """What to make a zero-shot head from: what is asked for, else what the model was fine-tuned from, if that can be told."""
+    """What to make a zero-shot head from: what is asked for, else what the model was fine-tuned from."""
     if not has_text_tower(name):
         raise StaError(
             f"'{path}' brings no head for '{task}', and '{name}' has no text tower to make one: give its file (--head)."
@@ -204,11 +201,8 @@ def _tag(name: str, pretrained: Any) -> str | None:
 
 
 def _entry(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(metadata.get(name, "{}"))
-    except ValueError:
-        return {}  # another program's entry of that name
-    return found if isinstance(found, dict) else {}
+    found = decoded(metadata, name)
+    return found if isinstance(found, dict) else {}  # another program may have one of that name
 
 
 def _evaluation_transform(spec: EncoderSpec) -> Callable[[Any], Any]:
@@ -217,5 +211,4 @@ def _evaluation_transform(spec: EncoderSpec) -> Callable[[Any], Any]:
     wanted = PreprocessCfg(
         size=spec.image_size, mean=spec.mean, std=spec.std, interpolation=spec.interpolation
     )
-    transform: Callable[[Any], Any] = image_transform_v2(wanted, is_train=False)
-    return transform
+    return cast(Callable[[Any], Any], image_transform_v2(wanted, is_train=False))

@@ -1,22 +1,19 @@
-"""Which file an encoder's pretrained weights come from, told by name: the package's, a local one, a tag's or the hub's."""
+"""Which file an encoder's pretrained weights come from: the package's, a local one, a tag's or the hub's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.encoders.architectures import MINIATURE, is_hub_name, model_config
+from sta_lightning.encoders.architectures import MINIATURE, RANDOM, is_hub_name, model_config
 from sta_lightning.encoders.hub import HUB_PREFIX, WEIGHTS_FILES, Repository
-from sta_lightning.encoders.loading import RANDOM
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import read_metadata
+from sta_lightning.weights import SAFETENSORS, decoded, read_metadata
 
 MINIATURE_WEIGHTS = Path(__file__).with_name("miniature.safetensors")
 QUICK_GELU_SUFFIX = "-quickgelu"
-_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Weights:
     """Where the weights of a CLIP come from.
 
     Attributes:
-        file: Their file; nothing for random weights.
+        file: Their file; ``None`` for random weights.
         library: Whether open_clip reads them, which knows the layouts of all files that it names;
             the others have the tensor names of the model that is built.
         quick_gelu: Whether they want QuickGELU though the architecture's name does not say so.
@@ -36,7 +33,7 @@ class Weights:
 
 
 def find_weights(name: str, pretrained: str | None) -> Weights:
-    """Find the pretrained weights of a CLIP; those of a tag or a repository are fetched if the cache has them not.
+    """Find the pretrained weights of a CLIP; those of a tag or a repository are fetched if need be.
 
     Args:
         name: ``miniature``, an open_clip architecture, or ``hf-hub:org/name``.
@@ -58,7 +55,7 @@ def find_weights(name: str, pretrained: str | None) -> Weights:
 
 
 def weights_file(name: str, pretrained: str | None) -> Path | None:
-    """Tell which file the weights of a CLIP come from; none for a tag of open_clip or random weights.
+    """The file that the weights of a CLIP come from; ``None`` for a tag of open_clip or random weights.
 
     Raises:
         StaError: if there is no such file or tag.
@@ -83,7 +80,7 @@ def weights_file(name: str, pretrained: str | None) -> Path | None:
 
 
 def tag_config(name: str, pretrained: str) -> dict[str, Any] | None:
-    """Return what open_clip says of one of its tags: repository, preprocessing, QuickGELU; nothing for what is no tag."""
+    """What open_clip says of one of its tags (repository, preprocessing, QuickGELU); ``None`` for no tag."""
     if pretrained == RANDOM or name == MINIATURE or is_hub_name(name):
         return None
     import open_clip
@@ -123,13 +120,8 @@ def _tags(name: str) -> str:
 
 
 def _check_activation(name: str, path: Path) -> None:
-    """Refuse a converted file that says that it wants another activation than the architecture has."""
-    if path.suffix != _SAFETENSORS:
-        return
-    try:
-        converted = json.loads(read_metadata(path).get("converted", "null"))
-    except ValueError:
-        return  # another program's entry of that name
+    """Refuse a converted file that asks for another activation than the architecture has."""
+    converted = decoded(read_metadata(path), "converted") if path.suffix == SAFETENSORS else None
     activation = converted.get("activation") if isinstance(converted, Mapping) else None
     if activation not in ("gelu", "quick_gelu"):
         return

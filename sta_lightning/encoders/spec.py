@@ -1,22 +1,14 @@
-"""What an encoder expects of its input, told by its name alone; nothing is built and no weights are read."""
+"""What an encoder expects of its input, by its name alone; nothing is built, no weights are read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sta_lightning.encoders.architectures import (
-    MINIATURE,
-    MINIATURE_CONFIG,
-    TIMM_PREFIX,
-    is_hub_name,
-    model_config,
-)
+from sta_lightning.encoders.architectures import MINIATURE, TIMM_PREFIX, is_hub_name, model_config
 from sta_lightning.encoders.hub import Repository
 from sta_lightning.encoders.sources import tag_config
 from sta_lightning.errors import StaError, listed
-
-__all__ = ["MINIATURE", "MINIATURE_CONFIG", "TIMM_PREFIX", "EncoderSpec", "encoder_spec"]
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _OPEN_CLIP_SIZE = 224  # where a description does not say it
@@ -34,7 +26,7 @@ class EncoderSpec:
         std: Standard deviation per channel.
         interpolation: ``bicubic`` or ``bilinear``, for resizing images.
         key_prefix: What precedes the encoder's tensor names in files: ``visual.`` for CLIP models,
-            nothing for timm.
+            empty for timm.
     """
 
     name: str
@@ -53,7 +45,7 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
             model's name.
         image_size: Side of the input in pixels; by default the architecture's own.
         pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation
-            than CLIP's own). A file, ``random`` or nothing leaves the defaults of the architecture,
+            than CLIP's own). A file, ``random`` or ``None`` leaves the defaults of the architecture,
             or what the repository says.
 
     Raises:
@@ -117,21 +109,12 @@ def _open_clip_spec(name: str, image_size: int | None, pretrained: str | None) -
         raise StaError(
             f"The encoder '{name}' wants images of {size} pixels; only square images are supported."
         )
-    return _checked(
-        name,
-        image_size or size,
-        preprocess["mean"],
-        preprocess["std"],
-        preprocess["interpolation"],
-        "visual.",
-    )
+    mean, std, interpolation = (preprocess[key] for key in ("mean", "std", "interpolation"))
+    return _checked(name, image_size or size, mean, std, interpolation, "visual.")
 
 
 def _checked(name: str, size: int, mean: Any, std: Any, interpolation: str, prefix: str) -> EncoderSpec:
-    if interpolation not in _INTERPOLATIONS:
-        interpolation = "bicubic"
     red, green, blue = (float(value) for value in mean)
-    deviations = tuple(float(value) for value in std)
-    return EncoderSpec(
-        name, size, (red, green, blue), (deviations[0], deviations[1], deviations[2]), interpolation, prefix
-    )
+    deviations = float(std[0]), float(std[1]), float(std[2])
+    known = interpolation if interpolation in _INTERPOLATIONS else "bicubic"
+    return EncoderSpec(name, size, (red, green, blue), deviations, known, prefix)

@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.encoders.loading import RANDOM, load_strictly, read_state, untouched_random_state
-from sta_lightning.encoders.spec import TIMM_PREFIX, encoder_spec
-from sta_lightning.errors import StaError, listed
+from sta_lightning.encoders.architectures import RANDOM, TIMM_PREFIX
+from sta_lightning.encoders.loading import load_strictly, read_state, untouched_random_state
+from sta_lightning.encoders.spec import encoder_spec
+from sta_lightning.errors import StaError
 from sta_lightning.weights import encoder_weights
 
 
@@ -28,8 +29,22 @@ def build_timm(name: str, pretrained: str | None, image_size: int | None = None)
     return model
 
 
-def classifier_of(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
-    """Read the classifier of a timm model from its weights file; see ``own_head``."""
+def own_head(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
+    """Read the classifier that a timm model came with.
+
+    Args:
+        name: ``timm/`` and a model's name.
+        pretrained: The weights file.
+
+    Returns:
+        Weight ``[C, D]`` and bias ``[C]`` or ``None``, float32; features are not normalised before
+        they are applied.
+
+    Raises:
+        StaError: if the encoder is not timm's or the file has no classifier.
+    """
+    if not name.startswith(TIMM_PREFIX):
+        raise StaError(f"Only encoders of timm have a head of their own; '{name}' has none.")
     import timm
 
     encoder_spec(name)
@@ -73,29 +88,18 @@ def _create(name: str, size: int) -> nn.Module:
 
 
 def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Resample absolute position embeddings to the model's grid, bicubic with antialiasing, as timm does."""
-    own = model.state_dict().get("pos_embed")
-    found = state.get("pos_embed")
-    if (
-        own is None
-        or found is None
-        or own.shape == found.shape
-        or found.ndim != 3
-        or own.shape[-1] != found.shape[-1]
-    ):
+    """Resample absolute position embeddings to the model's grid as timm does: bicubic, antialiased."""
+    own, found = model.state_dict().get("pos_embed"), state.get("pos_embed")
+    if own is None or found is None or own.shape == found.shape:
+        return
+    if found.ndim != 3 or own.shape[-1] != found.shape[-1]:
         return
     from timm.layers import resample_abs_pos_embed
 
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if grid is None:
-        raise StaError(
-            f"The position embedding {listed(['pos_embed'])} cannot be resampled: the model has no patch "
-            "grid."
-        )
-    prefix = (
-        0
-        if getattr(model, "no_embed_class", False)
-        else int(cast(Any, getattr(model, "num_prefix_tokens", 0)))
-    )
+        raise StaError("The position embedding 'pos_embed' cannot be resampled: the model has no patch grid.")
+    beside = not getattr(model, "no_embed_class", False)
+    prefix = int(cast(Any, getattr(model, "num_prefix_tokens", 0))) if beside else 0
     with torch.no_grad():
         state["pos_embed"] = resample_abs_pos_embed(found, new_size=list(grid), num_prefix_tokens=prefix)

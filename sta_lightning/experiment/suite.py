@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.encoders.loading import RANDOM
+from sta_lightning.encoders.architectures import RANDOM
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.errors import StaError, listed
 from sta_lightning.experiment.images import EvaluationData, Memory, Remembered

@@ -5,12 +5,15 @@ from sta_lightning.weights.bounds import all_bounds, read_bounds, write_bounds
 from sta_lightning.weights.encoder import encoder_part, encoder_prefix, is_encoder_tensor
 from sta_lightning.weights.hashes import sha256, tensor_digest
 from sta_lightning.weights.io import encoder_weights, load_weights, read_metadata, save_weights
-from sta_lightning.weights.provenance import provenance
+from sta_lightning.weights.opened import SAFETENSORS
+from sta_lightning.weights.provenance import decoded, provenance
 from sta_lightning.weights.sparse import SparseFile
 from sta_lightning.weights.streamed import FileSink, streamed
 from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
 __all__ = [
+    "SAFETENSORS",
+    "decoded",
     "FileSink",
     "FileTensor",
     "SparseFile",

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sta_lightning.cli.main import main
-from sta_lightning.encoders.build import MINIATURE_WEIGHTS, build_encoder
+from sta_lightning.encoders import build_encoder
+from sta_lightning.encoders.sources import MINIATURE_WEIGHTS
 from sta_lightning.weights import provenance, save_weights
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sta_lightning.encoders import build_encoder, zeroshot_head
-from sta_lightning.encoders.build import MINIATURE_WEIGHTS
+from sta_lightning.encoders.sources import MINIATURE_WEIGHTS
 from sta_lightning.tasks.miniature import CONTROL, SUITE_TASKS
 from sta_lightning.tasks.miniature.datamodule import to_input
 from sta_lightning.tasks.miniature.scenes import SCENES, render

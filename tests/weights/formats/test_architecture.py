@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning.encoders.spec import MINIATURE_CONFIG
+from sta_lightning.encoders.architectures import MINIATURE_CONFIG
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats import check_whole, guess, open_clip_configs
 from tests.weights.formats.tiny import CONFIGS, tiny_clip
