@@ -4,7 +4,6 @@ Every function is pure: it reads mappings from tensor name to tensor, changes no
 returns new tensors.
 """
 
-from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.checks import (
     check_compatible,
     check_finite,
@@ -13,6 +12,7 @@ from sta_lightning.arithmetic.checks import (
     torch_device,
     torch_dtype,
 )
+from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.forgetting import forget
 from sta_lightning.arithmetic.fusion import fuse
 from sta_lightning.arithmetic.importance import (

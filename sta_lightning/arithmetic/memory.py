@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.checks import check_dtype, check_state
+from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from sta_lightning.arithmetic.baselines.consensus import Consensus
-from sta_lightning.arithmetic.baselines.dare import Dare
 from sta_lightning.arithmetic.baselines.fisher import Fisher
 from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts
 from sta_lightning.arithmetic.baselines.lines import Lines
@@ -17,6 +16,7 @@ from sta_lightning.arithmetic.baselines.pcb import Pcb
 from sta_lightning.arithmetic.baselines.regmean import RegMean
 from sta_lightning.arithmetic.baselines.ties import Ties
 from sta_lightning.arithmetic.baselines.tsv import Tsv
+from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArithmetic

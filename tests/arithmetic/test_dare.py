@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sta_lightning.arithmetic import Dare, average, fuse, merge, task_arithmetic
+from sta_lightning.arithmetic import dare as dare_module
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines import dare as dare_module
 from sta_lightning.arithmetic.fusion import Sta
 from sta_lightning.arithmetic.linear import Average, TaskArithmetic
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
