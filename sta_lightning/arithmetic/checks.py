@@ -9,8 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.states import StateDict, bounds, floating_names
 from sta_lightning.errors import StaError, listed
+
+Tensors = Mapping[str, Tensor | TensorSource]
+"""Tensor name -> tensor, in memory or not."""
 
 
 def check_share(p: object) -> float:
@@ -99,22 +103,29 @@ def check_finite(state: StateDict, name: str) -> None:
         )
 
 
-def check_compatible(reference: StateDict, other: StateDict, *, reference_name: str, other_name: str) -> None:
-    """Whether two models have the same names, shapes and kinds of tensor, and the other one is finite.
+def compare_names(
+    reference: Tensors, other: Tensors, *, reference_name: str, other_name: str, kinds: bool = True
+) -> None:
+    """Whether two models have the same names, shapes and, unless ``kinds`` is false, kinds of tensor.
 
     Args:
         reference: the model that the other one must match.
         other: the model under test.
         reference_name: what to call the first in the message.
         other_name: what to call the second.
+        kinds: whether a floating-point tensor must stand against one.
 
     Raises:
-        StaError: names the tensors that are missing, unknown, of another shape or kind, or not
-            finite.
+        StaError: names the tensors that differ.
     """
-    check_state(other, other_name)
     lead = f"{other_name} does not match {reference_name}"
-    _check_names(set(reference), set(other), lead)
+    missing, unknown = sorted(set(reference) - set(other)), sorted(set(other) - set(reference))
+    if missing or unknown:
+        raise StaError(
+            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
+            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
+            "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
+        )
     shapes = [
         f"{name} {tuple(other[name].shape)} instead of {tuple(reference[name].shape)}"
         for name in reference
@@ -122,19 +133,27 @@ def check_compatible(reference: StateDict, other: StateDict, *, reference_name: 
     ]
     if shapes:
         raise StaError(
-            f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same "
-            "input size."
+            f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same input size."
         )
-    kinds = [
+    odd = [
         f"{name} {other[name].dtype} instead of {reference[name].dtype}"
         for name in reference
-        if reference[name].is_floating_point() != other[name].is_floating_point()
+        if kinds and reference[name].dtype.is_floating_point != other[name].dtype.is_floating_point
     ]
-    if kinds:
+    if odd:
         raise StaError(
-            f"{lead}: a floating-point tensor stands against an integer one in {listed(kinds)}. Dequantise "
-            "it first."
+            f"{lead}: a floating-point tensor stands against an integer one in {listed(odd)}. Dequantise it first."
         )
+
+
+def check_compatible(reference: StateDict, other: StateDict, *, reference_name: str, other_name: str) -> None:
+    """:func:`compare_names` of two models in memory, and whether the other one is finite.
+
+    Raises:
+        StaError: names the tensors that differ or are not finite.
+    """
+    check_state(other, other_name)
+    compare_names(reference, other, reference_name=reference_name, other_name=other_name)
 
 
 def check_importance(model: StateDict, importance: StateDict, *, name: str) -> None:
@@ -150,17 +169,14 @@ def check_importance(model: StateDict, importance: StateDict, *, name: str) -> N
         StaError: names the tensors that are missing, unknown, of another shape, or not finite.
     """
     check_state(importance, name)
-    lead = f"{name} does not match the model"
-    wanted = floating_names(model)
-    integers = set(model).difference(wanted)
-    _check_names(set(wanted), set(importance).difference(integers), lead)
-    shapes = [
-        f"{tensor} {tuple(importance[tensor].shape)} instead of {tuple(model[tensor].shape)}"
-        for tensor in wanted
-        if importance[tensor].shape != model[tensor].shape
-    ]
-    if shapes:
-        raise StaError(f"{lead}: shapes differ in {listed(shapes)}. Score the model that is to be merged.")
+    compare_scores(model, importance, name)
+
+
+def compare_scores(model: Tensors, importance: Tensors, name: str) -> None:
+    """:func:`compare_names` of an importance with the floating-point tensors of the model that was scored."""
+    wanted = {key: tensor for key, tensor in model.items() if tensor.dtype.is_floating_point}
+    found = {key: scores for key, scores in importance.items() if key in wanted or key not in model}
+    compare_names(wanted, found, reference_name="the model", other_name=name, kinds=False)
 
 
 def check_result(tensor: Tensor, name: str) -> Tensor:
@@ -175,16 +191,6 @@ def check_result(tensor: Tensor, name: str) -> Tensor:
             "dtype=torch.float32."
         )
     return tensor
-
-
-def _check_names(wanted: set[str], found: set[str], lead: str) -> None:
-    missing, unknown = sorted(wanted - found), sorted(found - wanted)
-    if missing or unknown:
-        raise StaError(
-            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
-            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
-            "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
-        )
 
 
 def _tensors(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.checks import compare_names, compare_scores
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, read_whole
 from sta_lightning.arithmetic.states import bounds, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
@@ -272,12 +273,9 @@ class Problem:
             others = {self.base_title: self.base, **others}
         for name, model in others.items():
             compare_names(reference, model, reference_name=title, other_name=name)
-        floating = {name: self.base[name] for name in self.names}
-        integers = set(self.base) - set(floating)
         for task, scores in self.scores.items():
-            taking_part = {name: source for name, source in scores.items() if name not in integers}
             title = self.score_titles.get(task, f"the importance of task '{task}'")
-            compare_names(floating, taking_part, reference_name="the model", other_name=title, kinds=False)
+            compare_scores(self.base, scores, title)
 
     def check_grams(self, title: str) -> None:
         """Whether every task has the Gram matrices of the same linear layers, with the shapes of their inputs.
@@ -324,43 +322,3 @@ class Problem:
                         f"the Gram matrix of task '{task}' for tensor '{name}', {list(shape)}, has the shape {list(found)}; "
                         f"{wanted}."
                     )
-
-
-def compare_names(
-    reference: SourceDict, other: SourceDict, *, reference_name: str, other_name: str, kinds: bool = True
-) -> None:
-    """Whether two models have the same names, shapes and, unless ``kinds`` is false, kinds of tensor.
-
-    Raises:
-        StaError: names the tensors that differ.
-    """
-    lead = f"{other_name} does not match {reference_name}"
-    missing, unknown = sorted(set(reference) - set(other)), sorted(set(other) - set(reference))
-    if missing or unknown:
-        raise StaError(
-            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
-            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
-            "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
-        )
-    shapes = [
-        f"{name} {tuple(other[name].shape)} instead of {tuple(reference[name].shape)}"
-        for name in reference
-        if reference[name].shape != other[name].shape
-    ]
-    if shapes:
-        raise StaError(
-            f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same input size."
-        )
-    odd = [
-        f"{name} {other[name].dtype} instead of {reference[name].dtype}"
-        for name in reference
-        if kinds and reference[name].dtype.is_floating_point != other[name].dtype.is_floating_point
-    ]
-    if odd:
-        raise StaError(
-            f"{lead}: a floating-point tensor stands against an integer one in {listed(odd)}. Dequantise it first."
-        )
-
-
-def _tensors(names: Sequence[str]) -> str:
-    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"

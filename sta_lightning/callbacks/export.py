@@ -9,7 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from typing_extensions import override
 
-from sta_lightning.callbacks.together import together
+from sta_lightning.arithmetic.workers import together
+from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
@@ -40,10 +41,8 @@ class ExportWeights(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files, on the first process."""
         folder = Path(self.directory or trainer.default_root_dir)
-        with together(trainer, f"Writing weights to {folder}") as step:
-            if trainer.is_global_zero:
-                _export(pl_module, folder, trainer.global_step)
-        step.check()
+        group = processes_of(trainer)
+        together(group, lambda: None if group.rank else _export(pl_module, folder, trainer.global_step))
 
 
 def _export(module: LightningModule, folder: Path, steps: int) -> None:

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.callbacks.scorable import Scorable, check_strategy, sample_source, scorable
-from sta_lightning.callbacks.together import together
+from sta_lightning.arithmetic.workers import Processes, together
+from sta_lightning.callbacks.scorable import Scorable, check_strategy, processes_of, sample_source, scorable
 from sta_lightning.errors import StaError
 from sta_lightning.weights import provenance, save_weights, tensor_digest
 
@@ -114,23 +114,28 @@ class SampledPass(Callback, ABC):
         check_strategy(trainer)
         part, source = scorable(module), sample_source(datamodule)
         with torch.inference_mode(False), torch.no_grad(), isolate_rng():
+            group = processes_of(trainer)
             indices: list[int] = []
             sums: Sums = {}
-            with together(trainer, "Scoring") as step:
-                if self.needs_samples:
-                    indices = source.scoring_samples(self.samples, self.seed)
-                    if mine := indices[trainer.global_rank :: trainer.world_size]:
-                        drawn = [source.dataset("train")[i] for i in mine]
-                        images = torch.stack([image for image, _ in drawn]).to(part.device)
-                        labels = torch.tensor([int(label) for _, label in drawn], device=part.device)
-                        sums = self.sums(part, images, labels)
-            step.check()
-            sums = _added(trainer, part.device, sums)
-            with together(trainer, f"Writing {self.output}") as step:
-                if trainer.is_global_zero:
-                    tensors, settings, metadata = self.result(module, sums)
+
+            def add() -> None:
+                if not self.needs_samples:
+                    return
+                indices.extend(source.scoring_samples(self.samples, self.seed))
+                if mine := indices[group.rank :: group.size]:
+                    drawn = [source.dataset("train")[i] for i in mine]
+                    images = torch.stack([image for image, _ in drawn]).to(part.device)
+                    labels = torch.tensor([int(label) for _, label in drawn], device=part.device)
+                    sums.update(self.sums(part, images, labels))
+
+            def save(whole: Sums) -> None:
+                if group.rank == 0:
+                    tensors, settings, metadata = self.result(module, whole)
                     save_weights(self.output, tensors, self._metadata(module, indices, settings) | metadata)
-            step.check()
+
+            together(group, add)
+            whole = _added(trainer, group, part.device, sums)
+            together(group, lambda: save(whole))
 
     def _metadata(
         self, module: LightningModule, indices: list[int], more: Mapping[str, Any]
@@ -148,15 +153,13 @@ class SampledPass(Callback, ABC):
         }
 
 
-def _added(trainer: Trainer, device: torch.device, sums: Sums) -> Sums:
-    """The sums of all processes together, of which some may have had no sample; a collective."""
-    if trainer.world_size == 1:
+def _added(trainer: Trainer, group: Processes, device: torch.device, sums: Sums) -> Sums:
+    """The sums of all processes, of which some may have had no sample; a collective."""
+    if group.size == 1:
         return sums
     own = {kind: {name: (t.shape, t.dtype) for name, t in part.items()} for kind, part in sums.items()}
-    every: list[dict[str, dict[str, tuple[torch.Size, torch.dtype]]]] = [{}] * trainer.world_size
-    torch.distributed.all_gather_object(every, own)
     found: Sums = {}
-    for process in every:  # in the same order on all of them
+    for process in group.gather(own):  # in the same order on all of them
         for kind, part in process.items():
             for name, (shape, dtype) in part.items():
                 if name in found.setdefault(kind, {}):

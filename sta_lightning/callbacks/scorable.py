@@ -10,7 +10,9 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sta_lightning.arithmetic.workers import Alone, Processes
 from sta_lightning.encoders import build_encoder
+from sta_lightning.engine.processes import Group
 from sta_lightning.errors import StaError
 
 
@@ -43,6 +45,11 @@ class Logits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to logits ``[B, C]``."""
         return cast(Tensor, self.head(self.encoder(images)))
+
+
+def processes_of(trainer: Trainer) -> Processes:
+    """The processes of a trainer, one of whose errors :func:`~sta_lightning.arithmetic.workers.together` tells the others."""
+    return Alone() if trainer.world_size == 1 else Group()
 
 
 def check_strategy(trainer: Trainer) -> None:

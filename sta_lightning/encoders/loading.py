@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.arithmetic.problem import compare_names
+from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.weights.formats import load_state
 

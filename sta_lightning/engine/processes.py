@@ -12,7 +12,7 @@ import torch.distributed as dist
 from sta_lightning.arithmetic.workers import Alone, Processes
 
 
-class _Group:
+class Group:
     """The processes of PyTorch's default group."""
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ def launched_processes() -> Iterator[Processes]:
     Each works on tensors of its own; they meet a few times, and need to see the same files.
     """
     if dist.is_available() and dist.is_initialized():
-        yield _Group()
+        yield Group()
     elif (
         dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     ):
         dist.init_process_group("gloo")
         try:
-            yield _Group()
+            yield Group()
         finally:
             dist.destroy_process_group()
     else:

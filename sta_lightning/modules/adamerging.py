@@ -20,7 +20,8 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.baselines.adamerging import combine, entropy
 from sta_lightning.arithmetic.states import floating_names
-from sta_lightning.callbacks.together import together
+from sta_lightning.arithmetic.workers import together
+from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders import encoder_spec
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
@@ -243,11 +244,9 @@ class AdaMerging(LightningModule):
         """Write the merged encoder, on the first process."""
         if self._output is None:
             return
-        with together(self.trainer, f"Writing {self._output}") as step:
-            if self.trainer.is_global_zero:
-                self.save(self._output)
-        step.check()
-        rank_zero_info(f"written: {self._output}")
+        group, output = processes_of(self.trainer), self._output
+        together(group, lambda: None if group.rank else self.save(output))
+        rank_zero_info(f"written: {output}")
 
     def describe(self) -> dict[str, Any]:
         """Return the settings, for the loggers and for the written file."""

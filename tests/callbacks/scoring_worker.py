@@ -87,6 +87,6 @@ def main(processes: int, folder: Path) -> None:
         ):
             try:
                 score(trainer(2), module(folder), source, output=output, samples=SAMPLES)
-            except StaError as error:
+            except (StaError, OSError) as error:
                 said[name] = str(error)
         print("SAID " + json.dumps(said), flush=True)

@@ -106,12 +106,13 @@ def test_a_fit_on_two_processes_follows_the_fit_without_scoring(
     assert (folder / "on2" / "fit-gram.safetensors").is_file()
 
 
-def test_one_process_failing_ends_all_with_one_message(folder: Path, outputs: dict[int, list[str]]) -> None:
+def test_one_process_failing_ends_all_and_all_say_why(folder: Path, outputs: dict[int, list[str]]) -> None:
     lines = [line for text in outputs[2] for line in text.splitlines() if line.startswith("SAID ")]
     said = [json.loads(line.removeprefix("SAID ")) for line in lines]
     assert len(said) == 2
-    assert said[0] == said[1]
-    assert "process 1" in said[0]["reading"]
+    for what, rank in (("reading", 1), ("writing", 0)):
+        own, other = sorted((one[what] for one in said), key=len)
+        assert other == f"process {rank}: {own}"
     assert "image 3 is unreadable" in said[0]["reading"]
     assert "writing.safetensors" in said[0]["writing"]
     assert not (folder / "on2" / "reading.safetensors").exists()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sta_lightning.arithmetic.problem import compare_names
+from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.architecture import check_whole
