@@ -22,7 +22,6 @@ from sta_lightning.arithmetic.method import (
     Data,
     MergeMethod,
     Native,
-    NativeLoop,
 )
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.selection import (
@@ -34,7 +33,7 @@ from sta_lightning.arithmetic.selection import (
     rank,
 )
 from sta_lightning.arithmetic.states import StateDict, wide_dtype
-from sta_lightning.kernels import Loops, loops, loops_are_built
+from sta_lightning.kernels import Loops, loops
 
 
 def masked_difference(block: Block, mask: Tensor) -> Combined:
@@ -83,19 +82,12 @@ class StaForgetting(MergeMethod):
 
     @override
     def native(self, tasks: int) -> Native | None:
-        def load() -> NativeLoop | None:
-            found = loops()
-            if found is None:
-                return None
+        def call(kernel: Loops, addresses: Addresses, state: float, out: int, size: int) -> Answer:
+            base, origin, (finetuned,), (score,) = addresses
+            finite, kept = kernel.subtract(base, origin, finetuned, score, state, out, size)
+            return Answer(finite, [kept])
 
-            def call(addresses: Addresses, state: float, out: int, size: int) -> Answer:
-                base, origin, (finetuned,), (score,) = addresses
-                finite, kept = found.subtract(base, origin, finetuned, score, state, out, size)
-                return Answer(finite, [kept])
-
-            return call
-
-        return Native(load, loops_are_built, reads_origin=True)
+        return Native(loops, call, reads_origin=True)
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:

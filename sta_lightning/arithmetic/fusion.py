@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,6 @@ from sta_lightning.arithmetic.method import (
     Data,
     MergeMethod,
     Native,
-    NativeLoop,
     Survey,
 )
 from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, check_normalization, grouped
@@ -29,7 +29,7 @@ from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
-from sta_lightning.kernels import fused, fused_is_built
+from sta_lightning.kernels import Fused, fused
 
 
 def masked_sum(block: Block, masks: Iterable[Tensor]) -> Combined:
@@ -120,20 +120,11 @@ class Sta(MaskedFusion):
 
     @override
     def native(self, tasks: int) -> Native | None:
-        k = rank(tasks, self.p)
+        def call(kernel: Fused, at: Addresses, state: Sequence[Bounds], out: int, size: int) -> Answer:
+            ranges = [None if bounds.identity else (bounds.low, bounds.high) for bounds in state]
+            return Answer(*kernel(at.base, at.finetuned, at.scores, ranges, out, size))
 
-        def load() -> NativeLoop | None:
-            loop = fused(tasks, k)
-            if loop is None:
-                return None
-
-            def call(addresses: Addresses, state: Sequence[Bounds], out: int, size: int) -> Answer:
-                ranges = [None if bounds.identity else (bounds.low, bounds.high) for bounds in state]
-                return Answer(*loop(addresses.base, addresses.finetuned, addresses.scores, ranges, out, size))
-
-            return call
-
-        return Native(load, lambda: fused_is_built(tasks, k))
+        return Native(partial(fused, tasks, rank(tasks, self.p)), call)
 
 
 @dataclass(frozen=True)

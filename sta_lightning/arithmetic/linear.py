@@ -18,12 +18,11 @@ from sta_lightning.arithmetic.method import (
     Combined,
     MergeMethod,
     Native,
-    NativeLoop,
     VectorMethod,
 )
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import StateDict
-from sta_lightning.kernels import loops, loops_are_built
+from sta_lightning.kernels import Loops, loops
 
 
 def scaled_sum(block: Block, scale: float) -> Tensor:
@@ -37,17 +36,10 @@ def scaled_sum(block: Block, scale: float) -> Tensor:
 def native_sum(scale: float) -> Native:
     """Base + :func:`scaled_sum` in machine code."""
 
-    def load() -> NativeLoop | None:
-        found = loops()
-        if found is None:
-            return None
+    def call(kernel: Loops, addresses: Addresses, state: Any, out: int, size: int) -> Answer:
+        return Answer(kernel.linear(addresses.base, addresses.finetuned, scale, out, size))
 
-        def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
-            return Answer(found.linear(addresses.base, addresses.finetuned, scale, out, size))
-
-        return call
-
-    return Native(load, loops_are_built)
+    return Native(loops, call)
 
 
 @dataclass(frozen=True)
@@ -125,20 +117,11 @@ class Negation(MergeMethod):
 
     @override
     def native(self, tasks: int) -> Native | None:
-        def load() -> NativeLoop | None:
-            found = loops()
-            if found is None:
-                return None
+        def call(kernel: Loops, addresses: Addresses, state: Any, out: int, size: int) -> Answer:
+            base, origin, (finetuned,), _ = addresses
+            return Answer(kernel.negate(base, origin, finetuned, self.scale, out, size))
 
-            def call(addresses: Addresses, state: Any, out: int, size: int) -> Answer:
-                (finetuned,) = addresses.finetuned
-                return Answer(
-                    found.negate(addresses.base, addresses.origin, finetuned, self.scale, out, size)
-                )
-
-            return call
-
-        return Native(load, loops_are_built, reads_origin=True)
+        return Native(loops, call, reads_origin=True)
 
 
 def average(

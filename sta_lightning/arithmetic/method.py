@@ -55,14 +55,15 @@ class Native:
     """A method's loop in machine code, for float32 on the CPU; its bits are those of ``combine``.
 
     Attributes:
-        load: gives the loop, compiling it if need be; nothing where it cannot be compiled.
-        built: whether that needs no compiling.
+        kernel: gives what is compiled, or ``None``; see :func:`~sta_lightning.kernels.loops`.
+        call: runs it: (what ``kernel`` gave, addresses, the tensor's state, address of the result,
+            number of entries) -> answer.
         reads_origin: whether it takes task vectors from ``Addresses.origin``. One that takes them
             from the base is used only where that is the origin.
     """
 
-    load: Callable[[], NativeLoop | None]
-    built: Callable[[], bool]
+    kernel: Callable[..., Any]
+    call: Callable[[Any, Addresses, Any, int, int], Answer]
     reads_origin: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from sta_lightning.arithmetic.problem import Entries, Problem
 from sta_lightning.arithmetic.states import bounds
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
 from sta_lightning.errors import StaError
-from sta_lightning.kernels import loops
+from sta_lightning.kernels import Loops, loops
 
 Kept = dict[str, dict[str, float]]
 """Tensor name -> task -> share of the task vector's entries kept, 0 to 1."""
@@ -68,8 +69,9 @@ def run(
     group = Alone() if processes is None else processes
     problem.check_names()
     method.check(problem)
-    loop = None if device is not None and device.type != "cpu" else _loop(method, problem, compiled)
-    with Workers((threads or torch.get_num_threads()) if loop else 1, loops() if loop else None) as workers:
+    native = None if device is not None and device.type != "cpu" else _native(method, problem, compiled)
+    loop, looking = native or (None, None)
+    with Workers((threads or torch.get_num_threads()) if native else 1, looking) as workers:
         survey = Survey(problem, workers, group, device)
         prepared = method.prepare(survey)
         sizes = {name: survey.entries(name).numel for name in problem.names}
@@ -84,15 +86,16 @@ def run(
     return {name: found[name] for name in problem.names if found[name]}
 
 
-def _loop(method: MergeMethod, problem: Problem, compiled: bool | None) -> NativeLoop | None:
+def _native(method: MergeMethod, problem: Problem, compiled: bool | None) -> tuple[NativeLoop, Loops] | None:
+    """The method's own loop, and those with which tensors are looked at before."""
     native = method.native(len(problem.finetuned))
     if native is None or compiled is False or not (native.reads_origin or problem.origin is None):
         return None
-    if compiled is None and not native.built():
-        entries = sum(problem.base[name].shape.numel() for name in problem.names)
-        if entries * (len(problem.finetuned) + 1) < _PAYS:
-            return None
-    return native.load()
+    entries = sum(problem.base[name].shape.numel() for name in problem.names)
+    compiling = compiled or entries * (len(problem.finetuned) + 1) >= _PAYS
+    kernel = native.kernel(compiling=compiling)
+    looking = None if kernel is None else loops(compiling=compiling)
+    return None if looking is None else (partial(native.call, kernel), looking)
 
 
 class _Tensor:

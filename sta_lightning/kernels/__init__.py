@@ -4,24 +4,7 @@ They know addresses and counts, not models. Where there is no compiler nothing i
 every caller has an eager form that gives the same bits.
 """
 
-from sta_lightning.kernels.loops import (
-    MOST_TASKS,
-    Fused,
-    Loops,
-    fused,
-    fused_is_built,
-    loops,
-    loops_are_built,
-)
+from sta_lightning.kernels.loops import MOST_TASKS, Fused, Loops, fused, loops
 from sta_lightning.kernels.network import selection_network
 
-__all__ = [
-    "MOST_TASKS",
-    "Fused",
-    "Loops",
-    "fused",
-    "fused_is_built",
-    "loops",
-    "loops_are_built",
-    "selection_network",
-]
+__all__ = ["MOST_TASKS", "Fused", "Loops", "fused", "loops", "selection_network"]

@@ -19,7 +19,6 @@ from pathlib import Path
 from sta_lightning.cache import cache_directory
 
 _log = logging.getLogger(__name__)
-_FOLDER = Path(__file__).parent
 _HEAD = """\
 #include <stdint.h>
 /* The last thing a sum of finite numbers is: itself minus itself is 0; of NaN and of infinity it is NaN. */
@@ -41,11 +40,6 @@ _loaded: dict[str, ctypes.CDLL] = {}
 _failed: set[tuple[str, str | None, str]] = set()
 
 
-def text(name: str) -> str:
-    """The C text of that name in this folder."""
-    return (_FOLDER / f"{name}.c").read_text(encoding="utf-8")
-
-
 @functools.cache
 def compiler() -> str | None:
     """The C compiler's path (``$CC``, else ``cc``), or ``None`` where none can be used."""
@@ -54,35 +48,31 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CC") or "cc")
 
 
-def is_built(source: str) -> bool:
-    """Whether the loops of this text can be had without compiling."""
-    return source in _loaded or (compiler() is not None and bool(_kept(source)))
-
-
-def library(source: str) -> ctypes.CDLL | None:
+def library(source: str, *, compiling: bool = True) -> ctypes.CDLL | None:
     """The loops of a C text, compiled if they have not been before on this machine.
 
     Args:
         source: C text; what :data:`_HEAD` says stands in front of it.
+        compiling: whether they may be compiled now.
 
     Returns:
-        The library, or ``None`` where there is no compiler or it refuses the text; the log says
-        why. Callers have an eager form that gives the same bits.
+        The library, or ``None`` where there is no compiler, or it refuses the text (the log says
+        why), or would have to be asked first. Callers have an eager form that gives the same bits.
     """
     with _lock:
         found = _loaded.get(source)
         # A failure holds for the compiler and the folder that it was met with.
         circumstances = (source, compiler(), str(_folder()))
         if found is None and compiler() is not None and circumstances not in _failed:
-            found = _load(source)
-            if found is None:
-                _failed.add(circumstances)
-            else:
+            found = _load(source, compiling)
+            if found is not None:
                 _loaded[source] = found
+            elif compiling:
+                _failed.add(circumstances)
         return found
 
 
-def _load(source: str) -> ctypes.CDLL | None:
+def _load(source: str, compiling: bool) -> ctypes.CDLL | None:
     try:
         for path in _kept(source):
             # A library cut short can end the process that loads it; one of another machine is
@@ -90,6 +80,8 @@ def _load(source: str) -> ctypes.CDLL | None:
             with contextlib.suppress(OSError):
                 if path.name == _name(source, path.read_bytes()):
                     return ctypes.CDLL(str(path))
+        if not compiling:
+            return None
         _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=_folder()) as folder:
             made = _compile(source, Path(folder))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from sta_lightning.kernels.build import is_built, library, text
+from sta_lightning.kernels.build import library
 from sta_lightning.kernels.fused import SPAN_LIMIT, fused_source
 
+_LOOPS = Path(__file__).with_name("loops.c").read_text(encoding="utf-8")
 # The text of the fusion grows with the number of tasks, and the compiler's time faster: 0.3 s for 6
 # tasks, 7 s for 32.
 MOST_TASKS = 32
@@ -130,33 +132,28 @@ class Fused:
         return not bad, list(kept)
 
 
-def loops() -> Loops | None:
-    """The loops for any number of tasks; ``None`` where they cannot be compiled."""
-    found = library(text("loops"))
+def loops(*, compiling: bool = True) -> Loops | None:
+    """The loops for any number of tasks; ``None`` where they cannot be had.
+
+    Args:
+        compiling: whether they may be compiled now, if they have not been.
+    """
+    found = library(_LOOPS, compiling=compiling)
     return None if found is None else Loops(found)
 
 
-def loops_are_built() -> bool:
-    """Whether :func:`loops` answers without compiling."""
-    return is_built(text("loops"))
-
-
-def fused(n: int, k: int) -> Fused | None:
-    """Fusion through masks for n tasks and rank k; ``None`` where it cannot be compiled.
+def fused(n: int, k: int, *, compiling: bool = True) -> Fused | None:
+    """Fusion through masks for n tasks and rank k; ``None`` where it cannot be had.
 
     Args:
         n: number of tasks.
         k: rank of the threshold, 1..n.
+        compiling: whether it may be compiled now, if it has not been.
     """
     if not 2 <= n <= MOST_TASKS:
         return None
-    found = library(fused_source(n, k))
+    found = library(fused_source(n, k), compiling=compiling)
     return None if found is None else Fused(found, n)
-
-
-def fused_is_built(n: int, k: int) -> bool:
-    """Whether :func:`fused` answers without compiling."""
-    return 2 <= n <= MOST_TASKS and is_built(fused_source(n, k)) and loops_are_built()
 
 
 def _array(addresses: Sequence[int]) -> Any:

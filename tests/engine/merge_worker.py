@@ -84,7 +84,7 @@ def shrinks_when_opened(victim: str, *words: str) -> int:
 
 def shrinks_when_read(victim: str, *words: str) -> int:
     """Cut a file short while the eager form reads it."""
-    run_module._loop = lambda *_: None  # type: ignore[assignment]
+    run_module._native = lambda *_: None  # type: ignore[assignment]
 
     def shrink(tensor: Any, piece: slice) -> None:
         if tensor.entries.numel > 10_000:
@@ -181,7 +181,7 @@ def _private() -> int:
 def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
     """Merge and print by how many megabytes this process has grown at most."""
     if way == "eager":
-        run_module._loop = lambda *_: None  # type: ignore[assignment]
+        run_module._native = lambda *_: None  # type: ignore[assignment]
     else:
         run_module._PAYS = 0
         torch.set_num_threads(2)

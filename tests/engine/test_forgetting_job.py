@@ -79,7 +79,7 @@ def test_it_is_what_the_arithmetic_makes(
     if compiled:
         monkeypatch.setattr(run_module, "_PAYS", 0)
     else:
-        monkeypatch.setattr(run_module, "_loop", lambda *_: None)
+        monkeypatch.setattr(run_module, "_native", lambda *_: None)
     # A file keeps its type; the pretrained encoder is float32.
     expected = wanted(models, method, model, stored or F32)
     made = job(models, method, model=path)

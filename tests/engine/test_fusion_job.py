@@ -93,7 +93,7 @@ def test_it_is_what_the_arithmetic_makes(
     if compiled:
         monkeypatch.setattr(run_module, "_PAYS", 0)
     else:
-        monkeypatch.setattr(run_module, "_loop", lambda *_: None)
+        monkeypatch.setattr(run_module, "_native", lambda *_: None)
     kept = made.write(models.pretrained, output)
     assert_written(output, expected)
     merged = made.in_memory(models.pretrained)

@@ -18,7 +18,7 @@ import torch
 from sta_lightning.arithmetic.fusion import Sta
 from sta_lightning.arithmetic.linear import TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.kernels import build, fused, fused_is_built, loops, loops_are_built
+from sta_lightning.kernels import build, fused, loops
 from tests.conftest import REPOSITORY
 
 CC = shutil.which("cc")
@@ -84,8 +84,8 @@ def refused(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
     with caplog.at_level(logging.INFO, logger=LOG):
         assert loops() is None
         assert fused(2, 1) is None
-    assert not loops_are_built()
-    assert not fused_is_built(2, 1)
+    assert loops(compiling=False) is None
+    assert fused(2, 1, compiling=False) is None
     merges_all_the_same()
     assert kept(folder) == []
     return caplog.text
@@ -171,19 +171,19 @@ def test_what_was_compiled_is_kept_for_the_next_process(
     fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
 ) -> None:
     calls = wrapped(f'exec {CC} "$@"')
-    assert not loops_are_built()
+    assert loops(compiling=False) is None
     assert loops() is not None
-    assert loops_are_built()
-    assert not fused_is_built(2, 1)
+    assert loops(compiling=False) is not None
+    assert fused(2, 1, compiling=False) is None
     for _ in range(2):
         fresh()
-        assert loops_are_built()
+        assert loops(compiling=False) is not None
         assert loops() is not None
     assert calls.read_text().count("x") == 1
     assert [name[-3:] for name in kept(tmp_path)] == [".so"]
     fresh()
     wrapped(f'# another compiler\nexec {CC} "$@"')
-    assert not loops_are_built()
+    assert loops(compiling=False) is None
 
 
 @compiles

@@ -17,7 +17,7 @@ from sta_lightning.arithmetic.fusion import Sta
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.states import Merged
 from sta_lightning.errors import StaError
-from sta_lightning.kernels import MOST_TASKS, fused, fused_is_built, loops
+from sta_lightning.kernels import MOST_TASKS, fused, loops
 from sta_lightning.kernels.build import compiler
 from tests.kernels.draws import KINDS, importances
 from tests.oracles import sta as oracle
@@ -67,7 +67,7 @@ def both(method: Sta, *models: dict, dtype: torch.dtype | None = None) -> Merged
 def test_it_is_what_is_tested(n: int, p: float) -> None:
     assert fused(n, rank(n, p)) is not None
     assert loops() is not None
-    assert fused_is_built(n, rank(n, p))
+    assert fused(n, rank(n, p), compiling=False) is not None
 
 
 @settings(max_examples=250, deadline=None)
@@ -150,7 +150,7 @@ def test_the_masks_are_the_oracle_s(data: st.DataObject | None, shape: tuple[int
 def test_more_tasks_than_are_compiled(n: int) -> None:
     k = rank(n, 0.7)
     assert fused(n, k) is None
-    assert not fused_is_built(n, k)
+    assert fused(n, k, compiling=False) is None
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(50)}
     finetuned = {f"{i:03}": {"w": torch.randn(50, generator=generator)} for i in range(n)}
