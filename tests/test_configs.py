@@ -1,13 +1,18 @@
 """Every shipped YAML parses and instantiates; those that a chain of commands shares agree on their files."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
 
+from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS
 from sta_lightning.cli.main import main
 from sta_lightning.tasks.published import EPOCHS
+from tests.command_lines import documented, instantiated, parsed
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -23,15 +28,14 @@ COMMAND = {
     "benchmark": "benchmark",
 }
 WITHOUT_TRAINER = ("demo", "benchmark")
-# These files are stacked on others: tests/test_paper.py has the first, a test below the second.
-ELSEWHERE = (CONFIGS / "paper", CONFIGS / "methods")
+SUITES = sorted((CONFIGS / "merge").glob("vit_b_16_*.yaml"))
+# Parts: tests/test_paper.py has the first, a test below the second.
+ELSEWHERE = [*(CONFIGS / "paper").rglob("*.yaml"), *SUITES]
 RUNS = sorted(
-    file
-    for file in CONFIGS.rglob("*.yaml")
-    if file.parent.name != "tasks" and not any(map(file.is_relative_to, ELSEWHERE))
+    file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "tasks" and file not in ELSEWHERE
 )
 TRAINED = [file for file in RUNS if COMMAND[file.relative_to(CONFIGS).parts[0]] not in WITHOUT_TRAINER]
-METHODS = sorted((CONFIGS / "methods").rglob("*.yaml"))
+METHODS = (REPOSITORY / "docs" / "methods" / "README.md").read_text()
 
 
 def name_of(file: Path) -> str:
@@ -57,54 +61,63 @@ def within(printed: Any, written: Any) -> Any:
     return printed
 
 
-@pytest.mark.parametrize("file", METHODS, ids=name_of)
-def test_a_methods_file_goes_on_top_of_a_merges(file: Path, built: list[Any]) -> None:
-    command = file.parent.name
-    base = ["--config", f"configs/{command}/miniature.yaml"]
-    base += ["--model.target=digits"] if command == "forget" else []
-    base_words = [word.replace("configs/", f"{CONFIGS}/") for word in base]
-    assert main([command, *base_words, "--config", str(file)]) == 0
-    (cli,) = built
-    written = yaml.safe_load(file.read_text())
-    assert cli.model.job.name == written["model"]["method"]
-    assert all(
-        cli.model.job.method.settings()[name] == value
-        for name, value in written["model"].get("settings", {}).items()
-    )
-    named = file.read_text().splitlines()[1]
-    assert named == f"#   sta {command} {' '.join(base)} --config {file.relative_to(REPOSITORY)}"
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """What a command line has built, in place of running it."""
-    from sta_lightning.cli.base import StaCLI
-
-    found: list[Any] = []
-    monkeypatch.setattr(StaCLI, "_run_subcommand", lambda self, subcommand: found.append(self))
-    monkeypatch.chdir(tmp_path)
-    return found
+def test_there_are_few_files() -> None:
+    assert len(list(CONFIGS.rglob("*.yaml"))) <= 50
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=name_of)
-def test_instantiates(
-    file: Path, built: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command, task = command_of(file), "digits" if file.stem.startswith("miniature") else "dtd"
-    words = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-    words += {"finetune": [f"--model.task={task}"], "score": [f"--model.task={task}"]}.get(
-        file.parent.name, []
-    )
-    words += [f"--model.target={task}"] if command == "forget" else []
-    if command == "score":  # what it scores must be there
-        weights = Path(f"runs/finetune/{task}/encoder.safetensors")
-        weights.parent.mkdir(parents=True)
-        weights.touch()
-    assert main([command, "--config", str(file), *words]) == 0, capsys.readouterr().err
-    (cli,) = built
-    assert cli.model is not None
-    assert cli.datamodule is not None
-    assert cli.trainer is not None
+def test_instantiates(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = words_of(file)
+    assert words[0] == command_of(file)
+    made = instantiated([*words, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    assert isinstance(made.model, LightningModule)
+    assert isinstance(made.data, LightningDataModule)
+
+
+def words_of(file: Path) -> list[str]:
+    """The command in a file's first lines, with absolute paths of configurations, up to the folders that are the user's."""
+    first = documented(file.read_text())[0]
+    assert f"configs/{name_of(file)}" in first
+    return [str(REPOSITORY / word) if word.startswith("configs/") else word for word in first]
+
+
+@pytest.mark.parametrize("file", SUITES, ids=name_of)
+def test_a_suite_goes_on_top_of_the_merge(file: Path) -> None:
+    from sta_lightning.tasks.published import SUITES as TASKS
+
+    found = parsed(words_of(file))
+    assert found["model"]["tasks"] == list(TASKS[file.stem.rsplit("_", 1)[-1]])
+    assert found["output"] == f"runs/merge/{file.stem}/fused.safetensors"
+    assert found["model"]["files"] == parsed(words_of(CONFIGS / "merge/vit_b_16.yaml"))["model"]["files"]
+
+
+@pytest.mark.parametrize(
+    ("command", "row"),
+    [
+        (command, row)
+        for command in ("merge", "forget")
+        for row in re.findall(
+            r"^\| `(--model\.[^`]*)`",
+            METHODS.split(f"| `sta {command}` with")[1].split("\n\n")[0],
+            re.MULTILINE,
+        )
+    ],
+)
+def test_a_documented_method_goes_on_top_of_a_merge(command: str, row: str) -> None:
+    options = shlex.split(row)
+    target = ["--model.target=digits"] if command == "forget" else []
+    base = [command, "--config", str(CONFIGS / command / "miniature.yaml"), *target]
+    job = instantiated([*base, *options, "--trainer.accelerator=cpu", "--trainer.logger=false"]).model.job
+    asked = dict(option.removeprefix("--model.").split("=", 1) for option in options)
+    assert job.name == asked.get("method", "sta")
+    assert yaml.safe_load(asked.get("settings", "{}")).items() <= job.method.settings().items()
+
+
+def test_every_method_is_documented_with_its_line() -> None:
+    for command, methods in (("merge", FUSION_METHODS), ("forget", FORGET_METHODS)):
+        table = METHODS.split(f"| `sta {command}` with")[1].split("\n\n")[0]
+        assert set(methods) - set(re.findall(r"--model\.method=(\w+)", table)) <= {"vectors", "vector"}
 
 
 def content(kind: str, family: str) -> dict[str, Any]:
@@ -128,11 +141,8 @@ def test_the_documented_folders_chain(family: str) -> None:
     assert found == {key: path.replace("{task}", "{target}") for key, path in read.items()}
     encoder = fit["model"]["init_args"]["encoder"]
     assert score["model"]["encoder"] == model["encoder"] == encoder
-    for merge in CONFIGS.glob(f"merge/{family}*.yaml"):
-        model = yaml.safe_load(merge.read_text())["model"]
-        assert model["encoder"] == encoder
-        for task, files in model["tasks"].items():
-            assert files == {key: path.replace("{task}", task) for key, path in read.items()}
+    merge = content("merge", family)["model"]
+    assert (merge["encoder"], merge["files"]) == (encoder, read)
 
 
 def test_the_paper_s_recipe() -> None:

@@ -95,7 +95,8 @@ def write(options: MergeOptions, output: Path) -> None:
     """Write what the options say, together with the other processes if there are some."""
     start = time.perf_counter()
     if isinstance(options, FusionOptions):
-        options.tasks = {task_name(spec): files for spec, files in options.tasks.items()}
+        tasks, names = options.tasks, [task_name(spec) for spec in options.tasks]
+        options.tasks = dict(zip(names, tasks.values(), strict=True)) if isinstance(tasks, dict) else names
     elif isinstance(options, ForgettingOptions):
         options.target = task_name(options.target)
     options.job()  # what is out of range is told before a file is opened

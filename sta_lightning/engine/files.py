@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
@@ -44,6 +45,33 @@ class TaskSource:
     head: str | None = None
     vector: str | None = None
     gram: str | None = None
+
+
+def task_sources(
+    tasks: Mapping[str, TaskSource | Mapping[str, Any]] | Sequence[str], shared: TaskSource
+) -> dict[str, TaskSource]:
+    """Each task's files.
+
+    Args:
+        tasks: The files of every task, or the tasks' names alone.
+        shared: Where a task's files lie that ``tasks`` does not tell; ``{task}`` in a path stands for
+            the task's name.
+
+    Raises:
+        StaError: a task is named twice.
+    """
+    names = list(tasks)
+    if len(set(names)) < len(names):
+        raise StaError(f"the tasks {listed(names)} have one twice; each can be merged once.")
+    found = {}
+    for name in names:
+        own = tasks[name] if isinstance(tasks, Mapping) else TaskSource()
+        given = vars(own) if isinstance(own, TaskSource) else own
+        paths = {key: path.replace("{task}", name) for key, path in vars(shared).items() if path is not None}
+        found[name] = TaskSource(
+            **{**paths, **{key: path for key, path in given.items() if path is not None}}
+        )
+    return found
 
 
 @contextmanager

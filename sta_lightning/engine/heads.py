@@ -158,7 +158,7 @@ def heads_of_files(tasks: Mapping[str, TaskSource]) -> dict[str, TaskHead]:
     if without:
         raise StaError(
             f"model.heads was asked for, but no head file is given for {listed(without)}. Without an evaluation heads are read "
-            "and not made: name them in model.tasks (head: runs/.../head.safetensors), or leave --evaluate=false out."
+            "and not made: name them in model.files.head or model.tasks (head: FILE), or leave --evaluate=false out."
         )
     return {task: read_head_file(str(files.head)) for task, files in tasks.items()}
 

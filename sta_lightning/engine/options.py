@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from sta_lightning.arithmetic import (
 )
 from sta_lightning.arithmetic.run import Kept
 from sta_lightning.arithmetic.workers import Processes
-from sta_lightning.engine.files import TaskSource
+from sta_lightning.engine.files import TaskSource, task_sources
 from sta_lightning.engine.forgetting import ForgettingJob
 from sta_lightning.engine.fusion import FusionJob
 from sta_lightning.engine.heads import TaskHead, heads_of_files
@@ -106,7 +106,10 @@ class FusionOptions(MergeOptions):
     """What is fused, and how.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task.
+        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the names
+            alone, where ``files`` says where these lie.
+        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
+            for the task's name.
         dare: Share of every task vector's entries that is dropped at random before they are merged,
             the rest rescaled (DARE); ``None`` to drop none.
         dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
@@ -120,7 +123,8 @@ class FusionOptions(MergeOptions):
             nothing else.
     """
 
-    tasks: dict[str, TaskSource]
+    tasks: dict[str, TaskSource] | list[str]
+    files: TaskSource = field(default_factory=TaskSource)
     dare: float | None = None
     dare_rescale: bool = True
     normalize: str = "tensor"
@@ -129,16 +133,18 @@ class FusionOptions(MergeOptions):
     vectors_dtype: DType | None = None
     heads: bool = False
 
-    def __post_init__(self) -> None:
-        """Take a task's files as a mapping too."""
-        self.tasks = {
-            task: files if isinstance(files, TaskSource) else TaskSource(**files)
-            for task, files in self.tasks.items()
-        }
+    @property
+    def sources(self) -> dict[str, TaskSource]:
+        """Each task's files.
+
+        Raises:
+            StaError: a task is named twice.
+        """
+        return task_sources(self.tasks, self.files)
 
     @override
     def job(self) -> FusionJob:
-        if not self.tasks:
+        if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
         method = make_method(
             self.method,
@@ -150,7 +156,7 @@ class FusionOptions(MergeOptions):
             seed=self.seed,
         )
         job = FusionJob(
-            self.tasks,
+            self.sources,
             self.method,
             method,
             base=self.base,
@@ -165,7 +171,7 @@ class FusionOptions(MergeOptions):
 
     @override
     def task_heads(self) -> dict[str, TaskHead]:
-        return heads_of_files(self.tasks) if self.heads else {}
+        return heads_of_files(self.sources) if self.heads else {}
 
     @override
     def write(

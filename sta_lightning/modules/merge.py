@@ -22,7 +22,8 @@ class MergeModule(MergedEvaluation):
     change; see :class:`MultiTaskEvaluation`.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task.
+        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the names
+            alone, where ``files`` says where these lie.
         options: See :class:`~sta_lightning.engine.FusionOptions`.
 
     Raises:
@@ -30,14 +31,15 @@ class MergeModule(MergedEvaluation):
             not fit.
     """
 
-    def __init__(self, tasks: dict[str, TaskSource], **options: Any) -> None:
+    def __init__(self, tasks: dict[str, TaskSource] | list[str], **options: Any) -> None:
         # By name: a task of one's own is found again by its file only.
         self._specs = {task_name(spec): spec for spec in tasks}
         if len(self._specs) != len(tasks):
             raise StaError(f"Two of the tasks {listed(tasks)} are the same task; each can be merged once.")
-        named = {name: tasks[spec] for name, spec in self._specs.items()}
+        names = list(self._specs)
+        named = dict(zip(names, tasks.values(), strict=True)) if isinstance(tasks, dict) else names
         made = FusionOptions(named, **options)
-        self.tasks = made.tasks
+        self.tasks = made.sources
         heads = {name: files.head for name, files in self.tasks.items() if files.head is not None}
         super().__init__(made, heads)
         self._with_heads = made.heads

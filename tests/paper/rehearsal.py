@@ -15,7 +15,7 @@ from sta_lightning.cli.main import main
 from sta_lightning.encoders.build import build_clip
 from sta_lightning.weights import save_weights
 from tests.conftest import REPOSITORY
-from tests.paper.configs import command
+from tests.paper.commands import commands
 from tests.tasks import layouts
 
 ENCODER = "tiny-ViT-B-16"
@@ -64,25 +64,24 @@ def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def run(name: str) -> int:
-    """Run the command of one file, with the sizes overridden; returns its exit status."""
-    words = command(name)
+    """Run one command, with the sizes overridden; returns its exit status."""
+    words = commands()[name]
     return main([*words, *MODEL, *TRAINER, *SIZES[words[0]]])
 
 
 def run_without_evaluation(name: str) -> int:
     """Run the command of a fusion or a forgetting up to its file; returns its exit status."""
-    return main([*command(name), *MODEL, "--evaluate=false"])
+    return main([*commands()[name], *MODEL, "--evaluate=false"])
 
 
 def evaluate(name: str, checkpoint: Path) -> int:
     """Evaluate what a fine-tuning has left on its test images; returns the exit status."""
-    words = command(name)[1:]
+    words = commands()[name][1:]
     return main(["test", *words, *MODEL, *TRAINER, *SIZES["fit"], f"--ckpt_path={checkpoint}"])
 
 
-def accuracies(folder: Path) -> dict[str, float]:
-    """The last value of every accuracy that a run has logged below its folder, by tag."""
-    (file,) = folder.glob("csv/version_0/metrics.csv")
+def accuracies(file: Path) -> dict[str, float]:
+    """The last value of every accuracy that a run has logged in its metrics.csv, by tag."""
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     return {tag: float(value) for row in rows for tag, value in row.items() if tag.endswith("acc") and value}

@@ -1,0 +1,61 @@
+"""Command lines of ``sta`` that run through Lightning, parsed by one parser a subcommand for the whole session."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from sta_lightning.cli.base import StaCLI
+from sta_lightning.cli.main import main
+
+_MADE: dict[str, Any] = {}
+
+
+class _StopError(Exception):
+    """The parser is made: nothing else is wanted of the command line."""
+
+
+def _cli(words: Sequence[str]) -> Any:
+    """The subcommand's ``StaCLI`` with its parser, made for the first command line that asks."""
+
+    def stop(cli: StaCLI, *args: Any) -> None:
+        _MADE[words[0]] = cli
+        raise _StopError
+
+    if words[0] not in _MADE:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StaCLI, "parse_arguments", stop)
+            with pytest.raises(_StopError):
+                main([*words, "--debug"])
+    return _MADE[words[0]]
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """The configuration that a command line would run with, as ``--print_config`` shows it.
+
+    Args:
+        words: The command line after ``sta``.
+    """
+    command, cli = words[0], _cli(words)
+    config = cli.parser.parse_args(list(words))[command]
+    cli.complete(config)
+    text = cli._inner.dump(config, skip_none=False)
+    return cast(dict[str, Any], yaml.safe_load(text))
+
+
+def instantiated(words: Sequence[str]) -> Any:
+    """``model``, ``data`` and ``trainer`` of a command line, made but not run."""
+    command, cli = words[0], _cli(words)
+    config = cli.parser.parse_args(list(words))
+    cli.complete(config[command])
+    return cli.parser.instantiate_classes(config)[command]
+
+
+def documented(text: str) -> list[list[str]]:
+    """The lines of a page or a file that call ``sta``, as words after it, without the comments behind them."""
+    lines = [line.strip().lstrip("#$ ") for line in text.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sta ")]
