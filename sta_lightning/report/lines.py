@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
+from matplotlib.path import Path as Outline
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -163,13 +163,7 @@ def path_figure(
         entries[path.label] = line
     if start is not None:
         name, x, y = start
-        (mark,) = axes.plot(
-            [x],
-            [y],
-            **_star(theme.grey, theme),
-            zorder=4,
-        )
-        entries[name] = mark
+        (entries[name],) = axes.plot(x, y, **_star(theme.grey, theme), zorder=4)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(0.14, 0.12)
@@ -181,23 +175,8 @@ def path_figure(
 
 
 def _star(colour: str, theme: Theme) -> dict[str, Any]:
-    return {
-        "linestyle": "none",
-        "marker": "*",
-        "markersize": 14,
-        "color": colour,
-        "markeredgecolor": theme.text,
-    }
-
-
-def _along(stations: Sequence[Station], steps: int = 24) -> list[tuple[float, float]]:
-    """Places on a path, close enough together that no label fits between two."""
-    places = [(stations[-1].x, stations[-1].y)]
-    for first, second in pairwise(stations):
-        for step in range(steps):
-            share = step / steps
-            places.append((first.x + share * (second.x - first.x), first.y + share * (second.y - first.y)))
-    return places
+    style = {"linestyle": "none", "marker": "*", "color": colour, "markeredgecolor": theme.text}
+    return {**style, "markersize": 14}
 
 
 def _label_ends(
@@ -206,63 +185,43 @@ def _label_ends(
     """Write the ends' labels where nothing else lies; leave one out that fits nowhere."""
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    where = axes.transData
-    marks = [tuple(where.transform(place)) for path in paths for place in _along(path.stations)]
-    if start is not None:
-        x, y = where.transform(start[1:])
-        reach = 9 * figure.dpi / 72  # half of the star
-        marks += [(x + right * reach, y + up * reach) for right in (-1, 0, 1) for up in (-1, 0, 1)]
-    taken: list[Bbox] = []
     inside = axes.get_window_extent(renderer)
+    place = axes.transData.transform
+    lines = [Outline(place([station[:2] for station in path.stations])) for path in paths]
+    star = [] if start is None else [Bbox([place(start[1:])] * 2).padded(9 * figure.dpi / 72)]
+    taken: list[Bbox] = []
     for path in paths:
         for station in dict.fromkeys((path.stations[0], path.stations[-1])):
+            point: tuple[float, ...] = tuple(place(station[:2]))
             for right, up in _OFFSETS:
-                label = _annotate(axes, station, right, up, theme, None)
-                box = label.get_window_extent(renderer)
+                label = _annotate(axes, station, right, up, theme, theme.colour(path.look))
+                label.update_positions(renderer)
+                # Of the text alone: the annotation's own box holds the line to its point, too.
+                box = Text.get_window_extent(label, renderer)
                 around = box.padded(3)
-                free = (
-                    inside.x0 <= box.x0
-                    and box.x1 <= inside.x1
-                    and inside.y0 <= box.y0
-                    and box.y1 <= inside.y1
-                    and not any(around.contains(*mark) for mark in marks)
-                    and not any(around.overlaps(other) for other in taken)
-                )
-                label.remove()
-                leader = _between(tuple(where.transform((station.x, station.y))), box)
-                if free and not any(other.contains(*place) for other in taken for place in leader):
-                    # Anew, with a line to its point: with one, the box would be that of both.
-                    _annotate(axes, station, right, up, theme, theme.colour(path.look))
+                leader = Outline([point, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)])
+                if (
+                    inside.count_contains(box.corners()) == 4
+                    and not any(line.intersects_bbox(around, filled=False) for line in lines)
+                    and not any(around.overlaps(other) for other in (*star, *taken))
+                    and not any(leader.intersects_bbox(other) for other in taken)
+                ):
                     taken.append(box)
-                    marks += leader
+                    lines.append(leader)
                     break
+                label.remove()
 
 
-def _between(point: Sequence[float], box: Bbox, steps: int = 12) -> list[tuple[float, float]]:
-    """Places on the line from a point to the middle of a label's box, as far as the box's edge."""
-    x, y = point
-    right, up = (box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y
-    places = [(x + right * step / steps, y + up * step / steps) for step in range(steps)]
-    return [place for place in places if not box.contains(*place)]
-
-
-def _annotate(
-    axes: Axes, station: Station, right: int, up: int, theme: Theme, line: str | None
-) -> Annotation:
-    style = {"arrowstyle": "-", "color": line, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2}
+def _annotate(axes: Axes, station: Station, right: int, up: int, theme: Theme, colour: str) -> Annotation:
     return axes.annotate(
         station.label,
-        (station.x, station.y),
+        station[:2],
         xytext=(9 * right, 9 * up),
         textcoords="offset points",
-        ha=("right", "center", "left")[_sign(right) + 1],
-        va=("top", "center", "bottom")[_sign(up) + 1],
+        ha="left" if right > 0 else "right" if right else "center",
+        va="bottom" if up > 0 else "top" if up else "center",
         fontsize=8.5,
         color=theme.text,
-        arrowprops=None if line is None else style,
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2},
         zorder=5,
     )
-
-
-def _sign(value: int) -> int:
-    return (value > 0) - (value < 0)

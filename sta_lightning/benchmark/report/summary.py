@@ -131,7 +131,7 @@ def _against(found: Scores, met: Sequence[Duel]) -> str:
     parts = []
     for place, duel in enumerate(met):
         how = f" {_SHORT[duel.other[1]]}" if len(met) > 1 or duel.other[1] == "tuned" else ""
-        who = f"the {name}" if place == 0 else "it"
+        who = "it" if place else f"the {name}" if found.group(duel.other) == "control" else name
         parts.append(f"{duel.verdict.lies} {who}{how}{duel.verdict.said}")
     return f"It lies {' and '.join(parts)}."
 
