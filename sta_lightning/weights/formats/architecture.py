@@ -1,11 +1,11 @@
-"""What a model is, told by the shapes of its tensors."""
+"""What a model is, by the shapes of its tensors."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,11 @@ class Architecture:
 
     Attributes:
         family: ``CLIP``, ``timm`` or ``unknown``.
-        vision: the image encoder's sizes; nothing where it is no plain vision transformer.
+        vision: the image encoder's sizes; ``None`` where it is no plain vision transformer.
         patch: side of a patch, in pixels.
         image_size: side of the input, in pixels.
         features: length of the image's feature vector.
-        text: the text tower's sizes; nothing where there is none, or none that is a plain
-            transformer.
+        text: the text tower's sizes; ``None`` where there is no plain transformer.
         vocabulary: how many tokens the text tower knows.
         names: the known architectures that have these sizes, the likeliest first; activations do
             not show in shapes.
@@ -101,7 +100,7 @@ def guess(
     clip: Mapping[str, Shaped] | None = None,
     configs: Configs | None = None,
 ) -> Architecture:
-    """Tell an architecture by shapes.
+    """An architecture by its shapes.
 
     Args:
         encoder: the image encoder's tensors, in open_clip's or timm's names without a prefix.
@@ -112,21 +111,20 @@ def guess(
         return _clip(encoder, clip, configs or {})
     if "patch_embed.proj.weight" in encoder:
         return _timm(encoder)
-    return Architecture(
-        "CLIP" if clip is not None or "attnpool.positional_embedding" in encoder else "unknown"
-    )
+    convolutional = clip is not None or "attnpool.positional_embedding" in encoder
+    return Architecture("CLIP" if convolutional else "unknown")
 
 
 def differences(found: Architecture, config: Mapping[str, Any]) -> list[str]:
-    """In what an architecture is another than a configuration of open_clip says; the image size, which can differ, aside.
+    """In what an architecture is another than a configuration of open_clip says.
 
     Args:
-        found: told by shapes.
+        found: by its shapes.
         config: the configuration.
 
     Returns:
-        One phrase for each difference; none where it fits, or where the configuration is not of a
-        plain vision transformer.
+        One phrase for each difference but that of the image size, which can be changed; none where
+        the configuration is not of a plain vision transformer.
     """
     vision = config.get("vision_cfg", {})
     if found.vision is None or set(vision) - _PLAIN_VISION:
@@ -162,23 +160,21 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
             than in the other blocks, and what is in no CLIP.
     """
     prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
-    missing: list[str] = []
+    wanted: tuple[str, ...] = ()
     unknown: list[str] = []
     if f"{prefix}class_embedding" in tensors:
         visual = [name for name in tensors if name.startswith(prefix)]
         unknown = [name for name in visual if name.removeprefix(prefix).split(".")[0] not in _VISUAL]
         wanted = ("conv1.weight", "positional_embedding", "ln_post.weight", "ln_post.bias")
-        missing += [prefix + name for name in wanted if prefix + name not in tensors]
     if f"{prefix}patch_embed.proj.weight" in tensors:
-        missing += [
-            prefix + name for name in ("patch_embed.proj.bias", "pos_embed") if prefix + name not in tensors
-        ]
+        wanted += ("patch_embed.proj.bias", "pos_embed")
+    missing = [prefix + name for name in wanted if prefix + name not in tensors]
     shapes: list[str] = []
     for stem in (f"{prefix}transformer.resblocks.", f"{prefix}blocks.", "transformer.resblocks."):
-        blocks = _blocks(tensors, stem)
-        everywhere = {rest: shape for _, inside in blocks.items() for rest, shape in inside.items()}
-        for number in range(max(blocks, default=-1) + 1):
-            inside = blocks.get(number, {})
+        found = blocks(tensors, stem)
+        everywhere = {rest: shape for inside in found.values() for rest, shape in inside.items()}
+        for number in range(max(found, default=-1) + 1):
+            inside = found.get(number, {})
             missing += [f"{stem}{number}.{rest}" for rest in everywhere if rest not in inside]
             shapes += [f"{stem}{number}.{rest}" for rest, s in inside.items() if s != everywhere[rest]]
     if missing or shapes:
@@ -193,35 +189,42 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
         )
 
 
+def blocks(tensors: Mapping[str, Shaped], stem: str) -> dict[int, dict[str, tuple[int, ...]]]:
+    """The blocks of a transformer: number -> name within the block -> shape.
+
+    Args:
+        tensors: by name.
+        stem: what stands in front of the number.
+    """
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        number, dot, rest = name.removeprefix(stem).partition(".")
+        if name.startswith(stem) and dot and number.isdecimal() and len(number) < 5:
+            found.setdefault(int(number), {})[rest] = tuple(tensor.shape)
+    return found
+
+
 def _clip(encoder: Mapping[str, Shaped], clip: Mapping[str, Shaped] | None, configs: Configs) -> Architecture:
     first = encoder["conv1.weight"].shape
-    vision = _tower(encoder, "positional_embedding")
+    vision = _tower(encoder)
     if vision is None or len(first) != 4:
         return Architecture("CLIP")
-    projection = encoder["proj"].shape if "proj" in encoder else None
-    text = None
-    if clip is not None:
-        plain = {name.removeprefix("text."): tensor for name, tensor in clip.items()}
-        text = _tower(plain, "positional_embedding")
-        vocabulary = plain["token_embedding.weight"].shape[0] if "token_embedding.weight" in plain else None
+    plain = {name.removeprefix("text."): tensor for name, tensor in (clip or {}).items()}
     found = Architecture(
         "CLIP",
         vision,
         patch=first[-1],
         image_size=round(math.sqrt(vision.tokens - 1)) * first[-1],
-        features=None if projection is None else projection[-1],
-        text=text,
-        vocabulary=None if clip is None else vocabulary,
+        features=encoder["proj"].shape[-1] if "proj" in encoder else None,
+        text=_tower(plain),
+        vocabulary=plain["token_embedding.weight"].shape[0] if "token_embedding.weight" in plain else None,
     )
-    names = sorted(
-        (name for name, config in configs.items() if _fits(found, config)), key=lambda n: (len(n), n)
-    )
-    return Architecture(**{**vars(found), "names": tuple(names)})
+    names = (name for name, config in configs.items() if _fits(found, vision, config))
+    return replace(found, names=tuple(sorted(names, key=lambda name: (len(name), name))))
 
 
 def _timm(encoder: Mapping[str, Shaped]) -> Architecture:
     first = encoder["patch_embed.proj.weight"].shape
-    blocks = _blocks(encoder, "blocks.")
     if len(first) != 4 or "pos_embed" not in encoder or len(encoder["pos_embed"].shape) != 3:
         return Architecture("timm")
     tokens = encoder["pos_embed"].shape[1]
@@ -230,54 +233,29 @@ def _timm(encoder: Mapping[str, Shaped]) -> Architecture:
     side = math.isqrt(max(0, tokens - special))
     # Some models have no position for their class token.
     side = side if side * side == tokens - special else math.isqrt(tokens)
-    vision = Tower(first[0], len(blocks), hidden, tokens)
+    vision = Tower(first[0], len(blocks(encoder, "blocks.")), hidden, tokens)
     return Architecture("timm", vision, patch=first[-1], image_size=side * first[-1], features=first[0])
 
 
-def _tower(tensors: Mapping[str, Shaped], positions: str) -> Tower | None:
-    blocks = _blocks(tensors, "transformer.resblocks.")
-    hidden = blocks.get(0, {}).get("mlp.c_fc.weight")
-    if hidden is None or positions not in tensors or len(tensors[positions].shape) != 2:
+def _tower(tensors: Mapping[str, Shaped]) -> Tower | None:
+    found = blocks(tensors, "transformer.resblocks.")
+    hidden = found.get(0, {}).get("mlp.c_fc.weight")
+    positions = tensors.get("positional_embedding")
+    if hidden is None or positions is None or len(positions.shape) != 2:
         return None
-    tokens, width = tensors[positions].shape
-    return Tower(width, len(blocks), hidden[0], tokens)
+    tokens, width = positions.shape
+    return Tower(width, len(found), hidden[0], tokens)
 
 
-def _fits(found: Architecture, config: Mapping[str, Any]) -> bool:
+def _fits(found: Architecture, tower: Tower, config: Mapping[str, Any]) -> bool:
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    tower = found.vision
-    assert tower is not None
-    width = vision.get("width", 768)
     if set(vision) - _PLAIN_VISION or set(text) - _PLAIN_TEXT or "multimodal_cfg" in config:
         return False
-    same = bool(
-        vision.get("layers", 12) == tower.layers
-        and width == tower.width
-        and vision.get("patch_size", 16) == found.patch
-        and vision.get("image_size", 224) == found.image_size
-        and int(width * vision.get("mlp_ratio", 4.0)) == tower.mlp
-        and found.features in (None, config.get("embed_dim"))
-    )
+    hidden = int(vision.get("width", 768) * vision.get("mlp_ratio", 4.0))
+    same = not differences(found, config) and hidden == tower.mlp
+    same = same and vision.get("image_size", 224) == found.image_size
     if not same or found.text is None:
         return same
-    return bool(
-        text.get("width", 512) == found.text.width
-        and text.get("layers", 12) == found.text.layers
-        and text.get("context_length", 77) == found.text.tokens
-        and text.get("vocab_size", 49408) == found.vocabulary
-    )
-
-
-def _blocks(tensors: Mapping[str, Shaped], stem: str) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Block number -> name within the block -> shape."""
-    found: dict[int, dict[str, tuple[int, ...]]] = {}
-    for name, number, rest in _numbered(tensors, stem):
-        found.setdefault(number, {})[rest] = tuple(tensors[name].shape)
-    return found
-
-
-def _numbered(names: Collection[str], stem: str) -> Iterator[tuple[str, int, str]]:
-    for name in names:
-        number, dot, rest = name.removeprefix(stem).partition(".")
-        if name.startswith(stem) and dot and number.isdecimal() and len(number) < 5:
-            yield name, int(number), rest
+    own = (found.text.width, found.text.layers, found.text.tokens, found.vocabulary)
+    wanted = {"width": 512, "layers": 12, "context_length": 77, "vocab_size": 49408} | dict(text)
+    return own == tuple(wanted[key] for key in ("width", "layers", "context_length", "vocab_size"))

@@ -7,10 +7,11 @@ one matrix of all three, and its projections are transposed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import product
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.formats.architecture import blocks
 from sta_lightning.weights.formats.layout import Layout
 from sta_lightning.weights.formats.views import Joined, Rows, Transposed
 
@@ -42,17 +43,6 @@ _BLOCK = {
 _JOINED = ("q_proj", "k_proj", "v_proj")
 # Counters that older versions kept in their files; the models make them anew.
 _COUNTERS = ("embeddings.position_ids",)
-
-
-@dataclass
-class _Tower:
-    """One of the two towers in Hugging Face's names, tensors taken out as they are found their place."""
-
-    tensors: dict[str, TensorSource]
-    title: str
-
-    def take(self, name: str) -> TensorSource | None:
-        return self.tensors.pop(name, None)
 
 
 def encoder_from_huggingface(tensors: SourceDict, layout: Layout, title: str) -> dict[str, TensorSource]:
@@ -143,28 +133,26 @@ def clip_to_huggingface(clip: SourceDict, title: str) -> dict[str, TensorSource]
 def _from_tower(
     tensors: SourceDict, prefix: str, names: Mapping[str, str], title: str
 ) -> dict[str, TensorSource]:
-    inside = {
-        name.removeprefix(prefix): source for name, source in tensors.items() if name.startswith(prefix)
-    }
+    left = {name.removeprefix(prefix): source for name, source in tensors.items() if name.startswith(prefix)}
     if not prefix:
         # Of a vision model alone in the newest names; the projection and a classifier lie beside
         # it.
-        inside = {n: s for n, s in inside.items() if n.split(".")[0] in _OWN}
-    tower = _Tower({n: s for n, s in inside.items() if n not in _COUNTERS}, title)
-    found: dict[str, TensorSource | None] = {own: tower.take(theirs) for own, theirs in names.items()}
-    for block in range(_blocks(inside, "encoder.layers.")):
+        left = {name: source for name, source in left.items() if name.split(".")[0] in _OWN}
+    left = {name: source for name, source in left.items() if name not in _COUNTERS}
+    count = 1 + max(blocks(left, "encoder.layers."), default=-1)
+    found = {own: left.pop(theirs, None) for own, theirs in names.items()}
+    for block, kind in product(range(count), ("weight", "bias")):
         theirs, own = f"encoder.layers.{block}.", f"transformer.resblocks.{block}."
-        for kind in ("weight", "bias"):
-            parts = [tower.take(f"{theirs}self_attn.{part}.{kind}") for part in _JOINED]
-            whole = [part for part in parts if part is not None]
-            found[f"{own}attn.in_proj_{kind}"] = Joined(*whole) if len(whole) == len(parts) else None
-            for name, other in _BLOCK.items():
-                found[f"{own}{name}.{kind}"] = tower.take(f"{theirs}{other}.{kind}")
+        parts = [left.pop(f"{theirs}self_attn.{part}.{kind}", None) for part in _JOINED]
+        whole = [part for part in parts if part is not None]
+        found[f"{own}attn.in_proj_{kind}"] = Joined(*whole) if len(whole) == len(parts) else None
+        for name, other in _BLOCK.items():
+            found[f"{own}{name}.{kind}"] = left.pop(f"{theirs}{other}.{kind}", None)
     missing = [name for name, source in found.items() if source is None]
-    if missing or tower.tensors:
+    if missing or left:
         raise StaError(
             f"{title} is not a whole CLIP transformer in Hugging Face's layout under '{prefix}': open_clip's {listed(missing)} "
-            f"cannot be made of it, and {listed(tower.tensors)} have no place there. Is it whole, and of CLIP's architecture?"
+            f"cannot be made of it, and {listed(left)} have no place there. Is it whole, and of CLIP's architecture?"
         )
     return {name: source for name, source in found.items() if source is not None}
 
@@ -172,33 +160,26 @@ def _from_tower(
 def _to_tower(
     tensors: SourceDict, prefix: str, names: Mapping[str, str], title: str
 ) -> dict[str, TensorSource]:
-    tower = _Tower(dict(tensors), title)
-    found: dict[str, TensorSource | None] = {prefix + t: tower.take(own) for own, t in names.items()}
-    for block in range(_blocks(tensors, "transformer.resblocks.")):
+    left = dict(tensors)
+    count = 1 + max(blocks(left, "transformer.resblocks."), default=-1)
+    found = {prefix + theirs: left.pop(own, None) for own, theirs in names.items()}
+    for block, kind in product(range(count), ("weight", "bias")):
         theirs, own = f"{prefix}encoder.layers.{block}.", f"transformer.resblocks.{block}."
-        for kind in ("weight", "bias"):
-            joined = tower.take(f"{own}attn.in_proj_{kind}")
+        joined = left.pop(f"{own}attn.in_proj_{kind}", None)
+        for position, part in enumerate(_JOINED):
             rows = 0 if joined is None else joined.shape[0] // 3
-            for position, part in enumerate(_JOINED):
-                found[f"{theirs}self_attn.{part}.{kind}"] = (
-                    None if joined is None else Rows(joined, position * rows, (position + 1) * rows)
-                )
-            for name, other in _BLOCK.items():
-                found[f"{theirs}{other}.{kind}"] = tower.take(f"{own}{name}.{kind}")
+            cut = None if joined is None else Rows(joined, position * rows, (position + 1) * rows)
+            found[f"{theirs}self_attn.{part}.{kind}"] = cut
+        for name, other in _BLOCK.items():
+            found[f"{theirs}{other}.{kind}"] = left.pop(f"{own}{name}.{kind}", None)
     missing = [name for name, source in found.items() if source is None]
-    if missing or tower.tensors:
+    if missing or left:
         raise StaError(
             f"{title} cannot be written in Hugging Face's layout, which is for CLIP's plain transformers: its "
-            f"{listed(missing)} cannot be filled, and there is no place for {listed(tower.tensors)}. Use --to open_clip or "
+            f"{listed(missing)} cannot be filled, and there is no place for {listed(left)}. Use --to open_clip or "
             "--to safetensors."
         )
     return {name: source for name, source in found.items() if source is not None}
 
 
 _OWN = frozenset({"embeddings", "pre_layrnorm", "encoder", "post_layernorm"})
-
-
-def _blocks(names: Mapping[str, object], prefix: str) -> int:
-    """How many blocks there are: one more than the highest number."""
-    numbers = [name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)]
-    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 5), default=-1)
