@@ -14,7 +14,7 @@ from sta_lightning.errors import StaError, listed
 MINIATURE = "miniature"
 TIMM_PREFIX = "timm/"
 RANDOM = "random"
-"""The value of ``pretrained`` that asks for random weights, drawn from PyTorch's global generator."""
+"""The value of ``pretrained`` for random weights, drawn from PyTorch's global generator."""
 MINIATURE_CONFIG = Path(__file__).with_name("miniature.json")
 
 

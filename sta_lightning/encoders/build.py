@@ -1,4 +1,4 @@
-"""Build encoders by name, with weights of the package, a file, one of open_clip's tags or the hub."""
+"""Build encoders by name, with weights of the package, a file, open_clip's tags or the hub."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_encoder(name: str, pretrained: str | None = None, image_size: int | No
 
 
 def empty_encoder(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
-    """Build the architecture that ``build_encoder`` would, with no weights and no draw of random numbers.
+    """Build ``build_encoder``'s architecture without weights or a draw of random numbers.
 
     Args:
         name: As for ``build_encoder``.
@@ -131,7 +131,7 @@ def _create(name: str, weights: Weights, image_size: int | None) -> Any:
 
 
 def _filled(name: str, path: Path, image_size: int | None, *, with_text: bool = False) -> Any:
-    """A CLIP with the weights of a file; those of its image encoder alone suffice unless its text tower is needed."""
+    """A CLIP with the weights of a file, which may be those of its image encoder alone."""
     from open_clip.model import resize_pos_embed
 
     state = read_state(path)

@@ -94,7 +94,7 @@ class ClassificationHead(nn.Module):
         *,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        """Write the head to a safetensors file, with ``normalize`` and the class names in its metadata."""
+        """Write the head to a safetensors file, whose metadata tells ``normalize`` and classes."""
         tensors = {"weight": self.weight.detach()}
         if self.bias is not None:
             tensors["bias"] = self.bias.detach()

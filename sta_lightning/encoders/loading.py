@@ -16,7 +16,7 @@ from sta_lightning.weights.formats import load_state
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint of any known layout, in open_clip's or timm's names and, if floating-point, float32."""
+    """Read a checkpoint of any known layout; floating-point tensors become float32."""
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in load_state(path).items()
@@ -36,7 +36,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
 
 @contextmanager
 def untouched_random_state() -> Iterator[None]:
-    """Leave the caller's random state alone while a model is built whose weights are overwritten."""
+    """Leave the random state alone while a model is built whose weights are overwritten."""
     with torch.random.fork_rng(devices=[]):
         yield
 

@@ -57,7 +57,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """The class probabilities ``[B, C]``, float32 on the CPU, of prepared images ``[B, 3, S, S]``.
+        """The class probabilities ``[B, C]``, float32 on the CPU, of images ``[B, 3, S, S]``.
 
         Raises:
             StaError: if the head does not fit the encoder, or a feature is NaN or infinite.
@@ -145,7 +145,7 @@ def _head_of(
     file: str | Path | None,
     find_task: Callable[[str], Classes] | None,
 ) -> TaskHead | None:
-    """The head of a file, or the one that the model brings along; ``None`` if it brings none for the task."""
+    """The head of a file, or that which the model brings for the task, if any."""
     if file is not None:
         return read_head_file(file)
     heads = read_heads(path)
@@ -169,7 +169,7 @@ def _for_prompts(
     metadata: Mapping[str, str],
     task: str,
 ) -> str | None:
-    """What to make a zero-shot head from: what is asked for, else what the model was fine-tuned from."""
+    """What to make a zero-shot head from: as asked, else what the model was fine-tuned from."""
     if not has_text_tower(name):
         raise StaError(
             f"'{path}' brings no head for '{task}', and '{name}' has no text tower to make one: give its file (--head)."

@@ -1,4 +1,4 @@
-"""The pretrained encoder for a merge: straight from its file where that says enough, else as it is built."""
+"""The pretrained encoder for a merge: from its file where that says enough, else as built."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def built_pretrained(
 
 
 def pretrained_file(name: str, pretrained: str | None) -> Path | None:
-    """The file that the pretrained weights come from; none for a tag of open_clip or random weights."""
+    """The file of the pretrained weights; ``None`` for a tag of open_clip or random ones."""
     if is_hub_name(name) and pretrained is None:
         return weights_file(name, None)
     if pretrained is None:
@@ -82,7 +82,7 @@ def pretrained_file(name: str, pretrained: str | None) -> Path | None:
 
 
 def _is_clip(name: str) -> bool:
-    """Whether a name is that of a CLIP, the package's own, the hub's or open_clip's, told without importing open_clip."""
+    """Whether a name is that of a CLIP; open_clip is not imported to tell."""
     if name == MINIATURE or is_hub_name(name):
         return True
     if name.startswith(TIMM_PREFIX):

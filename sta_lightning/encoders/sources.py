@@ -1,4 +1,4 @@
-"""Which file an encoder's pretrained weights come from: the package's, a local one, a tag's or the hub's."""
+"""Which file an encoder's pretrained weights come from: the package's, a local one or the hub's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def find_weights(name: str, pretrained: str | None) -> Weights:
 
 
 def weights_file(name: str, pretrained: str | None) -> Path | None:
-    """The file that the weights of a CLIP come from; ``None`` for a tag of open_clip or random weights.
+    """The file of a CLIP's weights; ``None`` for a tag of open_clip or random ones.
 
     Raises:
         StaError: if there is no such file or tag.
@@ -80,7 +80,7 @@ def weights_file(name: str, pretrained: str | None) -> Path | None:
 
 
 def tag_config(name: str, pretrained: str) -> dict[str, Any] | None:
-    """What open_clip says of one of its tags (repository, preprocessing, QuickGELU); ``None`` for no tag."""
+    """What open_clip says of one of its tags; ``None`` for what is no tag."""
     if pretrained == RANDOM or name == MINIATURE or is_hub_name(name):
         return None
     import open_clip

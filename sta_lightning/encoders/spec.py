@@ -1,4 +1,4 @@
-"""What an encoder expects of its input, by its name alone; nothing is built, no weights are read."""
+"""What an encoder expects of its input, by its name alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
             model's name.
         image_size: Side of the input in pixels; by default the architecture's own.
         pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation
-            than CLIP's own). A file, ``random`` or ``None`` leaves the defaults of the architecture,
+            than CLIP's own). A file, ``random`` or ``None`` leaves the architecture's defaults,
             or what the repository says.
 
     Raises:

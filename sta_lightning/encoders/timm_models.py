@@ -88,7 +88,7 @@ def _create(name: str, size: int) -> nn.Module:
 
 
 def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Resample absolute position embeddings to the model's grid as timm does: bicubic, antialiased."""
+    """Resample absolute position embeddings to the model's grid, as timm does."""
     own, found = model.state_dict().get("pos_embed"), state.get("pos_embed")
     if own is None or found is None or own.shape == found.shape:
         return

@@ -137,7 +137,7 @@ def encoder_prefix(names: Collection[str]) -> str:
 
 
 def is_encoder_tensor(name: str, prefix: str) -> bool:
-    """Whether a tensor of a file is the image encoder's: under the prefix, and no part that lies beside one."""
+    """Whether a tensor is the image encoder's: under the prefix, and no part beside one."""
     return name.startswith(prefix) and not _is_beside(name[len(prefix) :])
 
 

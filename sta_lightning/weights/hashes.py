@@ -1,4 +1,4 @@
-"""SHA-256 of tensors, and of files, remembered: a gigabyte takes a second to hash, and merging it less."""
+"""SHA-256 of tensors, and of files, remembered: hashing takes longer than merging."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TICK = 50_000_000  # nanoseconds; clocks of 100 to 1000 ticks a second are usua
 
 
 def tensor_digest(state: Mapping[str, Tensor]) -> str:
-    """The SHA-256, in hexadecimal, of the names, types, shapes and bytes of tensors, in the names' order.
+    """The SHA-256 of the names, types, shapes and bytes of tensors, in the names' order.
 
     Two files with the same tensors have the same digest though their bytes differ (order, metadata,
     format).

@@ -1,4 +1,4 @@
-"""Weights files by their names, and one that is open: bytes from a place, and whether it is still what it was."""
+"""Weights files by their names, and open ones."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class OpenFile:
             done += got
 
     def check(self) -> None:
-        """Whether the file is as long, and as old, as when it was opened, and still the one of that name.
+        """Whether the file is as it was when it was opened, and still the one of that name.
 
         Raises:
             StaError: names the file.

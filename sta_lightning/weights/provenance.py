@@ -17,7 +17,7 @@ PACKAGE = "sta_lightning"
 
 
 def decoded(metadata: Mapping[str, str], key: str) -> Any:
-    """An entry of the metadata that is JSON; ``None`` where it is missing, the text itself where it is no JSON."""
+    """An entry of the metadata that is JSON, else its text; ``None`` where it is missing."""
     text = metadata.get(key)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""Masked task vectors on disk: a bit for every entry, and the values of those that the mask keeps."""
+"""Masked task vectors on disk: a bit for every entry, and the values that the mask keeps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEP = 1 << 16  # entries between two places whose number of kept entries is re
 
 
 class SparseTensor(TensorSource):
-    """One tensor of a masked task vector; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
+    """One tensor of a masked task vector."""
 
     def __init__(self, shape: torch.Size, mask: FileTensor, values: FileTensor) -> None:
         self.shape, self.dtype = shape, values.dtype
@@ -77,7 +77,7 @@ class SparseTensor(TensorSource):
 
 
 class SparseFile(Mapping[str, SparseTensor]):
-    """A file of a masked task vector, open until it is closed; tensor name -> tensor, none of them read yet.
+    """A file of a masked task vector, open until it is closed: tensor name -> unread tensor.
 
     Args:
         path: the file.

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the test's own for this package's cache; beside it ``hub``, the cache of the Hugging Face hub."""
+    """A folder of the test's own for this package's cache; beside it ``hub``, the hub's cache."""
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("STA_CACHE", str(folder / "sta"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))

@@ -1,4 +1,4 @@
-"""Writes the cache of the Hugging Face hub in its own layout: blobs by content, snapshots of links, references."""
+"""Writes the cache of the Hugging Face hub in its own layout: blobs, snapshots, references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's architectures in their full width and depth, with random weights and small images: the whole way once."""
+"""The paper's architectures in full width and depth, with random weights and small images."""
 
 from __future__ import annotations
 

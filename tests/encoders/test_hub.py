@@ -24,7 +24,7 @@ OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
 
 @pytest.fixture
 def cached(caches: Path, tmp_path: Path) -> dict[str, dict[str, Tensor]]:
-    """Two revisions of a repository in the cache: the old one by its hash and a tag, the new one as ``main``."""
+    """Two revisions of a repository in the cache: one by hash and tag, one as ``main``."""
     config = tiny_config(quick_gelu=True)
     states = {OLD: random_clip(config, 1), NEW: random_clip(config, 2)}
     for commit, reference, weights in (
@@ -111,7 +111,7 @@ def test_a_repository_is_merged_from_its_file(
 
 @pytest.fixture
 def tagged(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """A small architecture with two tags, one of them in the cache, as open_clip has them for its own."""
+    """A small architecture of open_clip with two tags, one of them in the cache."""
     config = tiny_config()
     open_clip.add_model_config(written(tmp_path / "configs" / "tiny-tagged.json", config["model_cfg"]))
     tags = {

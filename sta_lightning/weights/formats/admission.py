@@ -96,7 +96,7 @@ def state_dicts_only(title: str) -> Admission:
 
 
 def script_objects(title: str) -> Admission:
-    """Admit the objects of a TorchScript archive: tensors, and classes of its own code, which stays unread."""
+    """Admit a TorchScript archive's objects: tensors, and classes of its own unread code."""
 
     def admit(use: Use, what: Global) -> None:
         own = what.module.split(".")[0] == "__torch__"
@@ -110,7 +110,7 @@ def script_objects(title: str) -> Admission:
 
 
 def module_trees(title: str) -> Admission:
-    """Admit objects of any class, as inert records; refuse calls, save for those of an explicit list."""
+    """Admit objects of any class, as inert records, and calls of an explicit list."""
 
     def admit(use: Use, what: Global) -> None:
         if use == "called" and str(what) not in _PLAIN and str(what) not in _BESIDE_MODULES:

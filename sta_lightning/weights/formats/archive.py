@@ -1,4 +1,4 @@
-"""Opening pickled checkpoints of every age: torch's archives, TorchScript's, the format before them, plain pickles."""
+"""Pickled checkpoints of every age: archives of torch and TorchScript, older files, pickles."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from sta_lightning.weights.provenance import decoded
 
 ACCURACY = "accuracy"
-"""The metadata's entry for measured accuracies: JSON, name of a task -> share of its images classified rightly, 0 to 1."""
+"""The metadata's entry for measured accuracies: JSON, task -> share of images, 0 to 1."""
 CARD = "model_card"
 """The metadata's entry for the card itself, in single files."""
 
@@ -114,6 +114,6 @@ def _accuracy(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    """Text for a cell of a Markdown table: what is in a foreign file's metadata must not break out of it."""
+    """Text for a cell of a Markdown table, which a foreign file's metadata must not break."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

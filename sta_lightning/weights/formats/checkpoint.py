@@ -67,7 +67,7 @@ class Checkpoint:
         return self.metadata.get("package") == PACKAGE
 
     def config(self) -> Mapping[str, Any] | None:
-        """The ``config.json`` beside the weights, as Hugging Face writes it; nothing if there is none.
+        """Hugging Face's ``config.json`` beside the weights; ``None`` if there is none.
 
         Raises:
             StaError: it is no table in JSON.
@@ -75,7 +75,7 @@ class Checkpoint:
         return self._beside(CONFIG)
 
     def preprocessor(self) -> Mapping[str, Any] | None:
-        """The ``preprocessor_config.json`` beside the weights; nothing if there is none.
+        """The ``preprocessor_config.json`` beside the weights; ``None`` if there is none.
 
         Raises:
             StaError: it is no table in JSON.

@@ -1,4 +1,4 @@
-"""What shapes do not tell of a CLIP, and Hugging Face's configuration wants: heads, activation, sizes."""
+"""What shapes do not tell of a CLIP, and Hugging Face's configuration wants: heads, activation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Computed:
     Attributes:
         activation: between the two layers of a block's perceptron.
         heads: attention heads of the image encoder.
-        text_heads: attention heads of the text tower; nothing where it is not known.
+        text_heads: attention heads of the text tower; ``None`` where it is not known.
         eps: what the layer norms add to the variance.
     """
 
@@ -93,7 +93,7 @@ def openai(architecture: Architecture) -> Computed:
 
 
 def huggingface_config(architecture: Architecture, computed: Computed) -> dict[str, Any]:
-    """The ``config.json`` of a CLIP, or of its image encoder where the architecture has no text tower.
+    """The ``config.json`` of a CLIP, or of an image encoder where there is no text tower.
 
     Args:
         architecture: the model's sizes.

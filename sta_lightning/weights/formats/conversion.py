@@ -58,7 +58,7 @@ def convert(
         encoder: the architecture's name, where the checkpoint does not say how it computes.
         pretrained: the pretrained model: lends text tower and projection where the checkpoint has
             none.
-        dtype: floating-point type to write; nothing for the tensors' own.
+        dtype: floating-point type to write; ``None`` for the tensors' own.
         unsafe_pickle: whether ``source`` and ``pretrained`` may be pickled modules; see
             :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
 
@@ -136,7 +136,7 @@ def _check_encoder(model: Model, architecture: Architecture, configs: Configs, e
 
 
 def _assembled(model: Model, base: Model | None) -> SourceDict | None:
-    """The whole CLIP: the model's own, or its image encoder beside the pretrained model's text tower."""
+    """The whole CLIP: the model's, or its image encoder beside the pretrained text tower."""
     if model.clip is not None or base is None or base.clip is None:
         return model.clip
     text = {name: source for name, source in base.clip.items() if not name.startswith("visual.")}
@@ -144,7 +144,7 @@ def _assembled(model: Model, base: Model | None) -> SourceDict | None:
 
 
 def _heads(model: Model) -> dict[str, TensorSource]:
-    """The heads that this package's merged encoders bring along; only its own layout has a place for them."""
+    """The heads that a merged encoder brings; only this package's layout has a place for them."""
     if not model.checkpoint.is_ours or HEADS not in model.checkpoint.metadata:
         return {}
     return {name: source for name, source in model.checkpoint.tensors.items() if name.startswith("head.")}

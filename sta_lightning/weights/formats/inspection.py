@@ -34,12 +34,12 @@ def inspect(
     pretrained: str | os.PathLike[str] | None = None,
     unsafe_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Describe a checkpoint. Only the norms of a task vector need its entries; they are read a piece at a time.
+    """Describe a checkpoint; its entries are read for the norms of a task vector only.
 
     Args:
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         configs: known architectures.
-        pretrained: the pretrained model; with it the norm of the task vector is told, per block.
+        pretrained: the pretrained model; with it the norm of the task vector, per block.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
 
     Returns:

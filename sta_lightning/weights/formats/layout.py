@@ -1,4 +1,4 @@
-"""Which layout a checkpoint's tensors are named in, told by their names alone."""
+"""Which layout a checkpoint's tensors are named in, by their names alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights.encoder import is_encoder_tensor
 
 Kind = Literal["open_clip", "huggingface", "timm", "head", "unknown"]
 
@@ -37,10 +36,9 @@ class Layout:
 
     Attributes:
         kind: whose names they are. OpenAI's models have open_clip's.
-        prefix: what stands in front of the image encoder's names: ``visual.``, ``vision_model.``,
-            nothing.
-        text: what stands in front of the text tower's names; nothing (``None``) where there is no
-            text tower.
+        prefix: what stands in front of the image encoder's names: ``visual.``, ``vision_model.`` or
+            an empty text.
+        text: what stands in front of the text tower's names; ``None`` where there is no text tower.
         projection: whether the image encoder's last projection is there; other layouts than Hugging
             Face's need none or always have it.
         openai: whether the numbers are there that OpenAI's own archives keep among the tensors.
@@ -136,42 +134,20 @@ def _text_of(outer: str, names: Collection[str]) -> str | None:
 def clip_names(tensors: Collection[str], layout: Layout) -> dict[str, str]:
     """A CLIP's tensors in open_clip's layout: name in open_clip -> name in the file.
 
+    What lies beside a CLIP and is no part of it, as a classifier or a loss, is left.
+
     Args:
         tensors: the file's names.
         layout: of the kind ``open_clip``, with a text tower.
     """
     outer = layout.prefix.removesuffix("visual.")
-    beside = {outer + name for name in _SIGNED}
-    return {
-        name.removeprefix(outer): name
-        for name in tensors
-        if name.startswith(outer) and name not in beside and not _foreign(name.removeprefix(outer))
-    }
-
-
-def encoder_names(tensors: Collection[str], layout: Layout) -> dict[str, str]:
-    """An image encoder's tensors in open_clip's or timm's layout: name without prefix -> name in the file."""
-    return {
-        name.removeprefix(layout.prefix): name for name in tensors if is_encoder_tensor(name, layout.prefix)
-    }
-
-
-def _foreign(name: str) -> bool:
-    """Whether a tensor beside a CLIP is no part of it: a classifier, a loss."""
-    return name.split(".")[0] not in _CLIP_PARTS
+    inside = {name.removeprefix(outer): name for name in tensors if name.startswith(outer)}
+    return {n: name for n, name in inside.items() if n not in _SIGNED and n.split(".")[0] in _CLIP_PARTS}
 
 
 _CLIP_PARTS = frozenset(
     (
-        *(
-            "visual",
-            "text",
-            "transformer",
-            "token_embedding",
-            "positional_embedding",
-            "ln_final",
-            "text_projection",
-        ),
-        *("logit_scale", "logit_bias", "text_decoder"),
+        *("visual", "text", "transformer", "token_embedding", "positional_embedding", "ln_final"),
+        *("text_projection", "logit_scale", "logit_bias", "text_decoder"),
     )
 )

@@ -10,16 +10,17 @@ from torch import Tensor
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
 from sta_lightning.errors import StaError
+from sta_lightning.weights.encoder import is_encoder_tensor
 from sta_lightning.weights.formats.architecture import check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
-from sta_lightning.weights.formats.layout import Layout, clip_names, encoder_names, recognise
+from sta_lightning.weights.formats.layout import Layout, clip_names, recognise
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.sparse import KIND as VECTOR
 
 PROJECTION = "proj"
 NO_MODEL = ("importance", "probabilities", "head", VECTOR)
-"""What the metadata's ``kind`` begins with in this package's files that hold no weights of a model."""
+"""What ``kind`` begins with in this package's files that hold no weights of a model."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def open_sources(
     projection: TensorSource | None = None,
     unsafe_pickle: bool = False,
 ) -> tuple[SourceDict, dict[str, str]]:
-    """The tensors of a checkpoint, unread, named as :func:`sta_lightning.weights.encoder_part` finds them; its metadata.
+    """The tensors of a checkpoint, unread, named as ``encoder_part`` finds them; its metadata.
 
     Names of open_clip and timm, and those of files that hold no model (importances, heads), stay as
     they are in the file. Hugging Face's become open_clip's, and of a TorchScript archive only what
@@ -114,7 +115,7 @@ def open_sources(
 
 
 def load_state(path: PathLike) -> dict[str, Tensor]:
-    """A checkpoint of any layout as a state dict in memory, named as :func:`open_sources` names; a CLIP is kept whole.
+    """A checkpoint as a state dict, named as :func:`open_sources` does; a CLIP is kept whole.
 
     Raises:
         StaError: as :func:`open_sources`.
@@ -132,7 +133,7 @@ def load_state(path: PathLike) -> dict[str, Tensor]:
 def image_encoder(
     tensors: SourceDict, layout: Layout, *, projection: TensorSource | None = None, title: str
 ) -> dict[str, TensorSource]:
-    """The image encoder of a checkpoint, in open_clip's names (or timm's) without a prefix; nothing is read.
+    """The image encoder of a checkpoint, unread, in open_clip's or timm's names without a prefix.
 
     Args:
         tensors: by the names in the file.
@@ -150,7 +151,8 @@ def image_encoder(
             f"{title} holds {what}, not an image encoder. Give a checkpoint of a CLIP or of a vision transformer."
         )
     if layout.kind != "huggingface":
-        return {own: tensors[name] for own, name in encoder_names(tensors, layout).items()}
+        names = [name for name in tensors if is_encoder_tensor(name, layout.prefix)]
+        return {name.removeprefix(layout.prefix): tensors[name] for name in names}
     found = encoder_from_huggingface(tensors, layout, title)
     if not layout.projection and projection is not None:
         width = found["class_embedding"].shape[0]
@@ -164,7 +166,7 @@ def image_encoder(
 
 
 def whole_clip(tensors: SourceDict, layout: Layout, *, title: str) -> dict[str, TensorSource]:
-    """A whole CLIP, in open_clip's names; nothing is read. The arguments are those of :func:`image_encoder`.
+    """A whole CLIP, unread, in open_clip's names; the arguments are :func:`image_encoder`'s.
 
     Raises:
         StaError: there is no text tower, or something is not whole.
@@ -177,6 +179,6 @@ def whole_clip(tensors: SourceDict, layout: Layout, *, title: str) -> dict[str, 
 
 
 def _is_foreign(checkpoint: Checkpoint, layout: Layout) -> bool:
-    """Whether the names, or what lies beside the model, are not what this package's other rooms expect."""
+    """Whether names, or what lies beside the model, are not what other rooms expect."""
     script = checkpoint.container == "TorchScript archive" and layout.kind == "open_clip"
     return layout.kind == "huggingface" or script

@@ -23,7 +23,7 @@ _LIGHTNING = "pytorch-lightning_version"
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings that this package's files and Lightning's checkpoints carry; empty for others."""
+    """The settings that this package's files and Lightning's carry; empty for others."""
     found = decoded(checkpoint.metadata, "settings") if checkpoint.is_ours else None
     found = checkpoint.facts.get("hyper_parameters") if found is None else found
     if found is None and "encoder" in checkpoint.metadata:
@@ -53,7 +53,7 @@ def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
 def known_name(
     checkpoint: Checkpoint, architecture: Architecture, configs: Configs, activation: str | None
 ) -> str | None:
-    """The architecture's name: as the checkpoint says it, else the first known one of its sizes and activation."""
+    """The architecture's name: as the checkpoint says, else the first of its sizes."""
     said = settings_of(checkpoint).get("encoder")
     if isinstance(said, str):
         return said
@@ -72,12 +72,12 @@ def computed_by(
     configs: Configs,
     encoder: str | None = None,
 ) -> Computed | None:
-    """How a CLIP computes with its weights; nothing where neither the user nor the checkpoint says it.
+    """How a CLIP computes with its weights; ``None`` where nobody says it.
 
     Args:
         checkpoint: the file.
         layout: of its tensors.
-        architecture: told by its shapes.
+        architecture: by its shapes.
         configs: known architectures.
         encoder: the architecture's name, as the user gives it.
 

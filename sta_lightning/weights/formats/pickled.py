@@ -22,7 +22,7 @@ _LONGEST_KEY = 8  # values of a tuple that is a key
 _WIDEST_KEY = 1024  # bits of a number that is a key
 
 Use = Literal["named", "made", "called"]
-"""What a pickle does with a global: name it, make an object of it without calling it, or call it."""
+"""What a pickle does with a global: name it, make an object of it, or call it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def state_of(pickled: Pickled) -> dict[str, TensorSource]:
 
 
 def facts_of(pickled: Pickled) -> dict[str, Any]:
-    """The plain values beside a checkpoint's state dict: epoch, version, settings; none for a bare state dict."""
+    """The plain values beside a checkpoint's state dict: epoch, version, settings."""
     outer = as_mapping(pickled.content)
     if outer is None:
         made = isinstance(pickled.content, Made)

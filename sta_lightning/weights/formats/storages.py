@@ -19,7 +19,7 @@ _MOST_DIMENSIONS = 64  # torch's own limit
 
 
 class Content(Protocol):
-    """Something with bytes at offsets: an :class:`~sta_lightning.weights.opened.OpenFile`, or a part of a pickle."""
+    """Something with bytes at offsets: an open file, or a part of a pickle."""
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes from an offset."""

@@ -1,4 +1,4 @@
-"""Tensors made of others as they are read: joined, cut, transposed. Layouts differ by no more than that."""
+"""Tensors made of others as they are read: joined, cut, transposed."""
 
 from __future__ import annotations
 

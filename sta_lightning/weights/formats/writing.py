@@ -27,13 +27,13 @@ def write_tensors(
     dtype: torch.dtype | None = None,
     prefix: str = "",
 ) -> None:
-    """Write tensors to a safetensors file, whole or not at all; one piece of one tensor is in memory at a time.
+    """Write tensors to a safetensors file, whole or not at all, a piece at a time.
 
     Args:
         path: the file, ending in ``.safetensors``; missing folders are made.
         tensors: name -> tensor.
         metadata: text -> text.
-        dtype: floating-point type to write floating-point tensors in; nothing for their own.
+        dtype: floating-point type to write floating-point tensors in; ``None`` for their own.
         prefix: what to put in front of the names.
 
     Raises:
@@ -71,7 +71,7 @@ def write_huggingface(
     dtype: torch.dtype | None = None,
     preprocessor: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a folder that ``from_pretrained`` of Hugging Face's transformers reads, whole or not at all.
+    """Write a folder for ``from_pretrained`` of transformers, whole or not at all.
 
     Args:
         folder: where to; it must not be there yet, or be empty.
@@ -79,8 +79,8 @@ def write_huggingface(
         config: for ``config.json``.
         card: for ``README.md``.
         metadata: of ``model.safetensors``.
-        dtype: floating-point type to write; nothing for the tensors' own.
-        preprocessor: for ``preprocessor_config.json``; nothing to write none.
+        dtype: floating-point type to write; ``None`` for the tensors' own.
+        preprocessor: for ``preprocessor_config.json``, if any.
 
     Raises:
         StaError: as :func:`write_tensors`, or there is something at ``folder``.
@@ -94,7 +94,7 @@ def write_huggingface(
 
 
 def image_processor(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """A ``preprocessor_config.json``: resize the short side bicubically, crop the centre, scale, normalise.
+    """A ``preprocessor_config.json``: resize the short side, crop the centre, normalise.
 
     Args:
         size: side of the input, in pixels.

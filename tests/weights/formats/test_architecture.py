@@ -1,4 +1,4 @@
-"""Architectures are told by shapes: those of open_clip's own models, of timm's, of the package's encoder."""
+"""Architectures by shapes: of open_clip's own models, of timm's, of the package's encoder."""
 
 import json
 from typing import Any

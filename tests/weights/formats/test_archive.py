@@ -1,4 +1,4 @@
-"""Pickled checkpoints of every age give the tensors that torch itself gives, and say so when they are not whole."""
+"""Pickled checkpoints of every age give the tensors that torch gives, or say what is wrong."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ from tests.weights.formats.tiny import read, same
 
 
 class Net(nn.Module):
-    """Parameters in other orders than their storages', buffers of both kinds, a part without a tensor, plain attributes."""
+    """Parameters in other orders than their storages', buffers of both kinds, plain attributes."""
 
     def __init__(self) -> None:
         super().__init__()

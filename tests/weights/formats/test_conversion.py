@@ -1,4 +1,4 @@
-"""Whole conversions: what comes in, what goes out, what the written file says of itself, and what is refused."""
+"""Whole conversions: what comes in, what goes out, what the file says of itself."""
 
 import functools
 import hashlib
@@ -33,7 +33,7 @@ from tests.weights.formats.tiny import (
 
 
 class ImageEncoder(nn.Module):
-    """As the task-vectors repository saves: an open_clip model without its text tower, and its image transforms."""
+    """As the task-vectors repository saves: a model without its text tower, and transforms."""
 
     def __init__(self, clip: Any) -> None:
         super().__init__()

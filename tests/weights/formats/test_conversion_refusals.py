@@ -1,4 +1,4 @@
-"""Conversions that are refused: one message that names the file and the remedy, and nothing is written."""
+"""Conversions that are refused: a message with file and remedy, and no file is written."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pickles are understood as Python's own unpickler understands them, and nothing in them comes to life."""
+"""Pickles are read as Python's own unpickler reads them, and nothing in them comes to life."""
 
 import contextlib
 import io
@@ -146,7 +146,7 @@ def test_a_pickle_cut_short_is_damaged(data: st.DataObject) -> None:
 
 
 def nested(opcode: bytes, times: int) -> bytes:
-    """A number doubled in a tuple, that tuple doubled in another, …: 2^times numbers in 2 * times bytes."""
+    """A number doubled in a tuple, and that again, ...: 2^times numbers in 2 * times bytes."""
     return b"K\x01" + (b"2" + opcode) * times
 
 

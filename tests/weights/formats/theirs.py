@@ -1,4 +1,4 @@
-"""Small random models of Hugging Face's classes. Importing this skips a test module where transformers is missing."""
+"""Small random models of Hugging Face's classes; skips a test module without transformers."""
 
 from __future__ import annotations
 

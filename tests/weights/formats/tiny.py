@@ -1,4 +1,4 @@
-"""Small random CLIPs in open_clip's and Hugging Face's classes, and what the tests compare of them."""
+"""Small random CLIPs in open_clip's classes, and what the tests compare of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ACTIVATIONS = list(NAMES)
 
 
 def moved(module: nn.Module, seed: int) -> nn.Module:
-    """The module with every parameter away from its initial value, so that no two of them could be exchanged unseen."""
+    """The module with every parameter away from its initial value: no two are equal."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -82,7 +82,7 @@ def read(path: Path, **options: Any) -> dict[str, Tensor]:
 
 
 def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in open_clip's names: the whole CLIP if a text tower is there, else the image encoder."""
+    """A state dict in open_clip's names: a whole CLIP, or an image encoder alone."""
     sources = in_memory(state)
     layout = recognise(sources)
     translate = image_encoder if layout.text is None else whole_clip
