@@ -39,6 +39,8 @@ class StaParser(RaisingParser, LightningArgumentParser):
     def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
         """The configuration as ``--print_config`` shows it: completed."""
         self.complete(cfg)
+        if "skip_none" in kwargs:  # as Lightning 2.6 says it, which jsonargparse 4.49 has deprecated
+            kwargs["skip_unset"] = kwargs.pop("skip_none")
         text: str = super().dump(cfg, *args, **kwargs)
         return text
 
@@ -64,7 +66,7 @@ class SaveConfig(SaveConfigCallback):
             return
         target = Path(folder) / self.config_filename
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        text = self.parser.dump(self.config, skip_unset=False, format="yaml")
         with atomic_path(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -153,6 +155,8 @@ class StaCLI(LightningCLI):
         parser.usage = f"sta {self._name} [--config FILE ...] [--option=value ...] [--print_config]"
         inner = ".init_args." if self._choose_classes else "."
         for link in self._links:
+            if not self._choose_classes:
+                self._inner.linked.append(f"data.{link.target}")
             parser.link_arguments(
                 f"model{inner}{link.source}", f"data{inner}{link.target}", link.compute, apply_on="parse"
             )
@@ -174,7 +178,8 @@ class StaCLI(LightningCLI):
         fill_placeholders(config)
 
     def _explained(self, message: str) -> str:
-        return explain(message, command=self._name, options=self._inner.options(), members=_members(message))
+        options, members = self._inner.options(), _members(message)
+        return explain(message, self._words, command=self._name, options=options, members=members)
 
     def _check_links(self) -> None:
         """Refuse a value in ``data`` that the link from ``model`` has overwritten."""

@@ -1,7 +1,8 @@
-"""Rewords jsonargparse's messages: what was asked, what was found, how to mend it, on a few words.
+"""One message for a mistake on the command line: what was asked, what was found, how to mend it.
 
-jsonargparse reports every branch of every union that it tried, nested; only the leaves that say
-something are kept.
+An option that there is not is found from the options alone. Of what jsonargparse says, which reports
+every branch of every union that it tried, nested, the lines that say something are kept, in plainer
+words where they are known; where they are not, in its own words.
 """
 
 import difflib
@@ -88,23 +89,52 @@ def _given(message: str) -> str | None:
     return value if len(value) <= 120 else value[:117] + "..."
 
 
-def explain(message: str, *, command: str, options: Sequence[str], members: Sequence[str] = ()) -> str:
+def unknown_option(words: Sequence[str], options: Iterable[str]) -> str | None:
+    """The first option on a command line that there is not; ``None`` if all are known.
+
+    Args:
+        words: The command line after the subcommand.
+        options: Every option, dotted, without dashes. What is inside the value of one may be given
+            by a longer name, and several of them by a shorter one.
+    """
+    known = [*options, "help", "print_config"]
+    for word in words:
+        name = word[2:].split("=")[0].removesuffix("+")
+        if word.startswith("--") and not any(
+            f"{name.replace('-', '_')}.".startswith(f"{option}.")
+            or option.startswith(f"{name}.")
+            or option == name.replace("-", "_")
+            for option in known
+        ):
+            return name
+    return None
+
+
+def explain(
+    message: str,
+    words: Sequence[str],
+    *,
+    command: str,
+    options: Sequence[str],
+    members: Sequence[str] = (),
+) -> str:
     """One message for one mistake on the command line or in a configuration.
 
     Args:
         message: What jsonargparse says.
+        words: The command line after the subcommand.
         command: The subcommand, for the hint at its help.
         options: Every option of that subcommand, dotted, without dashes.
         members: Names of the options of the classes chosen for model, data and callbacks.
     """
     see_help = f" `sta {command} --help` lists the options."
-    unknown = re.match(r"unrecognized arguments: (.*)", message, flags=re.DOTALL)
-    if unknown:
-        word = unknown.group(1).split()[0]
-        name = word.lstrip("-").split("=")[0]
-        if not word.startswith("-"):
-            return f"found {word!r}, which belongs to no option: write --option={word}.{see_help}"
+    name = unknown_option(words, options)
+    if name is not None:
         return f"there is no option --{name}.{nearest(name, [*options, *members])}{see_help}"
+    stray = re.match(r"unrecognized arguments: (\S*)", message)
+    if stray:
+        word = stray.group(1)
+        return f"found {word!r}, which belongs to no option: write --option={word}.{see_help}"
     required = re.search(r"(?:arguments are required: |Key )([\w., \"]+?)(?: is required.*)?$", message)
     if "required" in message and required:
         names = [re.sub(rf"^{command}\.", "", n.strip(' "')) for n in required.group(1).split(",")]
@@ -137,7 +167,7 @@ def explain(message: str, *, command: str, options: Sequence[str], members: Sequ
         if text == "None":
             return f"--{key} must be given, on the command line or in a file with --config=FILE.{see_help}"
         return f"{place}{' or '.join(dict.fromkeys(reasons))}; found {text!r}.{_class_help(command, key) or see_help}"
-    return f"{place}{' '.join(reasons) or message.strip()}{see_help if key else ''}"
+    return f"{place}{' '.join(reasons) or ' '.join(message.split())}{see_help}"
 
 
 def _class_help(command: str, key: str) -> str:

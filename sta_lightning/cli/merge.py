@@ -88,7 +88,7 @@ def run(name: str, words: Sequence[str]) -> None:
 
         merge_evaluated.run(name, words)
     else:
-        write(parser.instantiate_classes(asked).model, asked.output)
+        write(_OPTIONS[name](**asked.model.as_dict()), asked.output)
 
 
 def write(options: MergeOptions, output: Path) -> None:

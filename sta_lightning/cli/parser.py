@@ -26,12 +26,16 @@ class RaisingParser(ArgumentParser):
         configs: What the configuration files of a command line hold, in their order.
         faults: The mistakes found while classes were instantiated, in order: jsonargparse turns what
             a constructor raises into the text of a ``ValueError``, and the original would be lost.
+        linked: Options that follow from others.
+        constructors: What builds the classes: function, class, and whether its subclasses too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.configs: list[dict[str, Any]] = []
         self.faults: list[StaError] = []
-        super().__init__(*args, **kwargs)
+        self.constructors: list[tuple[Callable[..., Any], type[Any], bool]] = []
+        self.linked: list[str] = []
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     @property
     def command(self) -> str:
@@ -40,7 +44,7 @@ class RaisingParser(ArgumentParser):
 
     def options(self) -> list[str]:
         """The names of all options, dotted."""
-        return list(self.get_defaults(skip_validation=True).keys())
+        return [*self.get_defaults(skip_validation=True).keys(), *self.linked]
 
     def add_config(self) -> None:
         """Add ``--config``."""
@@ -52,6 +56,8 @@ class RaisingParser(ArgumentParser):
             super().error(message, ex)
         raise RejectedError(message) from ex
 
+    # Lightning 2.6 calls the next two by names that jsonargparse 4.49 has deprecated.
+
     def add_instantiator(
         self,
         instantiator: Callable[..., Any],
@@ -59,7 +65,7 @@ class RaisingParser(ArgumentParser):
         subclasses: bool = True,
         prepend: bool = False,
     ) -> None:
-        """Register an instantiator that remembers a ``StaError`` in ``faults``."""
+        """Keep an instantiator for :meth:`instantiate_classes`; a ``StaError`` in it is put into ``faults``."""
 
         def remembering(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -69,7 +75,13 @@ class RaisingParser(ArgumentParser):
                 raise
 
         functools.update_wrapper(remembering, instantiator)
-        super().add_instantiator(remembering, class_type, subclasses=subclasses, prepend=prepend)
+        self.constructors.insert(
+            0 if prepend else len(self.constructors), (remembering, class_type, subclasses)
+        )
+
+    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
+        """Build the classes of a configuration."""
+        return self.instantiate(cfg, instantiators=self.constructors, **kwargs)
 
 
 class ConfigFile(ActionConfigFile):
@@ -102,5 +114,7 @@ def parse(
     except RejectedError as error:
         text = str(error)
         if missing is None or "required" not in text:
-            missing = explain(text, command=parser.command, options=parser.options(), members=list(members))
+            missing = explain(
+                text, words, command=parser.command, options=parser.options(), members=list(members)
+            )
         raise StaError(missing) from error

@@ -7,14 +7,14 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from sta_lightning.arithmetic import find_measure
+from sta_lightning.arithmetic import MEASURES
 from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.score import score as score_alone
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.checks import check_checkpoint, check_output
 from sta_lightning.cli.screen import say
-from sta_lightning.engine.files import GRAM, saying
-from sta_lightning.errors import StaError
+from sta_lightning.engine.files import GRAM
+from sta_lightning.errors import StaError, listed
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
 from sta_lightning.weights import read_metadata
@@ -100,9 +100,10 @@ class ScoreCLI(StaCLI):
         """Check the file that was given, and tell the model of it."""
         super().parse_arguments(parser, args)
         config = self.config["score"]
-        if config["measure"] != GRAM:
-            with saying("--measure"):
-                find_measure(config["measure"])
+        if config["measure"] not in (*MEASURES, GRAM):
+            raise StaError(
+                f"--measure={config['measure']!r} was asked for; choose one of {listed([*MEASURES, GRAM], 9)}."
+            )
         weights = Path(config["weights"])
         if not weights.is_file():
             raise StaError(

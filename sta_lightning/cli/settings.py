@@ -38,7 +38,7 @@ def parse(
     """
     parser = build_parser(name, description, settings, flags)
     parsed = parsing.parse(parser, words)
-    values = parser.instantiate_classes(parsed).as_dict()
+    values = parser.instantiate(parsed).as_dict()
     values.pop("config", None)
     given = {flag: bool(values.pop(flag.replace("-", "_"))) for flag in flags}
     return settings(**values), given

@@ -109,6 +109,11 @@ def test_mistakes_on_the_command_line(
     [
         ("merge", "modl: {p: 0.5}\n", ["modl", "'model'"]),
         ("merge", "model: {p: 0.5, metod: sta}\n", ["model.metod", "'method'"]),
+        (
+            "merge",
+            "data: {tasks: [digits]}\nmodel: {tasks: {a: {finetuned: a}}}\noutput: o.safetensors\n",
+            ["data.tasks", "'digits'", "model.tasks"],
+        ),
         ("merge", "model: {p: [1, 2]}\n", ["--model.p", "a number"]),
         ("merge", "model: {p: 0.5\n", ["not valid YAML", "line 2"]),
         (

@@ -24,7 +24,7 @@ def described(of: type[Any]) -> dict[str, str]:
     parser.add_class_arguments(of, "model", fail_untyped=True)
     entries = re.split(r"\n  --model\.", parser.format_help())[1:]
     words = [entry.split("\n\n")[0].split() for entry in entries]
-    return {entry[0]: " ".join(entry[2:]) for entry in words}
+    return {entry[0]: " ".join(entry[2:]) for entry in words if not entry[0].endswith(".help")}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+# Lightning's own command line calls jsonargparse by names that it has deprecated.
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore::DeprecationWarning")
 def test_optimiser_and_scheduler_come_from_yaml(pretrained: Path, tmp_path: Path) -> None:
     config: dict[str, object] = {
         "seed_everything": 1,
