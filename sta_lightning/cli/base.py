@@ -44,9 +44,9 @@ class StaParser(RaisingParser, LightningArgumentParser):
         text: str = super().dump(cfg, *args, **kwargs)
         return text
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """The help, what is this project's own first."""
-        groups = re.split(r"\n\n(?=\S)", super().format_help().rstrip("\n"))
+        groups = re.split(r"\n\n(?=\S)", super().format_help(formatter).rstrip("\n"))
         return "\n\n".join(sorted(groups, key=lambda group: "\n  --trainer." in group)) + "\n"
 
 

@@ -81,7 +81,8 @@ class RaisingParser(ArgumentParser):
 
     def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
         """Build the classes of a configuration."""
-        return self.instantiate(cfg, instantiators=self.constructors, **kwargs)
+        built: Namespace = self.instantiate(cfg, instantiators=self.constructors, **kwargs)
+        return built
 
 
 class ConfigFile(ActionConfigFile):
