@@ -2,6 +2,7 @@
 
 import functools
 import pkgutil
+import re
 from typing import Any
 
 from docutils import nodes
@@ -34,12 +35,16 @@ apidoc_modules = [
 ]
 
 
+# The bar of an absolute value, which would open a substitution; not one in a literal or a type.
+_BAR = re.compile(r"(``.*?``|>>> .*|\.\.\. .*)|\|(?=\S)|(?<=\S)\|")
+
+
 def _google(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
     """Sections such as ``Args:`` as reStructuredText; what stands below an attribute has none."""
     if what not in {"attribute", "data", "property"}:
-        lines[:] = GoogleDocstring(
-            lines, Config(napoleon_use_ivar=True), app, what, name, of, options
-        ).lines()
+        config = Config(napoleon_use_ivar=True)
+        lines[:] = GoogleDocstring(lines, config, app, what, name, of, options).lines()
+    lines[:] = [_BAR.sub(lambda found: found[1] or r"\|", line) for line in lines]
 
 
 @functools.cache

@@ -19,7 +19,7 @@ class MergeModule(MergedEvaluation):
 
     Each task is evaluated with its own head. Logs ``test/<task>/acc``, ``test/avg_acc``,
     ``test/control/<name>/acc``, the share of entries kept per tensor and task, and the size of the
-    change; see :class:`MultiTaskEvaluation`.
+    change; see MultiTaskEvaluation.
 
     Args:
         tasks: By task name (or the path of a task's YAML file): the files of that task. Or the names
