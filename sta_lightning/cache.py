@@ -1,4 +1,4 @@
-"""The folder for what can be made again: rendered sets, decoded images, compiled loops, hashes of files."""
+"""The folder for what can be made again: images, zero-shot heads, compiled loops, hashes of files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """Where this package keeps what it can make again: ``$STA_CACHE``, else ``~/.cache/sta_lightning``."""
+    """The folder of what can be made again: ``$STA_CACHE``, else ``~/.cache/sta_lightning``."""
     chosen = os.environ.get("STA_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "sta_lightning"
