@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.run import Sink
 from sta_lightning.engine.files import TaskSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import TensorFile, load_weights, read_metadata
@@ -161,25 +160,6 @@ def heads_of_files(tasks: Mapping[str, TaskSource]) -> dict[str, TaskHead]:
             "and not made: name them in model.files.head or model.tasks (head: FILE), or leave --evaluate=false out."
         )
     return {task: read_head_file(str(files.head)) for task, files in tasks.items()}
-
-
-class UnderPrefix:
-    """Takes tensors by their names and hands them on under longer ones; see :class:`~sta_lightning.arithmetic.run.Sink`."""
-
-    def __init__(self, sink: Sink, prefix: str) -> None:
-        self._sink, self._prefix = sink, prefix
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The type in which a tensor is kept."""
-        return self._sink.dtype(self._prefix + name)
-
-    def address(self, name: str) -> int | None:
-        """Where a tensor's entries belong in memory, if they do."""
-        return self._sink.address(self._prefix + name)
-
-    def write(self, name: str, start: int, values: Tensor) -> None:
-        """Keep some entries."""
-        self._sink.write(self._prefix + name, start, values)
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

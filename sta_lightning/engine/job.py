@@ -26,7 +26,7 @@ from sta_lightning.engine.files import (
     open_scores,
     open_task,
 )
-from sta_lightning.engine.heads import TaskHead, UnderPrefix, head_metadata, head_tensors
+from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import provenance, streamed
 from sta_lightning.weights.formats import weight_files
@@ -212,7 +212,7 @@ class Job(ABC):
             if heads:
                 metadata = {**metadata, **head_metadata(heads)}
             with streamed(output, planned, metadata, group) as file:
-                kept = self._run(problem, UnderPrefix(file, pretrained.prefix), group)
+                kept = self._run(problem, file.under(pretrained.prefix), group)
                 for name, head in beside.items() if group.rank == 0 else ():
                     file.write(name, 0, head.flatten())
         return kept

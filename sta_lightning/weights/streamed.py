@@ -14,29 +14,34 @@ from sta_lightning.arithmetic.workers import Processes, together
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.format import check_writable, header_of, packed
-from sta_lightning.weights.opened import SAFETENSORS
+from sta_lightning.weights.opened import SAFETENSORS, PathLike
 
 Planned = Mapping[str, tuple[torch.Size, torch.dtype]]
 """Tensor name -> shape and type."""
 
 
 class FileSink:
-    """A file's tensors as a :class:`~sta_lightning.arithmetic.run.Sink`."""
+    """A file's tensors as a :class:`~sta_lightning.arithmetic.run.Sink`.
+
+    Args:
+        path: what to call the file in a message.
+        descriptor: the open file.
+        places: name in the file -> where the tensor begins, and its type.
+        prefix: what stands in front of the names in the file.
+    """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        descriptor: int,
-        offsets: Mapping[str, int],
-        planned: Planned,
-        prefix: str,
+        self, path: PathLike, descriptor: int, places: Mapping[str, tuple[int, torch.dtype]], prefix: str = ""
     ) -> None:
-        self._path, self._descriptor, self._prefix = path, descriptor, prefix
-        self._offsets, self._planned = offsets, planned
+        self._path, self._descriptor, self._places, self._prefix = path, descriptor, places, prefix
+
+    def under(self, prefix: str) -> FileSink:
+        """The tensors whose names begin so, by the rest of their names."""
+        return FileSink(self._path, self._descriptor, self._places, self._prefix + prefix)
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor is kept."""
-        return self._planned[name][1]
+        return self._places[self._prefix + name][1]
 
     def address(self, name: str) -> int | None:
         """Nowhere: on a full disk a map would end the process, where a write says so."""
@@ -49,7 +54,7 @@ class FileSink:
             StaError: if they cannot be written, as on a full disk.
         """
         rest = packed(values)
-        at = self._offsets[self._prefix + name] + start * values.element_size()
+        at = self._places[self._prefix + name][0] + start * values.element_size()
         try:
             while rest:
                 done = os.pwrite(self._descriptor, rest, at)
@@ -62,12 +67,7 @@ class FileSink:
 
 @contextlib.contextmanager
 def streamed(
-    path: str | os.PathLike[str],
-    planned: Planned,
-    metadata: Mapping[str, str],
-    processes: Processes,
-    *,
-    prefix: str = "",
+    path: PathLike, planned: Planned, metadata: Mapping[str, str], processes: Processes
 ) -> Iterator[FileSink]:
     """A safetensors file, put at ``path`` when the block has ended well on every process.
 
@@ -76,7 +76,6 @@ def streamed(
         planned: the tensors that the block writes, whole.
         metadata: text -> text.
         processes: who writes together; all of them see the folder of ``path``.
-        prefix: what stands in front of the names in the file.
 
     Yields:
         Where to write.
@@ -88,15 +87,14 @@ def streamed(
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
     shapes = {
-        prefix + name: torch.empty(shape, dtype=dtype, device="meta")
-        for name, (shape, dtype) in planned.items()
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in planned.items()
     }
     check_writable(shapes, metadata, meta=True)
     header, order = header_of(shapes, metadata)
-    offsets, at = {}, len(header)
+    places, at = {}, len(header)
     for name in order:
-        offsets[name] = at
-        at += shapes[name].numel() * shapes[name].element_size()
+        places[name] = (at, shapes[name].dtype)
+        at += shapes[name].nbytes
     with contextlib.ExitStack() as stack:
 
         def make() -> str:
@@ -111,7 +109,7 @@ def streamed(
         temporary = Path(together(processes, make)[0])
         descriptor = together(processes, lambda: _opened(temporary))[processes.rank]
         try:
-            yield FileSink(path, descriptor, offsets, planned, prefix)
+            yield FileSink(path, descriptor, places)
         finally:
             os.close(descriptor)
         # The first process renames the file only after the others have written what is theirs.

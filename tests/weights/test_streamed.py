@@ -52,7 +52,9 @@ def saved(path: Path, prefix: str = "") -> bytes:
 @pytest.mark.parametrize("prefix", ["", "visual."])
 @pytest.mark.parametrize("step", [1, 3, 256, 1 << 20])
 def test_the_bytes_are_those_of_a_file_written_at_once(path: Path, step: int, prefix: str) -> None:
-    with streamed(path, PLANNED, METADATA, Alone(), prefix=prefix) as sink:
+    planned = {prefix + name: entry for name, entry in PLANNED.items()}
+    with streamed(path, planned, METADATA, Alone()) as file:
+        sink = file.under(prefix)
         write_all(sink, list(reversed(STATE)), step)
         assert not path.exists()
         assert [sink.dtype(name) for name in STATE] == [tensor.dtype for tensor in STATE.values()]

@@ -41,15 +41,16 @@ def write_tensors(
             the file cannot be written. An older file is then untouched.
     """
     planned = {
-        name: (source.shape, dtype if dtype is not None and source.dtype.is_floating_point else source.dtype)
+        prefix + name: (source.shape, dtype if dtype and source.dtype.is_floating_point else source.dtype)
         for name, source in tensors.items()
     }
-    with streamed(path, planned, metadata, Alone(), prefix=prefix) as sink:
+    with streamed(path, planned, metadata, Alone()) as file:
+        sink = file.under(prefix)
         for name, source in tensors.items():
             for start in range(0, source.shape.numel(), _PIECE):
                 piece = slice(start, min(start + _PIECE, source.shape.numel()))
                 entries = source.read(piece, source.dtype)
-                found = entries.to(planned[name][1])
+                found = entries.to(sink.dtype(name))
                 if found.dtype != entries.dtype and not bool(
                     (torch.isfinite(found) == torch.isfinite(entries)).all()
                 ):
