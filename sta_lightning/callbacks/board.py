@@ -64,7 +64,7 @@ def _draw(logger: TensorBoardLogger, kept: Kept, step: int) -> None:
     board.add_custom_scalars(_LAYOUT)
     if not kept:
         return
-    selection = Selection.from_kept(kept)
+    selection = Selection(kept)
     board.add_text("selection/table", selection.grid().markdown(), step)
     if selection.main_kinds():
         figure = selection_figure(selection, title="Share of entries kept, by layer")

@@ -180,7 +180,7 @@ def write_figures(results: Results, output: Path, *, encoder: str) -> list[Path]
         title=f"The pretrained model made to forget one task ({encoder})",
     )
     selection = selection_figure(
-        Selection.from_kept(results.kept),
+        Selection(results.kept),
         title=f"Share of entries that STA LP keeps, p = {results.p:g} ({encoder})",
     )
     figures = {"fusion": fusion, "sweep": sweep, "forgetting": forgetting, "selection": selection}
@@ -203,7 +203,7 @@ def write_report(results: Results, output: Path, record: Mapping[str, Any], clos
     write_text(output / "fusion.csv", fusion.csv())
     write_text(output / "forgetting.csv", forgetting.csv())
     write_text(output / "sweep.csv", sweep.csv())
-    write_text(output / "selection.csv", Selection.from_kept(results.kept).csv())
+    write_text(output / "selection.csv", Selection(results.kept).csv())
     whole = {**record, "results": results.to_json()}
     write_text(output / "results.json", json.dumps(whole, indent=1) + "\n")
     text = "\n".join(

@@ -7,13 +7,12 @@ from sta_lightning.report.figures import (
     fusion_figure,
     sweep_figure,
 )
-from sta_lightning.report.selection import KeptShare, Selection, selection_figure
+from sta_lightning.report.selection import Selection, selection_figure
 from sta_lightning.report.style import save_png
 from sta_lightning.report.tables import Row, Table
 
 __all__ = [
     "Curve",
-    "KeptShare",
     "MethodResult",
     "Row",
     "Selection",

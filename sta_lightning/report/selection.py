@@ -34,89 +34,56 @@ _MEANING = {
 
 
 @dataclass(frozen=True)
-class KeptShare:
-    """Share of one tensor's entries that one task keeps.
+class Selection:
+    """What one merge kept.
 
     Attributes:
-        tensor: full name in the encoder.
-        layer: number of the transformer block; ``None`` for a tensor outside the blocks.
-        kind: name within the block, or the full name outside the blocks.
-        task: name of the task.
-        share: entries kept / entries, in [0, 1].
+        kept: tensor -> task -> entries kept / entries, in [0, 1].
     """
 
-    tensor: str
-    layer: int | None
-    kind: str
-    task: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Every kept share of one merge."""
-
-    shares: tuple[KeptShare, ...]
-
-    @classmethod
-    def from_kept(cls, kept: Mapping[str, Mapping[str, float]]) -> Selection:
-        """Read the record of a merge: tensor name -> task -> share of entries kept."""
-        shares = []
-        for tensor, by_task in kept.items():
-            layer, kind = split_name(tensor)
-            shares += [KeptShare(tensor, layer, kind, task, float(share)) for task, share in by_task.items()]
-        return cls(tuple(shares))
+    kept: Mapping[str, Mapping[str, float]]
 
     @property
     def tasks(self) -> list[str]:
         """Task names in the order of the record."""
-        return list(dict.fromkeys(share.task for share in self.shares))
+        return list(dict.fromkeys(task for row in self.kept.values() for task in row))
 
-    @property
-    def kinds(self) -> list[str]:
-        """Kinds of parameter within the blocks."""
-        return list(dict.fromkeys(share.kind for share in self.shares if share.layer is not None))
+    def by_kind(self) -> dict[str, dict[str, list[tuple[int | None, float]]]]:
+        """Kind of parameter -> task -> (layer, share kept); layer ``None`` outside the blocks."""
+        kinds: dict[str, dict[str, list[tuple[int | None, float]]]] = {}
+        for tensor, row in self.kept.items():
+            layer, kind = split_name(tensor)
+            for task, share in row.items():
+                kinds.setdefault(kind, {}).setdefault(task, []).append((layer, share))
+        return kinds
 
     def main_kinds(self) -> list[str]:
-        """The kinds that the figure shows: the well-known ones, or else weights, nine at most."""
-        present = self.kinds
+        """The kinds within blocks that the figure shows: well-known ones, or else nine weights."""
+        present = list(dict.fromkeys(kind for layer, kind in map(split_name, self.kept) if layer is not None))
         known = [name for names in _MAIN_KINDS for name in names if name in present]
         # Biases say little beside the weights and would need a dozen panels more.
         return known or [kind for kind in present if kind.endswith("weight")][:_MOST_PANELS]
 
     def curve(self, kind: str, task: str) -> list[tuple[int, float]]:
         """``(layer, share kept)`` of one kind and task, in the order of the layers."""
-        return sorted(
-            (share.layer, share.share)
-            for share in self.shares
-            if share.kind == kind and share.task == task and share.layer is not None
-        )
+        shares = self.by_kind()[kind].get(task, [])
+        return sorted((layer, share) for layer, share in shares if layer is not None)
 
     def grid(self) -> Grid:
         """A row per tensor, a column per task, in percent."""
         tasks = self.tasks
-        found: dict[str, dict[str, float]] = {}
-        for share in self.shares:
-            found.setdefault(share.tensor, {})[share.task] = share.share
-        return Grid(
-            name="",
-            title="Entries kept, in percent",
-            head="tensor",
-            columns=tuple(Column(task) for task in tasks),
-            lines=tuple(
-                Line(tensor, tuple(Number(100 * row[task]) if task in row else None for task in tasks))
-                for tensor, row in found.items()
-            ),
-        )
+        lines = [
+            Line(tensor, tuple(Number(100 * row[task]) if task in row else None for task in tasks))
+            for tensor, row in self.kept.items()
+        ]
+        return Grid("", "Entries kept, in percent", "tensor", tuple(map(Column, tasks)), tuple(lines))
 
     def csv(self) -> str:
         """One line for each tensor and task; the share is in [0, 1]."""
-        return csv_text(
-            [
-                ("tensor", "layer", "kind", "task", "share_kept"),
-                *((one.tensor, one.layer, one.kind, one.task, f"{one.share:.6f}") for one in self.shares),
-            ]
-        )
+        rows: list[tuple[str | int | None, ...]] = [("tensor", "layer", "kind", "task", "share_kept")]
+        for tensor, row in self.kept.items():
+            rows += [(tensor, *split_name(tensor), task, f"{share:.6f}") for task, share in row.items()]
+        return csv_text(rows)
 
 
 def split_name(tensor: str) -> tuple[int | None, str]:

@@ -55,7 +55,7 @@ def selection() -> Figure:
     kept = {
         f"transformer.resblocks.{i}.{kind}": dict.fromkeys(TASKS, 0.1 * i) for i in range(3) for kind in kinds
     }
-    return selection_figure(Selection.from_kept(kept), title="Kept")
+    return selection_figure(Selection(kept), title="Kept")
 
 
 @pytest.mark.parametrize("make", [fusion, sweep, forgetting, selection])

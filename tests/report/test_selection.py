@@ -26,7 +26,7 @@ def test_split_name(name: str, expected: tuple[int | None, str]) -> None:
 
 def selection(fc: str = "mlp.c_fc.weight") -> Selection:
     kept = {f"transformer.resblocks.{layer}.{fc}": {"a": layer / 20, "b": 0.5} for layer in (10, 2, 0)}
-    return Selection.from_kept({**kept, "ln_post.weight": {"a": 0.1, "b": 0.2}})
+    return Selection({**kept, "ln_post.weight": {"a": 0.1, "b": 0.2}})
 
 
 def test_curve_is_ordered_by_layer_number_not_by_text() -> None:
@@ -35,7 +35,7 @@ def test_curve_is_ordered_by_layer_number_not_by_text() -> None:
 
 
 def test_tensors_outside_the_blocks_are_no_kind_but_are_in_the_csv() -> None:
-    assert selection().kinds == ["mlp.c_fc.weight"]
+    assert selection().main_kinds() == ["mlp.c_fc.weight"]
     rows = list(csv.reader(io.StringIO(selection().csv())))
     assert rows[0] == ["tensor", "layer", "kind", "task", "share_kept"]
     assert ["ln_post.weight", "", "ln_post.weight", "b", "0.200000"] in rows
@@ -44,7 +44,7 @@ def test_tensors_outside_the_blocks_are_no_kind_but_are_in_the_csv() -> None:
 
 def test_main_kinds_are_the_papers_or_all() -> None:
     kept = {f"blocks.0.{kind}": {"a": 0.3} for kind in ("norm1.bias", "mlp.fc1.weight", "norm1.weight")}
-    assert Selection.from_kept(kept).main_kinds() == ["norm1.weight", "mlp.fc1.weight"]
+    assert Selection(kept).main_kinds() == ["norm1.weight", "mlp.fc1.weight"]
     assert selection("odd.weight").main_kinds() == ["odd.weight"]
 
 
@@ -58,7 +58,7 @@ KEPT = {
 
 
 def test_the_figure_has_a_panel_a_kind_and_a_line_a_task() -> None:
-    figure = selection_figure(Selection.from_kept(KEPT), title="Kept")
+    figure = selection_figure(Selection(KEPT), title="Kept")
     panels = [panel for panel in figure.axes if panel.get_visible()]
     assert [panel.get_title() for panel in panels] == [
         "ln_1.weight (norm before attention)",
@@ -71,15 +71,15 @@ def test_the_figure_has_a_panel_a_kind_and_a_line_a_task() -> None:
 
 @pytest.mark.parametrize("kept", [{}, {"conv1.weight": {"digits": 0.5}}])
 def test_without_blocks_there_is_no_kind_to_draw(kept: dict[str, dict[str, float]]) -> None:
-    assert Selection.from_kept(kept).main_kinds() == []
+    assert Selection(kept).main_kinds() == []
 
 
 def test_unknown_weights_are_drawn_and_nine_kinds_at_most() -> None:
     kept = {f"blocks.0.part{number}.{end}": {"a": 0.3} for number in range(12) for end in ("bias", "weight")}
-    assert Selection.from_kept(kept).main_kinds() == [f"part{number}.weight" for number in range(9)]
+    assert Selection(kept).main_kinds() == [f"part{number}.weight" for number in range(9)]
 
 
 def test_the_table_has_a_row_a_tensor_in_percent() -> None:
-    lines = Selection.from_kept(KEPT).grid().markdown().splitlines()[2:]
+    lines = Selection(KEPT).grid().markdown().splitlines()[2:]
     assert lines[:3] == ["| tensor | digits | signs |", "|---|---:|---:|", "| conv1.weight | 25.0 | 50.0 |"]
     assert lines[-1] == "| blocks.10.mlp.fc1.weight | 100.0 | – |"

@@ -102,7 +102,7 @@ def csv_tables(results: BenchmarkResults) -> dict[str, str]:
         grids.append(verdicts)
     tables = {grid.name: grid.csv() for grid in grids}
     if results.kept:
-        tables["selection"] = Selection.from_kept(results.kept).csv()
+        tables["selection"] = Selection(results.kept).csv()
     return tables
 
 
@@ -284,7 +284,7 @@ def _sensitivity(results: BenchmarkResults) -> tuple[Block, ...]:
 def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
     blocks: list[Block] = []
     seed = f"Seed {results.seeds[0]}." if results.seeds else ""
-    if Selection.from_kept(results.kept).main_kinds():
+    if Selection(results.kept).main_kinds():
         blocks.append(
             Picture(
                 "selection",

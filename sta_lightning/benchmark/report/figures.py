@@ -20,7 +20,6 @@ from sta_lightning.benchmark.report.numbers import (
     Scores,
     looks_among,
     pair_scores,
-    references,
     scores,
     spaced,
 )
@@ -72,7 +71,7 @@ def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
         for setting in dict.fromkeys(sorted(setting for _, setting in found.runs()))
     ]
     levels = {}
-    for run in references(found):
+    for run in found.runs("reference"):
         label = found.infos[run[0]].label
         levels[label if heading else f"{label}: {found.mean(run):.1f}%"] = found.mean(run)
     return Panel(heading, x_label, series, levels)
@@ -93,7 +92,7 @@ def _rows(found: Scores, panels: Sequence[Panel], title: str, theme: Theme) -> F
 def radar_runs(found: Scores) -> list[Run]:
     """The methods of the radar, six at most: bounds, two simple ones, the best other one, STA."""
     simple = ("average", "task_arithmetic")
-    chosen = [*reversed(references(found))]
+    chosen = [*reversed(found.runs("reference"))]
     chosen += [(key, found.settings(key)[-1]) for key in simple if found.settings(key)]
     others = [run for run in found.runs() if found.group(run) != "sta" and run[0] not in simple]
     own = found.runs("sta")
@@ -153,7 +152,10 @@ def trade_offs(results: BenchmarkResults, theme: Theme) -> Figure:
         ends = f"{name} from {min(points):g} to {max(points):g}"
         paths.append(Path(f"{label}, {ends}", stations, colours[method]))
     start = next(
-        ((target.infos[run[0]].label, target.mean(run), control.mean(run)) for run in references(target)),
+        (
+            (target.infos[run[0]].label, target.mean(run), control.mean(run))
+            for run in target.runs("reference")
+        ),
         None,
     )
     return path_figure(
@@ -209,19 +211,20 @@ def selected(results: BenchmarkResults) -> str:
 def selection(results: BenchmarkResults, theme: Theme) -> Figure:
     """Share of entries kept per layer (the paper's Fig. 4)."""
     title = f"Share of entries that {selected(results)} keeps, by layer"
-    return selection_figure(Selection.from_kept(results.kept), title=title, theme=theme)
+    return selection_figure(Selection(results.kept), title=title, theme=theme)
 
 
 def survivors(results: BenchmarkResults, theme: Theme) -> Figure:
     """Share of each task vector that survives, by kind of parameter, mean over the layers."""
-    kept = Selection.from_kept(results.kept)
-    found: dict[str, dict[str, list[float]]] = {}
-    for share in kept.shares:
-        found.setdefault(share.kind, {}).setdefault(share.task, []).append(100 * share.share)
+    kept = Selection(results.kept)
+    found = kept.by_kind()
     return heat_figure(
         list(found),
         list(map(spaced, kept.tasks)),
-        [[fmean(row[task]) if task in row else None for task in kept.tasks] for row in found.values()],
+        [
+            [fmean(100 * share for _, share in row[task]) if task in row else None for task in kept.tasks]
+            for row in found.values()
+        ],
         title=f"Share of each task vector that {selected(results)} keeps",
         bar_label="entries kept (%), mean over the layers",
         theme=theme,

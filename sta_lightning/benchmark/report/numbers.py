@@ -140,17 +140,12 @@ def pair_scores(results: BenchmarkResults, pair: tuple[str, ...] | None = None) 
     )
 
 
-def references(found: Scores) -> list[Run]:
-    """The zero-shot and the fine-tuned models, as far as they were measured."""
-    return found.runs("reference")
-
-
 def kept_accuracy(results: BenchmarkResults) -> dict[Run, Spread]:
     """Share of the fine-tuned models' accuracy that a run reaches, in percent, mean over the tasks.
 
     Empty where they were not measured.
     """
-    fine = [run for run in references(scores(results)) if run[0] != ZERO_SHOT]
+    fine = [run for run in scores(results).runs("reference") if run[0] != ZERO_SHOT]
     bounds = {row.seed: row.accuracy for row in results.fusion if (row.method, row.setting) in fine}
     shares: dict[Run, dict[int, float]] = {}
     for row in results.fusion:

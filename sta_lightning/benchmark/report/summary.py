@@ -12,7 +12,6 @@ from sta_lightning.benchmark.report.numbers import (
     Scores,
     duels,
     kept_accuracy,
-    references,
     scores,
 )
 from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE
@@ -82,7 +81,7 @@ def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
 def _best(found: Scores, met: Sequence[Duel]) -> Item:
     best = found.best(found.runs())
     bounds = "; ".join(
-        f"{found.infos[run[0]].label}: {_value(found.spread(run))}" for run in references(found)
+        f"{found.infos[run[0]].label}: {_value(found.spread(run))}" for run in found.runs("reference")
     )
     text = f"{found.named(best)}, {_value(found.spread(best))} on average"
     text += f" ({bounds})." if bounds else "."
