@@ -1,11 +1,11 @@
 """Files that the user named, checked before any work is done."""
 
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from sta_lightning.errors import StaError
+from sta_lightning.weights.formats.archive import open_pickled
+from sta_lightning.weights.formats.states import as_mapping
 
 
 def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
@@ -26,13 +26,13 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
             f"{option}: there is no file {str(path)!r}.{hint} Give the path of a checkpoint that a fit has left."
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead it to
+        with ExitStack() as stack:
+            content = as_mapping(open_pickled(path, stack).content)
+    except StaError as error:
         raise StaError(
-            f"{option}: {str(path)!r} cannot be read as a checkpoint ({type(error).__name__}). It may be damaged, "
-            "of another format, or hold more than weights and plain values. Give a .ckpt that a fit has left."
+            f"{option}: {str(path)!r} cannot be read as a checkpoint: {error} Give a .ckpt that a fit has left."
         ) from error
-    if not isinstance(content, Mapping) or "state_dict" not in content:
+    if content is None or "state_dict" not in content:
         raise StaError(f"{option}: {str(path)!r} is no Lightning checkpoint: it holds no 'state_dict'.")
 
 
