@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
+from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, Source, cached
 from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, SharedEpochSampler
 from sta_lightning.tasks.preprocess import Preprocess
-from sta_lightning.tasks.registry import get_task
 from sta_lightning.tasks.split import limited_indices
 from sta_lightning.tasks.task import Split
 

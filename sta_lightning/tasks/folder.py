@@ -20,12 +20,10 @@ from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile, image_folder
 _KEYS = (*COMMON_KEYS, "layout", "train", "validation", "test", "include")
 
 
-def load_folder_task(path: Path) -> Task:
-    """Read a task from a YAML file.
+def load_folder_task(file: TaskFile) -> Task:
+    """Make a task of a YAML file that names folders.
 
-    With the key ``csv`` it is a table of paths and labels (see ``load_table_task``), with
-    ``huggingface`` a data set for the package ``datasets`` (see ``load_hub_task``); otherwise it is
-    folders, and its keys are:
+    Its keys:
 
     - ``name``: the task's name; by default the file's.
     - ``root``: the folder that the other paths are below, in which ``~`` and ``$VARIABLES`` are
@@ -47,22 +45,6 @@ def load_folder_task(path: Path) -> Task:
     Raises:
         StaError: that says what is wrong with the file.
     """
-    file = TaskFile.read(path)
-    kinds = [kind for kind in ("csv", "huggingface") if kind in file.settings]
-    if len(kinds) == 2:
-        raise StaError(f"{path} has both `csv` and `huggingface`: a task's images come from one of them.")
-    if kinds == ["csv"]:
-        from sta_lightning.tasks.table import load_table_task
-
-        return load_table_task(file)
-    if kinds == ["huggingface"]:
-        from sta_lightning.tasks.hub import load_hub_task
-
-        return load_hub_task(file)
-    return _folders(file)
-
-
-def _folders(file: TaskFile) -> Task:
     file.only((*_KEYS, "csv", "huggingface"))
     layout = file.one_of("layout", ("folders", "flat"))
     folders = tuple(

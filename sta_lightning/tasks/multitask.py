@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 
 from sta_lightning.errors import StaError, listed
@@ -16,22 +18,9 @@ class MultiTaskDataModule(L.LightningDataModule):
         tasks: Names of tasks, or paths of YAML files that describe folders of images.
         roots: Folder of a task's files, by the task's name; see ``TaskDataModule`` for those left
             out.
-        control: A task that tells what was broken besides: evaluated after the others, and not part
+        control: A task that shows what was broken besides: evaluated after the others, and not part
             of their average.
-        encoder: The encoder that the images are for.
-        image_size: Side of the encoder's input in pixels; by default the encoder's own.
-        batch_size: Images in a batch of each process.
-        num_workers: Processes that load images, for each task.
-        seed: Seed of whatever is random; evaluation is not.
-        train_limit: Use at most this many training images of each task (for prototypes), a fixed
-            random choice.
-        validation_limit: The same for validation images.
-        test_limit: The same for test images.
-        augment: Not used in evaluation; here so that one config serves both datamodules.
-        download: Fetch the published files if they are missing.
-        pretrained: See ``TaskDataModule``.
-        cache_images: See ``TaskDataModule``: worth while where more than one model is evaluated on
-            the same images.
+        options: See :class:`TaskDataModule`; they hold for every task.
 
     Raises:
         StaError: if a task is unknown, or two have the same name.
@@ -42,18 +31,7 @@ class MultiTaskDataModule(L.LightningDataModule):
         tasks: list[str],
         roots: dict[str, str] | None = None,
         control: str | None = None,
-        encoder: str = "miniature",
-        image_size: int | None = None,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        train_limit: int | None = None,
-        validation_limit: int | None = None,
-        test_limit: int | None = None,
-        augment: bool = False,
-        download: bool = False,
-        pretrained: str | None = None,
-        cache_images: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
         specs = [*tasks, *([] if control is None else [control])]
@@ -61,21 +39,7 @@ class MultiTaskDataModule(L.LightningDataModule):
             raise StaError("No task was given: name one or more in `tasks`.")
         self.members: dict[str, TaskDataModule] = {}
         for spec in specs:
-            member = TaskDataModule(
-                spec,
-                encoder=encoder,
-                image_size=image_size,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                seed=seed,
-                train_limit=train_limit,
-                validation_limit=validation_limit,
-                test_limit=test_limit,
-                augment=augment,
-                download=download,
-                pretrained=pretrained,
-                cache_images=cache_images,
-            )
+            member = TaskDataModule(spec, root=None, global_batch=False, **options)
             name = member.task.name
             if name in self.members:
                 raise StaError(

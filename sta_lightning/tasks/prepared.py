@@ -59,12 +59,19 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
             indices: Which images; without a turn's epoch, a random crop is that of epoch 0.
         """
         turns = [index if isinstance(index, Turn) else Turn(index, 0) for index in indices]
-        plain = [turn.image for turn in turns]
-        batched = getattr(self.base, "__getitems__", None)
-        samples = batched(plain) if callable(batched) else [self.base[index] for index in plain]
+        samples = self._samples([turn.image for turn in turns])
         crops = self._crops(turns) if self.augment else None
         pixels = self.preprocess.pixels([sample[0] for sample in samples], crops)
         return pixels, [int(sample[1]) for sample in samples]
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Return images in the centre crop, float32 ``[B, 3, S, S]``; labels are never looked at."""
+        return self.preprocess.batch([sample[0] for sample in self._samples(indices)])
+
+    def _samples(self, indices: Sequence[int]) -> Sequence[Any]:
+        batched = getattr(self.base, "__getitems__", None)
+        found = batched(list(indices)) if callable(batched) else [self.base[index] for index in indices]
+        return cast(Sequence[Any], found)
 
     def _crops(self, turns: Sequence[Turn]) -> Tensor:
         # Imported here: only training with random crops needs it, and the suite beside it takes

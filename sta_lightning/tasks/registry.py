@@ -1,8 +1,6 @@
-"""Find a task by its name, or read it from a YAML file."""
+"""Tasks by their names: the embedded suite, the published sets, and those that a process registers."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.task import Task
@@ -29,39 +27,28 @@ def register_task(task: Task) -> Task:
     return task
 
 
-def get_task(spec: str) -> Task:
-    """Find a task.
-
-    Args:
-        spec: A name, or the path of a YAML file that describes a task of image folders (it ends in
-            .yaml or .yml).
+def named_task(name: str) -> Task:
+    """Find a task by its name.
 
     Raises:
-        StaError: that lists the names there are, or tells what is wrong with the file.
+        StaError: that lists the names there are.
     """
-    if spec.endswith((".yaml", ".yml")):
-        from sta_lightning.tasks.folder import load_folder_task
-
-        return load_folder_task(Path(spec))
-    if spec in _REGISTERED:
-        return _REGISTERED[spec]
-    for tasks in _builtin():
-        if spec in tasks:
-            return tasks[spec]
+    for tasks in (_REGISTERED, *_builtin()):
+        if name in tasks:
+            return tasks[name]
     raise StaError(
-        f"The task '{spec}' was asked for. There are {listed(task_names(), limit=100)}; a folder of images "
+        f"The task '{name}' was asked for. There are {listed(task_names(), limit=100)}; a folder of images "
         "per class becomes a task through a YAML file: give its path, ending in .yaml."
     )
 
 
 def task_names() -> list[str]:
-    """Return the names that ``get_task`` knows: embedded suite, published sets, registered tasks."""
+    """Return the names that ``named_task`` knows: embedded suite, published sets, registered tasks."""
     return [*_builtin_names(), *_REGISTERED]
 
 
 def _builtin() -> tuple[dict[str, Task], dict[str, Task]]:
-    # Imported here: a name is resolved long after this module has been imported, and only then is a
-    # suite needed.
+    # Imported here for their cost: a task that a YAML file describes needs neither.
     from sta_lightning.tasks.miniature import MINIATURE_TASKS
     from sta_lightning.tasks.published import PUBLISHED_TASKS
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from sta_lightning.errors import StaError, listed
+from sta_lightning.tasks.registry import named_task
 from sta_lightning.tasks.task import SPLITS, Opener, Split, Task
 
 COMMON_KEYS = ("name", "root", "class_names", "templates", "head")
@@ -85,9 +86,7 @@ class TaskFile:
         """Return ``class_names`` where they are a list or the name of a task with the same classes; else none."""
         value = self.settings.get("class_names")
         if isinstance(value, str):
-            from sta_lightning.tasks.registry import get_task
-
-            return get_task(value).class_names
+            return named_task(value).class_names
         return () if isinstance(value, dict) else self.strings("class_names")
 
     def home(self) -> str:

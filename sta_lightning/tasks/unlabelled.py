@@ -9,13 +9,12 @@ from typing import Any, Protocol, cast
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.multitask import MultiTaskDataModule
 from sta_lightning.tasks.prepared import PreparedDataset, epoch_order
-from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.task import SPLITS, Split
 
 Step = dict[str, Tensor]
@@ -68,23 +67,20 @@ class UnlabelledDataModule(L.LightningDataModule):
         super().__init__()
         if split not in SPLITS:
             raise StaError(f"split={split!r} was asked for; choose from {', '.join(SPLITS)}.")
-        together = MultiTaskDataModule(
-            tasks,
-            roots,
-            encoder=encoder,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            train_limit=limit if split == "train" else None,
-            validation_limit=limit if split == "validation" else None,
-            test_limit=limit if split == "test" else None,
-            download=download,
-            pretrained=pretrained,
-        )
+        options: dict[str, Any] = {
+            "encoder": encoder,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            f"{split}_limit": limit,
+            "download": download,
+            "pretrained": pretrained,
+        }
+        together = MultiTaskDataModule(tasks, roots, **options)
         self.members = together.members
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.split, self.limit = split, limit
-        self._images: dict[str, UnlabelledImages] = {}
+        self._images: dict[str, PreparedDataset] = {}
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -111,8 +107,7 @@ class UnlabelledDataModule(L.LightningDataModule):
         """Open every task's images, so that missing files are told before anything else happens."""
         for name, member in self.members.items():
             if name not in self._images:
-                prepared = cast(PreparedDataset, member.dataset(self.split))
-                self._images[name] = UnlabelledImages(prepared.base, prepared.preprocess)
+                self._images[name] = cast(PreparedDataset, member.dataset(self.split))
                 if not len(self._images[name]):
                     raise StaError(f"The split '{self.split}' of the task '{name}' holds no images.")
 
@@ -145,31 +140,6 @@ class Unlabelled(Protocol):
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Images ``[B, 3, S, S]``."""
-
-
-class UnlabelledImages(Dataset[Tensor]):
-    """The images of a data set of ``(image, label)``, ready for an encoder; the labels are never looked at.
-
-    Args:
-        base: A map-style data set of ``(PIL image or uint8 tensor, label)``.
-        preprocess: The encoder's preprocessing.
-    """
-
-    def __init__(self, base: Dataset[Any], preprocess: Preprocess) -> None:
-        self.base = base
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(cast(Any, self.base))
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.batch([index])[0]
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Return images as float32 ``[B, 3, S, S]``."""
-        batched = getattr(self.base, "__getitems__", None)
-        samples = batched(list(indices)) if callable(batched) else [self.base[index] for index in indices]
-        return self.preprocess.normalize(self.preprocess.pixels([sample[0] for sample in samples]))
 
 
 class Steps(IterableDataset[Step]):

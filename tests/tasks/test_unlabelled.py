@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import TaskDataModule, UnlabelledDataModule
-from sta_lightning.tasks.unlabelled import UnlabelledImages
 from tests.toys import SIZES, ToyDataset, register_toys
 
 NAMES = ("spots", "stripes")
@@ -157,9 +156,7 @@ def test_no_label_is_looked_at(monkeypatch: pytest.MonkeyPatch, settings: dict[s
 
 def test_images_are_prepared_as_for_an_evaluation() -> None:
     prepared: Any = TaskDataModule("spots").dataset("test")
-    images = UnlabelledImages(prepared.base, prepared.preprocess)
-    assert len(images) == len(prepared)
-    assert torch.equal(images[3], prepared[3][0])
+    assert torch.equal(prepared.batch([3])[0], prepared[3][0])
 
 
 def test_a_limit_chooses_as_for_an_evaluation() -> None:
