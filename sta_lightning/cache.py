@@ -1,4 +1,4 @@
-"""The folder for what can be made again: images, zero-shot heads, compiled loops, hashes of files."""
+"""The folder for what can be made again: images, heads, compiled loops, hashes of files."""
 
 from __future__ import annotations
 

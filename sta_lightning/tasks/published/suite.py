@@ -9,7 +9,6 @@ from torchvision.models import ResNet18_Weights
 from sta_lightning.tasks.published import arrays, names, pictures, scenes, things
 from sta_lightning.tasks.published.cars import CAR_NAMES
 from sta_lightning.tasks.published.place import Build, PublishedOpener
-from sta_lightning.tasks.published.templates import TEMPLATES
 from sta_lightning.tasks.task import SPLITS, Split, Task
 
 _FETCH = "Or let `download: true` fetch them."
@@ -32,7 +31,7 @@ def _task(
     return Task(
         name,
         classes,
-        TEMPLATES[name],
+        names.TEMPLATES[name],
         opener,
         own_validation=validation is not None,
         downloader=opener.download if advice.startswith(_FETCH) else None,
