@@ -10,11 +10,33 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
-from sta_lightning.arithmetic.states import StateDict, bounds, floating_names
+from sta_lightning.arithmetic.states import StateDict, floating_names, is_finite
 from sta_lightning.errors import StaError, listed
 
 Tensors = Mapping[str, Tensor | TensorSource]
 """Tensor name -> tensor, in memory or not."""
+
+
+def check_range(value: object, interval: str, what: str, hint: str = "") -> float:
+    """A setting as a float.
+
+    Args:
+        value: what was given.
+        interval: where it must lie, as it is written: ``"[0, 1)"``, ``"(0, inf)"``.
+        what: what to call it in the message, ``"p"``.
+        hint: said after it.
+
+    Raises:
+        StaError: if it is no number in the interval.
+    """
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+        number = float(value)
+        above = low < number or (low == number and interval[0] == "[")
+        below = number < high or (number == high and interval[-1] == "]")
+        if above and below:
+            return number
+    raise StaError(f"{what} must be a number in {interval}, and is {value!r}.{hint and ' '}{hint}")
 
 
 def check_share(p: object) -> float:
@@ -23,12 +45,9 @@ def check_share(p: object) -> float:
     Raises:
         StaError: if ``p`` is not a number in [0, 1].
     """
-    if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0.0 <= float(p) <= 1.0:
-        raise StaError(
-            f"p must be a number from 0 (keep all but the smallest) to 1 (keep nothing), and is {p!r}. "
-            "The paper's value is 0.7."
-        )
-    return float(p)
+    return check_range(
+        p, "[0, 1]", "p", "0 keeps all but the smallest, 1 keeps none; the paper's value is 0.7."
+    )
 
 
 def check_scale(scale: object, name: str = "scale") -> float:
@@ -93,9 +112,7 @@ def check_finite(state: StateDict, name: str) -> None:
     Raises:
         StaError: names the tensors that hold NaN or Inf.
     """
-    bad = [
-        key for key in floating_names(state) if not all(math.isfinite(bound) for bound in bounds(state[key]))
-    ]
+    bad = [key for key in floating_names(state) if not is_finite(state[key])]
     if bad:
         raise StaError(
             f"{name} holds NaN or Inf in {_tensors(bad)}: {listed(bad)}. Nothing can be computed from it; "
@@ -177,20 +194,6 @@ def compare_scores(model: Tensors, importance: Tensors, name: str) -> None:
     wanted = {key: tensor for key, tensor in model.items() if tensor.dtype.is_floating_point}
     found = {key: scores for key, scores in importance.items() if key in wanted or key not in model}
     compare_names(wanted, found, reference_name="the model", other_name=name, kinds=False)
-
-
-def check_result(tensor: Tensor, name: str) -> Tensor:
-    """The tensor itself, if it is finite: finite sources can still overflow the type of the result.
-
-    Raises:
-        StaError: names the tensor and its type.
-    """
-    if not all(math.isfinite(bound) for bound in bounds(tensor)):
-        raise StaError(
-            f"the result overflows {tensor.dtype} in tensor '{name}'. Ask for a wider type, "
-            "dtype=torch.float32."
-        )
-    return tensor
 
 
 def _tensors(names: list[str]) -> str:

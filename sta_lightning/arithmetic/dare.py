@@ -7,16 +7,15 @@ Lunch", ICML 2024.
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, SourceDict, TensorSource
-from sta_lightning.errors import StaError
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
 # can be made by itself.
@@ -42,7 +41,7 @@ class Dare:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
+        check_range(self.rate, "[0, 1)", "DARE's drop rate")
 
     def drops(self, problem: Problem) -> Problem:
         """The same merge with task vectors of which entries are dropped.
@@ -97,11 +96,6 @@ class Dare:
             return torch.zeros(0, dtype=torch.bool, device="cpu")
         offset = first * _CHUNK
         return torch.cat(parts)[piece.start - offset : piece.stop - offset]
-
-
-def _check_rate(rate: object) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0.0 <= float(rate) < 1.0:
-        raise StaError(f"DARE's drop rate must be a number in [0, 1), and is {rate!r}.")
 
 
 class _Thinned(Derived):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -23,16 +21,10 @@ from sta_lightning.arithmetic.method import (
     MergeMethod,
     Native,
 )
+from sta_lightning.arithmetic.order import kth_entry
 from sta_lightning.arithmetic.problem import Block, Entries
-from sta_lightning.arithmetic.selection import (
-    SMALL,
-    Counts,
-    count_digits,
-    kth_from_counts,
-    kth_smallest_entry,
-    rank,
-)
-from sta_lightning.arithmetic.states import StateDict, wide_dtype
+from sta_lightning.arithmetic.selection import rank
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
 
 
@@ -88,39 +80,6 @@ class StaForgetting(MergeMethod):
             return Answer(finite, [kept])
 
         return Native(loops, call, reads_origin=True)
-
-
-def kth_entry(entries: Entries, k: int) -> Tensor:
-    """The k-th smallest importance of a tensor of one task, a piece in memory at a time.
-
-    Args:
-        entries: the tensor, with the importance of one task, finite.
-        k: rank, 1..numel.
-
-    Returns:
-        A tensor of shape ``[]``.
-    """
-    (source,) = entries.scores
-    dtype = wide_dtype(source.dtype)
-    if entries.numel <= SMALL:
-        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
-
-    def count(shift: int, prefix: int) -> Counts:
-        total, lock = np.zeros(1 << 16, dtype=np.int64), threading.Lock()
-
-        def look(values: Tensor, native: Loops | None) -> None:
-            if native is None:
-                counts = count_digits(values, shift, prefix)
-            else:
-                counts = np.zeros_like(total)
-                native.count(values.data_ptr(), values.numel(), shift, prefix, counts.ctypes.data)
-            with lock:
-                np.add(total, counts, out=total)
-
-        entries.over(source, look)
-        return total
-
-    return kth_from_counts(count, k, dtype)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
-from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, read_whole
-from sta_lightning.arithmetic.states import StateDict, bounds, floating_names
+from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, whole
+from sta_lightning.arithmetic.states import StateDict, bounds, floating_names, wide_dtype
 from sta_lightning.errors import StaError, listed
 
 
@@ -186,7 +186,8 @@ def importance_for(
     for name in floating_names(weights):
         base = MemoryTensor(pretrained[name]) if pretrained and name in pretrained else None
         score = MemoryTensor(scores[name]) if scores and name in scores else None
-        found[name] = read_whole(chosen.source(MemoryTensor(weights[name]), base, score)).clone()
+        source = chosen.source(MemoryTensor(weights[name]), base, score)
+        found[name] = whole(source, wide_dtype(source.dtype)).clone()
     check_finite(found, chosen.title)
     return found
 

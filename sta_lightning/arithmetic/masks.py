@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.selection import kth_smallest, kth_smallest_entry, rank
-from sta_lightning.arithmetic.states import bounds, pieces
+from sta_lightning.arithmetic.states import is_finite, pieces
 from sta_lightning.errors import StaError
 
 
@@ -145,5 +145,5 @@ def random_forget_mask(shape: Sequence[int], p: float, generator: torch.Generato
 
 
 def _check_scores(scores: Tensor) -> None:
-    if not all(math.isfinite(bound) for bound in bounds(scores)):
+    if not is_finite(scores):
         raise StaError("the importance holds NaN or Inf, which have no rank. Score the model again.")

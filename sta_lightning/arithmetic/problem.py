@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import compare_names, compare_scores
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource, read_whole
-from sta_lightning.arithmetic.states import bounds, piece_size, wide_dtype
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import whole as whole_tensor
+from sta_lightning.arithmetic.states import bounds, is_finite, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops
@@ -114,6 +115,9 @@ class Entries:
         Args:
             piece: which.
             whole: give the weights the tensor's own shape; ``piece`` covers all of it.
+
+        Raises:
+            StaError: if an entry is NaN or infinite.
         """
         shape = self.shape if whole else (-1,)
 
@@ -121,7 +125,7 @@ class Entries:
             return source.read(piece, self.work).to(self.device).reshape(shape)
 
         base = weights(self.base)
-        return Block(
+        block = Block(
             name=self.name,
             start=piece.start,
             base=base,
@@ -131,8 +135,15 @@ class Entries:
                 source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
                 for source in self.scores
             ],
-            grams=[read_whole(source).to(self.device) for source in (self.grams if whole else ())],
+            grams=[
+                whole_tensor(source, wide_dtype(source.dtype)).to(self.device)
+                for source in (self.grams if whole else ())
+            ],
         )
+        for part in (base, block.origin, *block.finetuned, *block.scores, *block.grams):
+            if not is_finite(part):
+                self.refuse_infinite()
+        return block
 
     def bounds(self, source: TensorSource) -> tuple[float, float]:
         """Smallest and largest entry of one of the sources: known beforehand, or found now.
@@ -178,14 +189,14 @@ class Entries:
             source.check()
             dtype = wide_dtype(source.dtype)
             for piece in self.pieces():
-                if not all(math.isfinite(bound) for bound in bounds(source.read(piece, dtype))):
+                if not is_finite(source.read(piece, dtype)):
                     raise StaError(
                         f"{title} holds NaN or Inf in tensor '{self.name}'. Nothing can be computed from it; train, score "
                         "or export it again."
                     )
         for source in self.grams:
             source.check()
-            if not all(math.isfinite(bound) for bound in bounds(read_whole(source))):
+            if not is_finite(whole_tensor(source)):
                 raise StaError(
                     f"a Gram matrix of tensor '{self.name}' holds NaN or Inf. Collect the Gram matrices again."
                 )

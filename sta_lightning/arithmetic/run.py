@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.method import Addresses, MergeMethod, NativeLoop, Survey
 from sta_lightning.arithmetic.problem import Entries, Problem
-from sta_lightning.arithmetic.states import bounds
+from sta_lightning.arithmetic.states import is_finite
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import Loops, loops
@@ -140,12 +140,7 @@ class _Tensor:
 
     def _eager(self, piece: slice) -> list[int] | None:
         whole = self.method.scope == "tensor"
-        block = self.entries.block(piece, whole=whole)
-        for part in (block.base, block.origin, *block.finetuned, *block.scores, *block.grams):
-            low, high = bounds(part)
-            if not (abs(low) < float("inf") and abs(high) < float("inf")):
-                self.entries.refuse_infinite()
-        values, kept = self.method.combine(block, self.state)
+        values, kept = self.method.combine(self.entries.block(piece, whole=whole), self.state)
         self._write(piece.start, values.reshape(-1))
         return None if kept is None else [int(count) for count in kept.tolist()]
 
@@ -181,13 +176,11 @@ class _Tensor:
 
     def _write(self, start: int, values: Tensor, *, finite: bool = False) -> None:
         stored = values.to(self.dtype)
-        if stored.dtype != values.dtype or not finite:
-            low, high = bounds(stored)
-            if not (abs(low) < float("inf") and abs(high) < float("inf")):
-                raise StaError(
-                    f"the result overflows {self.dtype} in tensor '{self.entries.name}'. Ask for a wider type, "
-                    "dtype=torch.float32."
-                )
+        if (stored.dtype != values.dtype or not finite) and not is_finite(stored):
+            raise StaError(
+                f"the result overflows {self.dtype} in tensor '{self.entries.name}'. Ask for a wider type, "
+                "dtype=torch.float32."
+            )
         self.sink.write(self.entries.name, start, stored)
 
 

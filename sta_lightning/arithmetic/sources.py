@@ -104,9 +104,3 @@ class Formula(Derived):
         device = self.device
         values = (part.read(piece, wide_dtype(part.dtype)).to(device) for part in self.parts)
         return self._formula(*values).to(dtype)
-
-
-def read_whole(source: TensorSource, dtype: torch.dtype | None = None) -> Tensor:
-    """All entries, in the tensor's own shape; None is the type that they are added up in. Not to be changed."""
-    dtype = dtype or wide_dtype(source.dtype)
-    return source.read(slice(0, source.shape.numel()), dtype).reshape(source.shape)

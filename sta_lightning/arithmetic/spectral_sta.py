@@ -6,7 +6,6 @@ docs/methods/spectral_sta.md.
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonalised, triples
-from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,7 @@ class SpectralSta(LinearLayerMethod):
     source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:
-        shrink: object = self.shrink
-        real = isinstance(shrink, numbers.Real) and not isinstance(shrink, bool)
-        if not real or not 0.0 < float(self.shrink) < float("inf"):
-            raise StaError(f"shrink must be a number larger than 0, and is {shrink!r}. 0.1 is the default.")
+        check_range(self.shrink, "(0, inf)", "shrink", "0.1 is the default.")
 
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -71,16 +72,18 @@ def pieces(tensor: Tensor) -> Iterator[slice]:
 
 
 def bounds(tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest entry; NaN if the tensor holds one, (0, 0) if it is empty.
-
-    One pass without temporaries, so it serves as the test for NaN and Inf too.
-    """
+    """Smallest and largest entry; NaN if the tensor holds one, (0, 0) if it is empty."""
     if tensor.numel() == 0:
         return 0.0, 0.0
     if tensor.is_floating_point() and tensor.element_size() == 1:
         tensor = tensor.to(torch.float32)  # torch has no minimum for the float8 types
     low, high = torch.aminmax(tensor.detach())
     return float(low), float(high)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; one pass without temporaries."""
+    return all(math.isfinite(bound) for bound in bounds(tensor))
 
 
 def to_double(tensor: Tensor) -> Tensor:

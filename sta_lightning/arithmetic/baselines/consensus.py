@@ -5,8 +5,6 @@ Wang et al., "Localizing Task Information for Improved Model Merging and Compres
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.method import VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.states import to_double
@@ -48,7 +46,12 @@ class Consensus(VectorMethod):
     source: ClassVar[str] = "Wang et al. 2024 (TALL masks)"
 
     def __post_init__(self) -> None:
-        _check_tall(self.tall)
+        check_range(
+            self.tall,
+            "[0, inf)",
+            "tall, the lambda of the TALL masks,",
+            "The authors choose among 0.2, 0.3, ..., 0.6.",
+        )
         _check_agree(self.agree)
         check_scale(self.scale)
 
@@ -71,14 +74,6 @@ class Consensus(VectorMethod):
             wide = to_double(delta)
             users += wide.abs() > (total - wide).abs() * self.tall
         return (self.scale * torch.where(users >= self.agree, total, 0.0)).to(block.base)
-
-
-def _check_tall(tall: object) -> None:
-    if isinstance(tall, bool) or not isinstance(tall, numbers.Real) or not 0.0 <= float(tall) < math.inf:
-        raise StaError(
-            f"tall, the lambda of the TALL masks, must be a number from 0 up, and is {tall!r}. The authors choose among "
-            "0.2, 0.3, ..., 0.6."
-        )
 
 
 def _check_agree(agree: object) -> None:

@@ -6,7 +6,6 @@ Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
@@ -51,15 +51,7 @@ class Fisher(VectorMethod):
     measure: ClassVar[str | None] = "fisher"
 
     def __post_init__(self) -> None:
-        floor: object = self.floor
-        if (
-            isinstance(floor, bool)
-            or not isinstance(floor, numbers.Real)
-            or not 0.0 <= float(floor) < math.inf
-        ):
-            raise StaError(
-                f"floor, which is added to the Fisher information, must be a finite number from 0, and is {floor!r}."
-            )
+        check_range(self.floor, "[0, inf)", "floor, which is added to the Fisher information,")
         if self.normalized not in (True, False):
             raise StaError(f"normalized must be true or false, and is {self.normalized!r}.")
 

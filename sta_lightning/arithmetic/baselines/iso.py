@@ -6,7 +6,6 @@ Subspaces", ICML 2025.
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import (
     Spectral,
@@ -24,7 +23,6 @@ from sta_lightning.arithmetic.spectral import (
     triples,
 )
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError
 
 
 def _total(block: Block) -> Tensor:
@@ -107,16 +105,9 @@ class IsoCts(Spectral):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        common: object = self.common
-        if (
-            isinstance(common, bool)
-            or not isinstance(common, numbers.Real)
-            or not 0.0 <= float(common) <= 1.0
-        ):
-            raise StaError(
-                f"common, the share of the common directions, must be a number in [0, 1], and is {common!r}. The authors "
-                "use 0.8."
-            )
+        check_range(
+            self.common, "[0, 1]", "common, the share of the common directions,", "The authors use 0.8."
+        )
 
     @override
     def spectral(self, block: Block) -> Tensor:

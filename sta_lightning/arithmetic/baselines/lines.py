@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.order import blocks
 from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.method import Survey, VectorMethod
+from sta_lightning.arithmetic.order import blocks
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.registry import FUSION_METHODS, find_method, has_setting, make_method
 from sta_lightning.arithmetic.states import to_double

@@ -5,7 +5,6 @@ Du et al., "Parameter Competition Balancing for Model Merging", NeurIPS 2024.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.order import order_statistics, size_of
-from sta_lightning.arithmetic.checks import check_scale
+from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.normalization import Bounds
+from sta_lightning.arithmetic.order import order_statistics, size_of
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
@@ -70,7 +69,8 @@ class Pcb(VectorMethod):
     source: ClassVar[str] = "Du et al. 2024"
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
+        what = "PCB keeps a share of the entries: ratio"
+        check_range(self.ratio, "(0, 1]", what, "The authors use 0.05 for vision and 0.1 elsewhere.")
         _check_variant(self.variant)
         check_scale(self.scale)
 
@@ -146,14 +146,6 @@ def _above(balance: Tensor, bounds: Bounds) -> Tensor:
 
 def _bounds(found: Sequence[Sequence[Tensor]]) -> list[Bounds]:
     return [Bounds(float(low), float(high)) for low, high in found]
-
-
-def _check_ratio(ratio: object) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0.0 < float(ratio) <= 1.0:
-        raise StaError(
-            f"PCB keeps a share of the entries: ratio must be a number in (0, 1], and is {ratio!r}. The authors use "
-            "0.05 for vision and 0.1 elsewhere."
-        )
 
 
 def _check_variant(variant: object) -> None:

@@ -6,7 +6,6 @@ Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", I
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,8 @@ class RegMean(LinearLayerMethod):
     source: ClassVar[str] = "Jin et al. 2023"
 
     def __post_init__(self) -> None:
-        ratio: object = self.ratio
-        if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0.0 <= float(ratio) <= 1.0:
-            raise StaError(
-                f"ratio, by which the Gram matrices' entries beside the diagonal are multiplied, must be a number in [0, 1], "
-                f"and is {ratio!r}."
-            )
+        what = "ratio, by which the Gram matrices' entries beside the diagonal are multiplied,"
+        check_range(self.ratio, "[0, 1]", what)
 
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:

@@ -5,7 +5,6 @@ Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIP
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.order import blocks, order_statistics, size_of, work_dtype
-from sta_lightning.arithmetic.checks import check_compatible, check_scale, check_state
+from sta_lightning.arithmetic.checks import check_compatible, check_range, check_scale, check_state
 from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks
 from sta_lightning.arithmetic.method import Survey, VectorMethod
+from sta_lightning.arithmetic.order import blocks, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.states import StateDict, to_double
@@ -69,7 +68,8 @@ class Ties(VectorMethod):
     source: ClassVar[str] = "Yadav et al. 2023"
 
     def __post_init__(self) -> None:
-        _check_keep(self.keep)
+        what = "TIES keeps a share of the entries: keep"
+        check_range(self.keep, "(0, 1]", what, "The authors' k = 20 percent is 0.2.")
         _check_merge(self.merge)
         check_scale(self.scale)
 
@@ -99,14 +99,6 @@ class Ties(VectorMethod):
             total += part
             count += part != 0
         return self.scale * (total / count.clamp(min=1) if self.merge == "mean" else total)
-
-
-def _check_keep(keep: object) -> None:
-    if isinstance(keep, bool) or not isinstance(keep, numbers.Real) or not 0.0 < float(keep) <= 1.0:
-        raise StaError(
-            f"TIES keeps a share of the entries: keep must be a number in (0, 1], and is {keep!r}. The authors' "
-            "k = 20 percent is 0.2."
-        )
 
 
 def _check_merge(merge: object) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sta_lightning.arithmetic import order
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines import order
-from sta_lightning.arithmetic.baselines.order import blocks, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.method import Survey
+from sta_lightning.arithmetic.order import blocks, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers

@@ -1,4 +1,4 @@
-"""Order statistics over a whole model, exactly, without ever holding the whole model.
+"""Order statistics over a tensor or a whole model that is never held in memory, exactly.
 
 Several of the other methods compare every entry with a quantile over one flat vector of all
 tensors. Here the vector is never made: its digits are counted a piece at a time, and a pass over
@@ -7,6 +7,7 @@ the models settles 16 bits of every statistic.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -17,14 +18,54 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block, Entries
-from sta_lightning.arithmetic.selection import Counts, count_digits, kth_from_counts
-from sta_lightning.arithmetic.states import bounds, wide_dtype
+from sta_lightning.arithmetic.selection import (
+    SMALL,
+    Counts,
+    count_digits,
+    kth_from_counts,
+    kth_smallest_entry,
+)
+from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.arithmetic.workers import together
+from sta_lightning.kernels import Loops
 
 Rows = Callable[[Block], Iterable[Tensor]]
 """The entries of a block -> as many rows of numbers as there are lists of ranks, each of the block's size, without NaN."""
 
 BINS = 1 << 16  # values of a digit
+
+
+def kth_entry(entries: Entries, k: int) -> Tensor:
+    """The k-th smallest importance of a tensor of one task, a piece in memory at a time.
+
+    Args:
+        entries: the tensor, with the importance of one task, finite.
+        k: rank, 1..numel.
+
+    Returns:
+        A tensor of shape ``[]``.
+    """
+    (source,) = entries.scores
+    dtype = wide_dtype(source.dtype)
+    if entries.numel <= SMALL:
+        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
+
+    def count(shift: int, prefix: int) -> Counts:
+        total, lock = np.zeros(BINS, dtype=np.int64), threading.Lock()
+
+        def look(values: Tensor, native: Loops | None) -> None:
+            if native is None:
+                counts = count_digits(values, shift, prefix)
+            else:
+                counts = np.zeros_like(total)
+                native.count(values.data_ptr(), values.numel(), shift, prefix, counts.ctypes.data)
+            with lock:
+                np.add(total, counts, out=total)
+
+        entries.over(source, look)
+        return total
+
+    return kth_from_counts(count, k, dtype)
 
 
 def size_of(survey: Survey) -> int:
@@ -48,12 +89,7 @@ def blocks(entries: Entries, *, whole: bool = False) -> Iterator[Block]:
         StaError: if an entry is NaN or infinite.
     """
     for piece in entries.pieces(entries.numel or 1) if whole else entries.pieces():
-        block = entries.block(piece, whole=whole)
-        for part in (block.base, block.origin, *block.finetuned, *block.scores, *block.grams):
-            low, high = bounds(part)
-            if not (abs(low) < float("inf") and abs(high) < float("inf")):
-                entries.refuse_infinite()
-        yield block
+        yield entries.block(piece, whole=whole)
 
 
 def order_statistics(
