@@ -74,7 +74,7 @@ def library(source: str, *, compiling: bool = True) -> ctypes.CDLL | None:
 
 def _load(source: str, compiling: bool) -> ctypes.CDLL | None:
     try:
-        for path in _kept(source):
+        for path in sorted(_folder().glob(f"{_stem(source)}-*.so")):
             # A library cut short can end the process that loads it; one of another machine is
             # refused.
             with contextlib.suppress(OSError):
@@ -124,14 +124,6 @@ def _compile(source: str, folder: Path) -> Path | None:
 
 def _folder() -> Path:
     return cache_directory() / "kernels"
-
-
-def _kept(source: str) -> list[Path]:
-    """The files that say that they are the library of a text."""
-    try:
-        return sorted(_folder().glob(f"{_stem(source)}-*.so"))
-    except OSError:
-        return []
 
 
 def _name(source: str, content: bytes) -> str:

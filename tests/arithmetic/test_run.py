@@ -182,7 +182,6 @@ def test_loops_are_compiled_only_where_that_pays(monkeypatch: pytest.MonkeyPatch
     asked: list[str] = []
     monkeypatch.setattr(build, "_loaded", {})
     monkeypatch.setattr(build, "compiler", lambda: "cc")
-    monkeypatch.setattr(build, "_kept", lambda source: [])
     monkeypatch.setattr(build, "_load", lambda source, compiling: asked.append(source) if compiling else None)
     merged(Sta())
     assert asked == []

@@ -123,7 +123,7 @@ def peers(size: int) -> list[Peer]:
 def test_tensors_are_shared_out_evenly(sizes: dict[str, int], size: int) -> None:
     shares = [list(shared_out(sizes, peer)) for peer in peers(size)]
     assert sorted(name for share in shares for name in share) == sorted(sizes)
-    # Whatever the order in which the names are told: every process must come to the same answer.
+    # Whatever the order in which the names come: every process must come to the same answer.
     turned = dict(reversed(sizes.items()))
     assert [list(shared_out(turned, peer)) for peer in peers(size)] == shares
     loads = [sum(sizes[name] for name in share) for share in shares]

@@ -167,7 +167,7 @@ def test_a_file_that_is_removed_is_still_whole(path: Path) -> None:
         assert torch.equal(file["w"].read(slice(0, 12), torch.float32), WHOLE["w"].reshape(-1))
 
 
-def test_a_disk_that_fails_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -186,7 +186,7 @@ def test_short_reads_are_taken_up_again(path: Path, monkeypatch: pytest.MonkeyPa
         assert torch.equal(file["w"].read(slice(2, 12), torch.float32), WHOLE["w"].reshape(-1)[2:])
 
 
-def test_known_bounds_are_told(path: Path) -> None:
+def test_known_bounds_are_kept(path: Path) -> None:
     save_weights(path, WHOLE)
     with TensorFile(path) as file:
         assert file["w"].bounds() is None

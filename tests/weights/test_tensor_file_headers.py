@@ -215,7 +215,7 @@ def test_a_corrupt_byte_is_refused_or_read(whole: tuple[Path, bytes], data: st.D
     if file is None:
         return
     with file:
-        # Whatever is told lies within the file and can be read.
+        # Whatever it says lies within the file and can be read.
         for source in file.values():
             found = source.read(slice(0, source.shape.numel()), source.dtype)
             assert found.numel() == source.shape.numel()
