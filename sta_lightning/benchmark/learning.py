@@ -14,7 +14,8 @@ from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.context import SeedContext
 from sta_lightning.benchmark.entries import MethodEntry
 from sta_lightning.experiment.images import Remembered, read
-from sta_lightning.modules.adamerging import AdaMerging, learn
+from sta_lightning.modules.adamerging import AdaMerging
+from sta_lightning.modules.learning import learn
 from sta_lightning.tasks.unlabelled import Step, Steps
 
 

@@ -48,7 +48,8 @@ class TaskSource:
 
 
 def task_sources(
-    tasks: Mapping[str, TaskSource | Mapping[str, Any]] | Sequence[str], shared: TaskSource
+    tasks: Mapping[str, TaskSource | Mapping[str, Any]] | Sequence[str],
+    shared: TaskSource | Mapping[str, Any],
 ) -> dict[str, TaskSource]:
     """Each task's files.
 
@@ -65,13 +66,15 @@ def task_sources(
         raise StaError(f"the tasks {listed(names)} have one twice; each can be merged once.")
     found = {}
     for name in names:
-        own = tasks[name] if isinstance(tasks, Mapping) else TaskSource()
-        given = vars(own) if isinstance(own, TaskSource) else own
-        paths = {key: path.replace("{task}", name) for key, path in vars(shared).items() if path is not None}
-        found[name] = TaskSource(
-            **{**paths, **{key: path for key, path in given.items() if path is not None}}
-        )
+        own = _given(tasks[name]) if isinstance(tasks, Mapping) else {}
+        paths = {key: path.replace("{task}", name) for key, path in _given(shared).items()}
+        found[name] = TaskSource(**{**paths, **own})
     return found
+
+
+def _given(files: TaskSource | Mapping[str, Any]) -> dict[str, Any]:
+    entries = vars(files) if isinstance(files, TaskSource) else files
+    return {key: path for key, path in entries.items() if path is not None}
 
 
 @contextmanager

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam
@@ -321,58 +318,6 @@ class AdaMerging(LightningModule):
         assert self._frozen is not None
         self._frozen = self._frozen.on(self.coefficients.device)
         return self._frozen
-
-
-def learn(
-    module: AdaMerging,
-    datamodule: LightningDataModule,
-    *,
-    steps: int,
-    seed: int = 0,
-    accelerator: str = "cpu",
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, Tensor]:
-    """Learn the coefficients from the start, on one device, without loggers, bar and checkpoints.
-
-    On the CPU the result is the same to the last bit for the same module, images, seed and number
-    of threads.
-
-    Args:
-        module: What is merged. Its coefficients start anew.
-        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is
-            begun again.
-        steps: Optimiser steps, 500 in the paper.
-        seed: Of whatever the datamodule draws from the global random generators, which are put back
-            afterwards; an ``UnlabelledDataModule`` has a seed of its own.
-        accelerator: ``cpu``, ``gpu`` or another of Lightning's.
-        callbacks: Such as a progress bar.
-
-    Returns:
-        The merged encoder's tensors by name, on the CPU.
-
-    Raises:
-        StaError: There is no step to take, a source is missing or does not fit, or the datamodule
-            has other tasks.
-    """
-    if steps < 1:
-        raise StaError(f"{steps} steps of AdaMerging were asked for: give 1 or more, 500 in the paper.")
-    module.reset()
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-    )
-    with isolate_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        trainer.fit(module, datamodule=datamodule)
-    return module.merged_weights()
 
 
 def _nothing_to(stage: str) -> StaError:

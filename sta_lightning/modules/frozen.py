@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.arithmetic import check_compatible
-from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.arithmetic.states import floating_names
 from sta_lightning.arithmetic.vectors import difference
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
-from sta_lightning.engine.files import open_encoder
+from sta_lightning.engine.job import source_files
 from sta_lightning.errors import StaError
-from sta_lightning.modules.parts import head_for
+from sta_lightning.modules.parts import head_for, read_encoder
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, tensor_digest
-from sta_lightning.weights.formats import weight_files
 
 
 @dataclass(frozen=True)
@@ -99,14 +95,10 @@ def read_frozen(
 
 
 def _origin(files: Mapping[str, str]) -> dict[str, str]:
-    named: dict[str, Path] = {}
     for role, path in files.items():
         if not Path(path).exists():
             raise StaError(f"{role}: there is no weights file '{path}'. Check the path.")
-        # A checkpoint in shards is several files.
-        parts = weight_files(path)
-        named |= {role if len(parts) == 1 else f"{role}/{part.name}": part for part in parts}
-    return {"sources": provenance("", {}, named)["sources"]}
+    return {"sources": provenance("", {}, source_files(files))["sources"]}
 
 
 def _vectors(
@@ -116,22 +108,11 @@ def _vectors(
         # Imported here: the other variants do not need it.
         from sta_lightning.arithmetic.baselines.ties import ties_vectors
 
-        states = {task: _finetuned(task, path, base) for task, path in files.items()}
+        states = {task: read_encoder(path, base, f"task {task!r}") for task, path in files.items()}
         trimmed = ties_vectors(base, states, keep=trim)
         return {task: dict(trimmed[task]) for task in files}
     vectors: dict[str, dict[str, Tensor]] = {}
     for task, path in files.items():  # one fine-tuned encoder at a time
-        state = _finetuned(task, path, base)
+        state = read_encoder(path, base, f"task {task!r}")
         vectors[task] = {name: difference(base[name], state[name]) for name in floating_names(base)}
     return vectors
-
-
-def _finetuned(task: str, path: str, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    with ExitStack() as stack:
-        sources, _ = open_encoder(path, in_memory(base), f"task {task!r}", stack)
-        # Copies: a file's memory is gone with it.
-        state = {name: whole(source).clone() for name, source in sources.items()}
-    check_compatible(
-        base, state, reference_name="the pretrained encoder", other_name=f"task {task!r} ('{path}')"
-    )
-    return state

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sta_lightning.arithmetic import check_compatible
+from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.encoders import ClassificationHead, build_encoder, empty_encoder, has_text_tower, make_head
+from sta_lightning.engine.files import open_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import Task
-from sta_lightning.weights import encoder_weights
 
 _PROTOTYPE_BATCH = 128
+
+
+def bare_trainer(**settings: Any) -> Trainer:
+    """A trainer on one device, without loggers, bar, checkpoints and summary.
+
+    Args:
+        settings: Of ``Trainer``; they come first.
+    """
+    bare = {
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(**{**bare, **settings})
 
 
 def start_encoder(
@@ -42,21 +60,14 @@ def read_encoder(path: str | Path, reference: Mapping[str, Tensor], what: str) -
     Raises:
         StaError: The file is missing or broken, its names or shapes differ, or it holds NaN or Inf.
     """
-    with saying(what):
-        state = encoder_weights(Path(path), names=reference)
+    with ExitStack() as stack:
+        sources, _ = open_encoder(path, in_memory(reference), what, stack)
+        # Copies: a source may be a view of the file's own memory.
+        state = {name: whole(source).clone() for name, source in sources.items()}
     check_compatible(
         reference, state, reference_name="the pretrained encoder", other_name=f"{what} ('{path}')"
     )
     return state
-
-
-@contextmanager
-def saying(what: str) -> Iterator[None]:
-    """Put in front of an error's message what it is about."""
-    try:
-        yield
-    except StaError as error:
-        raise StaError(f"{what}: {error}") from error
 
 
 def head_for(

@@ -16,7 +16,7 @@ from sta_lightning.arithmetic import check_compatible
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.evaluation import MultiTaskEvaluation, accuracy_of, module_key
-from sta_lightning.modules.parts import read_encoder
+from sta_lightning.modules.parts import bare_trainer, read_encoder
 
 Weights = str | Path | Mapping[str, Tensor]
 """A weights file, or an encoder's tensors by name."""
@@ -159,14 +159,7 @@ def evaluate_many(
         raise StaError(f"{len(names)} models in groups of {group} were asked for: give 1 or more of both.")
     if split not in ("test", "validation"):
         raise StaError(f"split={split!r} was asked for; choose test or validation.")
-    if trainer is None:
-        trainer = Trainer(
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    trainer = bare_trainer() if trainer is None else trainer
     evaluate = trainer.test if split == "test" else trainer.validate
     found: dict[str, dict[str, float]] = {}
     made = nn.ModuleDict()
