@@ -161,9 +161,9 @@ def test_the_paper_s_recipe() -> None:
     "task", ["digits", "vehicles", "street_numbers", "traffic_signs", "textures", "land_cover"]
 )
 def test_the_embedded_suite_is_fine_tuned_as_in_the_demo(task: str) -> None:
-    from sta_lightning.experiment.settings import ExperimentSettings
+    from sta_lightning.benchmark.settings import ModelSettings
 
-    settings = ExperimentSettings()
+    settings = ModelSettings()
     recipe = settings.fine_tuning(task)
     fit = content("finetune", "miniature")
     model, data = fit["model"]["init_args"], fit["data"]["init_args"]

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from sta_lightning.benchmark.results import CurvePoint, ForgettingResult, FusionResult, TradeOffPoint
+from sta_lightning.benchmark.results import (
+    CurvePoint,
+    ForgettingResult,
+    FusionResult,
+    Setting,
+    TradeOffPoint,
+)
+
+Run = tuple[str, Setting, int]
+"""A row of the fusion table for one seed: method, setting, seed."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +24,7 @@ class Cell:
     """A part of a benchmark that one process computes.
 
     Attributes:
-        kind: which of :data:`KINDS`.
+        kind: which of :data:`~sta_lightning.benchmark.kinds.KINDS`.
         seed: the seed.
         names: what it is about: the key of a method, tasks.
         needs: identities of the cells that must be done before.
@@ -43,8 +53,9 @@ class Found:
         forgetting: rows of the forgetting table.
         curves: points of curves.
         trade_off: points of the trade-off, of one task each.
+        correct: (method, setting, seed) of a fused row -> task -> which test images were classified
+            rightly, see :func:`~sta_lightning.benchmark.evaluation.unpack`.
         extra: whatever else, by name.
-        seconds: how long its steps took when they were done.
     """
 
     fusion: tuple[FusionResult, ...] = ()
@@ -52,11 +63,17 @@ class Found:
     forgetting: tuple[ForgettingResult, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     trade_off: tuple[tuple[str, TradeOffPoint], ...] = ()
-    extra: tuple[tuple[str, Any], ...] = ()
+    correct: Mapping[Run, Mapping[str, str]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def windows(tasks: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    """Subsets of so many neighbours, the list taken as a ring: as few as it takes for every task to be in equally many."""
+    """Subsets of neighbours, the list taken as a ring: the fewest that have every task equally often.
+
+    Args:
+        tasks: the list.
+        size: of each subset.
+    """
     count = len(tasks)
     ring = [*tasks, *tasks]
     starts = [(size * number) % count for number in range(count // math.gcd(size, count))]

@@ -1,237 +1,192 @@
-"""One method of a benchmark: its published settings, and the grid among which validation images choose."""
+"""What an entry of a benchmark is as a method: made, keyed, described, checked."""
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, Dare, MergeMethod, make_method
 from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.arithmetic.registry import LEARNED_METHODS, find_method
-from sta_lightning.benchmark.results import Group, MethodInfo
+from sta_lightning.benchmark.results import MethodInfo
+from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, MethodEntry
 from sta_lightning.errors import StaError, listed
 
-Choice = dict[str, Any]
-"""Settings of a method that differ from its entry's, by name."""
 
-_LEARNING = ("sta_lightning.modules.adamerging", "sta_lightning.tasks.unlabelled")
-
-# Settings of the entry itself; a grid's other names are the method's own.
-_OWN = ("p", "scale", "normalize", "measure", "dare")
+def is_learned(entry: MethodEntry) -> bool:
+    """Whether it is trained, and not computed in one pass over the weights."""
+    return entry.method in LEARNED_METHODS
 
 
-@dataclass(frozen=True)
-class MethodEntry:
-    """One row of a benchmark.
+def made(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> MergeMethod:
+    """The method with the entry's settings.
+
+    Raises:
+        StaError: if it is unknown, or a setting is.
+    """
+    return make_method(
+        entry.method,
+        _methods(forgetting),
+        scale=entry.scale,
+        settings=entry.settings,
+        p=entry.p,
+        normalize=entry.normalize,
+        seed=seed,
+    )
+
+
+def dropping(entry: MethodEntry, seed: int) -> Dare | None:
+    """What DARE drops in front."""
+    return None if entry.dare is None else Dare(entry.dare, seed=seed)
+
+
+def statistic(entry: MethodEntry, *, forgetting: bool = False) -> str | None:
+    """What must be scored for it: a measure of ``sta score``; ``None`` if the weights are enough."""
+    if is_learned(entry):
+        return None
+    method = made(entry, 0, forgetting=forgetting)
+    if method.needs_grams:
+        return "gram"
+    measure = MEASURES.get(method.measure or entry.measure)
+    return measure.file if method.needs_importance and measure is not None else None
+
+
+def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
+    """Every (measure, samples) that some method or curve asks for."""
+    wanted: dict[tuple[str, int], None] = {}
+    for table, forgetting in ((settings.methods, False), (settings.forget_methods, True)):
+        for variant in [variant for entry in table.values() for variant in entry.variants]:
+            what = statistic(variant, forgetting=forgetting)
+            if what is not None:
+                wanted[what, variant.samples or settings.models.samples] = None
+    for key in settings.curves.samples_methods if settings.curves.samples else ():
+        what = statistic(settings.methods[key])
+        assert what is not None
+        wanted |= dict.fromkeys((what, samples) for samples in settings.curves.samples)
+    return list(wanted)
+
+
+def entry_key(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> dict[str, Any]:
+    """Everything that the result depends on besides files and source, for a step's key."""
+    if is_learned(entry):
+        return {"method": entry.method, "settings": entry.settings, "seed": seed}
+    method = made(entry, seed, forgetting=forgetting)
+    key: dict[str, Any] = {"method": entry.method, **method.settings()}
+    if method.needs_importance:
+        key["measure"] = method.measure or entry.measure
+    drops = dropping(entry, seed)
+    return key if drops is None else {**key, "dare": asdict(drops)}
+
+
+def entry_files(entry: MethodEntry, *, forgetting: bool = False) -> dict[str, Path]:
+    """The files of methods of one's own, on whose content the result depends."""
+    methods = _methods(forgetting)
+    found: dict[str, Path] = {}
+    for name in (entry.method, *entry.settings.values()):
+        if isinstance(name, str) and name not in methods and ("." in name or ":" in name):
+            file = inspect.getsourcefile(sys.modules[find_method(name, methods).__module__])
+            if file is not None:
+                found[f"method/{name}"] = Path(file)
+    return found
+
+
+def entry_source(entry: MethodEntry, *, forgetting: bool = False) -> set[str]:
+    """The modules that the method is defined in; see :func:`~sta_lightning.benchmark.source.source_digest`."""
+    if is_learned(entry):
+        return {"sta_lightning.benchmark.learning"}
+    methods = _methods(forgetting)
+    # LiNeS and its like name a method inside their settings.
+    names = [entry.method, *(name for name in entry.settings.values() if name in list(methods))]
+    return {base.__module__ for name in names for base in find_method(name, methods).__mro__}
+
+
+def shown(entry: MethodEntry, choice: Choice, *, forgetting: bool = False) -> dict[str, Any]:
+    """The settings that a reader wants to see: the coefficient, what was tuned, what the entry sets."""
+    chosen = entry.with_choice(choice)
+    if is_learned(chosen):
+        return dict(chosen.settings)
+    has = made(chosen, 0, forgetting=forgetting).settings()
+    names = [name for name in ("p", "scale") if name in has]
+    found = {name: has[name] for name in (*names, *chosen.settings)}
+    if "normalize" in has and has["normalize"] != "tensor":
+        found["normalize"] = has["normalize"]
+    if chosen.dare is not None:
+        found["dare"] = chosen.dare
+    return found | {name: value for name, value in choice.items() if name not in has}
+
+
+def method_info(key: str, entry: MethodEntry, *, forgetting: bool = False) -> MethodInfo:
+    """The row's name and properties."""
+    if is_learned(entry):
+        card: Any = LEARNED_METHODS[entry.method]
+        data = card.data
+    else:
+        card = find_method(entry.method, _methods(forgetting))
+        needs = statistic(entry, forgetting=forgetting) is not None or not card.needs_importance
+        data = card.data if needs else MergeMethod.data
+    return MethodInfo(
+        key,
+        entry.label or card.title,
+        card.summary,
+        data,
+        card.coefficient is not None,
+        card.source,
+        entry.group,
+        entry.paper,
+    )
+
+
+def check_entry(where: str, entry: MethodEntry, *, forgetting: bool = False) -> None:
+    """Refuse an entry that cannot be run.
 
     Args:
-        method: name of a method, as ``sta methods`` lists them, or where one of your own is.
-        label: what the reader sees; the method's title if not given.
-        group: which kind of row it is: ``sta``, ``data-free``, ``data`` or ``control``.
-        measure: importance that a method goes by, if it goes by one.
-        samples: images a task for the importance, the Fisher information or the Gram matrices;
-            nothing for the benchmark's.
-        p: quantile of the masked methods.
-        scale: the method's coefficient; nothing for its default.
-        normalize: how importance is normalised.
-        dare: share of the task vectors' entries that DARE drops in front; nothing for none.
-        settings: further settings of the method, by name.
-        tune: setting -> values; the validation images choose among all combinations. Nothing where
-            there is nothing to tune.
-        paper: the method's row in the paper's table, if it has one.
+        where: the field it stands in, such as ``methods.ties``.
+        entry: the entry.
+        forgetting: whether it is to forget.
+
+    Raises:
+        StaError: names the field.
     """
+    for name, values in entry.tune.items():
+        if not values:
+            raise StaError(f"{where}.tune.{name}: give at least one value, or leave it out.")
+    try:
+        for variant in entry.variants:
+            if is_learned(variant):
+                _check_learned(variant, forgetting)
+            else:
+                made(variant, 0, forgetting=forgetting)
+            dropping(variant, 0)
+        if forgetting and entry.dare is not None:
+            raise StaError("dare goes in front of merging methods; leave it out of a forgetting.")
+        if is_learned(entry) and entry.tune:
+            raise StaError(f"{entry.method!r} learns its coefficients; leave tune out.")
+        for name in entry.tune:
+            check_varied(entry, name, forgetting=forgetting)
+    except StaError as error:
+        raise StaError(f"{where}: {error}") from error
 
-    method: str = "sta"
-    label: str = ""
-    group: Group = "data-free"
-    measure: str = "lp"
-    samples: int | None = None
-    p: float = 0.7
-    scale: float | None = None
-    normalize: str = "tensor"
-    dare: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    tune: dict[str, list[Any]] = field(default_factory=dict)
-    paper: str | None = None
 
-    @property
-    def learned(self) -> bool:
-        """Whether it is trained, and not computed in one pass over the weights."""
-        return self.method in LEARNED_METHODS
+def check_varied(entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
+    """Refuse to vary a setting that changes nothing.
 
-    def choices(self) -> list[Choice]:
-        """Every combination of the grid, in its order."""
-        if not self.tune:
-            return []
-        return [
-            dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())
-        ]
-
-    def with_choice(self, choice: Choice) -> MethodEntry:
-        """The entry with some settings changed, and nothing left to tune."""
-        own = {name: value for name, value in choice.items() if name in _OWN}
-        others = {name: value for name, value in choice.items() if name not in _OWN}
-        kept = {name: value for name, value in self.settings.items() if name not in own}
-        return replace(self, **own, settings={**kept, **others}, tune={})
-
-    @property
-    def variants(self) -> list[MethodEntry]:
-        """The entry as published, and with every choice of the grid."""
-        return [self.with_choice(choice) for choice in ({}, *self.choices())]
-
-    def make(self, seed: int, *, forgetting: bool = False) -> MergeMethod:
-        """The method with these settings.
-
-        Raises:
-            StaError: if it is unknown, or a setting is.
-        """
-        return make_method(
-            self.method,
-            FORGET_METHODS if forgetting else FUSION_METHODS,
-            scale=self.scale,
-            settings=self.settings,
-            p=self.p,
-            normalize=self.normalize,
-            seed=seed,
+    Raises:
+        StaError: if the method has no such setting.
+    """
+    method = made(entry, 0, forgetting=forgetting)
+    allowed = [*method.settings()]
+    if method.needs_importance and method.measure is None:
+        allowed.append("measure")
+    if not forgetting:
+        allowed.append("dare")
+    if name not in allowed:
+        raise StaError(
+            f"{name!r} was asked to vary, and method {entry.method!r} has no such setting. It has "
+            f"{listed(allowed, len(allowed))}."
         )
-
-    def dropping(self, seed: int) -> Dare | None:
-        """What DARE drops in front."""
-        return None if self.dare is None else Dare(self.dare, seed=seed)
-
-    def statistic(self, *, forgetting: bool = False) -> str | None:
-        """What must be scored for it: a measure of ``sta score``; nothing if the weights are enough."""
-        if self.learned:
-            return None
-        method = self.make(0, forgetting=forgetting)
-        if method.needs_grams:
-            return "gram"
-        measure = MEASURES.get(method.measure or self.measure)
-        return measure.file if method.needs_importance and measure is not None else None
-
-    def key(self, seed: int, *, forgetting: bool = False) -> dict[str, Any]:
-        """Everything that the result depends on besides files, for a step's key."""
-        if self.learned:
-            return {"method": self.method, "settings": self.settings, "seed": seed}
-        method = self.make(seed, forgetting=forgetting)
-        key: dict[str, Any] = {"method": self.method, **method.settings()}
-        if method.needs_importance:
-            key["measure"] = method.measure or self.measure
-        if self.dare is not None:
-            key["dare"] = asdict(self.dropping(seed))  # type: ignore[arg-type]
-        return key
-
-    def shown(self, choice: Choice, *, forgetting: bool = False) -> dict[str, Any]:
-        """The settings that a reader wants to see: the coefficient, what was tuned, what the entry sets."""
-        entry = self.with_choice(choice)
-        if entry.learned:
-            return dict(entry.settings)
-        made = entry.make(0, forgetting=forgetting)
-        has = made.settings()
-        names = [name for name in ("p", "scale") if name in has]
-        shown = {name: has[name] for name in (*names, *entry.settings)}
-        if "normalize" in has and has["normalize"] != "tensor":
-            shown["normalize"] = has["normalize"]
-        if entry.dare is not None:
-            shown["dare"] = entry.dare
-        return shown | {name: value for name, value in choice.items() if name not in has}
-
-    def files(self, *, forgetting: bool = False) -> dict[str, Path]:
-        """The files of methods of one's own, on whose content the result depends."""
-        methods = FORGET_METHODS if forgetting else FUSION_METHODS
-        found: dict[str, Path] = {}
-        for name in (self.method, *self.settings.values()):
-            if isinstance(name, str) and name not in methods and ("." in name or ":" in name):
-                file = inspect.getsourcefile(sys.modules[find_method(name, methods).__module__])
-                if file is not None:
-                    found[f"method/{name}"] = Path(file)
-        return found
-
-    def source(self, *, forgetting: bool = False) -> tuple[str, ...]:
-        """The modules of the package that the method is defined in, on whose source the result depends."""
-        if self.learned:
-            return _LEARNING
-        methods = FORGET_METHODS if forgetting else FUSION_METHODS
-        inner = [
-            methods[name] for name in self.settings.values() if isinstance(name, str) and name in methods
-        ]
-        classes = (find_method(self.method, methods), *inner)
-        return tuple({base.__module__ for found in classes for base in found.__mro__})
-
-    def info(self, key: str, *, forgetting: bool = False) -> MethodInfo:
-        """The row's name and properties."""
-        if self.learned:
-            card = LEARNED_METHODS[self.method]
-            title, summary, data, coefficient, source = (
-                card.title,
-                card.summary,
-                card.data,
-                card.coefficient,
-                card.source,
-            )
-        else:
-            made = find_method(self.method, FORGET_METHODS if forgetting else FUSION_METHODS)
-            title, summary, coefficient, source = made.title, made.summary, made.coefficient, made.source
-            statistic = self.statistic(forgetting=forgetting)
-            data = made.data if statistic is not None or not made.needs_importance else "nothing"
-        return MethodInfo(
-            key,
-            self.label or title,
-            summary,
-            data,
-            coefficient is not None,
-            source,
-            self.group,
-            self.paper,
-        )
-
-    def check(self, key: str, *, forgetting: bool = False) -> None:
-        """Refuse settings that cannot be run.
-
-        Raises:
-            StaError: names the entry.
-        """
-        for name, values in self.tune.items():
-            if not values:
-                raise StaError(f"methods.{key}.tune.{name}: give at least one value, or leave it out.")
-        try:
-            for entry in self.variants:
-                if entry.learned:
-                    _check_learned(entry, forgetting)
-                else:
-                    entry.make(0, forgetting=forgetting)
-                entry.dropping(0)
-            if forgetting and self.dare is not None:
-                raise StaError("dare goes in front of merging methods; leave it out of a forgetting.")
-            if self.learned and self.tune:
-                raise StaError(f"{self.method!r} learns its coefficients; leave tune out.")
-            for name in self.tune:
-                self.check_varied(name, forgetting=forgetting)
-        except StaError as error:
-            raise StaError(f"methods.{key}: {error}") from error
-
-    def check_varied(self, name: str, *, forgetting: bool = False) -> None:
-        """Refuse to vary a setting that changes nothing.
-
-        Raises:
-            StaError: if the method has no such setting.
-        """
-        made = self.make(0, forgetting=forgetting)
-        allowed = [*made.settings()]
-        if made.needs_importance and made.measure is None:
-            allowed.append("measure")
-        if not forgetting:
-            allowed.append("dare")
-        if name not in allowed:
-            raise StaError(
-                f"{name!r} was asked to vary, and method {self.method!r} has no such setting. It has "
-                f"{listed(allowed, len(allowed))}."
-            )
 
 
 def _check_learned(entry: MethodEntry, forgetting: bool) -> None:
@@ -247,22 +202,5 @@ def _check_learned(entry: MethodEntry, forgetting: bool) -> None:
         raise StaError(f"{entry.method!r} takes neither scale nor dare; leave them out.")
 
 
-def entries(given: Mapping[str, Any]) -> dict[str, MethodEntry]:
-    """Entries from plain mappings, as a YAML file has them.
-
-    Raises:
-        StaError: if an entry has an unknown field.
-    """
-    built: dict[str, MethodEntry] = {}
-    for key, value in given.items():
-        if isinstance(value, MethodEntry):
-            built[key] = value
-            continue
-        unknown = [name for name in value or {} if name not in MethodEntry.__dataclass_fields__]
-        if unknown:
-            allowed = listed(MethodEntry.__dataclass_fields__, 20)
-            raise StaError(
-                f"methods.{key}: {listed(unknown)} is not a field of a method; they are {allowed}."
-            )
-        built[key] = MethodEntry(**(value or {}))
-    return built
+def _methods(forgetting: bool) -> dict[str, type[MergeMethod]]:
+    return FORGET_METHODS if forgetting else FUSION_METHODS

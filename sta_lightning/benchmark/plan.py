@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from sta_lightning.arithmetic import rank
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.cells import Cell, windows
-from sta_lightning.benchmark.context import SeedContext
-from sta_lightning.benchmark.entries import MethodEntry
-from sta_lightning.benchmark.settings import BenchmarkSettings, statistics_wanted
+from sta_lightning.benchmark.entries import is_learned, made, statistics_wanted
+from sta_lightning.benchmark.evaluation import device_of
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.encoders import build_encoder
-from sta_lightning.experiment.suite import Suite
 from sta_lightning.tasks import get_task
 from sta_lightning.tasks.task import Split
 
@@ -66,7 +66,7 @@ def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, siz
             images = len(settings.pairs) * (_MERGED + sizes.of(pair, "test"))
             cells.append(Cell("pair", seed, pair, needs, images))
     if settings.forget_methods:
-        everyone = any(entry.make(0, forgetting=True).many for entry in settings.forget_methods.values())
+        everyone = any(made(entry, 0, forgetting=True).many for entry in settings.forget_methods.values())
         for task in tasks:
             others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
             wanted = tuple(dict.fromkeys((*needs, *others)))
@@ -79,13 +79,16 @@ def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, siz
     curves = settings.curves
     stairs = len({rank(len(tasks), p) for p in curves.p})
     for key in curves.p_methods if curves.p else ():
-        cells.append(Cell("curve_p", seed, (key,), needs, stairs * (_MERGED + test)))
+        images = stairs * (_MERGED + sizes.of(tasks, curves.p_split))
+        cells.append(Cell("curve_p", seed, (key,), needs, images))
     for key in curves.samples_methods if curves.samples else ():
         cells.append(Cell("curve_samples", seed, (key,), needs, len(curves.samples) * (_MERGED + test)))
     for key in curves.tasks_methods if curves.tasks else ():
         for size in curves.tasks:
             images = sum(_MERGED + sizes.of(subset, "test") for subset in windows(tasks, size))
             cells.append(Cell("curve_tasks", seed, (key, str(size)), needs, images))
+    for key in curves.level_methods:
+        cells.append(Cell("level", seed, (key,), needs, _MERGED + sizes.of(tasks, "validation")))
     return cells
 
 
@@ -118,7 +121,7 @@ class _Sizes:
         scored = _SCORED * sum(samples for _, samples in statistics_wanted(self.settings))
         if self.settings.finetuned is not None:
             return scored
-        own = self.suite.fine_tuning(task)
+        own = self.suite.settings.fine_tuning(task)
         trained = _TRAINED * (own.epochs or 1) * self.count(task, "train")
         return trained + self.count(task, "validation") + scored
 
@@ -126,7 +129,7 @@ class _Sizes:
         """Images of one method of the table."""
         test = _MERGED + self.of(tasks, "test")
         learning = 0.0
-        if entry.learned:
+        if is_learned(entry):
             own = {**LEARNED_METHODS[entry.method].settings, **entry.settings}
             learning = _TRAINED * own["steps"] * own["batch_size"] * len(tasks)
         tuning = len(entry.choices()) * (_MERGED + learning + self.of(tasks, "validation"))
@@ -148,14 +151,13 @@ def images_per_second(settings: BenchmarkSettings) -> float:
     Raises:
         StaError: if the encoder or the images are not there.
     """
-    one = SeedContext(settings, settings.seeds[0])
-    models = settings.models
-    loader = DataLoader(one.suite.images(one.tasks[0], "test"), batch_size=models.evaluation_batch_size)
+    suite, models = Suite(settings.models), settings.models
+    loader = DataLoader(suite.images(suite.tasks[0], "test"), batch_size=models.evaluation_batch_size)
     batches = [images for (images, _), _ in zip(loader, range(_MEASURED_BATCHES), strict=False)]
     encoder = build_encoder(models.encoder, models.pretrained, models.image_size).eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
-    device = torch.device("cuda" if models.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_of(models.accelerator)
     encoder.to(device)
     try:
         with torch.inference_mode():
@@ -176,33 +178,23 @@ def described(
         settings: of the benchmark.
         cells: all.
         waiting: those that are not done.
-        rate: images a second and process; nothing if it is not known.
+        rate: images a second and process; ``None`` if it is not known.
     """
     rows = [("what", "cells", "done", "images", "expected")]
     left = {cell.id for cell in waiting}
-    for kind in dict.fromkeys(cell.kind for cell in cells):
-        own = [cell for cell in cells if cell.kind == kind]
+    for kind in (*dict.fromkeys(cell.kind for cell in cells), None):
+        own = [cell for cell in cells if kind in (cell.kind, None)]
         to_do = [cell for cell in own if cell.id in left]
         images = sum(cell.images for cell in to_do)
         rows.append(
             (
-                _NAMES.get(kind, kind),
+                "together" if kind is None else _NAMES.get(kind, kind),
                 str(len(own)),
                 str(len(own) - len(to_do)),
                 f"{images:,.0f}".replace(",", " "),
                 duration(images / rate / settings.devices) if rate else "?",
             )
         )
-    total = sum(cell.images for cell in waiting)
-    rows.append(
-        (
-            "together",
-            str(len(cells)),
-            str(len(cells) - len(waiting)),
-            f"{total:,.0f}".replace(",", " "),
-            duration(total / rate / settings.devices) if rate else "?",
-        )
-    )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -229,5 +221,6 @@ _NAMES = {
     "curve_p": "accuracy against p",
     "curve_samples": "accuracy against samples",
     "curve_tasks": "accuracy against tasks",
+    "level": "levels beside the curves",
     "conflict": "sign conflict",
 }

@@ -15,6 +15,9 @@ Setting = Literal["published", "tuned"]
 Group = Literal["reference", "sta", "data-free", "data", "control"]
 """References (zero-shot, fine-tuned) are no merges; controls tell what importance is worth."""
 
+PRETRAINED, ZERO_SHOT, FINE_TUNED = "pretrained", "zero_shot", "fine_tuned"
+"""Keys of the references: before forgetting; before fusion; each fine-tuned model on its own task."""
+
 
 @dataclass(frozen=True)
 class MethodInfo:

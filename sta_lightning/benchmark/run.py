@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import shlex
 import shutil
-import sys
+import signal
+import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from sta_lightning.benchmark.cells import Cell
-from sta_lightning.benchmark.context import Context
-from sta_lightning.benchmark.entries import MethodEntry
-from sta_lightning.benchmark.kinds import FINE_TUNED, PRETRAINED, ZERO_SHOT
+from sta_lightning.arithmetic import MergeMethod
+from sta_lightning.benchmark.cells import Cell, Run
+from sta_lightning.benchmark.checks import check_settings
+from sta_lightning.benchmark.entries import method_info
+from sta_lightning.benchmark.evaluation import unpack
+from sta_lightning.benchmark.executor import Done, run_cells, unfinished
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.benchmark.models import FUSED
 from sta_lightning.benchmark.plan import described, images_per_second, plan
-from sta_lightning.benchmark.rehearsal import Rehearsal, unfinished
-from sta_lightning.benchmark.report import figures, write_report
-from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, TradeOffPoint
-from sta_lightning.benchmark.schedule import Done, run_cells
-from sta_lightning.benchmark.settings import BenchmarkSettings, check_benchmark, expand_benchmark
+from sta_lightning.benchmark.progress import quiet, say
+from sta_lightning.benchmark.record import record
+from sta_lightning.benchmark.report import console, figures, write_report
+from sta_lightning.benchmark.results import (
+    FINE_TUNED,
+    PRETRAINED,
+    ZERO_SHOT,
+    BenchmarkResults,
+    FusionResult,
+    MethodInfo,
+    PairedDifference,
+    TradeOffPoint,
+)
+from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, expand
+from sta_lightning.benchmark.statistics import paired_difference
+from sta_lightning.benchmark.steps import write_text
 from sta_lightning.errors import StaError
-from sta_lightning.experiment.chain import interruptible
-from sta_lightning.experiment.environment import hardware, versions
-from sta_lightning.experiment.models import clear_run
-from sta_lightning.experiment.progress import pulse, quiet, say
-from sta_lightning.experiment.steps import write_text
-from sta_lightning.experiment.suite import Suite
+from sta_lightning.weights.atomic import atomic_path
 
 
 def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> BenchmarkResults:
@@ -48,52 +59,73 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
         StaError: when the settings cannot make a run, or files are missing or do not fit.
         KeyboardInterrupt: after a line that says how to go on.
     """
-    settings = expand_benchmark(settings)
-    check_benchmark(settings)
+    settings = expand(settings)
+    check_settings(settings)
     output = Path(settings.output)
     with interruptible(output):
+        suite = Suite(settings.models)
         with quiet():
-            Suite(settings.models).open_all()
+            suite.open_all()
         cells = plan(settings)
         say(
-            f"{len(cells)} cells, {len(settings.seeds)} seeds, {settings.devices} processes of {settings.threads} "
-            f"threads; everything goes to {output}"
+            f"{len(suite.tasks)} tasks, control {suite.control}, encoder {settings.models.encoder}; "
+            f"{len(cells)} cells; everything goes to {output}"
         )
         if force:
             # Before the processes begin: each would compute again what another one has just
             # computed.
             for seed in settings.seeds:
                 shutil.rmtree(output / f"seed_{seed}" / "steps", ignore_errors=True)
-        done = run_cells(settings, cells)
-        results = assembled(settings, cells, done)
-        with pulse("write the report"):
-            write_text(output / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
-            report = write_report(results, output)
-            _draw(results, output)
+        results = assembled(settings, cells, run_cells(settings, cells))
+        if results.record["published"] is not None:
+            steps = output / f"seed_{settings.seeds[0]}" / "steps"
+            with atomic_path(output / FUSED) as temporary:
+                shutil.copyfile(steps / f"fusion/{settings.publish}/published" / FUSED, temporary)
+        write_text(output / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
+        report = write_report(results, output)
+        _draw(results, output)
+    say(f"\n{console(results)}\n")
     say(f"Report: {report}")
     say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
+    if results.record["published"] is not None:
+        say(f"Fused model: {output / FUSED}")
     return results
+
+
+@contextmanager
+def interruptible(output: Path) -> Iterator[None]:
+    """Turn any form of Ctrl+C into one line and a KeyboardInterrupt."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning answers Ctrl+C inside fit with an orderly end, SystemExit, and a deaf SIGINT.
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        say(f"\nInterrupted. What is done is kept in {output}; the same command goes on from there.")
+        raise KeyboardInterrupt from stop
 
 
 def dry_run(settings: BenchmarkSettings) -> str:
     """The plan as text: what is done, what is left, and how long that is expected to take."""
-    settings = expand_benchmark(settings)
-    check_benchmark(settings)
+    settings = expand(settings)
+    check_settings(settings)
     with quiet():
         cells = plan(settings)
-        waiting = unfinished(Context(settings, Rehearsal), cells)
-        note = ""
+        waiting = unfinished(settings, cells)
+        rate: float | None = None
         try:
-            rate: float | None = images_per_second(settings)
+            rate = images_per_second(settings)
+            note = (
+                f"Expected from {rate:.0f} images a second and process, measured now, with "
+                f"{settings.devices} processes of {settings.threads} threads."
+            )
         except StaError as error:
-            rate, note = None, f"\nThe time is not known: {error}"
-    table = described(settings, cells, waiting, rate)
-    if rate is not None:
-        note = (
-            f"\nExpected from {rate:.0f} images a second and process, measured now, with {settings.devices} processes of "
-            f"{settings.threads} threads."
-        )
-    return table + note
+            note = f"The time is not known: {error}"
+    return f"{described(settings, cells, waiting, rate)}\n{note}"
 
 
 def assembled(
@@ -101,9 +133,10 @@ def assembled(
 ) -> BenchmarkResults:
     """All that the cells found as one."""
     found = [done[cell.id].found for cell in cells]
-    extra: dict[str, Any] = {name: value for one in found for name, value in one.extra}
+    extra: dict[str, Any] = {name: value for each in found for name, value in each.extra.items()}
     suite = Suite(settings.models)
-    seconds = {name: value for one in done.values() for name, value in one.seconds.items()}
+    seconds = {name: value for each in done.values() for name, value in each.seconds.items()}
+    fusion = tuple(row for each in found for row in each.fusion)
     return BenchmarkResults(
         title=settings.title,
         encoder=settings.models.encoder,
@@ -113,41 +146,59 @@ def assembled(
         methods=(
             _reference(ZERO_SHOT, "zero-shot", "the pretrained model"),
             _reference(FINE_TUNED, "fine-tuned, each on its own task", "one model for each task"),
-            *_infos(settings.methods, forgetting=False),
+            *(method_info(key, entry) for key, entry in settings.methods.items()),
         ),
         forget_methods=(
-            _reference(PRETRAINED, "pretrained", "nothing forgotten", paper=PRETRAINED),
-            *_infos(settings.forget_methods, forgetting=True),
+            _reference(PRETRAINED, "pretrained", "before anything is forgotten", paper=PRETRAINED),
+            *(method_info(key, entry, forgetting=True) for key, entry in settings.forget_methods.items()),
         ),
         images=extra[f"counts/{settings.seeds[0]}"],
-        fusion=tuple(row for one in found for row in one.fusion),
-        pairs=tuple(row for one in found for row in one.pairs),
-        forgetting=tuple(row for one in found for row in one.forgetting) if settings.forget_methods else (),
-        curves=tuple(point for one in found for point in one.curves),
-        trade_off=_over_tasks([point for one in found for point in one.trade_off]),
+        fusion=fusion,
+        pairs=tuple(row for each in found for row in each.pairs),
+        forgetting=tuple(row for each in found for row in each.forgetting) if settings.forget_methods else (),
+        curves=tuple(point for each in found for point in each.curves),
+        trade_off=_over_tasks([point for each in found for point in each.trade_off]),
         kept=extra.get("kept", {}),
         conflict=extra.get("conflict", {}),
+        paired=_paired(
+            settings.methods,
+            fusion,
+            {run: correct for each in found for run, correct in each.correct.items()},
+        ),
         record={
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "hardware": hardware(settings.models.accelerator, settings.threads)
-            + f" in each of {settings.devices} processes",
-            "versions": versions(),
-            "settings": settings.to_json(),
+            **record(settings),
             "hashes": {
                 name.removeprefix("hash/"): value for name, value in extra.items() if name.startswith("hash/")
             },
             "seconds": round(sum(seconds.values()), 1),
+            "published": extra.get("published"),
         },
     )
 
 
-def _infos(table: Mapping[str, MethodEntry], *, forgetting: bool) -> list[MethodInfo]:
-    return [entry.info(key, forgetting=forgetting) for key, entry in table.items()]
-
-
 def _reference(key: str, label: str, summary: str, paper: str | None = None) -> MethodInfo:
-    return MethodInfo(key, label, summary, "nothing", False, "", "reference", paper)
+    return MethodInfo(key, label, summary, MergeMethod.data, False, "", "reference", paper)
+
+
+def _paired(
+    methods: Mapping[str, MethodEntry],
+    fusion: Sequence[FusionResult],
+    correct: Mapping[Run, Mapping[str, str]],
+) -> tuple[PairedDifference, ...]:
+    """Every fused row against the seed's best one and against the random mask, image by image."""
+    averages = {(row.method, row.setting, row.seed): row.average for row in fusion}
+    bits = {run: {task: unpack(text) for task, text in packed.items()} for run, packed in correct.items()}
+    random = [key for key, entry in methods.items() if entry.method == "random_mask"]
+    found = []
+    for run in bits:
+        seed = run[2]
+        best = max((other for other in bits if other[2] == seed), key=averages.__getitem__)
+        others: list[Run] = [best, *((key, "published", seed) for key in random)]
+        for other in dict.fromkeys(others):
+            if other != run:
+                difference, error = paired_difference(bits[run], bits[other])
+                found.append(PairedDifference(*run, other[0], other[1], difference, error))
+    return tuple(found)
 
 
 def _over_tasks(points: Sequence[tuple[str, TradeOffPoint]]) -> tuple[TradeOffPoint, ...]:
@@ -157,7 +208,7 @@ def _over_tasks(points: Sequence[tuple[str, TradeOffPoint]]) -> tuple[TradeOffPo
         groups[point.method, point.seed, point.x].append(point)
     return tuple(
         TradeOffPoint(
-            method, seed, x, fmean(one.target for one in group), fmean(one.control for one in group)
+            method, seed, x, fmean(each.target for each in group), fmean(each.control for each in group)
         )
         for (method, seed, x), group in groups.items()
     )
@@ -165,7 +216,7 @@ def _over_tasks(points: Sequence[tuple[str, TradeOffPoint]]) -> tuple[TradeOffPo
 
 def _draw(results: BenchmarkResults, output: Path) -> None:
     """Every figure and the averages in TensorBoard."""
-    clear_run(output / "tensorboard", "benchmark", "report")
+    shutil.rmtree(output / "tensorboard" / "benchmark" / "report", ignore_errors=True)
     logger = TensorBoardLogger(output / "tensorboard", name="benchmark", version="report")
     for name, figure in figures(results).items():
         logger.experiment.add_figure(f"benchmark/{name}", figure, close=True)

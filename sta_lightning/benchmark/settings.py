@@ -1,16 +1,173 @@
-"""Everything that one benchmark depends on, in one dataclass that a YAML file fills."""
+"""Everything that one benchmark depends on, in dataclasses that a YAML file fills; imports no torch."""
 
 from __future__ import annotations
 
-import re
+import itertools
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from string import Formatter
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from sta_lightning.arithmetic.checks import check_share
-from sta_lightning.benchmark.entries import MethodEntry, entries
+from sta_lightning.benchmark.results import Group
 from sta_lightning.errors import StaError, listed
-from sta_lightning.experiment.settings import ModelSettings, check_models, expand_models, expand_path
+
+Choice = dict[str, Any]
+"""Settings of a method that differ from its entry's, by name."""
+
+Part = TypeVar("Part")
+
+# Settings of the entry itself; a grid's other names are the method's own.
+_OWN = ("p", "scale", "normalize", "measure", "dare")
+
+
+@dataclass(frozen=True)
+class TaskOverride:
+    """Settings of one task's fine-tuning that differ from the run's.
+
+    Args:
+        learning_rate: peak learning rate.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        train_limit: number of training images, drawn once.
+    """
+
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    train_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The models of a run, and the images they are made from and evaluated on.
+
+    Args:
+        encoder: name of the image encoder: ``miniature``, an open_clip name such as ``ViT-B-16``,
+            or ``timm/<name>``.
+        pretrained: weights of the encoder: an open_clip tag or a local file; ``None`` for the
+            encoder's own (``miniature`` ships its weights). ``${NAME}`` is replaced by the
+            environment variable NAME.
+        image_size: side of the square input in pixels; ``None`` for the encoder's own.
+        tasks: names of tasks, or paths of task YAML files, in the order of the tables.
+        roots: task -> folder of its images, for tasks that are read from disk; ``${NAME}`` is
+            replaced.
+        control: the task that forgetting must not hurt; it is never fine-tuned.
+        overrides: task -> its own fine-tuning settings.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: steps of linear warm-up before the cosine to zero.
+        epochs: passes over the training images of a task.
+        batch_size: images per step of fine-tuning.
+        evaluation_batch_size: images per step of evaluation; does not change results.
+        train_limit: number of training images per task, a fixed random choice; ``None`` for all.
+        validation_limit: number of validation images per task; ``None`` for all.
+        test_limit: number of test images per task; ``None`` for all.
+        control_limit: number of test images of the control; ``None`` for ``test_limit``.
+        samples: images per task that importance is computed from (the paper: 32).
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as in Lightning's Trainer.
+        num_workers: processes that load training images; 0 loads them in the main process.
+        cache_gigabytes: most memory that decoded evaluation images may take in each process; what
+            does not fit is decoded again for every evaluation.
+        download: let torchvision download data sets that are missing under ``roots``.
+    """
+
+    encoder: str = "miniature"
+    pretrained: str | None = None
+    image_size: int | None = None
+    tasks: list[str] = field(
+        default_factory=lambda: [
+            "digits",
+            "vehicles",
+            "street_numbers",
+            "traffic_signs",
+            "textures",
+            "land_cover",
+        ]
+    )
+    roots: dict[str, str] = field(default_factory=dict)
+    control: str = "objects"
+    overrides: dict[str, TaskOverride] = field(default_factory=dict)
+    learning_rate: float = 2.5e-4
+    weight_decay: float = 0.1
+    warmup_steps: int = 20
+    epochs: int = 4
+    batch_size: int = 128
+    evaluation_batch_size: int = 250
+    train_limit: int | None = 4000
+    validation_limit: int | None = 250
+    test_limit: int | None = 1000
+    control_limit: int | None = None
+    samples: int = 32
+    accelerator: str = "cpu"
+    num_workers: int = 0
+    cache_gigabytes: float = 4.0
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        """Let overrides be given as plain mappings, as a YAML file has them."""
+        object.__setattr__(self, "overrides", _built(TaskOverride, "overrides", self.overrides))
+
+    def fine_tuning(self, task: str) -> TaskOverride:
+        """Fine-tuning settings of one task with nothing left open but ``train_limit``."""
+        own = asdict(self.overrides.get(task, TaskOverride()))
+        return TaskOverride(
+            **{name: getattr(self, name) if value is None else value for name, value in own.items()}
+        )
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One row of a benchmark.
+
+    Args:
+        method: name of a method, as ``sta methods`` lists them, or where one of your own is.
+        label: what the reader sees; the method's title if not given.
+        group: which kind of row it is: ``sta``, ``data-free``, ``data`` or ``control``.
+        measure: importance that a method goes by, if it goes by one.
+        samples: images a task for the importance, the Fisher information or the Gram matrices;
+            ``None`` for the benchmark's.
+        p: quantile of the masked methods.
+        scale: the method's coefficient; ``None`` for its default.
+        normalize: how importance is normalised.
+        dare: share of the task vectors' entries that DARE drops in front; ``None`` for no DARE.
+        settings: further settings of the method, by name.
+        tune: setting -> values; the validation images choose among all combinations, the first of
+            those that are equally good. Empty where nothing is tuned.
+        paper: the method's row in the paper's table, if it has one.
+    """
+
+    method: str = "sta"
+    label: str = ""
+    group: Group = "data-free"
+    measure: str = "lp"
+    samples: int | None = None
+    p: float = 0.7
+    scale: float | None = None
+    normalize: str = "tensor"
+    dare: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    tune: dict[str, list[Any]] = field(default_factory=dict)
+    paper: str | None = None
+
+    def choices(self) -> list[Choice]:
+        """Every combination of the grid, in its order."""
+        if not self.tune:
+            return []
+        return [
+            dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())
+        ]
+
+    def with_choice(self, choice: Choice) -> MethodEntry:
+        """The entry with some settings changed, and nothing left to tune."""
+        own = {name: value for name, value in choice.items() if name in _OWN}
+        others = {name: value for name, value in choice.items() if name not in _OWN}
+        kept = {name: value for name, value in self.settings.items() if name not in own}
+        return replace(self, **own, settings={**kept, **others}, tune={})
+
+    @property
+    def variants(self) -> list[MethodEntry]:
+        """The entry as published, and with every choice of the grid."""
+        return [self.with_choice(choice) for choice in ({}, *self.choices())]
 
 
 @dataclass(frozen=True)
@@ -21,21 +178,26 @@ class Curves:
         p: values of p for the masked methods in ``p_methods``; values of one rank are computed
             once.
         p_methods: keys of methods.
+        p_split: the images that the curve over p is drawn on: ``test`` or ``validation``.
         samples: how many calibration samples the methods in ``samples_methods`` score on.
         samples_methods: keys of methods.
         tasks: how many tasks are fused by the methods in ``tasks_methods``: subsets of neighbours
             in the list of tasks, so that every task is fused equally often.
         tasks_methods: keys of methods.
         scale_methods: keys of methods whose tuned coefficient is drawn against validation accuracy.
+        level_methods: keys of methods, or ``zero_shot``, whose validation accuracy is drawn as a
+            level beside the other curves.
     """
 
     p: list[float] = field(default_factory=list)
     p_methods: list[str] = field(default_factory=list)
+    p_split: Literal["test", "validation"] = "test"
     samples: list[int] = field(default_factory=list)
     samples_methods: list[str] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     tasks_methods: list[str] = field(default_factory=list)
     scale_methods: list[str] = field(default_factory=list)
+    level_methods: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,9 +219,9 @@ class BenchmarkSettings:
     Args:
         title: of the report.
         output: folder for everything that the run writes.
-        models: encoder, tasks, fine-tuning and images; its ``seed`` is not read.
+        models: encoder, tasks, fine-tuning and images.
         finetuned: fine-tuned encoders that are there already, a path with ``{task}`` and, if there
-            are several fine-tunings of each task, ``{seed}`` in it; nothing to fine-tune.
+            are several fine-tunings of each task, ``{seed}`` in it; ``None`` to fine-tune.
         seeds: of the fine-tunings and of all that is drawn at random.
         methods: key -> a fusing method, in the order of the table.
         pairs: keys of the methods that fuse every pair of tasks (the paper's Fig. 3); empty for
@@ -69,12 +231,17 @@ class BenchmarkSettings:
             tuned forgetting must keep.
         curves: what is varied.
         trade_off: forgetting against p and γ.
-        selection: key of the method whose shares kept are drawn (the paper's Fig. 4); nothing for
-            none.
+        selection: key of the method whose shares kept are drawn (the paper's Fig. 4); ``None`` for
+            no drawing.
+        publish: key of the method whose fused model, as published and of the first seed, is written
+            to ``fused.safetensors`` in the output folder; ``None`` for no file.
         devices: processes that work at the same time: on a CPU, or one a GPU. The numbers do not
             depend on it.
         threads: threads of each process on a CPU; the numbers may depend on it in their last
             digits.
+        cluster: a Dask cluster that computes the cells in place of processes of this machine: the
+            address of its scheduler, such as ``tcp://host:8786``, or its scheduler file. It must
+            see the same folders.
     """
 
     title: str = "Merging methods"
@@ -89,155 +256,63 @@ class BenchmarkSettings:
     curves: Curves = field(default_factory=Curves)
     trade_off: TradeOff = field(default_factory=TradeOff)
     selection: str | None = None
+    publish: str | None = None
     devices: int = 1
     threads: int = 1
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Let the parts be given as plain mappings."""
-        object.__setattr__(self, "methods", entries(self.methods))
-        object.__setattr__(self, "forget_methods", entries(self.forget_methods))
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as plain values."""
-        return asdict(self)
+        for name in ("methods", "forget_methods"):
+            object.__setattr__(self, name, _built(MethodEntry, name, getattr(self, name)))
 
 
-def expand_benchmark(settings: BenchmarkSettings) -> BenchmarkSettings:
-    """Replace ``${NAME}`` and ``~`` in paths.
+def expand(settings: BenchmarkSettings) -> BenchmarkSettings:
+    """Replace ``${NAME}`` and ``~`` in the fields that hold paths.
 
     Raises:
         StaError: when an environment variable is not set.
     """
+    models = settings.models
     return replace(
         settings,
-        models=expand_models(settings.models),
-        output=expand_path(settings.output, "output"),
-        finetuned=None if settings.finetuned is None else expand_path(settings.finetuned, "finetuned"),
+        output=_path(settings.output, "output"),
+        finetuned=None if settings.finetuned is None else _path(settings.finetuned, "finetuned"),
+        cluster=None if settings.cluster is None else _path(settings.cluster, "cluster"),
+        models=replace(
+            models,
+            pretrained=None if models.pretrained is None else _path(models.pretrained, "pretrained"),
+            tasks=[_path(task, "tasks") for task in models.tasks],
+            control=_path(models.control, "control"),
+            roots={task: _path(root, f"roots.{task}") for task, root in models.roots.items()},
+        ),
     )
 
 
-def check_benchmark(settings: BenchmarkSettings) -> None:
-    """Refuse settings that cannot make a run, before any time is spent.
+def _path(text: str, field_name: str) -> str:
+    expanded = os.path.expandvars(os.path.expanduser(text))
+    if "${" in expanded:
+        name = expanded.split("${", 1)[1].split("}", 1)[0]
+        raise StaError(f"{field_name}: {text!r} needs the environment variable {name}, which is not set")
+    return expanded
+
+
+def _built(kind: type[Part], where: str, given: Mapping[str, Any]) -> dict[str, Part]:
+    """Dataclasses from plain mappings, as a YAML file has them.
 
     Raises:
-        StaError: names the field, what was found and what is allowed.
+        StaError: if one has an unknown field.
     """
-    check_models(settings.models)
-    if not settings.methods:
-        raise StaError("methods: name at least one method, such as {average: {method: average}}.")
-    if not settings.seeds or len(set(settings.seeds)) != len(settings.seeds):
-        raise StaError(f"seeds: give one or more different numbers, found {settings.seeds}.")
-    for name, value in (("devices", settings.devices), ("threads", settings.threads)):
-        if value < 1:
-            raise StaError(f"{name}: at least 1, found {value}.")
-    if not 0.0 < settings.control_share <= 1.0:
-        raise StaError(f"control_share: a share in (0, 1], found {settings.control_share}.")
-    odd = [key for key in (*settings.methods, *settings.forget_methods) if not re.fullmatch(r"[\w.+-]+", key)]
-    if odd:
-        raise StaError(
-            f"methods: {listed(odd)} cannot be a key, which becomes a folder's name. Use letters, digits and _ . + -"
-        )
-    for key, entry in settings.methods.items():
-        entry.check(key)
-    for key, entry in settings.forget_methods.items():
-        entry.check(key, forgetting=True)
-        if entry.make(0, forgetting=True).many and len(settings.seeds) < 2:
-            raise StaError(
-                f"forget_methods.{key}: {entry.method!r} takes several fine-tunings of a task, which are those of several "
-                f"seeds; found seeds {settings.seeds}. Ask for more seeds, or leave the method out."
-            )
-    _check_keys(settings)
-    if settings.finetuned is not None:
-        _check_pattern(settings.finetuned, len(settings.seeds))
-
-
-def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
-    """Every (measure, samples) that some method or curve asks for."""
-    wanted: dict[tuple[str, int], None] = {}
-    for table, forgetting in ((settings.methods, False), (settings.forget_methods, True)):
-        for variant in [variant for entry in table.values() for variant in entry.variants]:
-            what = variant.statistic(forgetting=forgetting)
-            if what is not None:
-                wanted[what, variant.samples or settings.models.samples] = None
-    for key in settings.curves.samples_methods if settings.curves.samples else ():
-        what = settings.methods[key].statistic()
-        assert what is not None
-        wanted |= dict.fromkeys((what, samples) for samples in settings.curves.samples)
-    return list(wanted)
-
-
-def _check_keys(settings: BenchmarkSettings) -> None:
-    curves, known = settings.curves, settings.methods
-    for name, keys in (
-        ("pairs", settings.pairs),
-        ("curves.p_methods", curves.p_methods if curves.p else []),
-        ("curves.samples_methods", curves.samples_methods if curves.samples else []),
-        ("curves.tasks_methods", curves.tasks_methods if curves.tasks else []),
-        ("curves.scale_methods", curves.scale_methods),
-        ("selection", [settings.selection] if settings.selection is not None else []),
-    ):
-        unknown = [key for key in keys if key not in known]
+    built: dict[str, Part] = {}
+    for key, value in given.items():
+        if isinstance(value, kind):
+            built[key] = value
+            continue
+        allowed = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        unknown = [name for name in value or {} if name not in allowed]
         if unknown:
             raise StaError(
-                f"{name}: {listed(unknown)} is no key of methods; they are {listed(known, len(known))}."
+                f"{where}.{key}: {listed(unknown)} is no field there; the fields are {listed(allowed, 20)}."
             )
-    unknown = [key for key in settings.trade_off.methods if key not in settings.forget_methods]
-    if unknown:
-        allowed = listed(settings.forget_methods, len(settings.forget_methods))
-        raise StaError(
-            f"trade_off.methods: {listed(unknown)} is no key of forget_methods; they are {allowed}."
-        )
-    for p in curves.p:
-        check_share(p)
-    wrong = [count for count in curves.samples if count < 1]
-    if wrong:
-        raise StaError(f"curves.samples: at least 1 each, found {wrong}.")
-    most = len(settings.models.tasks)
-    wrong = [count for count in curves.tasks if not 2 <= count <= most]
-    if wrong:
-        raise StaError(f"curves.tasks: from 2 to the number of tasks, {most}; found {wrong}.")
-    scored = curves.samples_methods if curves.samples else []
-    without = [key for key in scored if known[key].statistic() is None]
-    if without:
-        raise StaError(f"curves.samples_methods: {listed(without)} scores no samples.")
-    untuned = [key for key in curves.scale_methods if len(known[key].tune) != 1]
-    if untuned:
-        raise StaError(
-            f"curves.scale_methods: {listed(untuned)} must tune exactly one setting to be drawn against it."
-        )
-    for key in curves.p_methods if curves.p else ():
-        _check_varied(f"curves.p_methods: {key}", known[key], "p")
-    for key, varied in settings.trade_off.methods.items():
-        entry = settings.forget_methods[key]
-        if len(varied) != 1:
-            raise StaError(f"trade_off.methods.{key}: one setting is varied, found {listed(varied)}.")
-        ((name, values),) = varied.items()
-        _check_varied(f"trade_off.methods.{key}", entry, name, forgetting=True)
-        replace(entry, tune={name: values}).check(key, forgetting=True)
-        if entry.make(0, forgetting=True).many:
-            raise StaError(
-                f"trade_off.methods.{key}: a method of several fine-tunings cannot be varied here."
-            )
-
-
-def _check_varied(where: str, entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
-    try:
-        entry.check_varied(name, forgetting=forgetting)
-    except StaError as error:
-        raise StaError(f"{where}: {error}") from error
-
-
-def _check_pattern(pattern: str, seeds: int) -> None:
-    try:
-        names = {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
-    except ValueError as error:
-        raise StaError(f"finetuned: {pattern!r} is not understood: {error}.") from error
-    if "task" not in names or names - {"task", "seed"}:
-        raise StaError(
-            f"finetuned: a path with {{task}} in it, and {{seed}} for several fine-tunings of each task; found {pattern!r}."
-        )
-    if seeds > 1 and "seed" not in names:
-        raise StaError(
-            f"finetuned: {pattern!r} is one fine-tuning of each task, but {seeds} seeds are asked for. Put {{seed}} into the "
-            "path, or ask for one seed."
-        )
+        built[key] = kind(**(value or {}))
+    return built

@@ -15,10 +15,18 @@ _NAME = sta_lightning.__name__
 _FOLDER = Path(sta_lightning.__file__).parent
 
 # The table of methods imports every one, and a cell depends on its own, which is among its roots;
-# what is drawn or shown decides no number.
+# the values of settings are in the key themselves; what is drawn or shown decides no number.
 _LEFT_OUT = tuple(
-    f"{_NAME}.{room}"
-    for room in ("arithmetic.methods", "report", "callbacks.board", "callbacks.figures", "cli")
+    f"{_NAME}.{part}"
+    for part in (
+        "arithmetic.methods",
+        "benchmark.progress",
+        "benchmark.settings",
+        "callbacks.board",
+        "callbacks.figures",
+        "cli",
+        "report",
+    )
 )
 # Files beside a module that decide numbers with it: C loops, shipped weights and lists.
 _DATA = frozenset({".c", ".h", ".json", ".safetensors", ".txt"})

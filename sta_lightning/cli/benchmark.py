@@ -1,7 +1,10 @@
-"""``sta benchmark``: every method on one suite over several seeds, with tables, figures and a report."""
+"""``sta benchmark`` and ``sta demo``, which is the benchmark that the package ships."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import sta_lightning.benchmark
+from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.cli.settings import parse
 from sta_lightning.errors import StaError
 
@@ -9,6 +12,12 @@ DESCRIPTION = (
     "Compare merging and forgetting methods: fine-tune over several seeds, score, tune on validation images, test, "
     "report. Cells that are done are skipped; an interrupted run goes on where it stopped."
 )
+DEMO_DESCRIPTION = (
+    "The benchmark of the embedded suite that the package ships: fine-tune one encoder on every task, score, fuse, "
+    "forget, and report, offline. Configurations and options go over its settings. Cells that are done are skipped; "
+    "an interrupted run goes on where it stopped."
+)
+DEMO = Path(sta_lightning.benchmark.__file__).parent / "demo.yaml"
 
 FLAGS = {
     "force": "compute every cell again, even those already done",
@@ -20,22 +29,23 @@ def run(name: str, words: Sequence[str]) -> None:
     """Parse the settings and run the benchmark, or print its plan.
 
     Args:
-        name: ``benchmark``.
+        name: ``benchmark`` or ``demo``.
         words: The command line after it.
 
     Raises:
         StaError: The settings are not understood.
     """
-    # Imports torch's arithmetic: a mistyped subcommand must not wait for it.
-    from sta_lightning.benchmark.settings import BenchmarkSettings
-
-    settings, flags = parse(name, words, DESCRIPTION, BenchmarkSettings, FLAGS)
+    if name == "demo":
+        words, description = ["--config", str(DEMO), *words], DEMO_DESCRIPTION
+    else:
+        description = DESCRIPTION
+    settings, flags = parse(name, words, description, BenchmarkSettings, FLAGS)
     if not settings.methods:
         raise StaError(
             "sta benchmark needs a configuration that names the methods: --config configs/benchmark/miniature.yaml."
         )
 
-    # Imports Lightning: --help and a mistyped option must not wait for it.
+    # Imports torch and Lightning: --help and a mistyped option must not wait for them.
     from sta_lightning.benchmark.run import dry_run, run_benchmark
 
     if flags["dry-run"]:

@@ -22,7 +22,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("demo", "the whole method on the embedded suite: fine-tune, score, fuse, forget, report"),
+    "demo": Command(
+        "benchmark", "the whole method on the embedded suite: fine-tune, score, fuse, forget, report"
+    ),
     "benchmark": Command(
         "benchmark",
         "compare all methods over several seeds: tables, figures, a report; goes on where it stopped",

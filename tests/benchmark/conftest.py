@@ -6,29 +6,85 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
-from sta_lightning.benchmark.entries import MethodEntry
-from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
-from sta_lightning.experiment.settings import ExperimentSettings, ModelSettings
-from tests.experiment.conftest import random_clip, toy_settings
+from sta_lightning.benchmark.settings import (
+    BenchmarkSettings,
+    Curves,
+    MethodEntry,
+    ModelSettings,
+    TradeOff,
+)
+from sta_lightning.encoders import build_clip
+from sta_lightning.weights import save_weights
 
-__all__ = ["random_clip", "toy_settings"]
+COLOURS = ("red", "green", "blue")
+SPLITS = {"train": 6, "validation": 3, "test": 4}
+
+
+def write_task(folder: Path, name: str, seed: int) -> Path:
+    """A task of three classes, each a colour plus noise; returns its YAML file."""
+    generator = torch.Generator().manual_seed(seed)
+    for split, count in SPLITS.items():
+        for label, colour in enumerate(COLOURS):
+            place = folder / name / split / colour
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 160, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                pixels[..., (label + seed) % 3] += 90
+                Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
+    description = folder / f"{name}.yaml"
+    lines = [f"name: {name}", f"root: {folder / name}", *(f"{split}: {split}" for split in SPLITS)]
+    description.write_text("\n".join(lines) + "\n")
+    return description
 
 
 @pytest.fixture(scope="session")
-def toy_benchmark(toy_settings: ExperimentSettings) -> BenchmarkSettings:
-    """Settings of a benchmark that takes seconds; a test replaces ``output``."""
-    models = ModelSettings(
-        **{name: getattr(toy_settings, name) for name in ModelSettings.__dataclass_fields__}
+def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a whole miniature CLIP of random weights."""
+    path = tmp_path_factory.mktemp("clip") / "random.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = build_clip("miniature", "random")
+    save_weights(path, {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory: pytest.TempPathFactory, random_clip: Path) -> ModelSettings:
+    """Settings of models that are made in seconds."""
+    folder = tmp_path_factory.mktemp("tasks")
+    tasks = [str(write_task(folder, name, seed)) for seed, name in enumerate(("warm", "cold"))]
+    control = str(write_task(folder, "control", 2))
+    return ModelSettings(
+        pretrained=str(random_clip),
+        tasks=tasks,
+        control=control,
+        learning_rate=1e-3,
+        warmup_steps=1,
+        epochs=2,
+        batch_size=9,
+        evaluation_batch_size=5,
+        train_limit=None,
+        validation_limit=None,
+        test_limit=None,
+        samples=4,
     )
+
+
+@pytest.fixture(scope="session")
+def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
+    """Settings of a benchmark that takes seconds; a test replaces ``output``."""
     return BenchmarkSettings(
         title="Toys",
         output="unset",
-        models=models,
+        models=toy_models,
         seeds=[0, 1],
         methods={
             "average": MethodEntry("average", paper="average"),
             "ta": MethodEntry("task_arithmetic", scale=0.4, tune={"scale": [0.2, 0.4]}),
+            "random_mask": MethodEntry("random_mask", group="control"),
             "regmean": MethodEntry("regmean", group="data", samples=3),
             "adamerging": MethodEntry("adamerging", group="data", settings={"steps": 2, "batch_size": 3}),
             "sta_lp": MethodEntry("sta", group="sta", paper="sta_lp"),
@@ -47,9 +103,11 @@ def toy_benchmark(toy_settings: ExperimentSettings) -> BenchmarkSettings:
             tasks=[2],
             tasks_methods=["ta"],
             scale_methods=["ta"],
+            level_methods=["zero_shot", "average"],
         ),
         trade_off=TradeOff({"ta": {"scale": [0.0, 1.0]}}),
         selection="sta_lp",
+        publish="sta_lp",
     )
 
 

@@ -24,13 +24,14 @@ def test_every_cell_comes_after_those_that_it_needs(toy_benchmark: BenchmarkSett
         "models": 4,
         "references": 2,
         "conflict": 1,
-        "fusion": 10,
+        "fusion": 12,
         "pair": 2,
         "forgetting": 4,
         "trade_off": 4,
         "curve_p": 2,
         "curve_samples": 2,
         "curve_tasks": 2,
+        "level": 4,
     }
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +17,17 @@ import yaml
 
 from sta_lightning.arithmetic import average, fuse, negate
 from sta_lightning.benchmark.cells import Cell
-from sta_lightning.benchmark.context import Context, SeedContext
-from sta_lightning.benchmark.kinds import compute
+from sta_lightning.benchmark.executor import Done, run_cells, unfinished
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.benchmark.kinds import Context, compute, other_fine_tunings
 from sta_lightning.benchmark.plan import plan
-from sta_lightning.benchmark.rehearsal import Rehearsal, unfinished
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.run import dry_run, run_benchmark
-from sta_lightning.benchmark.schedule import run_cells
 from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
+from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import read_encoder
-from sta_lightning.weights import load_weights
+from sta_lightning.weights import load_weights, read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,17 @@ def done(
 
 
 @pytest.fixture
+def no_report() -> Iterator[None]:
+    """Leaves out the drawing of figures, which takes longer than these benchmarks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sta_lightning.benchmark.run.figures", lambda results: {})
+        patch.setattr("sta_lightning.benchmark.run.write_report", lambda results, output: output)
+        yield
+
+
+@pytest.fixture
 def copied(
-    done: tuple[BenchmarkSettings, BenchmarkResults], tmp_path: Path
+    done: tuple[BenchmarkSettings, BenchmarkResults], no_report: None, tmp_path: Path
 ) -> tuple[BenchmarkSettings, BenchmarkResults]:
     """The same in a folder of the test's own."""
     settings, results = done
@@ -51,7 +60,7 @@ def copied(
 
 
 def left(settings: BenchmarkSettings) -> set[str]:
-    return {cell.id for cell in unfinished(Context(settings, Rehearsal), plan(settings))}
+    return {cell.id for cell in unfinished(settings, plan(settings))}
 
 
 def test_every_number_is_there(done: tuple[BenchmarkSettings, BenchmarkResults]) -> None:
@@ -76,6 +85,8 @@ def test_every_number_is_there(done: tuple[BenchmarkSettings, BenchmarkResults])
         ("samples", "sta_lp"),
         ("tasks", "ta"),
         ("scale", "ta"),
+        ("level", "zero_shot"),
+        ("level", "average"),
     }
     assert {(point.method, point.seed, point.x) for point in results.trade_off} == {
         ("ta", seed, x) for seed in (0, 1) for x in (0.0, 1.0)
@@ -95,12 +106,9 @@ def test_every_number_is_there(done: tuple[BenchmarkSettings, BenchmarkResults])
 
 def direct(settings: BenchmarkSettings, weights: dict[str, torch.Tensor], task: str) -> float:
     """Accuracy in percent, image by image."""
-    from sta_lightning.encoders import ClassificationHead, build_encoder
-
-    one = SeedContext(settings, 0)
     encoder = build_encoder(settings.models.encoder, settings.models.pretrained).eval()
     encoder.load_state_dict(weights)
-    data = one.suite.images(task, "test")
+    data = Suite(settings.models).images(task, "test")
     images, labels = zip(*(data[index] for index in range(len(data))), strict=True)
     head = ClassificationHead.load(Path(settings.output) / f"seed_0/steps/head/{task}/head.safetensors")
     with torch.inference_mode():
@@ -111,7 +119,7 @@ def direct(settings: BenchmarkSettings, weights: dict[str, torch.Tensor], task: 
 def test_numbers_match_direct_computation(done: tuple[BenchmarkSettings, BenchmarkResults]) -> None:
     settings, results = done
     steps = Path(settings.output) / "seed_0/steps"
-    base = SeedContext(settings, 0).pretrained_weights
+    base = build_encoder(settings.models.encoder, settings.models.pretrained).state_dict()
     tuned = {
         task: read_encoder(steps / f"finetune/{task}/encoder.safetensors", base, task)
         for task in results.tasks
@@ -164,7 +172,7 @@ def test_a_run_that_is_done_computes_nothing(
 ) -> None:
     settings, results = copied
     assert left(settings) == set()
-    monkeypatch.setattr(SeedContext, "evaluate", None)
+    monkeypatch.setattr("sta_lightning.benchmark.models.classified", None)
     again = run_benchmark(settings)
     assert again.fusion == results.fusion
     assert again.forgetting == results.forgetting
@@ -175,7 +183,7 @@ def test_a_changed_checkpoint_is_computed_again_and_nothing_else(
     copied: tuple[BenchmarkSettings, BenchmarkResults],
 ) -> None:
     settings, _ = copied
-    from sta_lightning.weights import read_metadata, save_weights
+    from sta_lightning.weights import save_weights
 
     given = replace(settings, finetuned=str(Path(settings.output) / "given/{task}_{seed}.safetensors"))
     for seed in (0, 1):
@@ -220,11 +228,11 @@ def test_changed_pictures_are_computed_again(
     description.write_text(Path(warm).read_text().replace(str(folder), str(moved)))
     picture = next((moved / "test").rglob("*.png"))
     picture.write_bytes(picture.read_bytes() + b" ")
-    one = SeedContext(settings, 0)
-    other = SeedContext(replace(settings, models=replace(settings.models, tasks=[str(description), cold])), 0)
-    assert one.suite.identity("test", "warm")["images"] != other.suite.identity("test", "warm")["images"]
-    assert one.suite.identity("train", "warm")["images"] == other.suite.identity("train", "warm")["images"]
-    assert one.suite.identity("test", "cold")["images"] == other.suite.identity("test", "cold")["images"]
+    before = Suite(settings.models)
+    after = Suite(replace(settings.models, tasks=[str(description), cold]))
+    for split, name, same in (("test", "warm", False), ("train", "warm", True), ("test", "cold", True)):
+        known = [suite.identity(split, name)["tasks"][name][-1] for suite in (before, after)]  # type: ignore[arg-type]
+        assert (known[0] == known[1]) == same
 
 
 def test_force_computes_everything_again(
@@ -245,22 +253,23 @@ def test_force_computes_everything_again(
 def test_every_seed_forgets_by_fine_tunings_of_its_own() -> None:
     from types import SimpleNamespace as Simple
 
-    from sta_lightning.benchmark.kinds import _other_fine_tunings
-
     for seeds in ([0, 1, 2], [5, 6, 7, 8]):
         context = Simple(
             settings=Simple(seeds=seeds),
-            seed=lambda seed: Simple(encoder=lambda task: Path(f"{task}_{seed}")),
+            seeds={seed: Simple(encoder=lambda task, seed=seed: Path(f"{task}_{seed}")) for seed in seeds},
         )
         chosen = [
-            frozenset({f"t_{seed}", *map(str, _other_fine_tunings(context, seed, "t"))}) for seed in seeds
+            frozenset({f"t_{seed}", *map(str, other_fine_tunings(context, seed, "t"))}) for seed in seeds
         ]
         assert len(set(chosen)) == len(seeds)
         assert {len(one) for one in chosen} == {len(seeds) - 1}
 
 
 def test_what_was_finished_before_an_interruption_is_kept(
-    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: BenchmarkSettings,
+    no_report: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stop(context: Context, cell: Cell) -> object:
         if cell.id == "seed_0/fusion/regmean":
@@ -268,14 +277,14 @@ def test_what_was_finished_before_an_interruption_is_kept(
         return compute(context, cell)
 
     small = replace(settings, seeds=[0], forget_methods={}, trade_off=TradeOff())
-    monkeypatch.setattr("sta_lightning.benchmark.schedule.compute", stop)
+    monkeypatch.setattr("sta_lightning.benchmark.executor.compute", stop)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(small)
     assert "the same command goes on from there" in capsys.readouterr().out
+    monkeypatch.undo()
     waiting = left(small)
     assert "seed_0/fusion/regmean" in waiting
     assert not {"seed_0/models/warm", "seed_0/fusion/average", "seed_0/fusion/ta"} & waiting
-    monkeypatch.undo()
     run_benchmark(small)
     assert left(small) == set()
 
@@ -288,11 +297,15 @@ def test_two_processes_find_what_one_does(
     cells = plan(two)
     found = run_cells(two, cells)
     assert list(found) == [cell.id for cell in cells]
-    rows = [row for one in found.values() for row in one.found.fusion]
-    assert rows == list(results.fusion)
-    forgotten = [row for one in found.values() for row in one.found.forgetting]
-    assert forgotten == list(results.forgetting)
-    digests = {name: value for one in found.values() for name, value in one.found.extra if "hash" in name}
+    check_same_numbers(found, results)
+
+
+def check_same_numbers(found: dict[str, Done], results: BenchmarkResults) -> None:
+    """What was computed elsewhere is what one process computes, to the last bit of the fine-tuned weights."""
+    assert [row for done in found.values() for row in done.found.fusion] == list(results.fusion)
+    assert [row for done in found.values() for row in done.found.forgetting] == list(results.forgetting)
+    extra = {name: value for done in found.values() for name, value in done.found.extra.items()}
+    digests = {name: value for name, value in extra.items() if name.startswith("hash/")}
     assert {name.removeprefix("hash/"): value for name, value in digests.items()} == results.record["hashes"]
 
 
@@ -356,10 +369,7 @@ def test_a_dry_run_tells_and_writes_nothing(settings: BenchmarkSettings) -> None
 
 def test_the_control_chooses_on_images_that_are_never_tested(settings: BenchmarkSettings) -> None:
     """Where a control has test images alone, a part of them is set aside."""
-    from sta_lightning.benchmark.context import BenchmarkSuite
-
-    suite = BenchmarkSuite(settings.models)
-    assert len(suite.images("control", "validation")) == 9
+    assert len(Suite(settings.models).images("control", "validation")) == 9
     only_test = (
         Path(settings.models.control)
         .read_text()
@@ -368,12 +378,63 @@ def test_the_control_chooses_on_images_that_are_never_tested(settings: Benchmark
     )
     file = Path(settings.output).parent / "only_test.yaml"
     file.write_text(only_test)
-    suite = BenchmarkSuite(replace(settings.models, control=str(file)))
+    suite = Suite(replace(settings.models, control=str(file)))
     test, aside = suite.images("control", "test"), suite.images("control", "validation")
-    assert suite.identity("train", "control")["images"] == {"control": None}
-    tested = suite.identity("validation", "control")["tasks"]["control"][-1]
-    other = BenchmarkSuite(replace(settings.models, control=str(file), control_limit=6))
-    assert tested != other.identity("validation", "control")["tasks"]["control"][-1]
+    assert suite.identity("train", "control")["tasks"]["control"][-1] is None
+    tested = suite.identity("validation", "control")["tasks"]["control"]
+    other = Suite(replace(settings.models, control=str(file), control_limit=6))
+    assert tested != other.identity("validation", "control")["tasks"]["control"]
     assert (len(test), len(aside)) == (11, 1)
     images = [test[index][0] for index in range(len(test))]
     assert not any(torch.equal(aside[0][0], image) for image in images)
+
+
+def test_rows_of_one_seed_are_compared_image_by_image(
+    done: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    _, results = done
+    for seed in results.seeds:
+        averages = {
+            (row.method, row.setting): row.average
+            for row in results.fusion
+            if row.seed == seed and row.method not in ("zero_shot", "fine_tuned")
+        }
+        best = max(averages.values())
+        for (method, setting), own in averages.items():
+            found = results.paired_with(method, setting, seed)
+            others = {(pair.other, pair.other_setting) for pair in found}
+            assert ("random_mask", "published") in others or method == "random_mask"
+            assert own == best or any(averages[other] == best for other in others)
+            for pair in found:
+                expected = own - averages[pair.other, pair.other_setting]
+                assert pair.difference == pytest.approx(expected, abs=1e-4)
+                assert 0.0 <= pair.error < 15.0
+
+
+def test_the_chosen_model_is_handed_out_as_it_was_evaluated(
+    done: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, results = done
+    assert results.record["published"] == "fused.safetensors"
+    published = Path(settings.output) / "fused.safetensors"
+    assert json.loads(read_metadata(published)["settings"])["method"] == "sta"
+    base = build_encoder(settings.models.encoder, settings.models.pretrained).state_dict()
+    weights = read_encoder(published, base, "the fused model")
+    row = results.fused("sta_lp", "published")[0]
+    for task in results.tasks:
+        assert row.accuracy[task] == pytest.approx(direct(settings, weights, task), abs=1e-4)
+
+
+def test_levels_and_a_curve_over_p_can_be_of_validation_images(
+    copied: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, results = copied
+    few = {key: settings.methods[key] for key in ("average", "sta_lp")}
+    curves = replace(settings.curves, p_split="validation", samples=[], tasks=[], scale_methods=[])
+    bare = replace(settings, seeds=[0], methods=few, pairs=[], forget_methods={}, trade_off=TradeOff())
+    found = run_benchmark(replace(bare, curves=curves))
+    points = {(p.curve, p.method, p.x): p for p in found.curves}
+    assert {p.split for p in found.curves} == {"validation"}
+    # p = 1 keeps no entry; the level was measured with the whole benchmark.
+    assert points["p", "sta_lp", 1.0].accuracy == points["level", "zero_shot", 0.0].accuracy
+    assert points["level", "average", 0.0] in results.curves

@@ -42,7 +42,7 @@ from sta_lightning.benchmark.report.tables import (
     properties_grid,
 )
 from sta_lightning.benchmark.results import BenchmarkResults
-from sta_lightning.experiment.steps import write_text
+from sta_lightning.benchmark.steps import write_text
 from sta_lightning.report.document import (
     Block,
     Details,

@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from sta_lightning.benchmark.images import Suite
 from sta_lightning.callbacks import ExportWeights
-from sta_lightning.experiment.progress import TrainingBar
-from sta_lightning.experiment.suite import Suite
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.weights.atomic import atomic_path
 
+ENCODER = "encoder.safetensors"
 RESUME_FILE = "last.ckpt"
 
 
@@ -40,12 +40,13 @@ class ResumePoint(Checkpoint):
                 trainer.save_checkpoint(temporary)
 
 
-def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> dict[str, Any]:
+def fine_tune(suite: Suite, task: str, seed: int, head: Path, folder: Path, runs: Path) -> dict[str, Any]:
     """Fine-tune the encoder on one task and export it.
 
     Args:
         suite: tasks and settings of the run.
         task: name of the task.
+        seed: of the order of the images.
         head: safetensors file of the task's frozen head.
         folder: where ``encoder.safetensors`` and ``head.safetensors`` go, and the checkpoint while
             it is unfinished.
@@ -54,8 +55,8 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
     Returns:
         Validation accuracy in percent and the number of images and optimiser steps.
     """
-    settings, own = suite.settings, suite.fine_tuning(task)
-    data = suite.datamodule(task)
+    settings, own = suite.settings, suite.settings.fine_tuning(task)
+    data = suite.datamodule(task, seed)
     checkpoint = folder / RESUME_FILE
     resume = checkpoint if checkpoint.is_file() else None
     if resume is None:
@@ -63,7 +64,7 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
         shutil.rmtree(runs / "finetune" / task, ignore_errors=True)
     # The order of images and everything random follow from the seed and the epoch, not from this
     # global state; it is set for whatever a user's own encoder draws.
-    seed_everything(settings.seed, verbose=False)
+    seed_everything(seed, verbose=False)
     module = CLIPClassifier(
         encoder=settings.encoder,
         task=suite.members[task].spec,
@@ -74,11 +75,6 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
     )
-    callbacks: list[Callback] = [
-        ExportWeights(str(folder)),
-        ResumePoint(checkpoint),
-        TrainingBar(f"fine-tune {task}"),
-    ]
     trainer = Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -88,7 +84,7 @@ def fine_tune(suite: Suite, task: str, head: Path, folder: Path, runs: Path) -> 
             TensorBoardLogger(runs, name="finetune", version=task, default_hp_metric=False),
             CSVLogger(runs, name="finetune", version=task if resume is None else f"{task}/resumed"),
         ],
-        callbacks=callbacks,
+        callbacks=[ExportWeights(str(folder)), ResumePoint(checkpoint)],
         log_every_n_steps=5,
         num_sanity_val_steps=0,
         enable_progress_bar=False,

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sta_lightning.experiment.evaluation import pack, unpack
-from sta_lightning.experiment.images import Counted, Memory, Remembered
+from sta_lightning.benchmark.evaluation import accuracy, pack, unpack
+from sta_lightning.benchmark.images import Memory, Remembered
 
 
 class Counting(Dataset[tuple[Tensor, int]]):
@@ -44,15 +44,9 @@ def test_memory_is_shared() -> None:
     assert (one.reads, two.reads) == ([0], [0, 0])
 
 
-def test_counted_reads_are_told() -> None:
-    told: list[int] = []
-    data = Counted(Counting(), told.append)
-    assert [label for _, label in data.__getitems__([2, 0, 1])] == [2, 0, 1]
-    assert data[3][1] == 3
-    assert told == [3, 1]
-
-
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
 def test_packed_bits_come_back(count: int) -> None:
-    bits = torch.rand(count, generator=torch.Generator().manual_seed(count)) > 0.5
+    bits = (torch.rand(count, generator=torch.Generator().manual_seed(count)) > 0.5).numpy()
     assert unpack(pack(bits)).tolist() == bits.tolist()
+    if count:
+        assert accuracy(bits) == pytest.approx(100 * bits.mean(), abs=1e-4)

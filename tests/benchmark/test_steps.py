@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sta_lightning.experiment.steps import Step, StepRunner
+from sta_lightning.benchmark.steps import StepRunner, UnfinishedError
 
 
 class Work:
@@ -32,7 +32,7 @@ def test_a_step_runs_once_and_gives_the_same_result(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "finetune").iterdir()] == ["a"]
 
 
-def test_other_settings_or_inputs_or_force_do_it_again(tmp_path: Path) -> None:
+def test_other_settings_or_inputs_or_source_do_it_again(tmp_path: Path) -> None:
     work = Work()
     source = tmp_path / "source"
     source.write_text("one")
@@ -43,9 +43,9 @@ def test_other_settings_or_inputs_or_force_do_it_again(tmp_path: Path) -> None:
     source.write_text("two!")
     StepRunner(steps).run("a", {"epochs": 2}, work, {"x": source})
     assert work.runs == 3
-    StepRunner(steps, force=True).run("a", {"epochs": 2}, work, {"x": source})
+    StepRunner(steps).run("a", {"epochs": 2}, work, {"x": source}, ["sta_lightning.errors"])
     assert work.runs == 4
-    StepRunner(steps).run("a", {"epochs": 2}, work, {"x": source})
+    StepRunner(steps).run("a", {"epochs": 2}, work, {"x": source}, ["sta_lightning.errors"])
     assert work.runs == 4
 
 
@@ -103,17 +103,6 @@ def test_interrupted_work_finds_its_own_files_and_nothing_looks_done(tmp_path: P
     assert [path.name for path in (tmp_path / "finetune").iterdir()] == ["a"]  # leftovers are gone
 
 
-def test_force_begins_anew(tmp_path: Path) -> None:
-    def interrupted(folder: Path) -> dict[str, object]:
-        (folder / "last.ckpt").write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        StepRunner(tmp_path).run("a", {}, interrupted)
-    step = StepRunner(tmp_path, force=True).run("a", {}, Work())
-    assert not step.file("last.ckpt").exists()
-
-
 def test_killed_before_the_move_is_not_done_again(tmp_path: Path) -> None:
     work = Work()
     step = StepRunner(tmp_path).run("a", {}, work)
@@ -136,26 +125,21 @@ def test_a_failed_step_leaves_the_former_result(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "out.txt").read_text() == "old"
 
 
-def test_notice_gets_every_step(tmp_path: Path) -> None:
-    told: list[Step] = []
-    StepRunner(tmp_path, notice=told.append).run("a", {}, Work())
-    runner = StepRunner(tmp_path, notice=told.append)
-    runner.run("a", {}, Work())
-    assert [(step.name, step.skipped) for step in told] == [("a", False), ("a", True)]
-    assert runner.steps == told[1:]
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_a_step_asked_for_twice_in_one_run_is_one_step(tmp_path: Path, force: bool) -> None:
-    told: list[Step] = []
+def test_a_step_asked_for_twice_in_one_run_is_one_step(tmp_path: Path) -> None:
     work = Work()
-    runner = StepRunner(tmp_path, force=force, notice=told.append)
+    runner = StepRunner(tmp_path)
     assert runner.run("a", {}, work) == runner.run("a", {}, work)
-    assert work.runs == len(told) == len(runner.steps) == 1
+    assert work.runs == len(runner.steps) == 1
 
 
-def test_preparation_happens_before_work_only(tmp_path: Path) -> None:
-    prepared: list[int] = []
-    StepRunner(tmp_path, before_work=lambda: prepared.append(1)).run("a", {}, Work())
-    StepRunner(tmp_path, before_work=lambda: prepared.append(2)).run("a", {}, Work())
-    assert prepared == [1]
+def test_a_runner_that_computes_nothing_finds_what_is_done(tmp_path: Path) -> None:
+    work = Work()
+    looking = StepRunner(tmp_path / "steps", compute=False)
+    with pytest.raises(UnfinishedError, match="a"):
+        looking.run("a", {}, work)
+    assert not (tmp_path / "steps").exists()
+    StepRunner(tmp_path / "steps").run("a", {}, work)
+    assert looking.run("a", {}, work).skipped
+    with pytest.raises(UnfinishedError):
+        looking.run("a", {"epochs": 1}, work)
+    assert work.runs == 1

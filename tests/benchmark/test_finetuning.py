@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from sta_lightning import load_weights
-from sta_lightning.experiment import ExperimentSettings, run
-from sta_lightning.experiment.finetuning import RESUME_FILE, fine_tune
-from sta_lightning.experiment.progress import quiet
-from sta_lightning.experiment.suite import Suite
+from sta_lightning.benchmark.finetuning import RESUME_FILE, fine_tune
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.benchmark.progress import quiet
+from sta_lightning.benchmark.run import run_benchmark
+from sta_lightning.benchmark.settings import BenchmarkSettings, ModelSettings
 from sta_lightning.modules import CLIPClassifier
 
 
 @pytest.fixture
-def head(settings: ExperimentSettings, tmp_path: Path) -> Path:
+def head(toy_models: ModelSettings, tmp_path: Path) -> Path:
     from sta_lightning.encoders import make_head
     from sta_lightning.tasks import get_task
 
     path = tmp_path / "head.safetensors"
-    make_head("miniature", get_task(settings.tasks[0]), pretrained=settings.pretrained).save(path)
+    make_head("miniature", get_task(toy_models.tasks[0]), pretrained=toy_models.pretrained).save(path)
     return path
 
 
@@ -45,30 +46,30 @@ class Interrupt:
 
 
 def test_resumed_equals_unbroken(
-    settings: ExperimentSettings, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_models: ModelSettings, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suite = Suite(replace(settings, epochs=4))
+    suite = Suite(replace(toy_models, epochs=4))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     handler = signal.getsignal(signal.SIGINT)
     with quiet():
         whole.mkdir()
-        expected = fine_tune(suite, "warm", head, whole, tmp_path / "runs")
+        expected = fine_tune(suite, "warm", 0, head, whole, tmp_path / "runs")
         broken.mkdir()
         Interrupt(monkeypatch)
         # Lightning turns the interrupt into an orderly end.
         with pytest.raises(SystemExit):
-            fine_tune(suite, "warm", head, broken, tmp_path / "runs2")
+            fine_tune(suite, "warm", 0, head, broken, tmp_path / "runs2")
         signal.signal(signal.SIGINT, handler)
         assert (broken / RESUME_FILE).is_file()
         assert not (broken / "encoder.safetensors").exists()
         checkpoint = torch.load(broken / RESUME_FILE, weights_only=True)
         assert checkpoint["global_step"] == 2 * 2  # two epochs of two steps were finished
-        found = fine_tune(suite, "warm", head, broken, tmp_path / "runs2")
+        found = fine_tune(suite, "warm", 0, head, broken, tmp_path / "runs2")
     assert found == expected
     first, second = (load_weights(folder / "encoder.safetensors") for folder in (whole, broken))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    start = load_weights(Path(str(settings.pretrained)))
+    start = load_weights(Path(str(toy_models.pretrained)))
     assert any(not torch.equal(first[name], start[name]) for name in first)
     assert not (broken / RESUME_FILE).exists()
     # What was logged before the interruption is still there, and what came after it.
@@ -79,18 +80,18 @@ def test_resumed_equals_unbroken(
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_leaves_ctrl_c_alive(
-    settings: ExperimentSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = signal.getsignal(signal.SIGINT)
     Interrupt(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run(replace(settings, epochs=4))
+        run_benchmark(replace(settings, models=replace(settings.models, epochs=4)))
     assert signal.getsignal(signal.SIGINT) is handler
     shown = capsys.readouterr().out.strip().splitlines()
     assert shown[-1] == (
         f"Interrupted. What is done is kept in {settings.output}; the same command goes on from there."
     )
-    finetune = Path(settings.output) / "steps" / "finetune"
+    finetune = Path(settings.output) / "seed_0" / "steps" / "finetune"
     (partial,) = finetune.iterdir()
     assert partial.name.startswith("warm.")
     assert (partial / RESUME_FILE).is_file()

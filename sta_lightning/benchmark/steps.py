@@ -20,6 +20,10 @@ Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 _RECORD = "step.json"
 
 
+class UnfinishedError(Exception):
+    """A step is not done, and was not to be computed."""
+
+
 @dataclass(frozen=True)
 class Step:
     """A finished unit of work.
@@ -47,33 +51,25 @@ class Step:
 class StepRunner:
     """Runs units of work under one folder and remembers which are done.
 
-    A step's key is the SHA-256 of its settings, of its input files' contents and of the source
-    that computes it. The work writes into ``<folder>/<name>.<key>.partial``, which outlives an interruption
-    (so that work can go on from a checkpoint in it, and only work of the same key does); a finished
-    folder with its record is renamed to ``<folder>/<name>`` in one move. A step counts as done when
-    its record holds the same key and every file that it wrote is still there with the size and
-    SHA-256 of the record.
+    A step's key is the SHA-256 of its settings, of its input files' contents and of the source that
+    computes it. The work writes into ``<folder>/<name>.<key>.partial``, which outlives an
+    interruption (so that work can go on from a checkpoint in it, and only work of the same key
+    does); a finished folder with its record is renamed to ``<folder>/<name>`` in one move. A step
+    counts as done when its record holds the same key and every file that it wrote is still there
+    with the size and SHA-256 of the record.
 
     Args:
         folder: where the steps' folders go.
-        force: do every step again, and begin it anew.
-        notice: called with each step when it is finished or found done.
-        before_work: called before work is done, not when a step is found done.
+        compute: whether a step that is not done is computed; otherwise it is only told.
+
+    Attributes:
+        steps: the finished steps, in the order in which they were asked for.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        force: bool = False,
-        notice: Callable[[Step], None] | None = None,
-        before_work: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, compute: bool = True) -> None:
         self.folder = folder
-        self.force = force
+        self.compute = compute
         self.steps: list[Step] = []
-        self._notice = notice
-        self._before_work = before_work
         self._finished: dict[tuple[str, str], Step] = {}
         self._hashes: dict[tuple[str, int, int], str] = {}
 
@@ -85,7 +81,7 @@ class StepRunner:
         inputs: Mapping[str, Path] | None = None,
         source: Iterable[str] = (),
     ) -> Step:
-        """Do ``work(folder)`` unless it has been done with the same settings and inputs.
+        """Do ``work(folder)`` unless it has been done with the same settings, inputs and source.
 
         Args:
             name: path-like name under the runner's folder.
@@ -97,47 +93,48 @@ class StepRunner:
 
         Returns:
             The finished step.
+
+        Raises:
+            UnfinishedError: if it is not done, and the runner does not compute.
         """
-        key = self._key(name, settings, inputs or {}, source)
+        content = {
+            "step": name,
+            "source": source_digest(source),
+            "settings": dict(settings),
+            "inputs": {label: self.digest(path) for label, path in (inputs or {}).items()},
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         known = self._finished.get((name, key))
         if known is not None:
-            # Asked for twice in one run, such as λ = 0.4 when it is the best λ too: no second time,
-            # not even by force.
             return known
         final = self.folder / name
         partial = final.parent / f"{final.name}.{key[:16]}.partial"
-        done = None if self.force else self._read(name, key, final)
-        if done is None and not self.force and self._read(name, key, partial) is not None:
+        done = self._read(name, key, final)
+        if done is None and not self.compute:
+            raise UnfinishedError(name)
+        if done is None and self._read(name, key, partial) is not None:
             # Finished, but killed before the move.
-            self._publish(partial, final)
+            _publish(partial, final)
             done = self._read(name, key, final)
         if done is None:
-            if self.force and partial.exists():
-                shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
-            if self._before_work is not None:
-                self._before_work()
             begun = time.monotonic()
-            result = dict(work(partial))
-            seconds = time.monotonic() - begun
-            self._write_record(partial, key, settings, inputs or {}, result, seconds)
-            self._publish(partial, final)
-            done = Step(name, final, json.loads(json.dumps(result)), seconds, skipped=False)
+            # JSON knows no tuples: what is compared later is what was written.
+            result = json.loads(json.dumps(dict(work(partial))))
+            seconds = round(time.monotonic() - begun, 2)
+            files = {
+                path.relative_to(partial).as_posix(): (path.stat().st_size, self.digest(path))
+                for path in sorted(partial.rglob("*"))
+                if path.is_file() and path.name != _RECORD
+            }
+            record = {"key": key, "version": __version__, **content, "result": result}
+            record |= {"seconds": seconds, "files": files}
+            write_text(partial / _RECORD, json.dumps(record, indent=1) + "\n")
+            _publish(partial, final)
+            done = Step(name, final, result, seconds, skipped=False)
         self.steps.append(done)
         self._finished[name, key] = done
-        if self._notice is not None:
-            self._notice(done)
         return done
-
-    def find(
-        self,
-        name: str,
-        settings: Mapping[str, Json],
-        inputs: Mapping[str, Path] | None = None,
-        source: Iterable[str] = (),
-    ) -> Step | None:
-        """The step if it has been done with these settings, inputs and source; nothing is changed."""
-        return self._read(name, self._key(name, settings, inputs or {}, source), self.folder / name)
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, remembered as long as its size and time of change stay the same."""
@@ -147,21 +144,6 @@ class StepRunner:
             with path.open("rb") as stream:
                 self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
         return self._hashes[key]
-
-    def _key(
-        self,
-        name: str,
-        settings: Mapping[str, Json],
-        inputs: Mapping[str, Path],
-        source: Iterable[str],
-    ) -> str:
-        content = {
-            "step": name,
-            "source": source_digest(source),
-            "settings": dict(settings),
-            "inputs": {label: self.digest(path) for label, path in inputs.items()},
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _read(self, name: str, key: str, folder: Path) -> Step | None:
         """The finished step, or ``None`` when it is missing, of another key, or damaged."""
@@ -177,39 +159,14 @@ class StepRunner:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    @staticmethod
-    def _publish(partial: Path, final: Path) -> None:
-        """Put a finished folder in its place and drop unfinished ones of other settings."""
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        for stale in final.parent.glob(f"{final.name}.*.partial"):
-            shutil.rmtree(stale)
 
-    def _write_record(
-        self,
-        folder: Path,
-        key: str,
-        settings: Mapping[str, Json],
-        inputs: Mapping[str, Path],
-        result: Mapping[str, Json],
-        seconds: float,
-    ) -> None:
-        files = {
-            path.relative_to(folder).as_posix(): (path.stat().st_size, self.digest(path))
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != _RECORD
-        }
-        record = {
-            "key": key,
-            "version": __version__,
-            "settings": dict(settings),
-            "inputs": {label: self.digest(path) for label, path in inputs.items()},
-            "result": dict(result),
-            "seconds": round(seconds, 2),
-            "files": files,
-        }
-        write_text(folder / _RECORD, json.dumps(record, indent=1) + "\n")
+def _publish(partial: Path, final: Path) -> None:
+    """Put a finished folder in its place and drop unfinished ones of other settings."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    for stale in final.parent.glob(f"{final.name}.*.partial"):
+        shutil.rmtree(stale)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -1,0 +1,154 @@
+"""What a benchmark refuses before any time is spent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from string import Formatter
+
+from sta_lightning.arithmetic.checks import check_share
+from sta_lightning.benchmark.entries import check_entry, check_varied, is_learned, made, statistic
+from sta_lightning.benchmark.results import ZERO_SHOT
+from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, ModelSettings
+from sta_lightning.errors import StaError, listed
+
+
+def check_settings(settings: BenchmarkSettings) -> None:
+    """Refuse settings that cannot make a run.
+
+    Raises:
+        StaError: names the field, what was found and what is allowed.
+    """
+    _check_models(settings.models)
+    if not settings.methods:
+        raise StaError("methods: name at least one method, such as {average: {method: average}}.")
+    if not settings.seeds or len(set(settings.seeds)) != len(settings.seeds):
+        raise StaError(f"seeds: give one or more different numbers, found {settings.seeds}.")
+    for name, value in (("devices", settings.devices), ("threads", settings.threads)):
+        if value < 1:
+            raise StaError(f"{name}: at least 1, found {value}.")
+    if not 0.0 < settings.control_share <= 1.0:
+        raise StaError(f"control_share: a share in (0, 1], found {settings.control_share}.")
+    odd = [key for key in (*settings.methods, *settings.forget_methods) if not re.fullmatch(r"[\w.+-]+", key)]
+    if odd:
+        raise StaError(
+            f"methods: {listed(odd)} cannot be a key, which becomes a folder's name. Use letters, digits "
+            "and _ . + -"
+        )
+    for key, entry in settings.methods.items():
+        check_entry(f"methods.{key}", entry)
+    for key, entry in settings.forget_methods.items():
+        check_entry(f"forget_methods.{key}", entry, forgetting=True)
+        if made(entry, 0, forgetting=True).many and len(settings.seeds) < 2:
+            raise StaError(
+                f"forget_methods.{key}: {entry.method!r} takes several fine-tunings of a task, which are "
+                f"those of several seeds; found seeds {settings.seeds}. Ask for more seeds, or leave the "
+                "method out."
+            )
+    _check_keys(settings)
+    _check_curves(settings)
+    _check_trade_off(settings)
+    if settings.finetuned is not None:
+        _check_pattern(settings.finetuned, len(settings.seeds))
+
+
+def _check_models(settings: ModelSettings) -> None:
+    if len(settings.tasks) < 2:
+        raise StaError(f"tasks: fusion needs at least two tasks, found {settings.tasks}")
+    if len(set(settings.tasks)) != len(settings.tasks):
+        raise StaError(f"tasks: each task may stand there once, found {settings.tasks}")
+    if settings.control in settings.tasks:
+        raise StaError(
+            f"control: {settings.control!r} is among the tasks too; the control must not be fine-tuned"
+        )
+
+
+def _check_keys(settings: BenchmarkSettings) -> None:
+    curves, known = settings.curves, settings.methods
+    for name, keys in (
+        ("pairs", settings.pairs),
+        ("curves.p_methods", curves.p_methods if curves.p else []),
+        ("curves.samples_methods", curves.samples_methods if curves.samples else []),
+        ("curves.tasks_methods", curves.tasks_methods if curves.tasks else []),
+        ("curves.scale_methods", curves.scale_methods),
+        ("curves.level_methods", [key for key in curves.level_methods if key != ZERO_SHOT]),
+        ("selection", [settings.selection] if settings.selection is not None else []),
+        ("publish", [settings.publish] if settings.publish is not None else []),
+    ):
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            raise StaError(
+                f"{name}: {listed(unknown)} is no key of methods; they are {listed(known, len(known))}."
+            )
+    if settings.publish is not None and is_learned(known[settings.publish]):
+        raise StaError(
+            f"publish: {settings.publish!r} is learned, and only a computed merge is written to a file."
+        )
+    unknown = [key for key in settings.trade_off.methods if key not in settings.forget_methods]
+    if unknown:
+        allowed = listed(settings.forget_methods, len(settings.forget_methods))
+        raise StaError(
+            f"trade_off.methods: {listed(unknown)} is no key of forget_methods; they are {allowed}."
+        )
+
+
+def _check_curves(settings: BenchmarkSettings) -> None:
+    curves, known = settings.curves, settings.methods
+    for p in curves.p:
+        check_share(p)
+    if curves.p_split not in ("test", "validation"):
+        raise StaError(f"curves.p_split: test or validation, found {curves.p_split!r}.")
+    wrong = [count for count in curves.samples if count < 1]
+    if wrong:
+        raise StaError(f"curves.samples: at least 1 each, found {wrong}.")
+    most = len(settings.models.tasks)
+    wrong = [count for count in curves.tasks if not 2 <= count <= most]
+    if wrong:
+        raise StaError(f"curves.tasks: from 2 to the number of tasks, {most}; found {wrong}.")
+    scored = curves.samples_methods if curves.samples else []
+    without = [key for key in scored if statistic(known[key]) is None]
+    if without:
+        raise StaError(f"curves.samples_methods: {listed(without)} scores no samples.")
+    untuned = [key for key in curves.scale_methods if len(known[key].tune) != 1]
+    if untuned:
+        raise StaError(
+            f"curves.scale_methods: {listed(untuned)} must tune exactly one setting to be drawn against it."
+        )
+    for key in curves.p_methods if curves.p else ():
+        _check_varied(f"curves.p_methods: {key}", known[key], "p")
+
+
+def _check_trade_off(settings: BenchmarkSettings) -> None:
+    for key, varied in settings.trade_off.methods.items():
+        entry, where = settings.forget_methods[key], f"trade_off.methods.{key}"
+        if len(varied) != 1:
+            raise StaError(f"{where}: one setting is varied, found {listed(varied)}.")
+        ((name, values),) = varied.items()
+        _check_varied(where, entry, name, forgetting=True)
+        check_entry(where, replace(entry, tune={name: values}), forgetting=True)
+        if made(entry, 0, forgetting=True).many:
+            raise StaError(f"{where}: a method of several fine-tunings cannot be varied here.")
+
+
+def _check_varied(where: str, entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
+    try:
+        check_varied(entry, name, forgetting=forgetting)
+    except StaError as error:
+        raise StaError(f"{where}: {error}") from error
+
+
+def _check_pattern(pattern: str, seeds: int) -> None:
+    try:
+        names = {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
+    except ValueError as error:
+        raise StaError(f"finetuned: {pattern!r} is not understood: {error}.") from error
+    if "task" not in names or names - {"task", "seed"}:
+        raise StaError(
+            "finetuned: a path with {task} in it, and {seed} for several fine-tunings of each task; found "
+            f"{pattern!r}."
+        )
+    if seeds > 1 and "seed" not in names:
+        raise StaError(
+            f"finetuned: {pattern!r} is one fine-tuning of each task, but {seeds} seeds are asked for. Put "
+            "{seed} into the path, or ask for one seed."
+        )

@@ -1,0 +1,116 @@
+"""Which images a model classifies rightly: every number of a benchmark comes from these bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sta_lightning.arithmetic import check_compatible
+from sta_lightning.encoders import ClassificationHead, empty_encoder
+from sta_lightning.errors import StaError
+from sta_lightning.modules.parts import read_encoder
+
+Weights = Path | Mapping[str, Tensor]
+"""A weights file, or an encoder's tensors by name."""
+
+Bits = np.ndarray[Any, np.dtype[np.bool_]]
+"""One truth value an image."""
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that Lightning's name for an accelerator stands for: ``cpu``, ``gpu`` or ``auto``.
+
+    Raises:
+        StaError: if a GPU is asked for and PyTorch sees none.
+    """
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StaError(f"accelerator: {accelerator!r} was asked for, and PyTorch sees no GPU. Use cpu.")
+    return torch.device("cuda")
+
+
+@torch.inference_mode()
+def classified(
+    models: Mapping[str, Weights],
+    images: Mapping[str, Dataset[tuple[Tensor, int]]],
+    heads: Mapping[str, Path],
+    *,
+    encoder: str,
+    pretrained: str | None,
+    image_size: int | None,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, dict[str, Bits]]:
+    """Evaluate several encoders of one architecture; every batch goes through all of them.
+
+    Args:
+        models: encoders by name, all in memory at once.
+        images: set -> images ``(float32 [3, S, S], label)``.
+        heads: set -> file of its head.
+        encoder: name of the architecture.
+        pretrained: as :func:`~sta_lightning.encoders.empty_encoder` takes it.
+        image_size: side of the input in pixels; ``None`` for the encoder's own.
+        batch_size: images in a batch.
+        device: where it is computed.
+
+    Returns:
+        Model -> set -> whether each image was classified rightly, in the order of the images.
+
+    Raises:
+        StaError: if weights or a head cannot be read, or do not fit.
+    """
+    empty = empty_encoder(encoder, pretrained, image_size)
+    built = {name: _encoder(empty, name, weights).to(device) for name, weights in models.items()}
+    found: dict[str, dict[str, Bits]] = {name: {} for name in models}
+    for name, data in images.items():
+        head = ClassificationHead.load(heads[name]).to(device).eval()
+        right: dict[str, list[Tensor]] = {model: [] for model in models}
+        for batch, labels in DataLoader(data, batch_size=batch_size):
+            moved, wanted = batch.to(device), labels.to(device)
+            for model, network in built.items():
+                logits = head(network(moved)).float()
+                right[model].append((logits.argmax(dim=-1) == wanted).cpu())
+        for model, parts in right.items():
+            found[model][name] = torch.cat(parts).numpy()
+    return found
+
+
+def _encoder(empty: nn.Module, name: str, weights: Weights) -> nn.Module:
+    encoder = deepcopy(empty).requires_grad_(False)
+    reference = encoder.state_dict()
+    if isinstance(weights, Path):
+        weights = read_encoder(weights, reference, f"model {name!r}")
+    else:
+        check_compatible(
+            reference, weights, reference_name="the pretrained encoder", other_name=f"model {name!r}"
+        )
+    # Nothing writes to them here: taken as they are, many models need no second copy of their weights.
+    encoder.load_state_dict(
+        {key: weights[key].to(tensor.dtype) for key, tensor in reference.items()}, assign=True
+    )
+    return encoder.eval()
+
+
+def accuracy(bits: Bits) -> float:
+    """Share of truth in percent, rounded to float32 as the modules' own metric is."""
+    return 100 * float(np.float32(bits.sum()) / np.float32(len(bits)))
+
+
+def pack(bits: Bits) -> str:
+    """Truth values as ``count:hexadecimal``, eight of them in two digits."""
+    return f"{len(bits)}:{np.packbits(bits).tobytes().hex()}"
+
+
+def unpack(text: str) -> Bits:
+    """What :func:`pack` packed."""
+    count, digits = text.split(":")
+    packed = np.frombuffer(bytes.fromhex(digits), dtype=np.uint8)
+    return np.unpackbits(packed, count=int(count)).astype(bool)

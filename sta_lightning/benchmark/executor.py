@@ -1,0 +1,280 @@
+"""Runs cells on a ``concurrent.futures`` executor: this process, a process pool, or a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from typing_extensions import override
+
+from sta_lightning.benchmark.cells import Cell, Found
+from sta_lightning.benchmark.kinds import Context, compute
+from sta_lightning.benchmark.progress import bar, quiet, say
+from sta_lightning.benchmark.settings import BenchmarkSettings
+from sta_lightning.benchmark.steps import UnfinishedError
+from sta_lightning.errors import StaError
+
+_MOST_POOLS = 3
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell that was computed or found.
+
+    Attributes:
+        found: what it adds to the results.
+        computed: how many of its steps were computed now.
+        seconds: step -> how long it took, whenever that was.
+        outcome: of its last step, in a few words.
+    """
+
+    found: Found
+    computed: int
+    seconds: dict[str, float]
+    outcome: str
+
+
+def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell]) -> dict[str, Done]:
+    """Compute every cell, or read what is there.
+
+    What a cell computes is on the disk when it is finished, and a cell depends on nothing else: one
+    that was lost with its process is computed again, and no number changes.
+
+    Args:
+        settings: checked and expanded.
+        cells: each after those that it needs.
+
+    Returns:
+        Identity of a cell -> what came of it, in the order of ``cells``.
+
+    Raises:
+        StaError: what a cell raised, or the processes were killed again and again. Cells that were
+            finished before are kept.
+    """
+    found: dict[str, Done] = {}
+    with _Display(cells) as display:
+        for _ in range(_MOST_POOLS):
+            try:
+                with _executor(settings) as executor:
+                    _run(executor, settings, cells, found, display)
+                return {cell.id: found[cell.id] for cell in cells}
+            except BrokenProcessPool:
+                say("A process was killed, perhaps for want of memory: its cells are computed again.")
+    raise StaError(
+        f"Processes were killed {_MOST_POOLS} times, perhaps for want of memory. What is done is kept in "
+        f"{settings.output}; ask for fewer devices or a smaller cache_gigabytes."
+    )
+
+
+def unfinished(settings: BenchmarkSettings, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are not whole yet, told without computing anything.
+
+    Args:
+        settings: checked and expanded.
+        cells: of the plan, each after those that it needs.
+    """
+    context = Context(settings, compute=False)
+    waiting: dict[str, Cell] = {}
+    for cell in cells:
+        try:
+            if not waiting.keys() & set(cell.needs):
+                compute(context, cell)
+                continue
+        except UnfinishedError:
+            pass
+        waiting[cell.id] = cell
+    return list(waiting.values())
+
+
+def _run(
+    executor: Executor,
+    settings: BenchmarkSettings,
+    cells: Sequence[Cell],
+    found: dict[str, Done],
+    display: _Display,
+) -> None:
+    """Hand out every cell whose needs are found, until all are; fills ``found``."""
+    waiting = [cell for cell in cells if cell.id not in found]
+    running: dict[Future[Done], Cell] = {}
+    while waiting or running:
+        for cell in [cell for cell in waiting if found.keys() >= set(cell.needs)]:
+            waiting.remove(cell)
+            future = executor.submit(work, settings, cell, os.getcwd())
+            running[future] = cell
+            if future.done():  # computed in this process: tell of it before the next
+                break
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            cell = running.pop(future)
+            found[cell.id] = future.result()
+            display.finished(cell, found[cell.id])
+
+
+# The context of the last settings: it holds the images in memory.
+_context: tuple[BenchmarkSettings, Context] | None = None
+# Lightning and PyTorch's random state are those of a process: one cell at a time.
+_alone = threading.Lock()
+
+
+def work(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:
+    """Compute a cell in whatever process this is.
+
+    Args:
+        settings: checked and expanded.
+        cell: what is computed; the cells that it needs are done.
+        folder: the working folder that relative paths start from.
+    """
+    global _context
+    with _alone, quiet(), isolate_rng(), _threads(settings.threads):
+        if os.getcwd() != folder:
+            os.chdir(folder)
+        if _context is None or _context[0] != settings:
+            _context = settings, Context(settings)
+        context = _context[1]
+        before = {seed: len(models.runner.steps) for seed, models in context.seeds.items()}
+        found = compute(context, cell)
+        steps = {
+            f"seed_{seed}/{step.name}": step
+            for seed, models in context.seeds.items()
+            for step in models.runner.steps[before[seed] :]
+        }
+    outcomes = [str(step.result.get("outcome", "")) for step in steps.values()]
+    return Done(
+        found,
+        sum(not step.skipped for step in steps.values()),
+        {name: step.seconds for name, step in steps.items()},
+        outcomes[-1] if outcomes else "",
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Here(Executor):
+    """Computes in this process what is submitted, at once; an exception goes straight to the caller."""
+
+    @override
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@contextmanager
+def _executor(settings: BenchmarkSettings) -> Iterator[Executor]:
+    """What the cells are computed on.
+
+    Raises:
+        StaError: if the cluster cannot be reached, or what it takes is not installed.
+    """
+    if settings.cluster is not None:
+        with _dask(settings.cluster, gpus=settings.models.accelerator != "cpu") as executor:
+            yield executor
+    elif settings.devices == 1:
+        yield _Here()
+    else:
+        with _pool(settings) as executor:
+            yield executor
+
+
+@contextmanager
+def _dask(cluster: str, *, gpus: bool) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise StaError(
+            "cluster: Dask is not installed; it comes with `pip install sta-lightning[cluster]`."
+        ) from error
+    place: dict[str, Any] = {"scheduler_file": cluster} if cluster.endswith(".json") else {"address": cluster}
+    try:
+        client: Any = Client(**place, timeout="30s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise StaError(f"cluster: no Dask scheduler answers at '{cluster}': {error}.") from error
+    with client:
+        # Not pure: what a cell gives depends on what is on the disk, too.
+        executor = client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpus else {}))
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)
+
+
+@contextmanager
+def _pool(settings: BenchmarkSettings) -> Iterator[Executor]:
+    spawn = multiprocessing.get_context("spawn")
+    numbers = spawn.SimpleQueue()
+    for number in range(settings.devices):
+        numbers.put(number)
+    gpus = torch.cuda.device_count() if settings.models.accelerator != "cpu" else 0
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(settings.devices, spawn, initializer=_begin, initargs=(numbers, gpus))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _begin(numbers: Any, gpus: int) -> None:
+    """Make this process one of several, each with a GPU of its own where there are some."""
+    # The one that hands out is told of Ctrl+C, and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    number = numbers.get()
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(index) for index in range(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that hands out was killed, and could not end the others."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class _Display:
+    """One bar over the images of all cells, and a line for each cell that was computed."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._bar = bar("benchmark", sum(round(cell.images) for cell in cells), unit="image")
+        self._found = 0
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        if self._found:
+            say(f"{self._found} cells found done (--force computes everything again)")
+
+    def finished(self, cell: Cell, done: Done) -> None:
+        """Tell of a cell."""
+        if not done.computed:
+            # What was there already says nothing about the speed.
+            self._found += 1
+            self._bar.total -= round(cell.images)
+            return
+        say(f"{cell.id:<58} {done.outcome:<34} {sum(done.seconds.values()):6.1f} s")
+        self._bar.update(round(cell.images))

@@ -1,0 +1,307 @@
+"""The models of one seed: made, or found made, when they are first asked for; each file is one step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor
+
+from sta_lightning.benchmark.entries import (
+    dropping,
+    entry_files,
+    entry_key,
+    entry_source,
+    is_learned,
+    made,
+    statistic,
+)
+from sta_lightning.benchmark.evaluation import Weights, accuracy, classified, device_of, pack, unpack
+from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.benchmark.learning import adamerged
+from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
+from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
+from sta_lightning.benchmark.steps import Step, StepRunner
+from sta_lightning.encoders.pretrained import built_pretrained
+from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
+from sta_lightning.errors import StaError
+from sta_lightning.tasks.task import Split
+
+FUSED = "fused.safetensors"
+TOGETHER = 8
+"""Models that are in memory at once while images go through all of them."""
+
+_SCORING = ("sta_lightning.benchmark.scoring",)
+_FINETUNING = ("sta_lightning.benchmark.finetuning",)
+_EVALUATING = ("sta_lightning.benchmark.evaluation", "sta_lightning.benchmark.images")
+
+Kept = Mapping[str, Mapping[str, float]]
+"""Tensor -> task -> share of the entries that a merge keeps."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is to be evaluated: how it is made, and what it depends on.
+
+    Attributes:
+        key: settings, for a step's key.
+        inputs: files by their role.
+        source: modules.
+        make: writes what it writes into the step's folder; returns the weights and the shares kept.
+    """
+
+    key: dict[str, Any]
+    inputs: dict[str, Path]
+    source: set[str]
+    make: Callable[[Path], tuple[Weights, Kept]]
+
+
+class Models:
+    """Heads, fine-tuned encoders and what is scored on them, and the merges of them, of one seed.
+
+    Args:
+        settings: of the benchmark, checked and expanded.
+        suite: its tasks and images.
+        seed: the seed.
+        compute: whether steps that are not done are computed; see
+            :class:`~sta_lightning.benchmark.steps.StepRunner`.
+    """
+
+    def __init__(self, settings: BenchmarkSettings, suite: Suite, seed: int, *, compute: bool = True) -> None:
+        self.settings, self.suite, self.seed = settings, suite, seed
+        output = Path(settings.output)
+        self.runs = output / "tensorboard" / f"seed_{seed}"
+        self.runner = StepRunner(output / f"seed_{seed}" / "steps", compute=compute)
+        # A step is asked for by many cells; its inputs are read for its key but once.
+        self.head = functools.cache(self._head)
+        self.encoder = functools.cache(self._encoder)
+        self.statistic = functools.cache(self._statistic)
+
+    def _head(self, name: str) -> Path:
+        """The head of a task or of the control."""
+        suite = self.suite
+        key = suite.identity("train", name)
+        step = self.runner.run(
+            f"head/{name}",
+            key,
+            lambda folder: make_head(suite, name, folder),
+            suite.files(name),
+            _SCORING,
+        )
+        return step.file(HEAD)
+
+    def _encoder(self, task: str) -> Path:
+        """The fine-tuned encoder of a task.
+
+        Raises:
+            StaError: if it is to be there already, and is not.
+        """
+        if self.settings.finetuned is not None:
+            path = Path(self.settings.finetuned.format(task=task, seed=self.seed))
+            if not path.is_file():
+                raise StaError(
+                    f"finetuned: the encoder of task {task!r}, seed {self.seed}, is not there: '{path}'. "
+                    "Put it there, or leave `finetuned` out to fine-tune."
+                )
+            return path
+        suite, settings, head = self.suite, self.suite.settings, self.head(task)
+        own = settings.fine_tuning(task)
+        key = {
+            **suite.identity("train", task),
+            "learning_rate": own.learning_rate,
+            "epochs": own.epochs,
+            "batch_size": own.batch_size,
+            "weight_decay": settings.weight_decay,
+            "warmup_steps": settings.warmup_steps,
+            "validation_limit": settings.validation_limit,
+            "seed": self.seed,
+        }
+        step = self.runner.run(
+            f"finetune/{task}",
+            key,
+            lambda folder: fine_tune(suite, task, self.seed, head, folder, self.runs),
+            {**suite.files(task), "head": head},
+            _FINETUNING,
+        )
+        return step.file(ENCODER)
+
+    def _statistic(self, task: str, what: str, samples: int) -> Path:
+        """What ``sta score`` writes for a task: an importance by its measure, or ``gram``."""
+        suite, encoder, head = self.suite, self.encoder(task), self.head(task)
+        key = {
+            **suite.identity("train", task),
+            "measure": what,
+            "samples": samples,
+            "seed": self.seed,
+        }
+        step = self.runner.run(
+            f"scores/{task}/{what}_{samples}",
+            key,
+            lambda folder: make_scores(suite, task, self.seed, what, samples, encoder, head, folder),
+            {**suite.files(task), "head": head, "encoder": encoder},
+            _SCORING,
+        )
+        return step.file(SCORES)
+
+    @cached_property
+    def pretrained(self) -> Pretrained:
+        """The pretrained encoder, as a merge takes it."""
+        settings = self.suite.settings
+        return built_pretrained(settings.encoder, settings.pretrained, settings.image_size)
+
+    @cached_property
+    def pretrained_weights(self) -> dict[str, Tensor]:
+        """The pretrained encoder's tensors by name."""
+        return {
+            name: source.read(slice(0, source.shape.numel()), source.dtype).reshape(source.shape)
+            for name, source in self.pretrained.tensors.items()
+        }
+
+    def sources(
+        self, entry: MethodEntry, tasks: Iterable[str], *, forgetting: bool = False
+    ) -> dict[str, TaskSource]:
+        """The files of the tasks that a method reads."""
+        what = statistic(entry, forgetting=forgetting)
+        samples = entry.samples or self.suite.settings.samples
+        found: dict[str, TaskSource] = {}
+        for task in tasks:
+            scores = None if what is None else str(self.statistic(task, what, samples))
+            found[task] = TaskSource(
+                finetuned=str(self.encoder(task)),
+                importance=None if what == "gram" else scores,
+                head=str(self.head(task)),
+                gram=scores if what == "gram" else None,
+            )
+        return found
+
+    def zero_shot(self) -> Candidate:
+        """The pretrained encoder."""
+        return Candidate({"method": "pretrained"}, {}, set(), lambda folder: (self.pretrained_weights, {}))
+
+    def finetuned(self, task: str) -> Candidate:
+        """A task's fine-tuned encoder."""
+        file = self.encoder(task)
+        return Candidate(
+            {"method": "finetuned"}, {f"finetuned/{task}": file}, set(), lambda folder: (file, {})
+        )
+
+    def fused(self, entry: MethodEntry, tasks: Sequence[str], *, write: bool = False) -> Candidate:
+        """One encoder for some tasks, by a method's settings.
+
+        Args:
+            entry: the method; its grid is not looked at.
+            tasks: what is fused.
+            write: whether it is written to ``fused.safetensors`` in the step's folder.
+        """
+        sources = self.sources(entry, tasks)
+
+        def make(folder: Path) -> tuple[Weights, Kept]:
+            if is_learned(entry):
+                return adamerged(self.suite, entry, sources, self.seed), {}
+            drops = dropping(entry, self.seed)
+            method = made(entry, self.seed)
+            job = FusionJob(sources, entry.method, method, measure=entry.measure, dare=drops)
+            if write:
+                return folder / FUSED, job.write(self.pretrained, folder / FUSED)
+            merged = job.in_memory(self.pretrained)
+            return merged.weights, merged.kept
+
+        key = {**entry_key(entry, self.seed), **({"written": FUSED} if write else {})}
+        source = {"sta_lightning.engine.fusion", *entry_source(entry)}
+        return Candidate(key, _files(sources, statistic(entry)) | entry_files(entry), source, make)
+
+    def amnesic(self, entry: MethodEntry, task: str, more: Sequence[Path] = ()) -> Candidate:
+        """The pretrained encoder without a task, by a method's settings.
+
+        Args:
+            entry: the method; its grid is not looked at.
+            task: what is forgotten.
+            more: further fine-tunings of the task, for a method that takes several.
+        """
+        sources = self.sources(entry, [task], forgetting=True)
+
+        def make(folder: Path) -> tuple[Weights, Kept]:
+            method = made(entry, self.seed, forgetting=True)
+            paths = [str(path) for path in more]
+            job = ForgettingJob(task, sources[task], entry.method, method, more=paths, measure=entry.measure)
+            merged = job.in_memory(self.pretrained)
+            return merged.weights, merged.kept
+
+        inputs = _files(sources, statistic(entry, forgetting=True)) | entry_files(entry, forgetting=True)
+        inputs |= {f"more/{number}": path for number, path in enumerate(more)}
+        source = {"sta_lightning.engine.forgetting", *entry_source(entry, forgetting=True)}
+        return Candidate(entry_key(entry, self.seed, forgetting=True), inputs, source, make)
+
+    def measured(self, name: str, candidates: Sequence[Candidate], sets: Sequence[str], split: Split) -> Step:
+        """Every candidate on some sets' images of a split; one step.
+
+        Args:
+            name: of the step.
+            candidates: the models.
+            sets: tasks, and the control if it is among them.
+            split: which images.
+
+        Returns:
+            The step, whose result holds ``models``: for each candidate in order ``correct`` (set ->
+            which images were classified rightly, see :func:`~sta_lightning.benchmark.evaluation.unpack`)
+            and ``kept`` (tensor -> task -> share, of a single candidate).
+        """
+        suite, settings = self.suite, self.suite.settings
+        heads = {each: self.head(each) for each in sets}
+
+        def work(folder: Path) -> dict[str, Any]:
+            found: list[dict[str, Any]] = []
+            for first in range(0, len(candidates), TOGETHER):
+                part = [each.make(folder) for each in candidates[first : first + TOGETHER]]
+                correct = classified(
+                    {str(number): weights for number, (weights, _) in enumerate(part)},
+                    {each: suite.images(each, split) for each in sets},
+                    heads,
+                    encoder=settings.encoder,
+                    pretrained=settings.pretrained,
+                    image_size=settings.image_size,
+                    batch_size=settings.evaluation_batch_size,
+                    device=device_of(settings.accelerator),
+                )
+                for (_, kept), bits in zip(part, correct.values(), strict=True):
+                    packed = {each: pack(values) for each, values in bits.items()}
+                    found.append({"correct": packed, "kept": kept if len(candidates) == 1 else {}})
+            return {"models": found, "outcome": self._outcome(found)}
+
+        key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}
+        inputs = {f"head/{each}": head for each, head in heads.items()} | suite.files(*sets)
+        source = set(_EVALUATING)
+        for each in candidates:
+            inputs |= each.inputs
+            source |= each.source
+        return self.runner.run(name, key, work, inputs, source)
+
+    def _outcome(self, found: Sequence[Mapping[str, Any]]) -> str:
+        """The best average over the tasks, and what the last model has on the control."""
+        rows = [accuracies(each) for each in found]
+        control = rows[-1].get(self.suite.control)
+        best = max(fmean(v for name, v in row.items() if name != self.suite.control) for row in rows)
+        return f"{best:.1f}%" + ("" if control is None else f", control {control:.1f}%")
+
+
+def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
+    """Set -> accuracy in percent of one of the ``models`` of a measurement."""
+    return {name: accuracy(unpack(text)) for name, text in found["correct"].items()}
+
+
+def _files(sources: Mapping[str, TaskSource], what: str | None) -> dict[str, Path]:
+    """The files behind some sources by their role; the candidates of a grid may go by several measures."""
+    found: dict[str, Path] = {}
+    for task, source in sources.items():
+        assert source.finetuned is not None
+        found[f"finetuned/{task}"] = Path(source.finetuned)
+        scores = source.importance or source.gram
+        if scores is not None:
+            found[f"{what}/{task}"] = Path(scores)
+    return found

@@ -1,0 +1,64 @@
+"""What a person sees while a benchmark runs: one bar, a line for each finished cell, nothing else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+# Lightning tells these on its own loggers at every start of a Trainer.
+_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+# Warnings that this package causes on purpose, by the beginning of their text: short epochs on
+# purpose, a resumed run that goes on in its own log folder, no GPU wanted, loaders in the main
+# process, limits on batches.
+_EXPECTED = (
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Experiment logs directory",
+    r"GPU available but not used",
+    r"The '.*_dataloader' does not have many workers",
+    r"Checkpoint directory .* exists and is not empty",
+    r"You called `self.log\(.*` but have no logger configured",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's notices and the warnings that are expected here; everything else shows."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            for text in _EXPECTED:
+                warnings.filterwarnings("ignore", message=f".*{text}")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def bar(description: str, total: int, *, unit: str) -> tqdm:
+    """A progress bar that shows itself after one second and leaves nothing behind."""
+    return tqdm(
+        total=total,
+        desc=f"  {description}",
+        unit=unit,
+        delay=1.0,
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 5.0,
+    )
+
+
+def say(text: str) -> None:
+    """Print one line without breaking a bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

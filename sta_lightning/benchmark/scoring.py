@@ -1,0 +1,77 @@
+"""What is made of the pretrained and of a fine-tuned encoder before anything is merged: heads, scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from sta_lightning.benchmark.images import Suite
+from sta_lightning.callbacks import score
+from sta_lightning.encoders import build_encoder
+from sta_lightning.modules import CLIPClassifier
+from sta_lightning.modules.parts import head_for
+from sta_lightning.tasks import get_task
+
+HEAD, SCORES = "head.safetensors", "scores.safetensors"
+
+
+def make_head(suite: Suite, name: str, folder: Path) -> dict[str, Any]:
+    """Write the frozen head of a task or of the control to ``head.safetensors``."""
+    settings = suite.settings
+    data = suite.datamodule(name)
+    data.prepare_data()
+    head = head_for(
+        get_task(suite.members[name].spec),
+        encoder_name=settings.encoder,
+        pretrained=settings.pretrained,
+        encoder=build_encoder(settings.encoder, settings.pretrained, settings.image_size),
+        datamodule=data,
+    )
+    head.save(folder / HEAD)
+    return {"outcome": f"{head.num_classes} classes"}
+
+
+def make_scores(
+    suite: Suite, task: str, seed: int, what: str, samples: int, encoder: Path, head: Path, folder: Path
+) -> dict[str, Any]:
+    """Write what ``sta score`` writes of a fine-tuned encoder to ``scores.safetensors``.
+
+    Args:
+        suite: tasks and settings of the run.
+        task: name of the task.
+        seed: of the drawn samples.
+        what: an importance by its measure, or ``gram``.
+        samples: number of training images.
+        encoder: file of the fine-tuned encoder.
+        head: file of its head.
+        folder: where the file goes.
+    """
+    settings = suite.settings
+    module = CLIPClassifier(
+        encoder=settings.encoder,
+        task=suite.members[task].spec,
+        pretrained=settings.pretrained,
+        weights=str(encoder),
+        head=str(head),
+        image_size=settings.image_size,
+    )
+    trainer = Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    score(
+        trainer,
+        module,
+        suite.datamodule(task, seed),
+        output=folder / SCORES,
+        measure=what,
+        samples=samples,
+        seed=seed,
+    )
+    return {"outcome": f"{what} on {samples} images"}
