@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from sta_lightning.benchmark.progress import bar
 from sta_lightning.benchmark.settings import ModelSettings
-from sta_lightning.encoders.loading import RANDOM
+from sta_lightning.encoders.architectures import RANDOM
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks import TaskDataModule, get_task
