@@ -1,7 +1,9 @@
-"""Files that the user named, checked before any work is done."""
+"""Files that the user names: options for a result, and checks before any work is done."""
 
 from contextlib import ExitStack
 from pathlib import Path
+
+from jsonargparse import ArgumentParser
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.archive import open_pickled
@@ -34,6 +36,23 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
         ) from error
     if content is None or "state_dict" not in content:
         raise StaError(f"{option}: {str(path)!r} is no Lightning checkpoint: it holds no 'state_dict'.")
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add the options of a merge and of a forgetting besides what is merged."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its "
+        "settings and the SHA-256 of every source.",
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=bool,
+        default=True,
+        help="Whether to measure that file's accuracy on every test split, on the screen and in every logger.",
+    )
 
 
 def check_output(path: Path) -> None:

@@ -8,9 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
-
-from sta_lightning.cli.checks import check_output
+from sta_lightning.cli.checks import add_output, check_output
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.placeholders import fill_placeholders, task_name
 from sta_lightning.cli.screen import say
@@ -34,23 +32,6 @@ class _EverythingAskedError(Exception):
 class _Everything(argparse.Action):
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise _EverythingAskedError
-
-
-def add_output(parser: ArgumentParser) -> None:
-    """Add the options of a merge besides what is merged."""
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its "
-        "settings and the SHA-256 of every source.",
-    )
-    parser.add_argument(
-        "--evaluate",
-        type=bool,
-        default=True,
-        help="Whether to measure that file's accuracy on every test split, on the screen and in every logger.",
-    )
 
 
 def build_parser(name: str) -> RaisingParser:

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from sta_lightning.cli.base import Link, StaCLI, same
-from sta_lightning.cli.merge import add_output
+from sta_lightning.cli.checks import add_output
 from sta_lightning.cli.screen import accuracy_table, say
 from sta_lightning.modules import ForgetModule, MergeModule
 from sta_lightning.modules.merged import MergedEvaluation
