@@ -38,50 +38,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_ROOMS: dict[str, tuple[str, ...]] = {
-    "sta_lightning.arithmetic": (
-        "FORGET_METHODS",
-        "FUSION_METHODS",
-        "MEASURES",
-        "average",
-        "forget",
-        "forget_method",
-        "fuse",
-        "fusion_method",
-        "importance_for",
-        "merge",
-        "negate",
-        "task_arithmetic",
-        "task_vector",
-        "unlearn",
-    ),
-    "sta_lightning.callbacks": (
-        "ExportWeights",
-        "GramCollection",
-        "ImportanceScoring",
-    ),
-    "sta_lightning.encoders": ("build_encoder",),
-    "sta_lightning.errors": ("StaError",),
-    "sta_lightning.modules": (
-        "AdaMerging",
-        "CLIPClassifier",
-        "ForgetModule",
-        "MergeModule",
-    ),
-    "sta_lightning.tasks": (
-        "MultiTaskDataModule",
-        "TaskDataModule",
-        "get_task",
-        "register_task",
-    ),
-    "sta_lightning.weights": (
-        "encoder_weights",
-        "load_weights",
-        "read_metadata",
-        "save_weights",
-    ),
-}
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+# From the ground up: a room imports those before it anyway.
+_ROOMS = ("errors", "arithmetic", "weights", "encoders", "tasks", "callbacks", "modules")
 
 __all__ = [
     "AdaMerging",
@@ -121,12 +79,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home when it is first asked for."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'sta_lightning' has no attribute '{name}'")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+    for room in _ROOMS if name in __all__ else ():
+        home = importlib.import_module(f"sta_lightning.{room}")
+        if hasattr(home, name):
+            globals()[name] = getattr(home, name)
+            return globals()[name]
+    raise AttributeError(f"module 'sta_lightning' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""How far two importances of the same model agree: in the order of the entries, and in what a mask keeps."""
+"""How far two importances of a model agree: in the order of the entries, in what a mask keeps."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def check_finite(state: StateDict, name: str) -> None:
 def compare_names(
     reference: Tensors, other: Tensors, *, reference_name: str, other_name: str, kinds: bool = True
 ) -> None:
-    """Whether two models have the same names, shapes and, unless ``kinds`` is false, kinds of tensor.
+    """Whether two models have the same names, shapes and kinds of tensor.
 
     Args:
         reference: the model that the other one must match.
@@ -174,7 +174,7 @@ def check_compatible(reference: StateDict, other: StateDict, *, reference_name: 
 
 
 def check_importance(model: StateDict, importance: StateDict, *, name: str) -> None:
-    """Whether there is one finite importance for every floating-point tensor of a model, of the same shape.
+    """Whether every floating-point tensor of a model has one finite importance of its shape.
 
     Args:
         model: the model that was scored, of which only names and shapes count.
@@ -190,7 +190,7 @@ def check_importance(model: StateDict, importance: StateDict, *, name: str) -> N
 
 
 def compare_scores(model: Tensors, importance: Tensors, name: str) -> None:
-    """:func:`compare_names` of an importance with the floating-point tensors of the model that was scored."""
+    """:func:`compare_names` of an importance with the floating-point tensors of its model."""
     wanted = {key: tensor for key, tensor in model.items() if tensor.dtype.is_floating_point}
     found = {key: scores for key, scores in importance.items() if key in wanted or key not in model}
     compare_names(wanted, found, reference_name="the model", other_name=name, kinds=False)
@@ -213,7 +213,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:
-    """The floating-point type of that name; nothing for nothing.
+    """The floating-point type of that name; None for None.
 
     Raises:
         StaError: if there is none.

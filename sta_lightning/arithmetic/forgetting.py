@@ -36,7 +36,7 @@ def masked_difference(block: Block, mask: Tensor) -> Combined:
 
 @dataclass(frozen=True)
 class StaForgetting(MergeMethod):
-    """Subtract the important part of a task vector: theta_k - M * delta, with no coefficient (Eq. 20).
+    """Subtract the important part of a task vector: theta_k - M * delta (Eq. 20).
 
     Args:
         p: quantile in [0, 1], see :func:`forget`.

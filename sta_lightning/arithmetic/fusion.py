@@ -129,7 +129,7 @@ class Sta(MaskedFusion):
 
 @dataclass(frozen=True)
 class RandomMask(MaskedFusion):
-    """The control of :class:`Sta`: a random mask of the same density, N - rank(N, p) tasks at every position.
+    """The control of :class:`Sta`: a random mask, N - rank(N, p) tasks at every position.
 
     Args:
         p: quantile in [0, 1].
@@ -217,8 +217,8 @@ def fuse(
     Example:
         >>> base = {"w": torch.zeros(3)}
         >>> finetuned = {"a": {"w": torch.ones(3)}, "b": {"w": torch.full((3,), 2.0)}}
-        >>> scores = {"a": {"w": torch.tensor([0.0, 5.0, 9.0])}, "b": {"w": torch.tensor([3.0, 0.0, 3.0])}}
-        >>> fuse(base, finetuned, scores)
+        >>> first, second = torch.tensor([0.0, 5.0, 9.0]), torch.tensor([3.0, 0.0, 3.0])
+        >>> fuse(base, finetuned, {"a": {"w": first}, "b": {"w": second}})
         {'w': tensor([2., 1., 0.])}
     """
     return run_in_memory(Sta(p, normalize), pretrained, finetuned, importance, dtype=dtype).weights

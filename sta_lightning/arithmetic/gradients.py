@@ -1,4 +1,4 @@
-"""Every sample's own gradient, added up: what the Taylor importance and the Fisher information are made of."""
+"""Sums of every sample's own gradient: the Taylor importance and the Fisher information."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def gradient_sums(
 
 @contextmanager
 def _adding(scored: Parameters, sums: Parameters, power: Literal[1, 2]) -> Iterator[None]:
-    """Add each gradient to the sums and drop it when a backward pass has it, so that no full set is ever held."""
+    """Add each gradient to the sums and drop it as soon as a backward pass has it."""
     # Fresh pages for every gradient cost as much as the addition.
     work = torch.empty_like(max(scored.values(), key=torch.numel).detach().flatten()) if scored else None
 

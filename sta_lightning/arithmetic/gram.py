@@ -38,7 +38,7 @@ _THIRDS = {"q_proj_weight": "query", "k_proj_weight": "key", "v_proj_weight": "v
 
 @dataclass
 class GramSums:
-    """Σ x xᵀ over the rows that each linear layer met, and how many these were; parts of the samples add up.
+    """Σ x xᵀ over the rows that each linear layer met, and their number; parts add up.
 
     Attributes:
         sums: Name of the layer's weight -> ``[in, in]``, float64 (float32 on a device without).
@@ -58,7 +58,7 @@ class GramSums:
         self.rows[name] += len(flat)
 
     def means(self) -> dict[str, Tensor]:
-        """The mean of x xᵀ over the rows, float32 and symmetric to the bit; zeros where there was no row."""
+        """The mean of x xᵀ over the rows, float32, symmetric to the bit; 0 without a row."""
         found: dict[str, Tensor] = {}
         with torch.inference_mode(False), torch.no_grad():
             for name, total in self.sums.items():
@@ -85,7 +85,7 @@ def input_grams(
         names: Weights to collect for, as ``named_parameters`` calls them; those that no linear
             layer uses have no entry in the result. A weight used in several places, or under
             several names, has the rows of all.
-        chunk_size: Samples that go through the module together; nothing is 8 on a CPU and 32
+        chunk_size: Samples that go through the module together; None is 8 on a CPU and 32
             elsewhere. It changes rounding only, unless the module mixes the samples of a batch.
 
     Returns:
@@ -101,7 +101,7 @@ def input_grams(
 def input_gram_sums(
     module: nn.Module, images: Tensor, *, names: Collection[str], chunk_size: int | None = None
 ) -> GramSums:
-    """The sums and the numbers of rows behind :func:`input_grams`, which see; those of several processes add up."""
+    """The sums and numbers of rows behind :func:`input_grams`, which add up."""
     chunk_size = chunk_of(chunk_size, images)
     with exact(module, images.device), torch.no_grad(), _no_fused_attention():
         check_parameters(module, names)
@@ -161,7 +161,7 @@ class _Watch(TorchFunctionMode):
         self._meets(weight, input)
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
-        """Multi-head attention: the inputs of its first projections are its own, that of its last one is inside.
+        """Multi-head attention: the input of its last projection is inside.
 
         Inside, this mode is off, and cannot be on: the function would come back here for ever. With
         the identity as its last projection the function gives that projection's input, to the bit,

@@ -1,4 +1,4 @@
-"""Importance of the entries of a fine-tuned model (Eq. 10-12, 21 and 22), and their Fisher information."""
+"""Importance of the entries of a fine-tuned model (Eq. 10-12, 21 and 22), Fisher information."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sta_lightning.errors import StaError, listed
 
 
 class Measure:
-    """How important each entry of a fine-tuned model is; a subclass states the formula, :data:`MEASURES` lists it.
+    """How important each entry of a fine-tuned model is; :data:`MEASURES` lists the subclasses.
 
     With θ the fine-tuned weights, δ = θ - θ₀ the task vector and gⱼ the gradient of sample j's loss
     (:func:`sta_lightning.arithmetic.gradients.gradient_sums`). ``scored`` is what a gradient pass
@@ -23,8 +23,8 @@ class Measure:
     Attributes:
         name: By which it is asked for.
         title: What to call it in a message.
-        file: The measure of the file that it is made of, which takes labelled samples and a gradient
-            pass; None if the weights are enough.
+        file: The measure of the file that it is made of, which takes labelled samples and a
+            gradient pass; None if the weights are enough.
         power: Of |gⱼ| that the gradient pass sums.
         needs_pretrained: Whether it reads θ₀.
     """
@@ -42,7 +42,7 @@ class Measure:
     def source(
         self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
     ) -> TensorSource:
-        """The importance of one tensor, to be read piece by piece; ``scores`` are given where samples are needed."""
+        """The importance of one tensor; ``scores`` are given where samples are needed."""
         assert scores is not None
         return scores
 
@@ -97,7 +97,7 @@ class DeltaAmplitude(Measure):
 
 
 class DeltaLossPreservation(Measure):
-    """Σⱼ |δ · gⱼ|, beyond the paper: the Taylor term of the loss when a mask takes the entry out."""
+    """Σⱼ |δ · gⱼ|, beyond the paper: the Taylor term of the loss when a mask drops the entry."""
 
     name, file, title = "delta-lp", "delta-lp", "the loss-preservation score"
     needs_pretrained = True
@@ -109,7 +109,7 @@ class DeltaLossPreservation(Measure):
 
 
 class Fisher(Measure):
-    """Σⱼ gⱼ², the diagonal of the empirical Fisher information (Matena and Raffel, NeurIPS 2022)."""
+    """Σⱼ gⱼ², the diagonal of the empirical Fisher information (Matena and Raffel, 2022)."""
 
     name, file, title = "fisher", "fisher", "the Fisher information"
     power = 2

@@ -16,7 +16,7 @@ from sta_lightning.errors import StaError
 
 
 class LinearLayerMethod(VectorMethod):
-    """A method that merges the linear layers whose Gram matrices are given, and averages the other tensors."""
+    """A method that merges linear layers by their Gram matrices, and averages the other tensors."""
 
     data: ClassVar[Data] = "unlabelled samples"
     scope: ClassVar[Literal["position", "tensor"]] = "tensor"

@@ -1,4 +1,4 @@
-"""Masks: which entries of a task vector are kept (Eq. 14-17), and random ones of the same density."""
+"""Masks: which entries of a task vector are kept (Eq. 14-17), and random ones as dense."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sta_lightning.errors import StaError
 
 @torch.no_grad()
 def fusion_mask(scores: Tensor, p: float) -> Tensor:
-    """At every position keep the tasks whose score exceeds the p-quantile of the N scores there (Eq. 14-17).
+    """At every position keep the tasks whose score exceeds the p-quantile of the N (Eq. 14-17).
 
     The interpolated threshold T of Eq. 16 lies in [s_k, s_{k+1}), so the mask [I > T] is [I > s_k]:
     one order statistic and one comparison, with no rounding that could move T onto s_{k+1}.
@@ -94,7 +94,7 @@ def tensor_generator(seed: int, name: str) -> torch.Generator:
 
 
 def random_fusion_mask(n: int, shape: Sequence[int], p: float, generator: torch.Generator) -> Tensor:
-    """A random mask of the density of :func:`fusion_mask`: the control that tells whether importance matters.
+    """A random mask of the density of :func:`fusion_mask`: the control of importance.
 
     Args:
         n: number of tasks, at least 1.

@@ -1,4 +1,4 @@
-"""What a merging method is: which passes it needs, and what it does with the entries that it is given."""
+"""What a merging method is: which passes it needs, and what it does with the entries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Combined(NamedTuple):
 
     Attributes:
         values: the merged entries, of the shape and type of ``block.base``.
-        kept: how many entries of each task's vector were kept, int64 ``[N]``; nothing for a method
+        kept: how many entries of each task's vector were kept, int64 ``[N]``; None for a method
             without a mask.
     """
 
@@ -81,7 +81,7 @@ class Survey:
         return self.problem.entries(name, self.workers, self._device)
 
     def each(self, look: Callable[[Entries], Any]) -> dict[str, Any]:
-        """What ``look`` finds in every tensor, by name; the tensors are shared out among the processes.
+        """What ``look`` finds in every tensor, by name; the processes share the tensors out.
 
         Args:
             look: gives something small that can be pickled.
@@ -97,7 +97,7 @@ class Survey:
 
 
 class MergeMethod(ABC):
-    """A way to merge models, or to make one forget. A subclass is a frozen dataclass whose fields are its settings.
+    """A way to merge or to forget: a subclass is a frozen dataclass whose fields are its settings.
 
     The engine calls ``prepare`` once, then ``prepare_tensor`` for every tensor, then ``combine``
     for every block of it. A subclass says what it needs by what it overrides and by ``scope``; the
@@ -107,17 +107,17 @@ class MergeMethod(ABC):
         title: the method's name in a table.
         summary: what it does, in one line, for ``sta methods``.
         data: what it needs besides the weights.
-        coefficient: its setting that has to be tuned, by name; nothing if it has none.
+        coefficient: its setting that has to be tuned, by name; None if it has none.
         source: where it was published.
         scope: ``"position"`` if an entry of the result depends on the entries at that position
             alone (and on what was prepared): then a block is any piece of a tensor. ``"tensor"``
             for a method that needs a whole tensor.
         needs_importance: whether it reads a number for every entry of every task: an importance, a
             Fisher information.
-        measure: the importance that it is defined with; nothing where the user chooses one.
+        measure: the importance that it is defined with; None where the user chooses one.
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
         many: whether a forgetting takes several fine-tunings of the task to forget.
-        takes_vectors: whether its ``finetuned`` are masked task vectors in place of fine-tuned models.
+        takes_vectors: whether its ``finetuned`` are masked task vectors in place of models.
     """
 
     title: ClassVar[str]
@@ -152,7 +152,7 @@ class MergeMethod(ABC):
         """Merge the entries of a block."""
 
     def native(self, tasks: int) -> Native | None:
-        """The same in machine code for that many fine-tuned models, or nothing."""
+        """The same in machine code for that many fine-tuned models, or None."""
         return None
 
     def settings(self) -> dict[str, Any]:

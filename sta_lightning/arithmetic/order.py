@@ -30,7 +30,7 @@ from sta_lightning.arithmetic.workers import together
 from sta_lightning.kernels import Loops
 
 Rows = Callable[[Block], Iterable[Tensor]]
-"""The entries of a block -> as many rows of numbers as there are lists of ranks, each of the block's size, without NaN."""
+"""The entries of a block -> a row of as many numbers, without NaN, for every list of ranks."""
 
 BINS = 1 << 16  # values of a digit
 
@@ -74,7 +74,7 @@ def size_of(survey: Survey) -> int:
 
 
 def work_dtype(survey: Survey) -> torch.dtype:
-    """The type that holds the entries of every tensor: float32, or float64 if one of the tensors is so."""
+    """The type that holds every tensor's entries: float64 if one of them is so, else float32."""
     return wide_dtype(*(survey.entries(name).work for name in survey.problem.names))
 
 
@@ -95,7 +95,7 @@ def blocks(entries: Entries, *, whole: bool = False) -> Iterator[Block]:
 def order_statistics(
     survey: Survey, rows: Rows, ranks: Sequence[Sequence[int]], dtype: torch.dtype | None = None
 ) -> list[list[Tensor]]:
-    """The k-th smallest of each row over all floating-point tensors, for several k and rows in the same passes.
+    """The k-th smallest of each row over all floating-point tensors, several k and rows at once.
 
     Exact, however many entries tie. It takes two passes over the models in float32 and four in
     float64, whatever the number of rows and ranks; the tensors are shared out among the processes.
@@ -105,7 +105,7 @@ def order_statistics(
         survey: the models; they have one entry at least.
         rows: what is ranked. It must give the same numbers whenever it is given the same block.
         ranks: for each row its ranks k, 1..:func:`size_of`.
-        dtype: float32 or float64, to which no number of a row is rounded; nothing for
+        dtype: float32 or float64, to which no number of a row is rounded; None for
             :func:`work_dtype`.
 
     Returns:
@@ -138,7 +138,7 @@ _Occupied = tuple[npt.NDArray[np.int64], Counts]
 
 
 class _UnknownError(Exception):
-    """A digit has not been counted yet. It stops one selection, so that the others can say what they need first."""
+    """A digit is not counted yet: it stops one selection, so that the others say what they need."""
 
     def __init__(self, digit: _Digit) -> None:
         super().__init__(digit)

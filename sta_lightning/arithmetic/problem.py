@@ -67,11 +67,11 @@ class Entries:
         base: the model that is changed.
         origin: the model that the fine-tuned ones started from.
         finetuned: the fine-tuned models, in the order of the sorted task names.
-        scores: their importances, or nothing.
-        titles: what to call each of these in a message, in the order base, origin, finetuned, scores.
+        scores: their importances, or ().
+        titles: what to call each in a message, in the order base, origin, finetuned, scores.
         workers: the threads that work on it.
         device: where the arithmetic is done.
-        grams: the Gram matrices of the layer's inputs under the fine-tuned models, or nothing.
+        grams: the Gram matrices of the layer's inputs under the fine-tuned models, or ().
     """
 
     name: str
@@ -216,7 +216,7 @@ class Problem:
         scores: task name -> importance; empty for a method without.
         grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for
             a method without.
-        origin: the model that the fine-tuned ones started from; nothing if it is ``base``.
+        origin: the model that the fine-tuned ones started from; None if it is ``base``.
         base_title: what to call ``base`` in a message.
         origin_title: what to call ``origin`` in a message.
         titles: task name -> what to call the fine-tuned model.
@@ -235,7 +235,7 @@ class Problem:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Task names in the order in which they are added up: sorted, so that the order given changes no digit."""
+        """Task names as they are added up: sorted, so that the order given changes no digit."""
         return tuple(sorted(self.finetuned))
 
     @property
@@ -249,7 +249,7 @@ class Problem:
         Args:
             name: the tensor.
             workers: the threads that work on it.
-            device: where the arithmetic is done; nothing for where ``base`` is.
+            device: where the arithmetic is done; None for where ``base`` is.
         """
         base = self.base[name]
         tasks, scored = self.tasks, self.tasks if self.scores else ()
@@ -289,7 +289,7 @@ class Problem:
             compare_scores(self.base, scores, title)
 
     def check_grams(self, title: str) -> None:
-        """Whether every task has the Gram matrices of the same linear layers, with the shapes of their inputs.
+        """Whether every task has the Gram matrices of the same linear layers, of the right shapes.
 
         Args:
             title: the method that reads them, for the message.

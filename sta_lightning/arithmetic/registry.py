@@ -77,14 +77,14 @@ LEARNED_METHODS: Mapping[str, Learned] = {
 
 
 class FunctionMethod(VectorMethod):
-    """A merging method that is a user's function of one tensor; a subclass is made for every function."""
+    """A merging method that is a user's function of one tensor; every function has a subclass."""
 
     scope: ClassVar[Literal["position", "tensor"]] = "tensor"
 
     @staticmethod
     @abstractmethod
     def function(pretrained: Tensor, deltas: Tensor, **settings: Any) -> Tensor:
-        """(pretrained, task vectors ``[N, *shape]``, settings) -> merged task vector of the tensor's shape."""
+        """(pretrained, task vectors ``[N, *shape]``, settings) -> merged vector of one shape."""
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
@@ -121,7 +121,7 @@ def fusion_method(
 
     Args:
         name: under which it is found. An unused one.
-        summary: what it does, in one line; nothing for the first line of the docstring.
+        summary: what it does, in one line; "" for the first line of the docstring.
         data: what it needs besides the weights.
         coefficient: its setting that has to be tuned, by name.
         source: where it was published.
@@ -232,7 +232,7 @@ def function_method(
 
 
 def find_method(name: str, methods: Mapping[str, type[MergeMethod]]) -> type[MergeMethod]:
-    """A method by its name, or by where it is: ``package.module.Name``, ``package.module:name``, ``file.py:name``.
+    """A method by its name, or by its place: ``package.module.Name``, ``file.py:name``.
 
     Raises:
         StaError: if there is no such method, or what is there is none.
@@ -293,7 +293,7 @@ def _module(place: str, what: str) -> ModuleType:
 
 
 def settings_of(method: type[MergeMethod]) -> dict[str, Any]:
-    """The settings that a method has, with their defaults; ``dataclasses.MISSING`` for one without."""
+    """A method's settings with their defaults; ``dataclasses.MISSING`` for one without."""
     return {field.name: field.default for field in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The passes of a merge: the same for models in memory and in files, in machine code and without, on every device."""
+"""The passes of a merge, the same in memory and from files, compiled or not, on every device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sink(Protocol):
         """The type in which a tensor is kept."""
 
     def address(self, name: str) -> int | None:
-        """Where a tensor's entries belong in this process's memory, if they are kept there as float32."""
+        """Where a tensor's entries belong in this process's memory, if it keeps them as float32."""
 
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Keep some entries, one dimension, from index ``start`` of the flattened tensor."""
@@ -122,9 +122,9 @@ class _Tensor:
         work = self._eager if self.loop is None else self._native
         # Eager operations have threads of their own.
         counts = [work(p) for p in pieces] if self.loop is None else entries.workers.map(work, pieces)
-        if not counts and self.method.scope == "position":  # an empty tensor: nothing of it is kept
-            nothing = self.method.combine(entries.block(slice(0, 0)), self.state)
-            return {} if nothing.kept is None else dict.fromkeys(self.tasks, 0.0)
+        if not counts and self.method.scope == "position":  # an empty tensor: its share is 0
+            none = self.method.combine(entries.block(slice(0, 0)), self.state)
+            return {} if none.kept is None else dict.fromkeys(self.tasks, 0.0)
         if not counts or counts[0] is None:
             return {}
         totals = [
@@ -133,7 +133,7 @@ class _Tensor:
         return {task: total / entries.numel for task, total in zip(self.tasks, totals, strict=True)}
 
     def _is_plain(self) -> bool:
-        """Whether the loops can take it: float32 once read (16-bit types are read as float32, exactly), on the CPU."""
+        """Whether the loops can take it: on the CPU, exact in float32, as 16-bit types are."""
         sources = self.entries.sources
         cpu = self.entries.device.type == "cpu" and all(source.device.type == "cpu" for source in sources)
         return cpu and all(source.dtype in _NARROW for source in sources)

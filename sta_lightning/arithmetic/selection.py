@@ -1,4 +1,4 @@
-"""One order statistic, exactly: the k of Eq. 15 and the k-th smallest of N rows or of one tensor."""
+"""One order statistic, exactly: the k of Eq. 15, the k-th smallest of N rows or of one tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sta_lightning.kernels import selection_network
 
 
 def rank(n: int, p: float) -> int:
-    """The rank k = floor(L_p), L_p = 1 + (n - 1) p, of the threshold among n sorted values (Eq. 15).
+    """The rank k = floor(1 + (n - 1) p) of the threshold among n sorted values (Eq. 15).
 
     A product (n - 1) p that is an integer up to rounding counts as that integer: 100 * 0.29 is
     28.999999999999996 in floating point, and k is 30 all the same.
@@ -156,7 +156,7 @@ def count_digits(values: Tensor, shift: int, prefix: int) -> Counts:
 
 
 def _ordered(values: Tensor) -> Tensor:
-    """Integers in the order of the values: of a negative number all bits but the sign are turned over.
+    """Integers in the order of the values: of a negative one all bits but the sign are flipped.
 
     Its own inverse on the bits.
     """

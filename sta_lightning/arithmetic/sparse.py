@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.problem import Block
 
 @dataclass(frozen=True)
 class AddVectors(MergeMethod):
-    """A model plus masked task vectors: theta + sum of M_i * delta_i, where ``finetuned`` are the products themselves.
+    """A model plus masked task vectors: theta + sum of M_i * delta_i, which ``finetuned`` are.
 
     From the pretrained model and the vectors of all tasks of a fusion it makes that fusion again,
     bit for bit.
@@ -35,7 +35,7 @@ class AddVectors(MergeMethod):
 
 @dataclass(frozen=True)
 class SubtractVector(MergeMethod):
-    """A model without a masked task vector: theta - M * delta, where ``finetuned`` is the product itself."""
+    """A model without a masked task vector: theta - M * delta, which ``finetuned`` is."""
 
     title: ClassVar[str] = "Masked task vector"
     summary: ClassVar[str] = "a masked task vector that an earlier merge wrote, taken out as it is"

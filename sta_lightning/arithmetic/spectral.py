@@ -1,4 +1,4 @@
-"""What the methods that work on singular values share: task vectors in float64, singular triples, polar factors."""
+"""What the spectral methods share: task vectors in float64, singular triples, polar factors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Triples(NamedTuple):
 
 
 def double_deltas(block: Block) -> Iterator[Tensor]:
-    """The task vectors, one at a time, subtracted in float64: exact for float32 and 16-bit models of like exponents."""
+    """The task vectors, one at a time, in float64: exact for models of like exponents."""
     origin = to_double(block.origin)
     for finetuned in block.finetuned:
         yield to_double(finetuned) - origin
@@ -48,7 +48,7 @@ def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> 
 
     Args:
         matrix: float64 ``[m, n]``.
-        keep: how many triples; nothing for all min(m, n).
+        keep: how many triples; None for all min(m, n).
         magnitude: of what the matrix was computed from, where that was larger than the matrix is
             itself.
     """

@@ -1,4 +1,4 @@
-"""Spectral STA: the unit that is scored and selected is a rank-one component of a layer, not an entry.
+"""Spectral STA: what is scored and selected is a rank-one component of a layer, not an entry.
 
 Beyond the paper, and this project's own; how it was found and what was tried beside it is in
 docs/methods/spectral_sta.md.
@@ -21,13 +21,12 @@ from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonali
 
 @dataclass(frozen=True)
 class SpectralSta(LinearLayerMethod):
-    """Of every linear layer's task vectors the rank-one components that change the layer's outputs most, made orthogonal.
+    """The rank-one components of the task vectors that change the layers' outputs most, orthogonal.
 
     A component s u v^T of delta_i, taken in the metric A of the layer's inputs, changes the outputs
-    on inputs X by s^2 =
-    ||X v s||^2 / rows: that is its importance, measured on a few unlabelled training samples a task, with no loss and no
-    gradient. Of each task the top 1/N are kept, made orthogonal to those of the other tasks, and
-    added up:
+    on inputs X by s^2 = ||X v s||^2 / rows: that is its importance, measured on a few unlabelled
+    training samples a task, with no loss and no gradient. Of each task the top 1/N are kept, made
+    orthogonal to those of the other tasks, and added up:
 
         A = mean over tasks of G_i / (tr G_i / in), then A + shrink * tr A / in * I
         delta_i A^(1/2) = sum of s u v^T, of which the rank // N largest s are kept
@@ -63,7 +62,7 @@ class SpectralSta(LinearLayerMethod):
         return (orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse
 
     def _metric(self, grams: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """A^(1/2) and A^(-1/2), float64 ``[in, in]``; the identity for a layer that only ever saw zeros."""
+        """A^(1/2) and A^(-1/2), float64 ``[in, in]``; the identity where all inputs are zero."""
         size = len(grams[0])
         total = torch.zeros_like(grams[0])
         for gram in grams:

@@ -1,4 +1,4 @@
-"""What every room of the arithmetic shares: state dicts, accumulation types, the pieces of a large tensor."""
+"""What the arithmetic shares: state dicts, accumulation types, the pieces of a large tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
-"""Tensor name -> tensor. Read one tensor at a time, so that a mapping may load its tensors lazily."""
+"""Tensor name -> tensor. Read one at a time, so that a mapping may load its tensors lazily."""
 
 # The working set of six tasks in float64 then stays near the cache of a core; measured.
 _PIECE_ON_CPU = 1 << 17
@@ -45,7 +45,7 @@ def floating_names(state: StateDict) -> list[str]:
 
 
 def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """The type in which entries of these types are added up: float32, or float64 as soon as one of them is float64.
+    """The type in which entries are added up: float64 if one of the types is so, else float32.
 
     float16 and bfloat16 hold too few digits to sum task vectors that are a hundredth of the
     weights; float64 is kept because rounding a float64 model to float32 would change it even where

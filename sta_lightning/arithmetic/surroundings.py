@@ -1,4 +1,4 @@
-"""What a pass over samples needs around it so that its numbers are those of the weights, whatever the caller is doing."""
+"""What a pass over samples needs around it, so that its numbers are those of the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chunk_of(chunk_size: int | None, images: Tensor) -> int:
     """How many samples go through together.
 
     Args:
-        chunk_size: what was asked for; nothing for 8 on a CPU, and 32 elsewhere, where fewer do not
+        chunk_size: what was asked for; None for 8 on a CPU, and 32 elsewhere, where fewer do not
             fill the device.
         images: the samples, on their device.
 
@@ -32,7 +32,7 @@ def chunk_of(chunk_size: int | None, images: Tensor) -> int:
 
 
 def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse names that are none of a module's floating-point parameters, as ``named_parameters`` calls them.
+    """Refuse names that are none of a module's floating-point parameters.
 
     Raises:
         ValueError: names them.
@@ -45,7 +45,7 @@ def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
 
 @contextmanager
 def exact(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Float32 without TensorFloat-32, evaluation mode, no autocast, nothing compiled; all of it as it was afterwards.
+    """Float32 without TensorFloat-32, evaluation mode, no autocast, no compiling; then as before.
 
     Inference mode is left, as its tensors cannot take part in autograd and ``enable_grad`` does not
     end it.
@@ -65,7 +65,7 @@ def exact(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A detached float32 view (integers as they are) that autograd may use, even of an inference tensor."""
+    """A detached float32 view (integers as they are), also of an inference tensor, for autograd."""
     tensor = tensor.detach()
     tensor = tensor.float() if tensor.is_floating_point() else tensor
     return tensor.clone() if tensor.is_inference() else tensor
@@ -73,7 +73,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute products of float32 numbers in float32: convolutions on a GPU have fewer digits by default."""
+    """Compute float32 products in float32: convolutions on a GPU have fewer digits by default."""
     kinds: Any = torch.backends
     places = (kinds.cuda.matmul, kinds.cudnn.conv, kinds.mkldnn.matmul, kinds.mkldnn.conv)
     before = [place.fp32_precision for place in places]
@@ -87,7 +87,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _eager() -> AbstractContextManager[Any]:
-    """Run compiled parts as they were written: inside a compiled graph no use of a weight can be seen."""
+    """Run compiled parts as they were written: a compiled graph hides the uses of its weights."""
     # What compiles is slow to import, and nothing is compiled where nobody has imported it.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 

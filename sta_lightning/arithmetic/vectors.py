@@ -66,6 +66,6 @@ def change_size(pretrained: StateDict, merged: StateDict) -> dict[str, float]:
 
 
 def difference(pretrained: Tensor, finetuned: Tensor) -> Tensor:
-    """One tensor of the task vector (Eq. 7), in its working type, on the device of ``pretrained``."""
+    """One tensor of the task vector (Eq. 7), in its working type, where ``pretrained`` is."""
     work = working_dtype(pretrained, finetuned)
     return finetuned.detach().to(pretrained.device, work) - pretrained.detach().to(work)

@@ -1,4 +1,4 @@
-"""What happens beside a fit or an evaluation: scoring importance, collecting Gram matrices, exporting weights, logging."""
+"""What happens beside a fit or an evaluation: scoring, Gram matrices, exported weights, logging."""
 
 from sta_lightning.callbacks.board import MergeBoard
 from sta_lightning.callbacks.export import ExportWeights

@@ -21,13 +21,13 @@ _FILES = ("pretrained", "weights", "head", "task")
 
 
 class ExportWeights(Callback):
-    """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends: what scoring, merging and forgetting read.
+    """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends.
 
-    The encoder's tensors are named as in the pretrained model's file. Both files carry the fit's
-    settings in their metadata.
+    Scoring, merging and forgetting read them. The encoder's tensors are named as in the pretrained
+    model's file. Both files carry the fit's settings in their metadata.
 
     Args:
-        directory: The folder to write to; nothing for the trainer's ``default_root_dir``.
+        directory: The folder to write to; None for the trainer's ``default_root_dir``.
 
     Raises:
         StaError: A file cannot be written; every process raises it.

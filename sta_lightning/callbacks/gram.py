@@ -17,7 +17,7 @@ from sta_lightning.errors import StaError
 
 
 class GramCollection(SampledPass):
-    """Write the mean of x xᵀ over the inputs x of every linear layer of the encoder, for merges that read it (RegMean).
+    """Write the mean of x xᵀ over the inputs x of every linear layer of the encoder (RegMean).
 
     No label is read. The encoder runs in evaluation mode and in float32, whatever the trainer's
     precision, and without gradients; sums are float64. When it runs, on which samples and

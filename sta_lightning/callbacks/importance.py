@@ -1,4 +1,4 @@
-"""The importance pass: per-sample |θ·∇L| or (∇L)² of a task's own fine-tuned encoder, in one file."""
+"""The importance pass: per-sample |θ·∇L| or (∇L)² of a fine-tuned encoder, in one file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
 
 
 class ImportanceScoring(SampledPass):
-    """Write the importance of every weight of the encoder for the task it was fine-tuned on (Eq. 10 to 12).
+    """Write the importance of every weight of a fine-tuned encoder for its task (Eq. 10 to 12).
 
     Each sample is differentiated by itself through encoder and head at its true label, in
     evaluation mode, and in float32 whatever the trainer's precision; buffers have importance 0.
@@ -139,7 +139,7 @@ class ImportanceScoring(SampledPass):
 
 
 def _agreement(exact: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> str:
-    """JSON: the agreement with float32, as a mean over entries and in the tensor where it is least."""
+    """JSON: the agreement with float32, as a mean over entries and where it is least."""
     found = importance_agreement(exact, importance, **_AGREEMENT)
     mean = mean_agreement(found)
     report: dict[str, Any] = {"with": "float32", **_AGREEMENT}

@@ -24,7 +24,7 @@ Sums = dict[str, dict[str, Tensor]]
 
 
 class SampledPass(Callback, ABC):
-    """Sum something over samples of the task's training split when a fit or a plain validation ends, and write it to a file.
+    """When a fit or a plain validation ends, sum something over training samples into a file.
 
     Alone, without a fit, :func:`sta_lightning.callbacks.score.score` runs it. The samples are drawn
     by the seed alone, under the evaluation transform; process r of w takes the samples r, r + w, …,
@@ -56,13 +56,13 @@ class SampledPass(Callback, ABC):
 
     @abstractmethod
     def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
-        """The sums over images ``[S, 3, H, W]`` with labels ``[S]``, on this process alone, without any collective."""
+        """The sums over images ``[S, 3, H, W]`` with labels ``[S]``, without any collective."""
 
     @abstractmethod
     def result(
         self, module: LightningModule, sums: Sums
     ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-        """The tensors to write, settings for their provenance, and further metadata; asked on process 0 alone.
+        """On process 0: the tensors to write, settings for their provenance, further metadata.
 
         Args:
             module: What was scored.
@@ -101,7 +101,7 @@ class SampledPass(Callback, ABC):
     def write(
         self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
     ) -> None:
-        """Score ``module`` and write the file; called on every process of ``trainer`` at the same point.
+        """Score ``module`` and write the file; every process of ``trainer`` calls it at one point.
 
         Args:
             trainer: The running trainer, whose strategy joins the processes.

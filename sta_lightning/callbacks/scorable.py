@@ -48,7 +48,7 @@ class Logits(nn.Module):
 
 
 def processes_of(trainer: Trainer) -> Processes:
-    """The processes of a trainer, one of whose errors :func:`~sta_lightning.arithmetic.workers.together` tells the others."""
+    """The processes of a trainer, for :func:`~sta_lightning.arithmetic.workers.together`."""
     return Alone() if trainer.world_size == 1 else Group()
 
 

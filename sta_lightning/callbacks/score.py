@@ -33,7 +33,7 @@ def score(
     report_agreement: bool = False,
     ckpt_path: str | Path | None = None,
 ) -> Path:
-    """Write the importance, or the Gram matrices, of a fine-tuned encoder; no validation image is read.
+    """Write the importance, or the Gram matrices, of a fine-tuned encoder; it is not evaluated.
 
     Args:
         trainer: On any number of devices, with a strategy that keeps the whole model on each.
@@ -75,7 +75,7 @@ class _ScoringRun(LightningModule):
     """A validation whose only work is the pass over samples of the module inside it.
 
     Lightning sets up devices, processes, precision and checkpoint only around a loop, and its loops
-    want batches: this one has a batch of nothing for each process, so that no accuracy of a part of
+    want batches: this one has an empty batch for each process, so that no accuracy of a part of
     the data appears in any log.
     """
 

@@ -30,10 +30,10 @@ class TaskSource:
     """The files of one task that goes into a merge.
 
     Args:
-        finetuned: The fine-tuned encoder's weights; nothing if ``vector`` is given.
-        importance: The importance that ``sta score`` wrote; nothing where the method or the measure
+        finetuned: The fine-tuned encoder's weights; None if ``vector`` is given.
+        importance: The importance that ``sta score`` wrote; None where the method or the measure
             needs none.
-        head: The task's head; nothing to make it from the pretrained model.
+        head: The task's head; None to make it from the pretrained model.
         vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a
             fine-tuned encoder.
         gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them
@@ -55,8 +55,8 @@ def task_sources(
 
     Args:
         tasks: The files of every task, or the tasks' names alone.
-        shared: Where a task's files lie that ``tasks`` does not tell; ``{task}`` in a path stands for
-            the task's name.
+        shared: Where a task's files lie that ``tasks`` does not tell; ``{task}`` in a path stands
+            for the task's name.
 
     Raises:
         StaError: a task is named twice.
@@ -119,7 +119,7 @@ def open_encoder(
 def open_task(
     task: str, files: TaskSource, method: MergeMethod, reference: SourceDict, stack: ExitStack
 ) -> tuple[SourceDict, dict[str, str]]:
-    """What a method reads of a task besides importance: the fine-tuned encoder or the masked task vector, and metadata.
+    """A task's fine-tuned encoder or masked task vector, and metadata.
 
     Args:
         task: the task's name.

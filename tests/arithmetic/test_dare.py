@@ -1,4 +1,4 @@
-"""DARE in front of the methods: what is dropped, what is left, and that it does not depend on how it is read."""
+"""DARE in front of the methods: what is dropped, what is left, and that reading does not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of every sample's gradient against one float64 backward pass per sample, and the traps around them."""
+"""Sums of every sample's gradient against float64 backward passes, and the traps around them."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ class Shift(nn.Module):
 
 @WAYS
 def test_gradients_that_share_memory_stay_apart(samples: Samples, chunk_size: int) -> None:
-    """A gradient that a leaf receives may be a view of one that is still on its way to earlier layers."""
+    """A leaf's gradient may be a view of one that is still on its way to earlier layers."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(16, 16), Shift(), nn.Flatten(), nn.Linear(96, 3))
     assert_by_definition(summed(module, samples, chunk_size=chunk_size), by_definition(module, *samples))

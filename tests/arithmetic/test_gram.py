@@ -1,4 +1,4 @@
-"""Gram matrices of the inputs of linear layers: against hooks, against attention written by hand, and the traps around it."""
+"""Gram matrices of linear layers' inputs against hooks and attention by hand, and the traps."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_multi_head_attention_against_numpy(masked: bool, need_weights: bool, ba
     "settings", [{"kdim": 8, "vdim": 4}, {"add_bias_kv": True, "add_zero_attn": True}, {"bias": False}]
 )
 def test_other_kinds_of_attention(settings: dict[str, Any]) -> None:
-    """The output of the module behind tells that the attention computes what it would without being watched."""
+    """The module behind tells that the attention computes what it would without being watched."""
     torch.manual_seed(0)
     widths = settings.get("kdim", 16), settings.get("vdim", 16)
     module = Net(

@@ -1,4 +1,4 @@
-"""Masks against the oracle, on ties, on constant and very large tensors; random masks of exact density."""
+"""Masks against the oracle, on ties, constant and very large tensors; random masks' density."""
 
 from fractions import Fraction
 

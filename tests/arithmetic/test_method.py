@@ -40,7 +40,7 @@ def models() -> tuple[State, dict[str, State]]:
 
 @dataclass(frozen=True)
 class Watched(MergeMethod):
-    """Adds all task vectors, scaled by their greatest entry over the whole models; remembers what it was given."""
+    """Adds all task vectors, scaled by their greatest entry of all; remembers what it was given."""
 
     whole: bool = False
     seen: tuple[list[Block], ...] = ([],)

@@ -1,4 +1,4 @@
-"""Methods of one's own: a function or a class, a decorator or a place, without touching the package."""
+"""Methods of one's own: a function or a class, by a decorator or by its place."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ State = dict[str, torch.Tensor]
 def models(
     tasks: int, shape: tuple[int, int], seed: int, rows: int = 40
 ) -> tuple[State, dict[str, State], dict[str, State], dict[str, np.ndarray]]:
-    """Models with one linear layer "w", a bias and a buffer; their Gram matrices, and the inputs behind these."""
+    """Models with one linear layer "w", a bias and a buffer; their Gram matrices, and the inputs."""
     generator = np.random.default_rng(seed)
     base = {
         "w": torch.tensor(generator.normal(size=shape), dtype=torch.float32),
@@ -71,7 +71,7 @@ def test_it_is_what_the_formula_says(tasks: int, shape: tuple[int, int], shrink:
 
 
 def test_the_importance_of_a_component_is_how_much_it_changes_the_outputs() -> None:
-    """In the metric of one task's inputs, s^2 is the mean squared change of the outputs, whatever the layer's scale."""
+    """In the metric of one task's inputs, s^2 is the mean squared change of the outputs."""
     base, finetuned, _, inputs = models(1, (5, 7), seed=0, rows=200)
     delta = (finetuned["t0"]["w"] - base["w"]).double().numpy()
     gram = inputs["t0"].T @ inputs["t0"] / 200

@@ -1,4 +1,4 @@
-"""Small networks, one for every way in which a parameter can be used, and the encoders that are made of them."""
+"""Small networks, one for every way in which a parameter can be used, and whole encoders."""
 
 from __future__ import annotations
 

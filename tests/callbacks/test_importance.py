@@ -1,4 +1,4 @@
-"""Importance scoring on one process: what is written, what is refused, and that a fit does not notice."""
+"""Scoring on one process: what is written and refused, and that a fit does not notice."""
 
 from __future__ import annotations
 

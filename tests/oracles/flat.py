@@ -1,4 +1,4 @@
-"""The methods over one flat vector, as they are written down: concatenate everything, sort it, index it.
+"""The methods over one flat vector, as they are written: concatenate, sort, index.
 
 NumPy float64. Task vectors are ``[N, d]``: one row a task in the order of the sorted names, all
 floating-point tensors of a model one after another.
@@ -156,7 +156,7 @@ def consensus(taus: Array, tall: float, agree: int) -> Array:
 
 
 def lines(taus: Array, inner: Array, depth: Array, beta: float) -> Array:
-    """LiNeS: the scaled task vector; ``inner`` is the other method's, ``depth`` l / (L - 1) of every entry."""
+    """LiNeS: ``inner`` is the other method's vector, ``depth`` l / (L - 1) of every entry."""
     size = np.abs(inner).sum()
     alpha = np.abs(taus.sum(0)).sum() / size / len(taus) if size else 0.0
     return (alpha + beta * depth) * inner

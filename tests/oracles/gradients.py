@@ -1,4 +1,4 @@
-"""Sums over samples of a power of every sample's gradient by definition: one backward pass per sample, in float64."""
+"""Sums of a power of every sample's gradient by definition: float64 backward passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def by_definition(module: nn.Module, images: Tensor, targets: Tensor, power: int
 
 
 def assert_by_definition(found: dict[str, Tensor], expected: dict[str, Tensor], share: float = 1e-5) -> None:
-    """Every tensor within ``share`` of its own largest entry, and within 1e-4 of each entry that is not tiny."""
+    """Every tensor within ``share`` of its largest entry, and 1e-4 of each that is not tiny."""
     assert found.keys() == expected.keys()
     # A bias that attention is invariant to has no gradient, but for rounding.
     largest = max(float(tensor.max()) for tensor in expected.values())

@@ -1,4 +1,4 @@
-"""Multi-head attention as it is written on paper, in float64 NumPy, with the inputs of its projections."""
+"""Multi-head attention as on paper, in float64 NumPy, with the inputs of its projections."""
 
 from __future__ import annotations
 

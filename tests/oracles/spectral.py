@@ -1,4 +1,4 @@
-"""TSV-M, Iso-C, Iso-CTS, Fisher merging, RegMean and NegMerge once more, in NumPy float64 and by other means.
+"""TSV-M, Iso-C, Iso-CTS, Fisher, RegMean and NegMerge in NumPy float64, by other means.
 
 Singular values come from the eigenvalues of A^T A, polar factors from inverse square roots, RegMean
 from the stacked inputs by least squares, and Fisher merging averages whole models in place of task
@@ -109,7 +109,7 @@ def tsv(deltas: list[Array]) -> Array:
 
 
 def iso_c(deltas: list[Array]) -> Array:
-    """Iso-C of one matrix of full rank: its polar factor times the mean of its singular values (nuclear norm over rank)."""
+    """Iso-C of one matrix of full rank: its polar factor times its nuclear norm over its rank."""
     total = np.sum(deltas, axis=0)
     if total.shape[0] < total.shape[1]:
         return iso_c([delta.T for delta in deltas]).T
@@ -172,7 +172,7 @@ def fisher(finetuned: list[State], scores: list[State], floor: float, normalize:
 
 
 def regmean(weights: list[Array], inputs: list[Array], ratio: float) -> Array:
-    """The weight ``[out, in]`` that answers as every model does on its inputs ``[rows, in]``, by least squares.
+    """The weight ``[out, in]`` nearest to every model on its inputs ``[rows, in]``.
 
     A ratio below 1 is (1 - ratio) of every input's squared length on the diagonal: as many more
     rows, one for each input.

@@ -1,1 +1,1 @@
-"""The methods of others that STA is compared with, one file for each, as their authors have them."""
+"""The methods of others that STA is compared with, one file each, as their authors have them."""

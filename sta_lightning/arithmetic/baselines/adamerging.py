@@ -1,4 +1,4 @@
-"""AdaMerging: a coefficient for every task, or for every task and tensor, learned by making predictions certain.
+"""AdaMerging: a coefficient a task, or a task and tensor, learned by making predictions certain.
 
 Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024. Here is what
 is computed, as functions of tensors; :class:`sta_lightning.modules.AdaMerging` learns the

@@ -76,7 +76,7 @@ class Fisher(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Sequence[float]) -> Tensor:
-        """The weighted mean of the task vectors: with theta_0 it is the weighted mean of the models.
+        """The weighted mean of the task vectors: with theta_0, that of the models.
 
         Raises:
             StaError: if a Fisher information is negative.
@@ -96,7 +96,7 @@ class Fisher(VectorMethod):
 
 
 def _squares(entries: Entries) -> list[float]:
-    """The sum of the squared scores of a tensor, for every task; nothing for a tensor without entries."""
+    """Every task's sum of the squared scores of a tensor; [] for a tensor without entries."""
     found: list[float] = []
     if not entries.numel:
         return found

@@ -34,7 +34,7 @@ def _total(block: Block) -> Tensor:
 
 @dataclass(frozen=True)
 class IsoC(Spectral):
-    """Iso-C: the sum of the task vectors, every matrix with the mean of its singular values in place of each.
+    """Iso-C: the sum of the task vectors, the singular values of a matrix replaced by their mean.
 
     Args:
         scale: the coefficient of the merged vector; the authors search it on validation data, up to
@@ -60,7 +60,7 @@ class IsoC(Spectral):
 
 
 class Shares(NamedTuple):
-    """How many singular triples of a matrix come from where: ``common + tasks * specific`` is its rank.
+    """Where a matrix's singular triples come from: ``common + tasks * specific`` is its rank.
 
     Attributes:
         common: from the sum of the task vectors.
@@ -82,7 +82,7 @@ def shares(rank: int, tasks: int, common: float) -> Shares:
 
 @dataclass(frozen=True)
 class IsoCts(Spectral):
-    """Iso-CTS: the largest triples of the summed task vectors, those of every task beside them, equal singular values.
+    """Iso-CTS: the largest triples of the sum and those of every task, with equal singular values.
 
     Args:
         common: share of the triples that come from the sum of the task vectors, in [0, 1]; the

@@ -117,10 +117,10 @@ class Lines(VectorMethod):
 
 
 def block_number(name: str) -> int | None:
-    """The block that a tensor belongs to: the first number in its dotted name, or nothing."""
+    """The block that a tensor belongs to: the first number in its dotted name, or None."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def number_of_blocks(names: Iterable[str]) -> int:
-    """How many blocks a model with these tensors has: one more than the largest number of a block."""
+    """How many blocks a model with these tensors has: the largest number of a block, plus one."""
     return 1 + max((block_number(name) or 0 for name in names), default=0)

@@ -19,7 +19,7 @@ from sta_lightning.arithmetic.problem import Block
 
 @dataclass(frozen=True)
 class NegMerge(MergeMethod):
-    """NegMerge: theta_k - scale * the mean of the task vectors where all of them have one sign, and nothing elsewhere.
+    """NegMerge: theta_k - scale * the mean of the task vectors where all of them have one sign.
 
     Zero has no sign and agrees with nothing. With a single fine-tuning this is task arithmetic.
 

@@ -43,7 +43,7 @@ class Competition:
 
 @dataclass(frozen=True)
 class Pcb(VectorMethod):
-    """PCB-Merging: theta_0 + scale * the mean of the clamped task vectors, weighted with their scores.
+    """PCB-Merging: theta_0 + scale * the mean of the clamped task vectors, weighted by scores.
 
     Args:
         ratio: share of every task's entries whose score is not zero, the winners over all tensors
@@ -76,11 +76,11 @@ class Pcb(VectorMethod):
 
     @override
     def prepare(self, survey: Survey) -> Competition:
-        """The bounds of the clamped magnitudes, and then those of the products of the two competitions."""
+        """The bounds of the clamped magnitudes, then of the products of the two competitions."""
         tasks, size = len(survey.problem.tasks), size_of(survey)
         if not size:
-            nothing = [Bounds(0.0, 0.0)] * tasks
-            return Competition(nothing, nothing)
+            none = [Bounds(0.0, 0.0)] * tasks
+            return Competition(none, none)
 
         # Indices from 0 into the sorted entries, as the authors compute them; ranks count from 1.
         clamped = _CLAMPED[self.variant]
@@ -99,7 +99,7 @@ class Pcb(VectorMethod):
         return Competition(sizes, balances)
 
     def _balances(self, block: Block, sizes: Sequence[Bounds]) -> Iterator[Tensor]:
-        """For each task, the product of the competition within it and that across the tasks, float64.
+        """For each task, the competition within it times that across the tasks, float64.
 
         Within the task e^(N (m^2 - 1)), m the normalised magnitude: e^N times less than the
         authors', which a normalisation takes out again, and which overflows from N = 710 on.
@@ -135,7 +135,7 @@ _ROUNDED = 1e-12
 
 
 def _above(balance: Tensor, bounds: Bounds) -> Tensor:
-    """The products clamped to their bounds; what lies above the lower one by no more than a rounding error lies on it.
+    """The products clamped to their bounds; within a rounding error of the lower one they are it.
 
     The weights are normalised and divided by their sum, or by 1e-12: without this a rounding error
     would decide where a task contributes, and by how much.

@@ -1,4 +1,4 @@
-"""RegMean: linear layers whose outputs are, in the least-squares sense, those of the fine-tuned models on their own inputs.
+"""RegMean: linear layers that fit the fine-tuned models' outputs on their inputs by least squares.
 
 Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023.
 """
@@ -22,7 +22,7 @@ from sta_lightning.arithmetic.states import to_double
 
 @dataclass(frozen=True)
 class RegMean(LinearLayerMethod):
-    """RegMean: of every linear layer (sum of delta_i G_i) (sum of G_i)^-1, of the other tensors the mean.
+    """RegMean: of a linear layer (sum of delta_i G_i) (sum of G_i)^-1, of other tensors the mean.
 
     G_i = X_i^T X_i / rows for the inputs X_i ``[rows, in]`` of the layer in the i-th fine-tuned
     model. Sums in place of means give a task the weight of its rows.
@@ -68,7 +68,7 @@ class RegMean(LinearLayerMethod):
 
 
 def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
-    """``left`` times the (pseudo-)inverse of a sum of Gram matrices, in which some inputs may be dead or depend on others.
+    """``left`` times the (pseudo-)inverse of a sum of Gram matrices, whose inputs may be dependent.
 
     The inputs are first scaled to length one, so that the test for dependence knows no units. With
     a ratio below 1 no eigenvalue of the scaled matrix is then below 1 - ratio, and Cholesky's

@@ -41,7 +41,7 @@ class Trimming:
 
 @dataclass(frozen=True)
 class Ties(VectorMethod):
-    """TIES: theta_0 + scale * the mean (or sum) of the kept entries that agree with the elected sign.
+    """TIES: theta_0 + scale * the mean (or sum) of the kept entries that have the elected sign.
 
     Args:
         keep: share of every task vector's entries that is kept, the largest in magnitude over all
@@ -121,7 +121,7 @@ def _magnitudes(block: Block) -> Any:
 def _trimmed(block: Block, state: Trimming) -> list[Tensor]:
     """Each task's vector where it is kept, and zero elsewhere."""
     return [
-        # In the threshold's type: rounded to a float32 tensor's it would let entries of it pass, or hold them back.
+        # In the threshold's type: rounding the threshold to float32 would move it past entries.
         torch.where(delta.abs().to(threshold.dtype) >= threshold.to(delta.device), delta, 0.0)
         for delta, threshold in zip(block.deltas(), state.thresholds, strict=True)
     ]

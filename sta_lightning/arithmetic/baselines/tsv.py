@@ -1,4 +1,4 @@
-"""TSV-M: the largest singular triples of every task vector, made orthogonal to those of the other tasks.
+"""TSV-M: the largest singular triples of every task vector, made orthogonal between the tasks.
 
 Gargiulo et al., "Task Singular Vectors: Reducing Task Interference in Model Merging", CVPR 2025.
 """
@@ -24,7 +24,7 @@ from sta_lightning.arithmetic.spectral import (
 
 @dataclass(frozen=True)
 class Tsv(Spectral):
-    """TSV-M: of every task vector's matrices the top 1/N of the singular triples, orthogonalised and added.
+    """TSV-M: of every task vector's matrices the top 1/N singular triples, made orthogonal.
 
     Args:
         scale: the coefficient of the merged vector; the authors search it on validation data, up to
@@ -45,7 +45,7 @@ class Tsv(Spectral):
 
     @override
     def spectral(self, block: Block) -> Tensor:
-        """U S V^T of the triples kept, U and V orthogonalised; zero where there are fewer triples than tasks."""
+        """U S V^T of the triples kept, U and V orthogonalised; 0 with fewer triples than tasks."""
         keep = min(block.base.shape) // len(block.finetuned)
         u, s, v = joined([triples(delta, keep) for delta in double_deltas(block)])
         return (orthogonalised(u) * s) @ orthogonalised(v).mT

@@ -20,7 +20,7 @@ LAYERS = ["in_proj.weight", "c_fc.weight", "row.weight", "column.weight"]
 
 
 def inputs(base: State, tasks: list[str], rows: int = 60, seed: int = 0) -> dict[str, State]:
-    """Correlated inputs of very different sizes ``[rows, in]`` of every linear layer, for every task."""
+    """Correlated inputs of different sizes ``[rows, in]`` of every linear layer, for every task."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
