@@ -25,7 +25,7 @@ def heat_figure(
     Args:
         rows: names from top to bottom.
         columns: names from left to right.
-        shares: a row of values in percent for each row; nothing where there is none.
+        shares: a row of values in percent for each row; ``None`` where there is none.
         title: of the figure.
         bar_label: of the colour bar, with the unit.
         theme: of the figure.
