@@ -248,25 +248,10 @@ class BenchmarkResults:
         """The fusing or forgetting method of that key."""
         return next(info for info in (*self.methods, *self.forget_methods) if info.key == key)
 
-    def settings_of(self, key: str) -> tuple[Setting, ...]:
-        """Under which settings a method was run, published first."""
-        found = {row.setting for row in self.fusion if row.method == key}
-        return tuple(setting for setting in ("published", "tuned") if setting in found)
-
     def fused(self, key: str, setting: Setting) -> list[FusionResult]:
         """The results of one method under one setting, in the order of the seeds."""
         rows = [row for row in self.fusion if (row.method, row.setting) == (key, setting)]
         return sorted(rows, key=lambda row: row.seed)
-
-    def spread(self, key: str, setting: Setting, task: str | None = None) -> Spread:
-        """Mean and spread over the seeds of a method's accuracy on one task, or of its average."""
-        rows = self.fused(key, setting)
-        return Spread.of([row.average if task is None else row.accuracy[task] for row in rows])
-
-    def difference(self, first: tuple[str, Setting], second: tuple[str, Setting]) -> Spread:
-        """Spread over the seeds of the difference of two averages, seed by seed."""
-        others = {row.seed: row.average for row in self.fused(*second)}
-        return Spread.of([row.average - others[row.seed] for row in self.fused(*first) if row.seed in others])
 
     def error(self, row: FusionResult) -> float:
         """Standard error of a row's average in points, from the number of test images."""

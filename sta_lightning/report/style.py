@@ -11,27 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from sta_lightning.report.theme import DASHES, LIGHT, MARKERS, Theme
+from sta_lightning.report.theme import LIGHT, Theme
 from sta_lightning.weights.atomic import atomic_path
 
-COLOURS = LIGHT.colours
-GREY = LIGHT.grey
 DOTS_PER_INCH = 150
-
-
-def colour(index: int) -> str:
-    """The colour of the ``index``-th series; once they repeat, the dash differs."""
-    return COLOURS[index % len(COLOURS)]
-
-
-def marker(index: int) -> str:
-    """The marker of the ``index``-th series."""
-    return MARKERS[index % len(MARKERS)]
-
-
-def dash(index: int) -> str:
-    """The line style of the ``index``-th series: changes once the colours begin again."""
-    return DASHES[(index // len(COLOURS)) % len(DASHES)]
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:

@@ -1,5 +1,6 @@
 """Dots, lines, radar, heat maps: the numbers are there, the legend is outside, themes differ."""
 
+import pathlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
+from sta_lightning.report.selection import Selection, selection_figure
+from sta_lightning.report.style import save_png
 from sta_lightning.report.theme import DARK, LIGHT, Theme
 
 
@@ -61,7 +64,17 @@ def heat(theme: Theme = LIGHT) -> Figure:
     return heat_figure(["r"], ["a", "b"], [[12.4, None]], title="Heat", bar_label="kept (%)", theme=theme)
 
 
-ALL = [dots, bands, paths, radar, heat]
+def shares(theme: Theme = LIGHT) -> Figure:
+    kinds = ("ln_1.weight", "ln_2.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "attn.in_proj_weight")
+    kept = {
+        f"transformer.resblocks.{layer}.{kind}": {"digits": 0.1 * layer, "street_numbers": 0.2}
+        for layer in range(3)
+        for kind in kinds
+    }
+    return selection_figure(Selection(kept), title="Kept", theme=theme)
+
+
+ALL = [dots, bands, paths, radar, heat, shares]
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -76,6 +89,24 @@ def test_legend_lies_off_the_axes(make: Callable[[], Figure]) -> None:
         # Inside the figure, too: nothing of it is cut off.
         assert figure.bbox.x0 <= box.x0
         assert box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("make", [dots, bands, paths, shares])
+def test_axes_are_named_with_their_unit(make: Callable[[], Figure]) -> None:
+    shown = [axes for axes in make().axes if axes.get_visible()]
+    assert any("(%)" in axes.get_ylabel() or "(%)" in axes.get_xlabel() for axes in shown)
+
+
+def test_a_png_is_written_whole(tmp_path: pathlib.Path) -> None:
+    path = save_png(bands(), tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shares_have_a_panel_per_kind_in_percent() -> None:
+    shown = [axes for axes in shares().axes if axes.get_visible()]
+    assert len(shown) == 5
+    assert [round(float(y), 6) for y in shown[0].lines[0].get_ydata()] == [0.0, 10.0, 20.0]
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -132,6 +163,6 @@ def test_heat_has_its_number_in_every_cell() -> None:
 def test_series_differ_without_colour() -> None:
     for theme in (LIGHT, DARK):
         looks = {(theme.marker(look), theme.dash(look)) for look in range(len(theme.colours))}
-        assert len(looks) == len(theme.colours)
+        assert len(looks) == len(theme.colours) >= 6
         assert len({theme.colour(look) for look in range(len(theme.colours))}) == len(theme.colours)
         assert theme.colour(None) == theme.grey

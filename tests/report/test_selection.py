@@ -6,8 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from sta_lightning.report import Selection
-from sta_lightning.report.selection import selection_figure, split_name
+from sta_lightning.report.selection import Selection, selection_figure, split_name
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from sta_lightning.benchmark.report.verdict import Verdict
-from sta_lightning.benchmark.results import BenchmarkResults, Group, MethodInfo, Setting, Spread
+from sta_lightning.benchmark.results import FINE_TUNED, BenchmarkResults, Group, MethodInfo, Setting, Spread
 
 Measure = Literal["fusion", "target", "control"]
 """Average accuracy after fusion, or accuracy on the target or the control after forgetting."""
@@ -17,7 +17,6 @@ Run = tuple[str, Setting]
 """A method under a setting."""
 
 SETTINGS: tuple[Setting, ...] = ("published", "tuned")
-ZERO_SHOT = "zero_shot"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def kept_accuracy(results: BenchmarkResults) -> dict[Run, Spread]:
 
     Empty where they were not measured.
     """
-    fine = [run for run in scores(results).runs("reference") if run[0] != ZERO_SHOT]
+    fine = [run for run in scores(results).runs("reference") if run[0] == FINE_TUNED]
     bounds = {row.seed: row.accuracy for row in results.fusion if (row.method, row.setting) in fine}
     shares: dict[Run, dict[int, float]] = {}
     for row in results.fusion:

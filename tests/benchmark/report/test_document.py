@@ -6,11 +6,12 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
 from sta_lightning.benchmark.report.document import console, csv_tables, describe, figures, write_report
-from sta_lightning.benchmark.report.numbers import looks, looks_among, settings_text
+from sta_lightning.benchmark.report.numbers import looks, looks_among, scores, settings_text
 from sta_lightning.benchmark.report.tables import fusion_grid
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, PairedDifference
 from sta_lightning.report.document import Drawn, html, markdown
@@ -147,10 +148,10 @@ def test_every_table_says_the_same_on_the_page_and_in_markdown_and_csv(results: 
 def test_fusion_csv_has_the_numbers_of_the_results(results: BenchmarkResults) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_tables(results)["fusion"])))
     found = next(row for row in rows if (row["method"], row["setting"]) == ("TSV-M", "tuned"))
-    spread = results.spread("tsv", "tuned", "digits")
-    assert float(found["digits"]) == spread.mean
-    assert float(found["digits std"]) == spread.std
-    assert float(found["average"]) == results.spread("tsv", "tuned").mean
+    digits = [row.accuracy["digits"] for row in results.fused("tsv", "tuned")]
+    assert float(found["digits"]) == fmean(digits)
+    assert float(found["digits std"]) == stdev(digits)
+    assert float(found["average"]) == fmean(row.average for row in results.fused("tsv", "tuned"))
 
 
 def test_curves_csv_has_a_line_per_point(results: BenchmarkResults) -> None:
@@ -374,7 +375,7 @@ def test_every_variant_of_sta_meets_every_other_method(results: BenchmarkResults
         (info.label, setting)
         for info in results.methods
         if info.group != "reference"
-        for setting in results.settings_of(info.key)
+        for setting in scores(results).settings(info.key)
     ]
     for own in ("STA LP", "STA LP+Amp", "STA Amp"):
         for setting in ("published", "tuned"):
