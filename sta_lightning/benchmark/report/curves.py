@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sta_lightning.benchmark.report.numbers import spaced
 from sta_lightning.benchmark.report.tables import number, over
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread, TradeOffPoint
 from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
 
@@ -73,7 +73,7 @@ def levels(results: BenchmarkResults, points: Sequence[CurvePoint]) -> list[Curv
     """What has no setting to vary, measured on the images of a curve over p or λ."""
     if points[0].curve not in ("p", "scale"):
         return []
-    return [one for one in results.curves if one.curve == "level" and one.split == points[0].split]
+    return [point for point in results.curves if (point.curve, point.split) == ("level", points[0].split)]
 
 
 def by_method(points: Iterable[CurvePoint]) -> dict[str, dict[float, Spread]]:
@@ -131,15 +131,15 @@ def curves_csv(results: BenchmarkResults) -> Grid:
 
 def trade_off(results: BenchmarkResults) -> dict[str, dict[float, tuple[Spread, Spread]]]:
     """Method -> p or γ -> target and control over the seeds."""
-    found: dict[str, dict[float, list[tuple[float, float]]]] = {}
+    found: dict[str, dict[float, list[TradeOffPoint]]] = {}
     for point in results.trade_off:
-        found.setdefault(point.method, {}).setdefault(point.x, []).append((point.target, point.control))
+        found.setdefault(point.method, {}).setdefault(point.x, []).append(point)
     return {
         method: {
-            x: (Spread.of([one for one, _ in values[x]]), Spread.of([one for _, one in values[x]]))
-            for x in sorted(values)
+            x: (Spread.of([point.target for point in same]), Spread.of([point.control for point in same]))
+            for x, same in sorted(points.items())
         }
-        for method, values in found.items()
+        for method, points in found.items()
     }
 
 
@@ -152,10 +152,7 @@ def trade_off_grid(results: BenchmarkResults) -> Grid:
         head="method",
         columns=tuple(map(Column, ("setting", "target", "control"))),
         lines=tuple(
-            Line(
-                labels[method],
-                (f"{symbol(results, method)} = {x:g}", number(target), number(control)),
-            )
+            Line(labels[method], (f"{symbol(results, method)} = {x:g}", number(target), number(control)))
             for method, spreads in trade_off(results).items()
             for x, (target, control) in spreads.items()
         ),

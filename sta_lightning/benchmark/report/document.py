@@ -9,50 +9,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sta_lightning.benchmark.report.curves import (
-    VARIED,
-    curve_grid,
-    curve_groups,
-    curves_csv,
-    levels,
-    trade_off_grid,
-)
-from sta_lightning.benchmark.report.figures import (
-    conflict,
-    curve,
-    forgetting,
-    pairs,
-    radar,
-    radar_runs,
-    ranking,
-    selected,
-    selection,
-    survivors,
-    trade_offs,
-)
+from sta_lightning.benchmark.report import curves, drawings, tables
 from sta_lightning.benchmark.report.numbers import Measure, duels, plain, scores, spaced
 from sta_lightning.benchmark.report.summary import forgetting_items, fusion_items, reading
-from sta_lightning.benchmark.report.tables import (
-    conflict_grid,
-    duel_grid,
-    duels_csv,
-    forgetting_grid,
-    fusion_grid,
-    pairs_grid,
-    properties_grid,
-)
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.steps import write_text
-from sta_lightning.report.document import (
-    Block,
-    Details,
-    Document,
-    Drawn,
-    Picture,
-    Section,
-    html,
-    markdown,
-)
+from sta_lightning.report.document import Block, Details, Document, Drawn, Picture, Section, html, markdown
 from sta_lightning.report.embed import data_uri, pixels
 from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
@@ -94,25 +56,25 @@ def csv_tables(results: BenchmarkResults) -> dict[str, str]:
     """Every table as CSV by the name of its file."""
     grids = [grid for grid in describe(results).grids() if grid.name]
     if results.curves:
-        grids.append(curves_csv(results))
+        grids.append(curves.curves_csv(results))
     if results.conflict:
-        grids.append(conflict_grid(results))
-    verdicts = duels_csv(results, {name: duels(results, name) for name in ("fusion", *_SIDES)})
+        grids.append(tables.conflict_grid(results))
+    verdicts = tables.duels_csv(results, {name: duels(results, name) for name in ("fusion", *_SIDES)})
     if verdicts.lines:
         grids.append(verdicts)
-    tables = {grid.name: grid.csv() for grid in grids}
+    found = {grid.name: grid.csv() for grid in grids}
     if results.kept:
-        tables["selection"] = Selection(results.kept).csv()
-    return tables
+        found["selection"] = Selection(results.kept).csv()
+    return found
 
 
 def console(results: BenchmarkResults) -> str:
     """The tables of fusion and forgetting and what they say, as plain text for a terminal."""
     parts = []
     if results.fusion:
-        parts.append(fusion_grid(results).terminal())
+        parts.append(tables.fusion_grid(results).terminal())
     if results.forgetting:
-        parts.append(forgetting_grid(results).terminal())
+        parts.append(tables.forgetting_grid(results).terminal())
     parts += [f"{item.lead} {item.text}" for item in (*fusion_items(results), *forgetting_items(results))]
     return "\n".join(parts)
 
@@ -121,7 +83,7 @@ def describe(results: BenchmarkResults) -> Document:
     """The report's sections; one without data is left out."""
     merging = {info.key for info in results.methods}
     methods = [*results.methods, *(info for info in results.forget_methods if info.key not in merging)]
-    properties = properties_grid(methods)
+    properties = tables.properties_grid(methods)
     sections = (
         Section("summary", "What was found", _summary(results)),
         Section("fusion", "Fusion", _fusion(results)),
@@ -143,7 +105,7 @@ def _summary(results: BenchmarkResults) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if results.fusion:
         blocks += ["Fusion: one model for all tasks.", fusion_items(results)]
-        grid = duel_grid(
+        grid = tables.duel_grid(
             results,
             {"fusion": duels(results)},
             "Fusion: difference of the averages in points, STA minus the other method",
@@ -156,7 +118,7 @@ def _summary(results: BenchmarkResults) -> tuple[Block, ...]:
             f"(control: {spaced(results.control)}, higher is better).",
             forgetting_items(results),
         ]
-        grid = duel_grid(
+        grid = tables.duel_grid(
             results,
             {side: duels(results, side) for side in _SIDES},
             "Forgetting: difference in points, STA minus the other method",
@@ -172,18 +134,18 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
     found = scores(results)
     numbers = "; ".join(f"{found.named(run)} {found.mean(run):.1f}" for run in found.runs())
     blocks: list[Block] = [
-        fusion_grid(results),
+        tables.fusion_grid(results),
         Picture(
             "fusion",
             "Average accuracy of every method",
             f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. The axis does "
             "not begin at zero.",
             f"Dot plot of the average test accuracy in percent after fusion. {numbers}.",
-            partial(ranking, results),
+            partial(drawings.ranking, results),
         ),
     ]
     if len(results.tasks) > 2:
-        which = ", ".join(map(found.named, radar_runs(found)))
+        which = ", ".join(map(found.named, drawings.radar_runs(found)))
         blocks.append(
             Picture(
                 "radar",
@@ -192,7 +154,7 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
                 "and STA LP are shown under the setting with the higher average.",
                 f"Radar chart of the test accuracy on every task for {which}. The numbers stand in the "
                 "table of fusion.",
-                partial(radar, results),
+                partial(drawings.radar, results),
             )
         )
     return tuple(blocks)
@@ -207,7 +169,7 @@ def _dots(results: BenchmarkResults) -> str:
 def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
     if not results.pairs:
         return ()
-    grid = pairs_grid(results)
+    grid = tables.pairs_grid(results)
     means = ", ".join(
         f"{column.name} {grid.text(cell)}"
         for column, cell in zip(grid.columns, grid.lines[-1].cells, strict=True)
@@ -219,7 +181,7 @@ def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
         "at zero.",
         f"Dot plot of the average test accuracy of {len(grid.lines) - 1} pairs of tasks. Means of all "
         f"pairs: {means}.",
-        partial(pairs, results),
+        partial(drawings.pairs, results),
     )
     return picture, Details("The numbers of the pairs", (grid,))
 
@@ -232,7 +194,7 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
             f"{target.named(run)} {target.mean(run):.1f} / {control.mean(run):.1f}" for run in target.values
         )
         blocks += [
-            forgetting_grid(results),
+            tables.forgetting_grid(results),
             Picture(
                 "forgetting",
                 "Target and control after forgetting",
@@ -240,7 +202,7 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
                 "not begin at zero.",
                 "Two dot plots: mean accuracy on the forgotten task, and on the control. Target / control: "
                 f"{numbers}.",
-                partial(forgetting, results),
+                partial(drawings.forgetting, results),
             ),
         ]
     if results.trade_off:
@@ -252,19 +214,19 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
                 "setting are labelled where there is room and named in the legend. Up and to the left is "
                 "better.",
                 f"Lines of the control's accuracy against the forgotten task's, a line per method. {_BELOW}",
-                partial(trade_offs, results),
+                partial(drawings.trade_offs, results),
             ),
-            Details("The numbers of the trade-off", (trade_off_grid(results),)),
+            Details("The numbers of the trade-off", (curves.trade_off_grid(results),)),
         ]
     return tuple(blocks)
 
 
 def _sensitivity(results: BenchmarkResults) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    for name, points in curve_groups(results).items():
-        varied, split = VARIED[points[0].curve], points[0].split
+    for name, points in curves.curve_groups(results).items():
+        varied, split = curves.VARIED[points[0].curve], points[0].split
         band = "The band is one standard deviation over the seeds. " if len(results.seeds) > 1 else ""
-        beside = "Level lines: what has no such setting. " if levels(results, points) else ""
+        beside = "Level lines: what has no such setting. " if curves.levels(results, points) else ""
         blocks += [
             Picture(
                 name,
@@ -272,10 +234,11 @@ def _sensitivity(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"Average over the tasks, {split} images. {varied.reading} {band}{beside}"
                 "The axis does not begin at zero.",
                 f"Lines of the average {split} accuracy in percent, a line per method. {_BELOW}",
-                partial(curve, results, points),
+                partial(drawings.curve, results, points),
             ),
             Details(
-                f"The numbers: {varied.title[0].lower()}{varied.title[1:]}", (curve_grid(results, points),)
+                f"The numbers: {varied.title[0].lower()}{varied.title[1:]}",
+                (curves.curve_grid(results, points),),
             ),
         ]
     return tuple(blocks)
@@ -292,7 +255,7 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"As the paper's Fig. 4: a panel per kind of parameter, a line per task. {seed}",
                 "Panels of the share of entries kept in percent against the layer. The numbers are in "
                 "selection.csv.",
-                partial(selection, results),
+                partial(drawings.selection, results),
             )
         )
     if results.kept:
@@ -300,10 +263,10 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
             Picture(
                 "kept",
                 "Share of each task vector that survives",
-                f"Mean over the layers of the share of entries that {selected(results)} keeps, in percent, by "
-                f"kind of parameter. {seed}",
+                f"Mean over the layers of the share of entries that {drawings.selected(results)} keeps, in "
+                f"percent, by kind of parameter. {seed}",
                 "Heat map of the share of entries kept, kind of parameter by task, its number in every cell.",
-                partial(survivors, results),
+                partial(drawings.survivors, results),
             )
         )
     if len(results.conflict) > 1:
@@ -314,7 +277,7 @@ def _kept(results: BenchmarkResults) -> tuple[Block, ...]:
                 "Of the entries that are not zero in both task vectors, the share in percent whose signs "
                 f"differ; 50 is what chance gives. {seed}",
                 "Heat map of the share of entries whose signs differ, task by task, its number in every cell.",
-                partial(conflict, results),
+                partial(drawings.conflict, results),
             )
         )
     return tuple(blocks)

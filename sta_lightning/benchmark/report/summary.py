@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from sta_lightning.benchmark.report.numbers import (
-    SETTINGS,
-    Duel,
-    Run,
-    Scores,
-    duels,
-    kept_accuracy,
-    scores,
-)
+from sta_lightning.benchmark.report.numbers import SETTINGS, Duel, Run, Scores, duels, kept_accuracy, scores
 from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE
 from sta_lightning.benchmark.results import BenchmarkResults, Setting, Spread
 from sta_lightning.report.document import Item

@@ -7,13 +7,7 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from sta_lightning.benchmark.report.curves import (
-    VARIED,
-    by_method,
-    levels,
-    symbol,
-    trade_off,
-)
+from sta_lightning.benchmark.report.curves import VARIED, by_method, levels, symbol, trade_off
 from sta_lightning.benchmark.report.numbers import (
     Measure,
     Run,
