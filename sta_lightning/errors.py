@@ -21,11 +21,11 @@ def listed(names: Iterable[str], limit: int = 5) -> str:
         limit: how many are spelled out.
 
     Returns:
-        For example ``'a', 'b' and 7 more``; ``nothing`` for no names.
+        For example ``'a', 'b' and 7 more``; ``none`` for no names.
     """
     everything = list(names)
     if not everything:
-        return "nothing"
+        return "none"
     shown = ", ".join(f"'{name}'" for name in everything[:limit])
     more = len(everything) - limit
     return f"{shown} and {more} more" if more > 0 else shown

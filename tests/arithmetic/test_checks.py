@@ -31,6 +31,6 @@ def test_float8_is_looked_at_too() -> None:
 
 
 def test_listed() -> None:
-    assert listed([]) == "nothing"
+    assert listed([]) == "none"
     assert listed(["a", "b"]) == "'a', 'b'"
     assert listed("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"
