@@ -1,1 +1,1 @@
-"""The command ``sta``: a static table of subcommands; each imports the heavy rooms only when it runs."""
+"""The command ``sta``: a table of subcommands; each imports the heavy rooms only when it runs."""

@@ -1,4 +1,4 @@
-"""What every Trainer-driven subcommand shares: one ``LightningCLI`` built for that subcommand alone."""
+"""What the Trainer's subcommands share: one ``LightningCLI``, built for that subcommand alone."""
 
 import inspect
 import logging
@@ -28,7 +28,7 @@ _CHECKPOINT_WORDS = {"best", "last", "hpc", "registry"}
 
 
 class StaParser(RaisingParser, LightningArgumentParser):
-    """A ``LightningArgumentParser`` that raises, lists the trainer's options last, and prints what would run.
+    """A ``LightningArgumentParser`` that raises and whose help lists the trainer's options last.
 
     Attributes:
         complete: Fills in, in place, what a parsed configuration leaves to be worked out.
@@ -51,7 +51,7 @@ class StaParser(RaisingParser, LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the configuration into the run's log folder, whole or not at all; a folder's latest run wins.
+    """Writes the configuration into the run's log folder, whole; a folder's latest run wins.
 
     The file is named after the subcommand, so that testing a model leaves the configuration of its
     fit alone. It runs on rank 0 only, so it holds no collective operation.
@@ -91,7 +91,7 @@ def same(*names: str) -> tuple[Link, ...]:
 
 
 class StaCLI(LightningCLI):
-    """``LightningCLI`` for one subcommand, with links between model and data and errors in plain words.
+    """``LightningCLI`` for one subcommand, with links from model to data and errors in plain words.
 
     Args:
         subcommand: The trainer's method to run.
@@ -138,7 +138,7 @@ class StaCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # one parser costs a quarter of four
-        """The one subcommand, and the arguments of its method that the command line fills by itself."""
+        """The one subcommand, and the arguments of its method that Lightning fills in."""
         known = LightningCLI.subcommands()
         return {self._name: known.get(self._name, set()) | {"model", "datamodule"}}
 
@@ -162,7 +162,7 @@ class StaCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; the parent's version warns whenever Python was started with arguments of its own."""
+        """Parse; the parent's version warns whenever Python was started with arguments."""
         self._inner.complete = self.complete
         if "weights_only" in self._inner.options():
             self._inner.set_defaults(weights_only=True)
@@ -174,7 +174,7 @@ class StaCLI(LightningCLI):
         self._check_links()
 
     def complete(self, config: Namespace) -> None:
-        """Work out, in place, what the subcommand's configuration leaves open: the texts with placeholders."""
+        """Work out, in place, what the configuration leaves open: the texts with placeholders."""
         fill_placeholders(config)
 
     def _explained(self, message: str) -> str:
@@ -209,11 +209,11 @@ class StaCLI(LightningCLI):
             ) from error
 
     def before_instantiate_classes(self) -> None:
-        """Make the parser remember what callbacks refuse too (models and data are registered by the parent)."""
+        """Make the parser remember what callbacks refuse, as it does for models and data."""
         self.parser.add_instantiator(_construct, Callback)
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; a mistake found by one of them comes out as it was raised."""
+        """Build model, data and trainer; a mistake that one of them finds comes out as raised."""
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -251,7 +251,7 @@ def _construct(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _members(message: str) -> list[str]:
-    """Option names of the classes that a message is about; of all that are known if it names none."""
+    """Option names of the classes that a message is about; of all if it names none."""
     known: dict[str, type] = {}
     for base in (LightningModule, LightningDataModule, Callback):
         for found in _descendants(base):

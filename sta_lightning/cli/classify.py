@@ -1,4 +1,4 @@
-"""``sta predict --model FILE``: a folder of pictures, classified by a model in a file; without Lightning."""
+"""``sta predict --model FILE``: pictures classified by a model in a file, without Lightning."""
 
 import csv
 import time
@@ -150,7 +150,7 @@ def run(name: str, words: Sequence[str]) -> None:
 
 
 def find_task(spec: str) -> "Classes":
-    """Look up a task; the room of the tasks is imported only where a head does not tell its classes."""
+    """Look up a task; its room is imported only where a head does not name its classes."""
     from sta_lightning.tasks import get_task
 
     return get_task(spec)

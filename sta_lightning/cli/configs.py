@@ -48,7 +48,7 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group: str, name: str) -> Any:
-    """The value that the user gave for ``group.name``, the last one if several; None if none was given."""
+    """The last value that the user gave for ``group.name``; ``None`` if there is none."""
     value = None
     for config in configs:
         section = config.get(group)

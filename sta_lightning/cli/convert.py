@@ -61,7 +61,7 @@ def build_parser() -> RaisingParser:
 
 
 def known_architectures() -> Mapping[str, Mapping[str, Any]]:
-    """open_clip's configurations and that of the package's own encoder, by name; open_clip is not imported."""
+    """open_clip's configurations, read without importing it, and the package's own, by name."""
     import json
 
     from sta_lightning.encoders.architectures import MINIATURE, MINIATURE_CONFIG

@@ -1,8 +1,8 @@
 """One message for a mistake on the command line: what was asked, what was found, how to mend it.
 
-An option that there is not is found from the options alone. Of what jsonargparse says, which reports
-every branch of every union that it tried, nested, the lines that say something are kept, in plainer
-words where they are known; where they are not, in its own words.
+An option that there is not is found from the options alone. jsonargparse reports every branch of
+every union that it tried, nested: the lines that say something are kept, in plainer words where
+those are known, else in its own.
 """
 
 import difflib
@@ -171,7 +171,7 @@ def explain(
 
 
 def _class_help(command: str, key: str) -> str:
-    """The hint at a class's own help, for the subcommands whose model and data are chosen by name."""
+    """The hint at a class's own help, where model and data are chosen by name."""
     match = _HELP.match(f"--{key}")
     if match is None or command not in ("fit", "validate", "test", "predict"):
         return ""

@@ -19,7 +19,7 @@ _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirec
 
 
 def process_rank() -> int:
-    """Rank of this process, from the variables that launchers set; 0 outside of distributed runs."""
+    """Rank of this process by the variables that launchers set; 0 outside of distributed runs."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])

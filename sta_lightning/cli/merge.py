@@ -1,4 +1,4 @@
-"""``sta merge`` and ``sta forget``: from files to a file; Lightning is imported only where it is evaluated too."""
+"""``sta merge`` and ``sta forget``: files to a file; Lightning is imported only to evaluate it."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ _FILES = [field.name for field in dataclasses.fields(TaskSource)]
 
 
 class _EverythingAskedError(Exception):
-    """The help or the configuration is asked for: that of the evaluation too, which Lightning's part knows."""
+    """The help or the configuration is asked for, which has the evaluation's options too."""
 
 
 class _Everything(argparse.Action):
@@ -35,7 +35,7 @@ class _Everything(argparse.Action):
 
 
 def build_parser(name: str) -> RaisingParser:
-    """The options of a merge; those of its evaluation are left to Lightning's part, if it comes to that."""
+    """The options of a merge; those of its evaluation are taken as they are, unread."""
     parser = RaisingParser(prog=f"sta {name}", add_help=False, print_config=None)
     parser.add_config()
     parser.add_class_arguments(_OPTIONS[name], "model", fail_untyped=True)
@@ -80,7 +80,7 @@ def write(options: MergeOptions, output: Path) -> None:
         options.tasks = dict(zip(names, tasks.values(), strict=True)) if isinstance(tasks, dict) else names
     elif isinstance(options, ForgettingOptions):
         options.target = task_name(options.target)
-    options.job()  # what is out of range is told before a file is opened
+    options.job()  # what is out of range is refused before a file is opened
     with ExitStack() as stack:
         pretrained = pretrained_for_merge(options.encoder, options.pretrained, options.image_size, stack)
         processes = stack.enter_context(launched_processes())

@@ -36,7 +36,7 @@ class MergeTrainer(Trainer):
     """A trainer that evaluates what is merged."""
 
     def merge(self, model: MergedEvaluation, datamodule: MultiTaskDataModule) -> None:
-        """Write the encoder that is made, and evaluate that file on every task and on the control set.
+        """Write the encoder that is made, and evaluate that file on every task and the control set.
 
         Args:
             model: What is merged, and how.

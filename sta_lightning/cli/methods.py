@@ -1,4 +1,4 @@
-"""``sta methods``: which methods there are, what each needs, where it comes from (the paper's Table 1)."""
+"""``sta methods``: the methods, what each needs, where it comes from (the paper's Table 1)."""
 
 import dataclasses
 import inspect
@@ -17,7 +17,7 @@ def run(name: str, words: Sequence[str]) -> None:
 
     Args:
         name: ``methods``.
-        words: The command line after it: nothing, or a method.
+        words: The command line after it: empty, or a method.
 
     Raises:
         StaError: There is no such method, or more than one word.

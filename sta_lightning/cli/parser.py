@@ -24,8 +24,8 @@ class RaisingParser(ArgumentParser):
 
     Attributes:
         configs: What the configuration files of a command line hold, in their order.
-        faults: The mistakes found while classes were instantiated, in order: jsonargparse turns what
-            a constructor raises into the text of a ``ValueError``, and the original would be lost.
+        faults: The mistakes found while classes were instantiated, in order: jsonargparse makes
+            the text of a ``ValueError`` of them, and the originals would be lost.
         linked: Options that follow from others.
         constructors: What builds the classes: function, class, and whether its subclasses too.
     """
@@ -51,7 +51,7 @@ class RaisingParser(ArgumentParser):
         self.add_argument("-c", "--config", action=ConfigFile, help="YAML file with settings; several stack.")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise ``RejectedError``; inner parsers, whose errors jsonargparse itself expects, behave as ever."""
+        """Raise ``RejectedError``, except in inner parsers, whose errors jsonargparse expects."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise RejectedError(message) from ex
@@ -65,7 +65,7 @@ class RaisingParser(ArgumentParser):
         subclasses: bool = True,
         prepend: bool = False,
     ) -> None:
-        """Keep an instantiator for :meth:`instantiate_classes`; a ``StaError`` in it is put into ``faults``."""
+        """Keep an instantiator; a ``StaError`` that is raised in it is put into ``faults``."""
 
         def remembering(*args: Any, **kwargs: Any) -> Any:
             try:

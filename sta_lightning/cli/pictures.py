@@ -1,4 +1,4 @@
-"""Pictures in files and folders: found in a natural order, decoded with an error that names the file."""
+"""Pictures in files and folders, in a natural order; an error in decoding names the file."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
-    """Sort key by which numbers within names count as numbers, and capital letters as small ones."""
+    """Sort key: numbers within names count as numbers, capital letters as small ones."""
     pieces = re.split(r"(\d+)", "\0".join(path.parts))
     counted = [
         (piece.lower(), 0) if place % 2 == 0 else ("", int(piece)) for place, piece in enumerate(pieces)

@@ -1,4 +1,4 @@
-"""``{task}`` in a configuration: texts that follow from the model's options, so that one file serves every task."""
+"""``{task}`` in a configuration: texts that follow from the model's options."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from sta_lightning.errors import StaError, listed
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")
-# Placeholders of another kind: Lightning's metrics in a checkpoint's name, each task's own name in a merge's files.
+# Placeholders of another kind: metrics in a checkpoint's name, each task's name in a merge's files.
 _NOT_OURS = ("filename", "files")
 
 

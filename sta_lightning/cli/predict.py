@@ -1,4 +1,4 @@
-"""``sta predict``: pictures classified by a model in a file, or the test split of a configured datamodule."""
+"""``sta predict``: pictures by a model in a file, or the test split of a datamodule."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ _CONFIGURED = ("--config", "-c", "--print_config", "--data", "--trainer", "--ckp
 
 
 def of_pictures(words: Sequence[str]) -> bool:
-    """Whether a command line asks for pictures to be classified: it has no option of a configured run."""
+    """Whether a command line asks for pictures: it has no option of a configured run."""
     options = [word.split("=")[0] for word in words if word.startswith("-")]
     return not any(option.split(".")[0] in _CONFIGURED or option.startswith("--model.") for option in options)
 

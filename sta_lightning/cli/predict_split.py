@@ -32,7 +32,7 @@ class PredictTrainer(Trainer):
             datamodule: The images, in the order of the test split.
             output: File for the probabilities (safetensors: one float32 tensor ``probabilities`` of
                 shape images by classes); it is replaced whole.
-            ckpt_path: Checkpoint of the classifier; nothing for the model as configured.
+            ckpt_path: Checkpoint of the classifier; ``None`` for the model as configured.
             weights_only: Whether to refuse a checkpoint that holds more than tensors and plain
                 values.
 

@@ -1,4 +1,4 @@
-"""``sta score``: the importance of every weight of one fine-tuned encoder, or its Gram matrices, in one safetensors file."""
+"""``sta score``: a fine-tuned encoder's importances, or Gram matrices, in one file."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class ScoreTrainer(Trainer):
         precision: Precision = "float32",
         report_agreement: bool = False,
     ) -> None:
-        """Write the importance of every weight of a fine-tuned encoder (Eq. 10 to 12 of the paper), or what another method reads.
+        """Write the importance of every weight of a fine-tuned encoder (Eq. 10 to 12 of the paper).
 
         Args:
             model: The classifier that the weights belong to.
@@ -48,9 +48,10 @@ class ScoreTrainer(Trainer):
             output: File for the importances (safetensors, one float32 tensor per weight tensor); it
                 is replaced whole.
             measure: What importance is: "lp" sums over samples the loss that a weight preserves,
-                weight · gradient without its sign; "amp" is the squared weight and reads no images; "lp+amp" is
-                their product; "delta-lp" and "delta-amp" have the change by fine-tuning in place of
-                the weight; "fisher" sums gradient², the Fisher information, for Fisher merging.
+                weight · gradient without its sign; "amp" is the squared weight and reads no
+                images; "lp+amp" is their product; "delta-lp" and "delta-amp" have the change by
+                fine-tuning in place of the weight; "fisher" sums gradient², the Fisher information,
+                for Fisher merging.
                 "gram" is no importance: the file gets the mean of x·xᵀ over the inputs x of every
                 linear layer, for methods that need Gram matrices (RegMean); it takes no gradient.
             samples: Number of training images, each differentiated by itself; the paper takes 32

@@ -28,7 +28,7 @@ def build_parser(name: str, description: str, settings: type[Any], flags: Mappin
 def parse(
     name: str, words: Sequence[str], description: str, settings: type[Any], flags: Mapping[str, str]
 ) -> tuple[Any, dict[str, bool]]:
-    """Read a command line; takes what :func:`build_parser` does, and ``words``, the line after the subcommand.
+    """Read a command line, ``words``; the rest is what :func:`build_parser` takes.
 
     Returns:
         The dataclass, and whether each flag is given.

@@ -19,10 +19,10 @@ LINKS = same("encoder", "pretrained", "image_size", "task")
 
 
 class FitCLI(StaCLI):
-    """Takes the length of a task's fine-tuning from the package's table where nothing else says it."""
+    """Takes the length of a task's fine-tuning from the package's table unless it is given."""
 
     def complete(self, config: Namespace) -> None:
-        """Fill in placeholders, and ``trainer.max_epochs`` of a published task in a fit that nothing bounds."""
+        """Fill in placeholders, and the epochs of a published task in an unbounded fit."""
         super().complete(config)
         if (task := _unbounded(config)) in EPOCHS:
             config["trainer"]["max_epochs"] = EPOCHS[task]

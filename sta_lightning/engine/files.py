@@ -30,10 +30,10 @@ class TaskSource:
     """The files of one task that goes into a merge.
 
     Args:
-        finetuned: The fine-tuned encoder's weights; None if ``vector`` is given.
-        importance: The importance that ``sta score`` wrote; None where the method or the measure
-            needs none.
-        head: The task's head; None to make it from the pretrained model.
+        finetuned: The fine-tuned encoder's weights; ``None`` if ``vector`` is given.
+        importance: The importance that ``sta score`` wrote; ``None`` where the method or the
+            measure needs none.
+        head: The task's head; ``None`` to make it from the pretrained model.
         vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a
             fine-tuned encoder.
         gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them
@@ -55,8 +55,8 @@ def task_sources(
 
     Args:
         tasks: The files of every task, or the tasks' names alone.
-        shared: Where a task's files lie that ``tasks`` does not tell; ``{task}`` in a path stands
-            for the task's name.
+        shared: Where the files lie that ``tasks`` does not give; ``{task}`` in a path stands for
+            the task's name.
 
     Raises:
         StaError: a task is named twice.
@@ -119,7 +119,7 @@ def open_encoder(
 def open_task(
     task: str, files: TaskSource, method: MergeMethod, reference: SourceDict, stack: ExitStack
 ) -> tuple[SourceDict, dict[str, str]]:
-    """A task's fine-tuned encoder or masked task vector, and metadata.
+    """What a method reads of a task besides importance: fine-tuned encoder or vector, and metadata.
 
     Args:
         task: the task's name.
@@ -168,7 +168,7 @@ def open_scores(
         what: whose importance it is, for messages.
         finetuned: the task's weights.
         pretrained: the pretrained weights.
-        digest: digest of the task's weights, if their file tells it.
+        digest: digest of the task's weights, if their file has it.
         stack: what closes the file.
 
     Raises:
@@ -232,7 +232,7 @@ def open_grams(
         what: whose they are, for messages.
         title: the method that reads them.
         finetuned: the task's weights.
-        digest: digest of the task's weights, if their file tells it.
+        digest: digest of the task's weights, if their file has it.
         stack: what closes the file.
 
     Returns:
@@ -283,7 +283,7 @@ def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, wh
 
 
 def _with_bounds(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, TensorSource]:
-    """The scores, with the smallest and largest entries that the file's own metadata tells."""
+    """The scores, with the smallest and largest entries that the file's metadata has."""
     if not isinstance(scores, TensorFile):
         return dict(scores)
     known = read_bounds(metadata) or {}

@@ -24,8 +24,8 @@ class FusionJob(Job):
         tasks: by task name: the files of that task.
         name: the method's name, for the metadata.
         method: how they are fused.
-        base: weights of the model that masked task vectors are added to; ``None`` for the pretrained
-            one.
+        base: weights of the model that masked task vectors are added to; ``None`` for the
+            pretrained one.
         measure: the importance that the method goes by, unless it is defined with one of its own.
         dare: what is dropped from the task vectors before they are merged; ``None`` to drop none.
         dtype: type of the merged weights; ``None`` for float32.

@@ -1,4 +1,4 @@
-"""Heads that travel with a merged encoder: in the same file, beside its tensors, told by its metadata."""
+"""Heads in the file of a merged encoder, beside its tensors and described in its metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TaskHead:
         weight: shape ``[C, D]``, one row a class.
         bias: shape ``[C]``, or none.
         normalize: whether features are divided by their Euclidean norm first.
-        class_names: the classes in label order; nothing where they are not known.
+        class_names: the classes in label order; ``None`` where they are not known.
 
     Raises:
         StaError: if the shapes or the names do not fit each other.
@@ -55,7 +55,7 @@ class TaskHead:
 
 
 def head_tensors(heads: Mapping[str, TaskHead], others: Collection[str] = ()) -> dict[str, Tensor]:
-    """The heads' tensors as they are named in a file: ``head.<task>.weight`` and ``head.<task>.bias``.
+    """The heads' tensors by their names in a file: ``head.<task>.weight``, ``head.<task>.bias``.
 
     Args:
         heads: task -> head.

@@ -99,7 +99,7 @@ class Job(ABC):
         self._measure = method.measure or measure
 
     def scored(self) -> tuple[str, ...]:
-        """The tasks whose importance or Gram matrices are read, where the method needs them: all of them."""
+        """The tasks whose importance or Gram matrices a method reads that needs them: all."""
         return tuple(self.tasks)
 
     def result_dtype(self, stored: torch.dtype) -> torch.dtype:
@@ -289,7 +289,7 @@ def source_files(roles: Mapping[str, str | Path]) -> dict[str, Path]:
 
 
 def _finish(problem: Problem, sink: Sink, group: Processes) -> None:
-    """Copy the integer buffers of the model that is changed, and see that no file has changed meanwhile."""
+    """Copy the integer buffers of the changed model, and see that no file has changed meanwhile."""
     for name, source in problem.base.items():
         if group.rank == 0 and not source.dtype.is_floating_point:
             sink.write(name, 0, source.read(slice(0, source.shape.numel()), source.dtype))

@@ -1,4 +1,4 @@
-"""The settings of a merge and of a forgetting, stated once: for the command line, the modules and Python."""
+"""The settings of a merge and a forgetting, once for command line, modules and Python."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class MergeOptions(ABC):
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from importance files by
             ``lp``, ``amp`` (θ²) or ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher``
             from files scored by it; ``file`` from any, taken as they are.
-        p: Quantile of the mask from 0 to 1; the paper's is 0.7. In a fusion it is that of the tasks'
-            values for one entry (0 masks all but the smallest, 1 none); in a forgetting that of a
-            tensor's entries, and those above it are taken out.
+        p: Quantile of the mask from 0 to 1; the paper's is 0.7. In a fusion it is that of the
+            tasks' values for one entry (0 masks all but the smallest, 1 none); in a forgetting that
+            of a tensor's entries, and those above it are taken out.
         scale: The method's coefficient, if it has one (task arithmetic's λ or γ); ``None`` for its
             default.
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
@@ -106,8 +106,8 @@ class FusionOptions(MergeOptions):
     """What is fused, and how.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the names
-            alone, where ``files`` says where these lie.
+        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the
+            names alone, where ``files`` says where these lie.
         files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
             for the task's name.
         dare: Share of every task vector's entries that is dropped at random before they are merged,
@@ -194,8 +194,8 @@ class ForgettingOptions(MergeOptions):
     Args:
         target: The task to forget, or the path of its YAML file.
         finetuned: Weights of the encoder that was fine-tuned on it; ``None`` for method ``vector``.
-        importance: The importance that ``sta score`` wrote; ``None`` where the method or the measure
-            needs none.
+        importance: The importance that ``sta score`` wrote; ``None`` where the method or the
+            measure needs none.
         control: The task that must not be hurt, or the path of its YAML file, for an evaluation;
             ``None`` to take the datamodule's.
         model: Weights of the model that shall forget, a merged or fine-tuned one; ``None`` for the

@@ -1,4 +1,4 @@
-"""Lightning modules: pretraining, fine-tuning, evaluating on several tasks, fusing and forgetting."""
+"""Lightning modules: pretraining, fine-tuning, evaluating, fusing and forgetting."""
 
 from sta_lightning.engine import TaskSource
 from sta_lightning.modules.adamerging import AdaMerging

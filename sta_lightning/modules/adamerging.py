@@ -34,7 +34,9 @@ _SUFFIX = ".safetensors"
 
 
 class AdaMerging(LightningModule):
-    """Learn the coefficients of theta_0 + sum of lambda_i * delta_i by making predictions certain (Yang et al. 2024).
+    """Learn a merge's coefficients by making its predictions certain (Yang et al. 2024).
+
+    What is merged is theta_0 + sum of lambda_i * delta_i, and the lambda_i are learned.
 
     At each step a batch of images of every task goes through the merged encoder and that task's
     frozen head, and the sum over the tasks of the mean entropy of the predictions is made smaller.
@@ -55,18 +57,18 @@ class AdaMerging(LightningModule):
             head if it is not to be made.
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
             model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
             package ships.
-        image_size: Side of the input in pixels; nothing for the encoder's own.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
         granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the
             authors' layer-wise).
         trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less
-            those that disagree with the sign that TIES elects; nothing to take the task vectors as
+            those that disagree with the sign that TIES elects; ``None`` to take the task vectors as
             they are.
         init: Where the coefficients start, between 0 and 1.
         learning_rate: Of Adam.
-        output: File for the merged encoder (safetensors), written when the fit ends; nothing for
-            none.
+        output: File for the merged encoder (safetensors), written when the fit ends; ``None``
+            to write none.
 
     Raises:
         StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
@@ -129,7 +131,7 @@ class AdaMerging(LightningModule):
         self.build()
 
     def build(self) -> None:
-        """Read the encoders, make the task vectors and get the heads, unless they are there; ``setup`` calls it.
+        """Read encoders, make task vectors and get heads, once; ``setup`` calls it.
 
         Raises:
             StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or
@@ -156,7 +158,7 @@ class AdaMerging(LightningModule):
             self.coefficients.fill_(self._init)
 
     def limited(self) -> Tensor:
-        """Return the coefficients as they are used, limited to 0..1: ``[N]``, or ``[N, T]`` with a column a tensor."""
+        """Return the coefficients, limited to 0..1: ``[N]``, or ``[N, T]`` for T tensors."""
         return self.coefficients.clamp(0.0, 1.0)
 
     def task_coefficients(self) -> dict[str, float]:
@@ -222,7 +224,7 @@ class AdaMerging(LightningModule):
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Refuse; without this method Lightning would refuse a test before ``setup`` can say what to do instead."""
+        """Refuse: without it Lightning would, before ``setup`` can say what to do instead."""
         raise _nothing_to("test")
 
     @override
@@ -344,7 +346,7 @@ def _check_settings(
     if trim is not None and not 0 < trim <= 1:
         raise StaError(
             f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or "
-            "nothing."
+            "null."
         )
     # At the bounds clamp() passes no gradient: what starts there stays there.
     if not 0 < init < 1 or not learning_rate > 0:

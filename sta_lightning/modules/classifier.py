@@ -47,12 +47,12 @@ class CLIPClassifier(LightningModule):
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
             model's name.
         task: A task's name, or the path of a task's YAML file.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
             package ships.
         weights: A file with an encoder to start from in place of the pretrained one, such as a
             merged or a fine-tuned one; the head still comes from ``pretrained``.
-        head: A head's safetensors file; nothing to make the task's own.
-        image_size: Side of the input in pixels; nothing for the encoder's own.
+        head: A head's safetensors file; ``None`` to make the task's own.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
         trainable: What is trained: the ``encoder`` (the paper's choice), the ``head``, or ``both``.
         learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay of AdamW, on everything that is trained.
@@ -165,7 +165,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's tensors: its encoder's architecture and a head of its size."""
+        """Make room for the checkpoint's tensors: its encoder and a head of its size."""
         state = checkpoint["state_dict"]
         head = ClassificationHead.from_state_dict(state, "head.", trainable=self._trainable != "encoder")
         if self.built:
@@ -179,7 +179,7 @@ class CLIPClassifier(LightningModule):
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own kind of classmethod
         cls, checkpoint_path: str | Path, map_location: Any = None, **settings: Any
     ) -> CLIPClassifier:
-        """Load a fit's checkpoint: no data, no network, no pretrained weights, and no code from the file.
+        """Load a fit's checkpoint, without data, network, pretrained weights or code from the file.
 
         Args:
             checkpoint_path: The ``.ckpt`` file.
@@ -191,7 +191,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def on_train_epoch_start(self) -> None:
-        """Keep a frozen encoder in evaluation mode: without dropout and with its statistics as they are."""
+        """Keep a frozen encoder in evaluation mode: no dropout, statistics as they are."""
         if self._trainable == "head":
             self.encoder.eval()
 
@@ -215,7 +215,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy of a batch, such that the mean over the processes is that of all their samples."""
+        """Return a batch's cross-entropy; its mean over processes is that of all their samples."""
         images, labels = batch
         count, weight = training_share(self.trainer.train_dataloader, batch_idx, len(labels))
         logits, labels = self(images).float()[:count], labels[:count]
@@ -227,7 +227,7 @@ class CLIPClassifier(LightningModule):
         return loss if weight == 1 else loss * weight
 
     def _shows_loss(self, batch_idx: int) -> bool:
-        """Whether somebody looks at this batch's loss: logging takes time, and reading a number waits for the GPU."""
+        """Whether this batch's loss is logged: reading the number waits for the GPU."""
         trainer = self.trainer
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = every > 0 and (trainer.global_step + 1) % every == 0
@@ -256,7 +256,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the classes' probabilities ``[B, C]``, float32; labels, if there are any, are left unread."""
+        """Return the classes' probabilities ``[B, C]``, float32; labels are left unread."""
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         return cast(Tensor, self(images)).float().softmax(dim=-1)
 
@@ -267,7 +267,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with warm-up and cosine, or what was given in their place, over what is trainable."""
+        """AdamW with warm-up and cosine, or what was given instead, over what is trainable."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = (
             self._optimizer(trained)

@@ -1,4 +1,4 @@
-"""An encoder's forward under ``torch.compile``, beside the module tree: names in checkpoints and files stay as they are."""
+"""An encoder's forward under ``torch.compile``; names in checkpoints stay as they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sta_lightning.errors import StaError, listed
 
 CompileSetting = bool | dict[str, Any]
-"""``True`` for the defaults of ``torch.compile``, its keywords such as ``{"mode": "max-autotune"}``, or ``False``."""
+"""``True`` for ``torch.compile`` as it is, its keywords (``{"mode": ...}``), or ``False``."""
 
 
 def compiled_forward(encoder: nn.Module, setting: CompileSetting) -> Callable[[Tensor], Tensor]:

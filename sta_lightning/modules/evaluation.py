@@ -1,4 +1,4 @@
-"""Evaluating one encoder on several tasks, each with its own head: what merging and forgetting share."""
+"""Evaluating one encoder on several tasks, each with its own head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sta_lightning.tasks import get_task
 
 
 class MultiTaskEvaluation(LightningModule):
-    """Evaluate an image encoder on several tasks and a control set; by itself, one that lies in a file.
+    """Evaluate an image encoder, such as one in a file, on several tasks and a control set.
 
     The datamodule is a ``MultiTaskDataModule`` (or a ``TaskDataModule`` for one task): loader k
     belongs to its task k. Each sample counts once on any number of processes. Logs
@@ -33,11 +33,11 @@ class MultiTaskEvaluation(LightningModule):
     Args:
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
             model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); nothing for those the
+        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
             package ships. The heads are made from them.
-        weights: A file with the encoder to evaluate; nothing to evaluate the pretrained one.
+        weights: A file with the encoder to evaluate; ``None`` for the pretrained one.
         heads: Head files by task name, for tasks whose head is not to be made.
-        image_size: Side of the input in pixels; nothing for the encoder's own.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MultiTaskEvaluation(LightningModule):
         return self._original[0]
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings that tell this evaluation from others, for the loggers' tables of runs."""
+        """Return the settings that distinguish this evaluation, for the loggers' tables of runs."""
         weights = None if self._weights is None else Path(self._weights).name
         return {"encoder": self._encoder_name, "weights": weights}
 
@@ -85,7 +85,7 @@ class MultiTaskEvaluation(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Load the weights to evaluate and get a head and a metric for every task of the datamodule."""
+        """Load the weights to evaluate, and get a head and a metric for every task."""
         if stage not in ("validate", "test"):
             asked = str(getattr(stage, "value", stage))  # Lightning hands an enumeration
             raise StaError(
@@ -122,7 +122,7 @@ class MultiTaskEvaluation(LightningModule):
             self.encoder.load_state_dict(dict(self.encoder_weights()))
 
     def check_tasks(self, names: list[str]) -> None:
-        """Refuse tasks of the datamodule that this module cannot evaluate; overridden where tasks have a role."""
+        """Refuse tasks that this module cannot evaluate; overridden where tasks have a role."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class MultiTaskEvaluation(LightningModule):
         self.log_alike({**logged, **self.headline(stage, found)})
 
     def log_alike(self, values: Mapping[str, Tensor]) -> None:
-        """Log numbers that every process has the same already; a maximum leaves them as they are, to the last bit."""
+        """Log numbers that are the same on every process: a maximum leaves them so, to the bit."""
         for tag, value in values.items():
             self.log(tag, value, sync_dist=True, reduce_fx="max")
 
@@ -212,7 +212,8 @@ def _members(datamodule: Any) -> Mapping[str, Any]:
 
 
 def module_key(*names: str) -> str:
-    """Return names of tasks and models as a module's name: any characters, but no dots, and nothing that a ModuleDict has."""
+    """Return names of tasks and models as a module's name, without dots."""
+    # "task" keeps them apart from the attributes of a ModuleDict.
     return "_".join(["task", *(name.encode().hex() for name in names)])
 
 

@@ -15,7 +15,7 @@ from sta_lightning.modules.merged import MergedEvaluation
 
 
 class ForgetModule(MergedEvaluation):
-    """Take what one task's fine-tuning added out of a model (Eq. 20), and evaluate target and control.
+    """Make a model forget one task (Eq. 20), and evaluate target and control.
 
     Logs ``test/target/acc``, which should fall, ``test/control/acc``, which should stay, the share
     of entries taken out of each tensor and the size of the change. The datamodule's only task is

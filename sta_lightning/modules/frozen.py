@@ -1,4 +1,4 @@
-"""What a merge whose coefficients are learned starts from, and never changes: encoder, heads and task vectors."""
+"""What a learned merge starts from and never changes: encoder, heads and task vectors."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def read_frozen(
         tasks: By task name: the name or YAML file that it is found by, and its files.
         encoder_name: The encoder's name.
         pretrained: Its pretrained weights.
-        image_size: Side of the input in pixels; nothing for the encoder's own.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
         trim: Share of the largest entries that each task vector keeps, less those that disagree
-            with the elected sign; nothing for whole task vectors.
+            with the elected sign; ``None`` for whole task vectors.
 
     Raises:
         StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf:

@@ -15,15 +15,15 @@ from sta_lightning.tasks import get_task
 
 
 class MergeModule(MergedEvaluation):
-    """Fuse encoders that were fine-tuned on several tasks into one (Eq. 14 to 19), and evaluate it on each of them.
+    """Fuse encoders that were fine-tuned on several tasks (Eq. 14 to 19), and evaluate the result.
 
     Each task is evaluated with its own head. Logs ``test/<task>/acc``, ``test/avg_acc``,
     ``test/control/<name>/acc``, the share of entries kept per tensor and task, and the size of the
     change; see MultiTaskEvaluation.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the names
-            alone, where ``files`` says where these lie.
+        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the
+            names alone, where ``files`` says where these lie.
         options: See :class:`~sta_lightning.engine.FusionOptions`.
 
     Raises:
@@ -46,7 +46,7 @@ class MergeModule(MergedEvaluation):
 
     @override
     def task_heads(self) -> dict[str, TaskHead]:
-        """The tasks' heads, from their files or made as for an evaluation, if they are asked for."""
+        """The tasks' heads, from files or made as for an evaluation, if they are asked for."""
         if not self._with_heads:
             return {}
         found: dict[str, TaskHead] = {}

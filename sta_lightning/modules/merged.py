@@ -50,7 +50,7 @@ class MergedEvaluation(MultiTaskEvaluation):
 
     @property
     def change(self) -> dict[str, float]:
-        """Size of the change from the pretrained weights: ``norm``, ``relative_norm``, share ``changed``."""
+        """Size of the change by the merge: ``norm``, ``relative_norm``, share ``changed``."""
         if self._change is None:
             self._change = change_size(self.original().state_dict(), self.merge().weights)
         return self._change
@@ -75,7 +75,7 @@ class MergedEvaluation(MultiTaskEvaluation):
         return self.merge().weights
 
     def save(self, path: str | Path) -> Path:
-        """Write the merged encoder, whole or not at all; from here on the file is what is evaluated.
+        """Write the merged encoder, whole; from here on the file is what is evaluated.
 
         Args:
             path: A safetensors file. Its tensors are named as in the pretrained model's file, and

@@ -60,7 +60,7 @@ def training_share(loader: Any, batch_idx: int, size: int) -> tuple[int, float]:
 
 
 def _shared(loader: Any) -> tuple[DistributedSampler[Any], int, int] | None:
-    """The sampler, a process's batch size and the number of samples, where processes share them out and fill up."""
+    """Sampler, a process's batch size and number of samples, where processes share them out."""
     if not isinstance(loader, DataLoader):
         return None
     sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
@@ -71,5 +71,5 @@ def _shared(loader: Any) -> tuple[DistributedSampler[Any], int, int] | None:
 
 
 def accept_padding() -> None:
-    """Silence Lightning's advice to evaluate on one device: it is about the repetitions that ``real_samples`` cuts off."""
+    """Silence Lightning's advice about the repetitions, which ``real_samples`` cuts off."""
     warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")

@@ -40,7 +40,7 @@ def bare_trainer(**settings: Any) -> Trainer:
 def start_encoder(
     name: str, pretrained: str | None, weights: str | None, image_size: int | None
 ) -> tuple[nn.Module, nn.Module]:
-    """Build the pretrained encoder and the one to start from, which is the same unless ``weights`` names another file."""
+    """Build the pretrained encoder and the one to start from, the same without ``weights``."""
     original = build_encoder(name, pretrained, image_size)
     if weights is None:
         return original, original

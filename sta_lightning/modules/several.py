@@ -23,7 +23,7 @@ Weights = str | Path | Mapping[str, Tensor]
 
 
 class MultiModelEvaluation(MultiTaskEvaluation):
-    """Evaluate several encoders on several tasks and a control set; every batch is read once and goes through all of them.
+    """Evaluate several encoders on several tasks and a control set, each batch read once for all.
 
     The numbers are those of :class:`MultiTaskEvaluation` with each encoder by itself. Logs
     ``test/<model>/<task>/acc`` for every model and task, ``test/<model>/avg_acc``, and
@@ -72,7 +72,7 @@ class MultiModelEvaluation(MultiTaskEvaluation):
 
     @override
     def load(self) -> None:
-        """Load the encoders and get a metric for every pair of model and task, unless they are there."""
+        """Load the encoders, and get a metric for every pair of model and task."""
         for model, weights in self._models.items():
             for task in self._names:
                 if module_key(model, task) not in self.metrics:
@@ -97,7 +97,7 @@ class MultiModelEvaluation(MultiTaskEvaluation):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """Return features ``[M, B, D]`` of normalised images ``[B, 3, S, S]``, in the order of the models."""
+        """Return features ``[M, B, D]``, model by model, of normalised images ``[B, 3, S, S]``."""
         return torch.stack([encoder(images) for encoder in self.encoders.values()])
 
     @override
@@ -132,7 +132,7 @@ def evaluate_many(
     split: Literal["test", "validation"] = "test",
     trainer: Trainer | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Evaluate several encoders of one architecture, each batch of images read once for a whole group of them.
+    """Evaluate several encoders of one architecture, each batch read once for a group of them.
 
     Args:
         models: Weights files, or tensors by name, by the models' names.

@@ -1,3 +1,3 @@
-"""Lightning is imported here, before any test: its log handler keeps the stderr that it finds at import."""
+"""Lightning is imported before any test: its log handler keeps the stderr that it finds then."""
 
 import lightning.pytorch  # noqa: F401

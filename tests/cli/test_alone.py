@@ -1,4 +1,4 @@
-"""Merging without an evaluation: no heavy import, the same bytes as with one, and one message for every mistake."""
+"""Merging without an evaluation: no heavy import, and the same bytes as with one."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ NAMES = ("spots", "stripes")
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a pretrained CLIP, two fine-tuned encoders, their fusion with heads, and pictures."""
+    """A pretrained CLIP, two fine-tuned encoders, their fusion with heads, and pictures."""
     folder = tmp_path_factory.mktemp("predict")
     register_toys()
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def write_pictures(folder: Path) -> None:
-    """Pictures of several formats, modes and sizes, numbered, in two folders; and what is no picture."""
+    """Numbered pictures of several formats, modes and sizes in two folders, and other files."""
     generator = np.random.default_rng(0)
     (folder / "more.d").mkdir(parents=True)
     for number, (suffix, mode, size) in enumerate(
@@ -150,7 +150,7 @@ def test_defaults_and_order_of_places(work: Path) -> None:
 
 
 def test_heads_of_other_sources_agree(work: Path) -> None:
-    """The head that the file brings, the head's own file, and the one made from the prompts are the same."""
+    """The head in the model's file, that of its own file and that of the prompts are the same."""
     head = read_heads(work / "fused.safetensors")["spots"]
     ClassificationHead.of(head).save(work / "head.safetensors", class_names=CLASSES)
     sources = {

@@ -30,7 +30,7 @@ def config(kind: str, task: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finetuned(tiny_suite: Path) -> Path:
-    """The folder in which two encoders have been fine-tuned by the shipped configs, for two steps."""
+    """The folder in which two encoders have been fine-tuned by the shipped configs."""
     for task in TASKS:
         assert (
             sta("fit", *config("finetune", task), *QUIET, "--trainer.max_epochs=1", "--data.batch_size=24")

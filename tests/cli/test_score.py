@@ -1,4 +1,4 @@
-"""``sta score``: what it prints of the agreement of two precisions, Fisher information, Gram matrices."""
+"""``sta score``: agreement of two precisions, Fisher information, Gram matrices."""
 
 from __future__ import annotations
 

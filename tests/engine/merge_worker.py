@@ -1,4 +1,4 @@
-"""What the child processes of the tests of merging do; some of them are killed. Imports no Lightning."""
+"""What the child processes of the tests of merging do; some are killed. Without Lightning."""
 
 from __future__ import annotations
 

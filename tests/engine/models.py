@@ -1,4 +1,4 @@
-"""Files of a small encoder for the tests of the engine. Imports no Lightning: child processes use it too."""
+"""Files of a small encoder for the tests of the engine, and their child processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prefixed(weights: State, prefix: str = PREFIX) -> State:
 
 @dataclass
 class Models:
-    """A pretrained encoder, encoders fine-tuned from it and their importances, in memory and in files."""
+    """A pretrained encoder, fine-tuned ones and their importances, in memory and in files."""
 
     folder: Path
     base: State

@@ -1,4 +1,4 @@
-"""Files that change, shrink or cannot be written while a merge runs: one message, status 2, nothing else touched."""
+"""Files that change, shrink or cannot be written during a merge: one message, status 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusing files that do not fit: one message that names task and file, nothing written, nothing changed."""
+"""Fusing files that do not fit: a message that names task and file, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a merge reads besides weights: Gram matrices, the Fisher information, and any importance as it is."""
+"""What a merge reads besides weights: Gram matrices, Fisher information, any importance."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_any_piece_can_be_read(folder: Path, start: int, stop: int) -> None:
 
 
 def test_a_task_is_taken_out_exactly(models, folder: Path) -> None:
-    """To float32 rounding, the model without a task is the fusion with that task's masked vector left out."""
+    """To float32 rounding, the model without a task is the fusion without its masked vector."""
     base, _, _ = models
     rest = [task for task in TASKS if task != "task4"]
     wanted = added(folder, rest).in_memory(pretrained(base)).weights

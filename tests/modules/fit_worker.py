@@ -17,12 +17,12 @@ from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
 from tests.toys import quiet_trainer, register_toys
 
 SIZES = (23, 19)
-"""Training images. In batches of 6 on 2 processes the last batch of 23 leaves one process with fewer images than another,
-and that of 19 leaves one process with none."""
+"""Training images. In batches of 6 on 2 processes the last batch of 23 leaves one with fewer
+images than the other, and that of 19 leaves one with none."""
 
 
 class Seen(Callback):
-    """Notes, batch by batch, what this process trains on: a number for each image, which its crop decides too."""
+    """Notes, batch by batch, a number for each image trained on, which its crop decides too."""
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""The classifier as Lightning's command line configures it: optimisers from YAML, checkpoints that load again."""
+"""The classifier by Lightning's command line: optimisers from YAML, checkpoints load again."""
 
 from __future__ import annotations
 

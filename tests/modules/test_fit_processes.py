@@ -1,4 +1,4 @@
-"""A fit on 1 and 2 real processes: the same batches in the same order, and the same weights to rounding."""
+"""A fit on 1 and 2 real processes: the same batches in order, the same weights to rounding."""
 
 from __future__ import annotations
 

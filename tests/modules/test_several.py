@@ -1,4 +1,4 @@
-"""Several encoders in one pass over the images: the numbers of one at a time, each image read once."""
+"""Several encoders in one pass over the images: the numbers of one at a time."""
 
 from __future__ import annotations
 
