@@ -136,11 +136,11 @@ def compare_names(
         StaError: names the tensors that differ.
     """
     lead = f"{other_name} does not match {reference_name}"
-    missing, unknown = sorted(set(reference) - set(other)), sorted(set(other) - set(reference))
-    if missing or unknown:
+    odd = {"missing": sorted(set(reference) - set(other)), "unknown": sorted(set(other) - set(reference))}
+    found = [f"{what} {_tensors(names)}: {listed(names)}" for what, names in odd.items() if names]
+    if found:
         raise StaError(
-            f"{lead}: missing {_tensors(missing)}: {listed(missing)}; unknown {_tensors(unknown)}: "
-            f"{listed(unknown)}. All must be the image encoder alone, of one architecture "
+            f"{lead}: {'; '.join(found)}. All must be the image encoder alone, of one architecture "
             "(sta_lightning.weights.encoder_weights takes it out of a larger checkpoint)."
         )
     shapes = [
@@ -152,14 +152,14 @@ def compare_names(
         raise StaError(
             f"{lead}: shapes differ in {listed(shapes)}. Both must be the same architecture at the same input size."
         )
-    odd = [
+    types = [
         f"{name} {other[name].dtype} instead of {reference[name].dtype}"
         for name in reference
         if kinds and reference[name].dtype.is_floating_point != other[name].dtype.is_floating_point
     ]
-    if odd:
+    if types:
         raise StaError(
-            f"{lead}: a floating-point tensor stands against an integer one in {listed(odd)}. Dequantise it first."
+            f"{lead}: a floating-point tensor stands against an integer one in {listed(types)}. Dequantise it first."
         )
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from sta_lightning.arithmetic.surroundings import check_parameters, chunk_of, exact, plain
+from sta_lightning.arithmetic.surroundings import check_parameters, exact, plain
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,10 @@ def input_gram_sums(
     module: nn.Module, images: Tensor, *, names: Collection[str], chunk_size: int | None = None
 ) -> GramSums:
     """The sums and numbers of rows behind :func:`input_grams`, which add up."""
-    chunk_size = chunk_of(chunk_size, images)
+    if chunk_size is None:  # fewer do not fill a GPU
+        chunk_size = 8 if images.device.type == "cpu" else 32
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
     with exact(module, images.device), torch.no_grad(), _no_fused_attention():
         check_parameters(module, names)
         state = {n: plain(t) for n, t in [*module.named_parameters(), *module.named_buffers()]}

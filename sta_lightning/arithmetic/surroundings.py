@@ -10,26 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_ON_CPU, CHUNK_ELSEWHERE = 8, 32
-
-
-def chunk_of(chunk_size: int | None, images: Tensor) -> int:
-    """How many samples go through together.
-
-    Args:
-        chunk_size: what was asked for; None for 8 on a CPU, and 32 elsewhere, where fewer do not
-            fill the device.
-        images: the samples, on their device.
-
-    Raises:
-        ValueError: it is below 1.
-    """
-    if chunk_size is None:
-        return CHUNK_ON_CPU if images.device.type == "cpu" else CHUNK_ELSEWHERE
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
-    return chunk_size
-
 
 def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
     """Refuse names that are none of a module's floating-point parameters.

@@ -21,7 +21,7 @@ State = dict[str, torch.Tensor]
 def models(
     tasks: int, shape: tuple[int, int], seed: int, rows: int = 40
 ) -> tuple[State, dict[str, State], dict[str, State], dict[str, np.ndarray]]:
-    """Models with one linear layer "w", a bias and a buffer; their Gram matrices, and the inputs."""
+    """Models with one linear layer "w", a bias and a buffer; their Gram matrices and inputs."""
     generator = np.random.default_rng(seed)
     base = {
         "w": torch.tensor(generator.normal(size=shape), dtype=torch.float32),

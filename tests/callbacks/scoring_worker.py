@@ -52,7 +52,7 @@ class FaultyData(TaskDataModule):
 
 
 def main(processes: int, folder: Path) -> None:
-    """Score alone, after a validation and after a fit; then let a process, and the writing, fail."""
+    """Score alone, after a validation and a fit; then let a process, and the writing, fail."""
     out = folder / f"on{processes}"
     register_toys()
     data = TaskDataModule("spots", batch_size=4)

@@ -60,7 +60,7 @@ def test_another_architecture_is_told(tmp_path: Path) -> None:
     state = {n: v for n, v in tiny_clip().visual.state_dict().items() if not n.startswith("ln_pre")}
     torch.save(state, tmp_path / "base.pt")
     with pytest.raises(
-        StaError, match=r"pretrained .*base\.pt': .*; unknown 2 tensors: 'ln_pre\.bias', 'ln_pre\.weight'"
+        StaError, match=r"pretrained .*base\.pt': unknown 2 tensors: 'ln_pre\.bias', 'ln_pre\.weight'"
     ):
         convert(tmp_path / "in.pt", out, "open_clip", pretrained=tmp_path / "base.pt", **arguments)
 
