@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "open_clip_torch", "timm", "nu
 
 
 def record(settings: BenchmarkSettings) -> dict[str, Any]:
-    """What :attr:`BenchmarkResults.record` holds besides what the cells tell."""
+    """What ``BenchmarkResults.record`` holds besides what the cells tell."""
     commit, clean = checkout()
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
