@@ -12,29 +12,16 @@ from sta_lightning.errors import StaError, listed
 # What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers,
 # DataParallel, torch.compile.
 _WRAPPERS = frozenset(
-    {
-        "visual",
-        "encoder",
-        "image_encoder",
-        "model",
-        "module",
-        "_orig_mod",
-        "_forward_module",
-        "backbone",
-        "net",
-    }
+    (
+        *("visual", "encoder", "image_encoder", "model", "module", "_orig_mod", "_forward_module"),
+        *("backbone", "net"),
+    )
 )
 # What may lie beside an encoder without being part of it: a text tower, a temperature, a
 # classifier.
 _BESIDE = (
-    "head.",
-    "head_dist.",
-    "classifier.",
-    "classification_head.",
-    "fc.",
-    "text.",
-    "token_embedding.",
-    "ln_final.",
+    *("head.", "head_dist.", "classifier.", "classification_head.", "fc."),
+    *("text.", "token_embedding.", "ln_final."),
 )
 _BESIDE_WHOLE = frozenset({"logit_scale", "logit_bias", "text_projection"})
 

@@ -8,15 +8,18 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.archive import open_pickled
+from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.states import facts_of, state_of
 from sta_lightning.weights.opened import SAFETENSORS, existing
 from sta_lightning.weights.provenance import PACKAGE
+from sta_lightning.weights.sparse import KIND as VECTOR
 from sta_lightning.weights.tensor_file import TensorFile
 
 INDEX = ".index.json"
@@ -66,23 +69,22 @@ class Checkpoint:
         """Whether this package wrote the file and says so in its metadata."""
         return self.metadata.get("package") == PACKAGE
 
-    def config(self) -> Mapping[str, Any] | None:
-        """Hugging Face's ``config.json`` beside the weights; ``None`` if there is none.
+    @cached_property
+    def layout(self) -> Layout:
+        """How the tensors are named; a masked task vector has each in two parts, and is in no layout.
+
+        Raises:
+            StaError: see :func:`~sta_lightning.weights.formats.layout.recognise`.
+        """
+        vector = self.is_ours and self.metadata.get("kind", "").startswith(VECTOR)
+        return Layout("unknown") if vector else recognise(self.tensors, self.title)
+
+    def beside(self, name: str) -> Mapping[str, Any] | None:
+        """A table in JSON beside the weights, as :data:`CONFIG`; ``None`` if there is none.
 
         Raises:
             StaError: it is no table in JSON.
         """
-        return self._beside(CONFIG)
-
-    def preprocessor(self) -> Mapping[str, Any] | None:
-        """The ``preprocessor_config.json`` beside the weights; ``None`` if there is none.
-
-        Raises:
-            StaError: it is no table in JSON.
-        """
-        return self._beside(PREPROCESSOR)
-
-    def _beside(self, name: str) -> Mapping[str, Any] | None:
         path = self.files[0].parent / name
         return _json(path) if path.is_file() else None
 
@@ -105,8 +107,7 @@ def open_checkpoint(
         StaError: names the file if it is missing, broken or of another format, or names more than
             it may; names the shard that is missing.
     """
-    asked = Path(path)
-    file = _in_folder(asked) if asked.is_dir() else asked
+    asked, file = Path(path), _file_of(Path(path))
     if file.name.endswith(INDEX):
         return _sharded(asked, file, stack)
     shard = _SHARD.search(file.name)
@@ -124,8 +125,7 @@ def weight_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     Raises:
         StaError: names the folder if it holds none, and a table of shards that is none.
     """
-    asked = Path(path)
-    file = _in_folder(asked) if asked.is_dir() else asked
+    file = _file_of(Path(path))
     if file.name.endswith(INDEX):
         return tuple(file.parent / name for name in sorted(set(_weight_map(file).values())))
     return (file,)
@@ -139,12 +139,15 @@ def _one(file: Path, stack: ExitStack, unsafe_pickle: bool) -> Checkpoint:
     return Checkpoint(file, pickled.kind, state_of(pickled), (file,), facts=facts_of(pickled))
 
 
-def _in_folder(folder: Path) -> Path:
-    found = [folder / name for name in _NAMES if (folder / name).is_file()]
+def _file_of(asked: Path) -> Path:
+    """The file itself, or that with the weights in a folder."""
+    if not asked.is_dir():
+        return asked
+    found = [asked / name for name in _NAMES if (asked / name).is_file()]
     if not found:
-        inside = sorted(item.name for item in folder.iterdir())
+        inside = sorted(item.name for item in asked.iterdir())
         raise StaError(
-            f"'{folder}' is a folder without weights under a usual name ({listed(_NAMES, limit=len(_NAMES))}); it holds "
+            f"'{asked}' is a folder without weights under a usual name ({listed(_NAMES, limit=len(_NAMES))}); it holds "
             f"{listed(inside)}. Give the weights file itself, or finish the download."
         )
     return found[0]

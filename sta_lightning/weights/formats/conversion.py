@@ -17,6 +17,7 @@ from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import ACCURACY, CARD, loading_code, model_card
+from sta_lightning.weights.formats.checkpoint import PREPROCESSOR
 from sta_lightning.weights.formats.clip_config import EPS, Computed, huggingface_config
 from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
 from sta_lightning.weights.formats.model import Model, open_model
@@ -198,7 +199,7 @@ def _config(model: Model, architecture: Architecture, computed: Computed | None)
 
 def _processor(model: Model, architecture: Architecture, config: Mapping[str, Any]) -> Mapping[str, Any]:
     said = config.get("preprocess_cfg", {})
-    return model.checkpoint.preprocessor() or image_processor(
+    return model.checkpoint.beside(PREPROCESSOR) or image_processor(
         architecture.image_size or 224, said.get("mean", _MEAN), said.get("std", _STD)
     )
 

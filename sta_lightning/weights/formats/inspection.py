@@ -16,11 +16,10 @@ from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.weights.formats.architecture import Architecture, Configs, guess
 from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
-from sta_lightning.weights.formats.layout import Layout, recognise
+from sta_lightning.weights.formats.layout import Layout
 from sta_lightning.weights.formats.model import image_encoder, open_model, whole_clip
 from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
 from sta_lightning.weights.provenance import decoded
-from sta_lightning.weights.sparse import KIND as VECTOR
 
 _PIECE = 1 << 22  # entries
 # Of the metadata, what is shown in a place of its own or is not for reading.
@@ -52,14 +51,11 @@ def inspect(
     """
     with ExitStack() as stack:
         checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
-        layout = _layout(checkpoint)
+        layout = checkpoint.layout
         known = layout.kind not in ("head", "unknown")
         encoder = image_encoder(checkpoint.tensors, layout, title=checkpoint.title) if known else {}
-        clip = (
-            whole_clip(checkpoint.tensors, layout, title=checkpoint.title)
-            if known and layout.text is not None
-            else None
-        )
+        has_text = known and layout.text is not None
+        clip = whole_clip(checkpoint.tensors, layout, title=checkpoint.title) if has_text else None
         architecture = guess(encoder, clip, configs)
         found: dict[str, Any] = {
             "file": os.fspath(path),
@@ -115,12 +111,6 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
         block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
         for block, (delta, base) in squares.items()
     }
-
-
-def _layout(checkpoint: Checkpoint) -> Layout:
-    """The layout; a masked task vector has every tensor in two parts, and is in none."""
-    vector = checkpoint.is_ours and checkpoint.metadata.get("kind", "").startswith(VECTOR)
-    return Layout("unknown") if vector else recognise(checkpoint.tensors, checkpoint.title)
 
 
 def _task_vector(

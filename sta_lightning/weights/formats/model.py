@@ -14,7 +14,7 @@ from sta_lightning.weights.encoder import is_encoder_tensor
 from sta_lightning.weights.formats.architecture import check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
-from sta_lightning.weights.formats.layout import Layout, clip_names, recognise
+from sta_lightning.weights.formats.layout import Layout, clip_names
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.sparse import KIND as VECTOR
 
@@ -73,7 +73,7 @@ def open_model(
         raise StaError(
             f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
         )
-    layout = recognise(checkpoint.tensors, title)
+    layout = checkpoint.layout
     projection = None if pretrained is None else pretrained.encoder.get(PROJECTION)
     encoder = image_encoder(checkpoint.tensors, layout, projection=projection, title=title)
     clip = None if layout.text is None else whole_clip(checkpoint.tensors, layout, title=title)
@@ -107,10 +107,9 @@ def open_sources(
         StaError: names the file if it is missing, broken or of another format.
     """
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
-    layout = recognise(checkpoint.tensors, checkpoint.title)
     tensors = checkpoint.tensors
-    if _is_foreign(checkpoint, layout):
-        tensors = image_encoder(tensors, layout, projection=projection, title=checkpoint.title)
+    if _is_foreign(checkpoint):
+        tensors = image_encoder(tensors, checkpoint.layout, projection=projection, title=checkpoint.title)
     return tensors, dict(checkpoint.metadata)
 
 
@@ -122,11 +121,10 @@ def load_state(path: PathLike) -> dict[str, Tensor]:
     """
     with ExitStack() as stack:
         checkpoint = open_checkpoint(path, stack)
-        layout = recognise(checkpoint.tensors, checkpoint.title)
         tensors = checkpoint.tensors
-        if _is_foreign(checkpoint, layout):
-            translate = whole_clip if layout.text is not None else image_encoder
-            tensors = translate(tensors, layout, title=checkpoint.title)
+        if _is_foreign(checkpoint):
+            translate = whole_clip if checkpoint.layout.text is not None else image_encoder
+            tensors = translate(tensors, checkpoint.layout, title=checkpoint.title)
         return {name: whole(source) for name, source in tensors.items()}
 
 
@@ -178,7 +176,8 @@ def whole_clip(tensors: SourceDict, layout: Layout, *, title: str) -> dict[str, 
     return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
 
 
-def _is_foreign(checkpoint: Checkpoint, layout: Layout) -> bool:
+def _is_foreign(checkpoint: Checkpoint) -> bool:
     """Whether names, or what lies beside the model, are not what other rooms expect."""
-    script = checkpoint.container == "TorchScript archive" and layout.kind == "open_clip"
-    return layout.kind == "huggingface" or script
+    kind = checkpoint.layout.kind
+    script = checkpoint.container == "TorchScript archive" and kind == "open_clip"
+    return kind == "huggingface" or script

@@ -7,7 +7,7 @@ from typing import Any
 
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs
-from sta_lightning.weights.formats.checkpoint import Checkpoint
+from sta_lightning.weights.formats.checkpoint import CONFIG, Checkpoint
 from sta_lightning.weights.formats.clip_config import (
     Activation,
     Computed,
@@ -41,7 +41,7 @@ def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
     if checkpoint.container == "TorchScript archive":
         return "OpenAI's CLIP, as TorchScript" if layout.openai else "TorchScript"
     if layout.kind == "huggingface":
-        version = (checkpoint.config() or {}).get("transformers_version")
+        version = (checkpoint.beside(CONFIG) or {}).get("transformers_version")
         return f"Hugging Face transformers{f' {version}' if version else ''}"
     if "class" in facts:
         return f"a pickled module of the class {facts['class']}"
@@ -91,7 +91,7 @@ def computed_by(
                 f"sizes are {listed(architecture.names)}."
             )
         return from_open_clip(configs[encoder])
-    config = checkpoint.config() if layout.kind == "huggingface" else None
+    config = checkpoint.beside(CONFIG) if layout.kind == "huggingface" else None
     if config is not None:
         return from_huggingface(config, checkpoint.title)
     if layout.openai and architecture.vision is not None:
