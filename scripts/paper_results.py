@@ -41,7 +41,7 @@ TABLE_2: Mapping[str, Sequence[float]] = {
     "sta_lp": (99.34, 85.45, 93.31, 86.61, 51.99, 80.37, 82.84),
     "random_mask": (),  # ours
 }
-"""Table 2 of the paper by file: accuracy in percent on each task, as ``TASKS`` has them, and their average."""
+"""Table 2 of the paper by file: accuracy in percent on each of ``TASKS``, and the average."""
 
 TABLE_3: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "mnist": {"pretrained": (51.73, 68.33), "task_arithmetic": (9.24, 62.30), "sta": (9.04, 64.51)},
@@ -55,7 +55,7 @@ TABLE_3: Mapping[str, Mapping[str, tuple[float, float]]] = {
 
 
 def measured(folder: Path) -> Numbers:
-    """The last value of everything that a run has logged below its folder; nothing for a run that was not made."""
+    """The last value of all that a run has logged below its folder; empty without a run."""
     files = sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda file: int(file.parent.name[8:]))
     if not files:
         return {}
@@ -69,7 +69,7 @@ def percent(found: Numbers, tag: str) -> str:
 
 
 def cells(found: Numbers, tags: Sequence[str], reported: Sequence[float]) -> list[str]:
-    """Measured shares and the reported percentages beside them; the latter may be missing altogether."""
+    """Measured shares beside the reported percentages, which may be missing altogether."""
     known = [f"{value:.2f}" for value in reported] or ["–"] * len(tags)
     return [f"{percent(found, tag)} ({value})" for tag, value in zip(tags, known, strict=True)]
 

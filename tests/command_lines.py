@@ -1,4 +1,4 @@
-"""Command lines of ``sta`` that run through Lightning, parsed by one parser a subcommand for the whole session."""
+"""Command lines of ``sta``, parsed by one parser a subcommand for the whole session."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def instantiated(words: Sequence[str]) -> Any:
 
 
 def documented(text: str) -> list[list[str]]:
-    """The lines of a page or a file that call ``sta``, as words after it, without the comments behind them."""
+    """The lines of a file that call ``sta``: the words after it, without comments."""
     lines = [line.strip().lstrip("#$ ") for line in text.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sta ")]

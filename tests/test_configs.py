@@ -1,4 +1,4 @@
-"""Every shipped YAML parses and instantiates; those that a chain of commands shares agree on their files."""
+"""Every shipped YAML parses and instantiates; those of one chain agree on their files."""
 
 import re
 import shlex
@@ -76,7 +76,7 @@ def test_instantiates(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def words_of(file: Path) -> list[str]:
-    """The command in a file's first lines, with absolute paths of configurations, up to the folders that are the user's."""
+    """The command in a file's first lines, with absolute paths, up to the user's folders."""
     first = documented(file.read_text())[0]
     assert f"configs/{name_of(file)}" in first
     return [str(REPOSITORY / word) if word.startswith("configs/") else word for word in first]

@@ -1,4 +1,4 @@
-"""The paper's experiment: the commands of docs/reproduce.md, and a rehearsal of them all on a tiny scale."""
+"""The paper's experiment: the commands of docs/reproduce.md, rehearsed on a tiny scale."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_a_run_reads_an_earlier_one_writes() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which the chain has run, in the order of docs/reproduce.md; it is the current one."""
+    """The current folder, in which the chain has run in the order of docs/reproduce.md."""
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("paper")
         rehearsal.prepare(place, patch)

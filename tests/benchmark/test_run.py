@@ -1,4 +1,4 @@
-"""A benchmark of toys from its settings to its report: numbers, resuming, what is computed again."""
+"""A benchmark of toys from settings to report: numbers, resuming, what is computed again."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_two_processes_find_what_one_does(
 
 
 def check_same_numbers(found: dict[str, Done], results: BenchmarkResults) -> None:
-    """What was computed elsewhere is what one process computes, to the last bit of the fine-tuned weights."""
+    """What was computed elsewhere is what one process computes, to the last bit."""
     assert [row for done in found.values() for row in done.found.fusion] == list(results.fusion)
     assert [row for done in found.values() for row in done.found.forgetting] == list(results.forgetting)
     extra = {name: value for done in found.values() for name, value in done.found.extra.items()}

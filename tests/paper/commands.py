@@ -1,4 +1,4 @@
-"""Every run of docs/reproduce.md: a shell expands its loops, and tells the command lines in place of running them."""
+"""Every run of docs/reproduce.md: a shell expands its loops and prints the command lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TELL = "sta() { printf '%s\\0' \"$@\"; printf '\\n'; }\n"
 
 @functools.cache
 def commands() -> dict[str, list[str]]:
-    """The words after ``sta`` of every run, in order, by a name such as ``finetune/mnist``: where it leaves its logs."""
+    """The words after ``sta`` of every run, by its logs' folder, such as ``finetune/mnist``."""
     page = (REPOSITORY / "docs" / "reproduce.md").read_text(encoding="utf-8")
     block = page.split("## The commands")[1].split("```console\n")[1].split("```")[0]
     loops = re.sub(r"^\$ ", "", block, flags=re.MULTILINE).replace("python ", ": ")

@@ -1,4 +1,4 @@
-"""The paper's experiment on a random ViT of ViT-B/16's layout and on data sets of a few noise images."""
+"""The paper's experiment on a random ViT of ViT-B/16's layout and a few noise images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIZES = {
 
 
 def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make a folder the current one, with the configurations, the data sets and the pretrained weights in it."""
+    """Make a folder with configurations, data sets and pretrained weights the current one."""
     patch.chdir(folder)
     patch.setenv("STA_DATA", str(folder / "data"))
     patch.setenv("STA_CACHE", str(folder / "cache"))

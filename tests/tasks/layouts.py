@@ -42,7 +42,7 @@ def write_mnist(root: Path, sizes: tuple[int, int] = (30, 10)) -> None:
 
 
 def write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels 1..10 as published, where 10 is the digit zero; the checksums are those of the tiny files."""
+    """Labels 1..10 as published, 10 being the digit zero; checksums of the tiny files."""
     folder = root / "svhn"
     folder.mkdir(parents=True)
     entries = dict(datasets.SVHN.split_list)

@@ -1,4 +1,4 @@
-"""Tiny copies of the published layouts of the 8-, 14- and 20-task suites, beyond the paper's six (see ``layouts``)."""
+"""Tiny copies of the published layouts beyond the paper's six (see ``layouts``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/data.md says what the code does: its table of published sets, and its examples of task files."""
+"""docs/data.md says what the code does: its table of sets, its examples of task files."""
 
 from __future__ import annotations
 

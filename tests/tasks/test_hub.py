@@ -1,4 +1,4 @@
-"""Tasks from a Hugging Face data set, through the package itself on folders that the test writes."""
+"""Tasks from a Hugging Face data set, on folders that the test writes."""
 
 from __future__ import annotations
 

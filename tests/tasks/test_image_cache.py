@@ -1,4 +1,4 @@
-"""Decoded images on disk: the same bits, decoded once, made again when anything that decides them changes."""
+"""Decoded images on disk: the same bits, once, and again when what decides them changes."""
 
 from __future__ import annotations
 

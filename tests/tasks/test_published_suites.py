@@ -1,4 +1,4 @@
-"""The sets beyond the paper's six: the publishers' labels and parts, and what wrong or damaged files give."""
+"""The sets beyond the paper's six: labels and parts, and wrong or damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images without labels: which come when, on how many processes and workers, and that no label is looked at."""
+"""Images without labels: which come when, on any number of processes and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped CLIP on the suite: what it must be to stand in for CLIP, and what its file tells of its making."""
+"""The shipped CLIP on the suite: that it can stand in for CLIP, and its file's metadata."""
 
 from __future__ import annotations
 

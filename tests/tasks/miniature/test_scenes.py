@@ -1,4 +1,4 @@
-"""The suite's pictures: pure functions of their address, disjoint, and the same bytes everywhere."""
+"""The suite's pictures: pure functions of their address, disjoint, the same everywhere."""
 
 from __future__ import annotations
 
