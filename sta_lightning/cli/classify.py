@@ -90,16 +90,7 @@ def build_parser() -> RaisingParser:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta predict`` on pictures.
-
-    Args:
-        name: ``predict``.
-        words: The command line after it.
-
-    Raises:
-        StaError: An option is not understood, a file is missing or does not fit, or a picture does
-            not decode.
-    """
+    """Run ``sta predict`` on pictures."""
     asked = parse(
         build_parser(),
         words,

@@ -74,16 +74,7 @@ def known_architectures() -> Mapping[str, Mapping[str, Any]]:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta convert``.
-
-    Args:
-        name: ``convert``.
-        words: The command line after it.
-
-    Raises:
-        StaError: An option is not understood, a file is broken or does not fit, or the output
-            cannot be written.
-    """
+    """Run ``sta convert``."""
     asked = parse(
         build_parser(),
         words,

@@ -37,16 +37,7 @@ def build_parser() -> RaisingParser:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta inspect``.
-
-    Args:
-        name: ``inspect``.
-        words: The command line after it.
-
-    Raises:
-        StaError: An option is not understood, or files cannot be read; the others are described all
-            the same.
-    """
+    """Run ``sta inspect``."""
     asked = parse(build_parser(), words, missing="no file was named: `sta inspect FILE…`.")
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.

@@ -15,7 +15,11 @@ from sta_lightning.cli.guard import EXIT_USER_ERROR, complain, guarded
 
 
 class Command(NamedTuple):
-    """One row of the table: where a subcommand lives and what it does."""
+    """One row of the table: where a subcommand lives and what it does.
+
+    A module's ``run(name, words)`` takes the subcommand and the command line after it, and raises a
+    ``StaError`` for whatever the user can mend.
+    """
 
     module: str
     summary: str

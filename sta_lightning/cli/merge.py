@@ -48,15 +48,7 @@ def build_parser(name: str) -> RaisingParser:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta merge`` or ``sta forget``.
-
-    Args:
-        name: ``merge`` or ``forget``.
-        words: The command line after it.
-
-    Raises:
-        StaError: An option is unknown or out of range, or a source is missing or does not fit.
-    """
+    """Run ``sta merge`` or ``sta forget``."""
     parser = build_parser(name)
     try:
         asked = parse(parser, words, _FILES)

@@ -65,12 +65,7 @@ class MergeCLI(StaCLI):
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta merge`` or ``sta forget``.
-
-    Args:
-        name: ``merge`` or ``forget``.
-        words: The command line after it.
-    """
+    """Run ``sta merge`` or ``sta forget``."""
     MergeCLI(
         name,
         words,

@@ -13,15 +13,7 @@ _KINDS = {"merging": "sta merge --model.method=", "forgetting": "sta forget --mo
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Print the table, or all about one method.
-
-    Args:
-        name: ``methods``.
-        words: The command line after it: empty, or a method.
-
-    Raises:
-        StaError: There is no such method, or more than one word.
-    """
+    """Print the table, or all about one method."""
     if any(word in ("-h", "--help") for word in words):
         say(
             "usage: sta methods [NAME]\n\nWithout NAME: every method, what it needs and where it comes from. With NAME (or "

@@ -13,12 +13,7 @@ def of_pictures(words: Sequence[str]) -> bool:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta predict``.
-
-    Args:
-        name: ``predict``.
-        words: The command line after it.
-    """
+    """Run ``sta predict``."""
     if of_pictures(words):
         from sta_lightning.cli import classify
 

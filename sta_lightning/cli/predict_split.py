@@ -58,10 +58,5 @@ class PredictTrainer(Trainer):
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta predict`` on the test split of a datamodule.
-
-    Args:
-        name: ``predict``.
-        words: The command line after it.
-    """
+    """Run ``sta predict`` on the test split of a datamodule."""
     launch(name, words, PredictTrainer)

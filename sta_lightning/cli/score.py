@@ -123,12 +123,7 @@ class ScoreCLI(StaCLI):
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta score``.
-
-    Args:
-        name: ``score``.
-        words: The command line after it.
-    """
+    """Run ``sta score``."""
     ScoreCLI(
         name,
         words,

@@ -64,10 +64,5 @@ def launch(name: str, words: Sequence[str], trainer_class: type[Trainer]) -> Non
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run one of Lightning's own subcommands.
-
-    Args:
-        name: ``fit``, ``validate`` or ``test``.
-        words: The command line after it.
-    """
+    """Run one of Lightning's own subcommands."""
     launch(name, words, Trainer)

@@ -98,7 +98,14 @@ class MergeOptions(ABC):
         heads: Mapping[str, TaskHead] | None = None,
     ) -> Kept:
         """Write all that is asked for; see :meth:`Job.write` for arguments, result and errors."""
-        return self.job().write(pretrained, output, processes, heads)
+        job = self.job()
+        kept = job.write(pretrained, output, processes, heads)
+        if processes is None or processes.rank == 0:
+            self.write_beside(job, pretrained)
+        return kept
+
+    def write_beside(self, job: Any, pretrained: Pretrained) -> None:  # noqa: B027  # a hook
+        """Write what goes into other files, on the first process; none by default."""
 
 
 @dataclass
@@ -174,17 +181,9 @@ class FusionOptions(MergeOptions):
         return heads_of_files(self.sources) if self.heads else {}
 
     @override
-    def write(
-        self,
-        pretrained: Pretrained,
-        output: str | Path,
-        processes: Processes | None = None,
-        heads: Mapping[str, TaskHead] | None = None,
-    ) -> Kept:
-        kept = super().write(pretrained, output, processes, heads)
-        if self.vectors is not None and (processes is None or processes.rank == 0):
-            write_vectors(self.job(), pretrained, self.vectors, torch_dtype(self.vectors_dtype))
-        return kept
+    def write_beside(self, job: FusionJob, pretrained: Pretrained) -> None:
+        if self.vectors is not None:
+            write_vectors(job, pretrained, self.vectors, torch_dtype(self.vectors_dtype))
 
 
 @dataclass
