@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -201,11 +202,17 @@ def _dask(cluster: str, *, gpus: bool) -> Iterator[Executor]:
         raise StaError(
             "cluster: Dask is not installed; it comes with `pip install sta-lightning[cluster]`."
         ) from error
-    place: dict[str, Any] = {"scheduler_file": cluster} if cluster.endswith(".json") else {"address": cluster}
     try:
-        client: Any = Client(**place, timeout="30s", set_as_default=False)
+        if cluster.endswith(".json"):
+            Path(cluster).stat()  # Dask would wait for the file
+            client = Client(scheduler_file=cluster, timeout="30s", set_as_default=False)
+        else:
+            client = Client(cluster, timeout="30s", set_as_default=False)
     except (OSError, ValueError) as error:
-        raise StaError(f"cluster: no Dask scheduler answers at '{cluster}': {error}.") from error
+        raise StaError(
+            f"cluster: no Dask scheduler answers at '{cluster}': {error}. Start it, or give its address or "
+            "scheduler file."
+        ) from error
     with client:
         # Not pure: what a cell gives depends on what is on the disk, too.
         executor = client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpus else {}))
