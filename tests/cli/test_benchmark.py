@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sta_lightning.benchmark.settings import BenchmarkSettings
+from sta_lightning.benchmark.checks import check_settings
+from sta_lightning.benchmark.settings import BenchmarkSettings, ModelSettings
 from sta_lightning.cli.main import main
 from tests.conftest import REPOSITORY
 
@@ -74,3 +78,38 @@ def test_mistakes(
     assert message in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_is_the_shipped_configuration_with_options_over_it(
+    asked: list[tuple[str, BenchmarkSettings, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # outside a checkout
+    (tmp_path / "mine.yaml").write_text("models: {epochs: 7, overrides: {digits: {epochs: 2}}}\n")
+    assert main(["demo"]) == 0
+    assert main(["demo", "--config", "mine.yaml", "--models.samples=5", "--force"]) == 0
+    (_, shipped, _), (_, changed, force) = asked
+    check_settings(shipped)
+    assert (shipped.output, shipped.seeds, shipped.publish) == ("runs/demo", [0], "sta_lp")
+    assert shipped.models == ModelSettings()
+    assert set(shipped.methods) == {
+        *("average", "task_arithmetic", "random_mask"),
+        *("sta_amp", "sta_lp_amp", "sta_lp"),
+    }
+    assert force
+    assert changed == replace(shipped, models=changed.models)
+    assert (changed.models.samples, changed.models.fine_tuning("textures").epochs) == (5, 7)
+    assert changed.models.fine_tuning("digits").epochs == 2
+
+
+@pytest.mark.parametrize("command", ["demo", "benchmark"])
+def test_help_does_not_load_torch(command: str) -> None:
+    program = (
+        "import sys\n"
+        "from sta_lightning.cli.main import main\n"
+        f"main([{command!r}, '--help'])\n"
+        f"main([{command!r}, '--seedz=3'])\n"
+        "print([name for name in ('torch', 'lightning', 'open_clip') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "'seeds'" in done.stderr
