@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from sta_lightning.arithmetic.checks import check_compatible, check_state
-from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks
+from sta_lightning.arithmetic.memory import check_models
 from sta_lightning.arithmetic.states import StateDict, floating_names
 from sta_lightning.arithmetic.vectors import difference
 
@@ -27,12 +26,7 @@ def sign_conflict(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> 
     Raises:
         StaError: if models do not match or an entry is not finite.
     """
-    check_tasks(finetuned)
-    check_state(pretrained, PRETRAINED)
-    for task, model in finetuned.items():
-        name = f"the model fine-tuned on '{task}'"
-        check_state(model, name)
-        check_compatible(pretrained, model, reference_name=PRETRAINED, other_name=name)
+    check_models(pretrained, finetuned)
     tasks = list(finetuned)
     opposite = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
     both = torch.zeros_like(opposite)

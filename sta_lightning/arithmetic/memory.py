@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.checks import check_dtype, check_state
+from sta_lightning.arithmetic.checks import check_compatible, check_dtype, check_state
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
@@ -110,6 +110,19 @@ def run_in_memory(
     sink = MemorySink(base, dtype)
     kept = run(method, problem, sink, compiled=compiled)
     return Merged(sink.weights, kept)
+
+
+def check_models(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> None:
+    """Whether there are finite fine-tuned models of the names and shapes of the pretrained one.
+
+    Raises:
+        StaError: names the model and the tensors that differ or are not finite.
+    """
+    check_tasks(finetuned)
+    check_state(pretrained, PRETRAINED)
+    for task, model in finetuned.items():
+        name = f"the model fine-tuned on '{task}'"
+        check_compatible(pretrained, model, reference_name=PRETRAINED, other_name=name)
 
 
 def check_tasks(finetuned: Mapping[str, object]) -> None:

@@ -173,8 +173,8 @@ def _registering(
                 f"a method '{name}' is there already: {methods[name].__name__}. Choose another name."
             )
         made = given if isinstance(given, type) else function_method(given, methods, title=name)
-        told = {"summary": summary, "data": data, "coefficient": coefficient, "source": source}
-        for attribute, value in told.items():
+        card = {"summary": summary, "data": data, "coefficient": coefficient, "source": source}
+        for attribute, value in card.items():
             # A class may say these of itself.
             if value not in ("", "nothing", None):
                 setattr(made, attribute, value)
@@ -186,7 +186,7 @@ def _registering(
     return register
 
 
-# What a decorator was told of a function holds wherever the function is found.
+# What a decorator says of a function holds wherever the function is found.
 _decorated: dict[tuple[bool, Any], type[MergeMethod]] = {}
 
 

@@ -69,11 +69,11 @@ def test_the_file_tells_its_origin(pretrained: Path, data: TaskDataModule, tmp_p
     settings: dict[str, Any] = {"samples": SAMPLES, "seed": 2, "measure": "gram"}
     assert score(quiet_trainer(), module, data, output=output, **settings) == output
     metadata = read_metadata(output)
-    told = json.loads(metadata["settings"])
-    assert {**told, **settings, "task": "spots", "encoder": "miniature", "split": "train"} == told
-    assert told["indices"] == data.scoring_samples(SAMPLES, 2)
-    assert told["rows"].keys() == load_weights(output).keys()
-    assert all(count > 0 and count % SAMPLES == 0 for count in told["rows"].values())
+    recorded = json.loads(metadata["settings"])
+    assert {**recorded, **settings, "task": "spots", "encoder": "miniature", "split": "train"} == recorded
+    assert recorded["indices"] == data.scoring_samples(SAMPLES, 2)
+    assert recorded["rows"].keys() == load_weights(output).keys()
+    assert all(count > 0 and count % SAMPLES == 0 for count in recorded["rows"].values())
     assert (metadata["measure"], metadata["kind"]) == ("gram", "gram")
     assert metadata["weights_sha256"] == tensor_digest(module.encoder.state_dict())
 

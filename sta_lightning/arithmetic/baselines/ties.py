@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_compatible, check_range, check_scale, check_state
-from sta_lightning.arithmetic.memory import PRETRAINED, check_tasks
+from sta_lightning.arithmetic.checks import check_range, check_scale
+from sta_lightning.arithmetic.memory import check_models
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.order import blocks, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
@@ -158,12 +158,7 @@ def ties_vectors(
             not finite.
     """
     method = Ties(keep)
-    check_state(pretrained, PRETRAINED)
-    check_tasks(finetuned)
-    for task, model in finetuned.items():
-        check_compatible(
-            pretrained, model, reference_name=PRETRAINED, other_name=f"the model fine-tuned on '{task}'"
-        )
+    check_models(pretrained, finetuned)
     problem = Problem(in_memory(pretrained), {task: in_memory(model) for task, model in finetuned.items()})
     vectors: dict[str, dict[str, Tensor]] = {task: {} for task in finetuned}
     with Workers() as workers:
