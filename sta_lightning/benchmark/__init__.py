@@ -1,1 +1,1 @@
-"""Every method on one suite, over several seeds: the paper's tables and figures as one resumable command."""
+"""Every method on one suite, over several seeds: the paper's tables by a resumable command."""

@@ -68,7 +68,7 @@ class Found:
 
 
 def windows(tasks: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    """Subsets of neighbours, the list taken as a ring: the fewest that have every task equally often.
+    """Subsets of neighbours on a ring: the fewest that have every task equally often.
 
     Args:
         tasks: the list.

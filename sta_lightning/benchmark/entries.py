@@ -44,7 +44,7 @@ def dropping(entry: MethodEntry, seed: int) -> Dare | None:
 
 
 def statistic(entry: MethodEntry, *, forgetting: bool = False) -> str | None:
-    """What must be scored for it: a measure of ``sta score``; ``None`` if the weights are enough."""
+    """The measure of ``sta score`` that it needs; ``None`` if the weights are enough."""
     if is_learned(entry):
         return None
     method = made(entry, 0, forgetting=forgetting)
@@ -94,7 +94,7 @@ def entry_files(entry: MethodEntry, *, forgetting: bool = False) -> dict[str, Pa
 
 
 def entry_source(entry: MethodEntry, *, forgetting: bool = False) -> set[str]:
-    """The modules that the method is defined in; see :func:`~sta_lightning.benchmark.source.source_digest`."""
+    """The modules that define the method, for ``source_digest``."""
     if is_learned(entry):
         return {"sta_lightning.benchmark.learning"}
     methods = _methods(forgetting)
@@ -104,7 +104,7 @@ def entry_source(entry: MethodEntry, *, forgetting: bool = False) -> set[str]:
 
 
 def shown(entry: MethodEntry, choice: Choice, *, forgetting: bool = False) -> dict[str, Any]:
-    """The settings that a reader wants to see: the coefficient, what was tuned, what the entry sets."""
+    """The settings for a reader: the coefficient, what was tuned, what the entry sets."""
     chosen = entry.with_choice(choice)
     if is_learned(chosen):
         return dict(chosen.settings)

@@ -92,7 +92,7 @@ def _encoder(empty: nn.Module, name: str, weights: Weights) -> nn.Module:
         check_compatible(
             reference, weights, reference_name="the pretrained encoder", other_name=f"model {name!r}"
         )
-    # Nothing writes to them here: taken as they are, many models need no second copy of their weights.
+    # They are read only: taken as they are, many models need no second copy of their weights.
     encoder.load_state_dict(
         {key: weights[key].to(tensor.dtype) for key, tensor in reference.items()}, assign=True
     )

@@ -1,4 +1,4 @@
-"""Runs cells on a ``concurrent.futures`` executor: this process, a process pool, or a Dask cluster."""
+"""Cells on a ``concurrent.futures`` executor: this process, a pool, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 class _Here(Executor):
-    """Computes in this process what is submitted, at once; an exception goes straight to the caller."""
+    """Computes at once, in this process; an exception goes straight to the caller."""
 
     @override
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:

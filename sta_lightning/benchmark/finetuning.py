@@ -1,4 +1,4 @@
-"""Fine-tuning one task so that an interruption costs one epoch at most and changes nothing in the result."""
+"""Fine-tuning one task: an interruption costs an epoch at most, and no bit of the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESUME_FILE = "last.ckpt"
 
 
 class ResumePoint(Checkpoint):
-    """Keep one checkpoint of the last finished epoch; none after the last epoch, when the work is done.
+    """Keep one checkpoint of the last finished epoch; none when the work is done.
 
     A checkpoint of a finished fit would make Lightning skip the fit and with it the export of the
     weights.

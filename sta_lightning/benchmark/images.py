@@ -84,7 +84,7 @@ class Member:
 
 
 class Suite:
-    """Tasks, control and encoder of a run, with the evaluation images, which are those of every seed.
+    """Tasks, control and encoder of a run, and the evaluation images, the same for all seeds.
 
     A control without validation images gives up a fixed part of its test images for them: the part
     that :func:`~sta_lightning.tasks.split.split_indices` sets aside, which is never tested on.

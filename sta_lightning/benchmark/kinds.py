@@ -88,7 +88,7 @@ def references(context: Context, cell: Cell) -> Found:
 
 
 def fusion(context: Context, cell: Cell) -> Found:
-    """One method on all tasks, tested as published and as tuned on validation images if there is a grid."""
+    """One method on all tasks, as published and, if there is a grid, as tuned on validation."""
     settings, seed = context.settings, cell.seed
     own, tasks = context.seeds[seed], context.suite.tasks
     (key,) = cell.names
@@ -207,7 +207,7 @@ def _fused(
 
 
 def forgetting(context: Context, cell: Cell) -> Found:
-    """One task forgotten by every method, as published and as the control's validation images allow."""
+    """One task forgotten by every method, as published and as the control allows."""
     (task,) = cell.names
     rows = []
     for key, entry in context.settings.forget_methods.items():
@@ -246,7 +246,7 @@ def other_fine_tunings(context: Context, seed: int, task: str) -> tuple[Path, ..
 def _most_forgotten(
     context: Context, seed: int, key: str, task: str, more: tuple[Path, ...]
 ) -> tuple[Choice, bool]:
-    """The choice that forgets most among those that keep enough of the control, on validation images.
+    """On validation images, the choice that forgets most and keeps enough of the control.
 
     Where none keeps enough, the one that keeps most; also whether one does.
     """

@@ -1,4 +1,4 @@
-"""The models of one seed: made, or found made, when they are first asked for; each file is one step."""
+"""The models of one seed: made, or found, when first asked for; each file is one step."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ class Models:
 
         Returns:
             The step, whose result holds ``models``: for each candidate in order ``correct`` (set ->
-            which images were classified rightly, see :func:`~sta_lightning.benchmark.evaluation.unpack`)
+            which images were classified rightly, see ``evaluation.unpack``)
             and ``kept`` (tensor -> task -> share, of a single candidate).
         """
         suite, settings = self.suite, self.suite.settings
@@ -296,7 +296,7 @@ def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _files(sources: Mapping[str, TaskSource], what: str | None) -> dict[str, Path]:
-    """The files behind some sources by their role; the candidates of a grid may go by several measures."""
+    """The files behind some sources by role; a grid's candidates may have several measures."""
     found: dict[str, Path] = {}
     for task, source in sources.items():
         assert source.finetuned is not None

@@ -1,4 +1,4 @@
-"""Which cells a benchmark has, in the order of their work, and how long they are expected to take."""
+"""Which cells a benchmark has, in order, and how long they are expected to take."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class _Sizes:
 
 
 def images_per_second(settings: BenchmarkSettings) -> float:
-    """How many images one process sends through the encoder in a second, measured on some of the first task's.
+    """Images that one process sends through the encoder in a second, measured on a few.
 
     Raises:
         StaError: if the encoder or the images are not there.

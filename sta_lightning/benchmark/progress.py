@@ -1,4 +1,4 @@
-"""What a person sees while a benchmark runs: one bar, a line for each finished cell, nothing else."""
+"""What a person sees while a benchmark runs: one bar, and a line for each finished cell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXPECTED = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's notices and the warnings that are expected here; everything else shows."""
+    """Silence Lightning's notices and the expected warnings; everything else shows."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

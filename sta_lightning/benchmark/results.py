@@ -10,13 +10,13 @@ from typing import Any, Literal
 from sta_lightning.benchmark.statistics import standard_error
 
 Setting = Literal["published", "tuned"]
-"""Whether a method ran with its published settings, or with those that were best on validation images."""
+"""Whether a method ran with its published settings, or with the best on validation."""
 
 Group = Literal["reference", "sta", "data-free", "data", "control"]
 """References (zero-shot, fine-tuned) are no merges; controls tell what importance is worth."""
 
 PRETRAINED, ZERO_SHOT, FINE_TUNED = "pretrained", "zero_shot", "fine_tuned"
-"""Keys of the references: before forgetting; before fusion; each fine-tuned model on its own task."""
+"""Keys of the references: before forgetting, before fusion, each model on its own task."""
 
 
 @dataclass(frozen=True)

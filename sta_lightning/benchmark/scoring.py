@@ -1,4 +1,4 @@
-"""What is made of the pretrained and of a fine-tuned encoder before anything is merged: heads, scores."""
+"""What is made of pretrained and fine-tuned encoders before a merge: heads, scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that one benchmark depends on, in dataclasses that a YAML file fills; imports no torch."""
+"""All that a benchmark depends on, in dataclasses that YAML fills; imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of the source that a number is computed by: what a step's key holds instead of a version."""
+"""Digests of the source that computes a number, which a step's key holds."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def checkout() -> tuple[str | None, bool | None]:
     """The commit of the git checkout that the package lies in, and whether its files are unchanged.
 
     Returns:
-        ``(SHA-1, clean)``; ``(None, None)`` where git or a checkout that holds the package is missing,
+        ``(SHA-1, clean)``; ``(None, None)`` without git or a checkout that holds the package,
         as in an installed package.
     """
     try:

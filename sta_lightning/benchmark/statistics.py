@@ -34,7 +34,7 @@ def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> 
 
 
 def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> tuple[float, float]:
-    """Difference of two average accuracies measured on the same images, and its standard error, in points.
+    """Difference of two average accuracies on the same images, and its standard error: points.
 
     Image by image the difference is -1, 0 or 1; what both methods get right or wrong together
     cancels.

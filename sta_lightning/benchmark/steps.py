@@ -1,4 +1,4 @@
-"""Units of work that are done once: keyed by what goes in, written whole, skipped when they are there."""
+"""Units of work done once: keyed by what goes in, written whole, skipped when there."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Checkpoint:
 
     @cached_property
     def layout(self) -> Layout:
-        """How the tensors are named; a masked task vector has each in two parts, and is in no layout.
+        """How the tensors are named; a masked task vector, each in two parts, is in no layout.
 
         Raises:
             StaError: see :func:`~sta_lightning.weights.formats.layout.recognise`.
