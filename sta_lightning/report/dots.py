@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Number
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.theme import LEVELS, LIGHT, Theme
 
 WIDTH = 7.6
-_LEVELS = ("--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def dot_figure(
 
 def _draw(axes: Axes, panel: Panel, apart: bool, theme: Theme, entries: dict[str, Artist]) -> None:
     for number, (label, value) in enumerate(panel.levels.items()):
-        line = axes.axvline(value, color=theme.grey, linestyle=_LEVELS[number % 3], linewidth=1.4, zorder=1)
+        line = axes.axvline(value, color=theme.grey, linestyle=LEVELS[number % 3], linewidth=1.4, zorder=1)
         entries.setdefault(label, line)
     count = len(panel.series)
     for number, series in enumerate(panel.series):

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from sta_lightning.report.grid import Number
 from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import DASHES, LIGHT, Theme
+from sta_lightning.report.theme import LEVELS, LIGHT, Theme
 
 # Where a label may lie, seen from its point, in steps: right and up.
 _OFFSETS = (
@@ -111,7 +111,7 @@ def band_figure(
                 stars = Line2D([], [], **_star(theme.background, theme))
     for number, (label, value) in enumerate((levels or {}).items()):
         entries[label] = axes.axhline(
-            value, color=theme.grey, linestyle=DASHES[1 + number % 3], linewidth=1.3, zorder=1
+            value, color=theme.grey, linestyle=LEVELS[number % 3], linewidth=1.3, zorder=1
         )
     if stars is not None:
         entries["setting used in the tables"] = stars

@@ -7,6 +7,7 @@ from typing import Any
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":")
+LEVELS = ("--", ":", "-.")
 
 
 @dataclass(frozen=True)

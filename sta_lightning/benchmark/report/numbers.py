@@ -88,8 +88,9 @@ class Scores:
         return f"{label} ({tag})" if tag else label
 
     def spread(self, run: Run) -> Spread | None:
-        """Mean and spread over the seeds."""
-        return spread(self.values.get(run, {}).values())
+        """Mean and spread over the seeds; ``None`` where it was not measured."""
+        found = list(self.values.get(run, {}).values())
+        return Spread.of(found) if found else None
 
     def mean(self, run: Run) -> float:
         """Mean over the seeds."""
@@ -98,12 +99,6 @@ class Scores:
     def best(self, runs: Iterable[Run]) -> Run:
         """The first with the highest mean."""
         return max(runs, key=self.mean)
-
-
-def spread(values: Iterable[float]) -> Spread | None:
-    """Mean and spread of one number a seed; ``None`` without any."""
-    found = list(values)
-    return Spread.of(found) if found else None
 
 
 def scores(results: BenchmarkResults, measure: Measure = "fusion", task: str | None = None) -> Scores:
@@ -172,11 +167,7 @@ def duels(results: BenchmarkResults, measure: Measure = "fusion") -> list[Duel]:
                 value - values[seed] for seed, value in found.values[own].items() if seed in values
             ]
             if own[0] != other[0] and differences:
-                verdict = Verdict.of(
-                    differences,
-                    lower_is_better=measure == "target",
-                    image_error=image_errors.get((own, other)),
-                )
+                verdict = Verdict.of(differences, measure == "target", image_errors.get((own, other)))
                 met.append(Duel(own, other, verdict))
     return met
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from scipy.stats import t as student
 
@@ -44,9 +44,11 @@ class Verdict:
     image_error: float | None = None
 
     @classmethod
-    def of(cls, differences: Sequence[float], **more: Any) -> Verdict:
-        """From one difference (own minus other) a seed; ``more`` are the other attributes."""
-        return cls(Spread.of(list(differences)), **more)
+    def of(
+        cls, differences: Sequence[float], lower_is_better: bool = False, image_error: float | None = None
+    ) -> Verdict:
+        """From one difference (own minus other) a seed."""
+        return cls(Spread.of(list(differences)), lower_is_better, image_error)
 
     @property
     def error(self) -> float | None:
