@@ -8,8 +8,10 @@ the models settles 16 bits of every statistic.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,19 +53,17 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
         return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
 
     def count(shift: int, prefix: int) -> Counts:
-        total, lock = np.zeros(BINS, dtype=np.int64), threading.Lock()
+        each: defaultdict[int, Counts] = defaultdict(lambda: np.zeros(BINS, dtype=np.int64))
 
         def look(values: Tensor, native: Loops | None) -> None:
+            counts = each[threading.get_ident()]  # as large as a piece: one for each thread
             if native is None:
-                counts = count_digits(values, shift, prefix)
+                counts += count_digits(values, shift, prefix)
             else:
-                counts = np.zeros_like(total)
                 native.count(values.data_ptr(), values.numel(), shift, prefix, counts.ctypes.data)
-            with lock:
-                np.add(total, counts, out=total)
 
         entries.over(source, look)
-        return total
+        return cast(Counts, sum(each.values()))
 
     return kth_from_counts(count, k, dtype)
 
