@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from sta_lightning.arithmetic.gradients import Precision
+from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.sampled import SampledPass
 from sta_lightning.callbacks.scorable import check_strategy, sample_source
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, listed
 
 
 def score(
@@ -54,6 +55,8 @@ def score(
     Raises:
         StaError: See :class:`ImportanceScoring` and :class:`GramCollection`.
     """
+    if measure not in (known := (*MEASURES, GramCollection.measure)):
+        raise StaError(f"measure={measure!r} was asked for; choose one of {listed(known, len(known))}.")
     scoring: SampledPass
     if measure == "gram":
         if precision != "float32" or report_agreement:

@@ -144,6 +144,11 @@ def test_a_sharded_trainer_and_wrong_settings_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_measure_is_told_which_there_are(pretrained: Path, data: TaskDataModule) -> None:
+    with pytest.raises(StaError, match=r"measure='grams' was asked for; choose one of 'lp'.*, 'gram'\."):
+        score(quiet_trainer(), classifier(pretrained), data, output="g.safetensors", measure="grams")
+
+
 def test_an_encoder_without_linear_layers_is_refused(
     pretrained: Path, data: TaskDataModule, tmp_path: Path
 ) -> None:
