@@ -112,8 +112,10 @@ def streamed(
             yield FileSink(path, descriptor, places)
         finally:
             os.close(descriptor)
-        # The first process renames the file only after the others have written what is theirs.
+        # The first process renames the file only after the others have written what is theirs, and
+        # none goes on before it is there.
         together(processes, lambda: None)
+        together(processes, stack.pop_all().close)
 
 
 def _opened(temporary: Path) -> int:

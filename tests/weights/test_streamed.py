@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -218,6 +220,45 @@ def test_no_process_finishes_the_file_before_all_have_written(path: Path, old: b
         "process 1: tensor 'half' cannot be had",
         "tensor 'half' cannot be had",
     ]
+
+
+def test_the_file_is_there_for_every_process_that_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def slowly(*names: Any) -> None:
+        time.sleep(0.3)  # the others would be far ahead
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", slowly)
+
+    def work(processes: Processes) -> bool:
+        with streamed(path, PLANNED, METADATA, processes) as sink:
+            if processes.rank == 0:
+                write_all(sink, list(STATE))
+        return path.is_file()
+
+    assert as_processes(3, work) == [True, True, True]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_file_that_cannot_be_put_in_place_is_an_error_of_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def fails(*names: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fails)
+
+    def work(processes: Processes) -> None:
+        with streamed(path, PLANNED, METADATA, processes) as sink:
+            if processes.rank == 0:
+                write_all(sink, list(STATE))
+
+    outcomes = as_processes(size, work)
+    assert all(isinstance(outcome, StaError) for outcome in outcomes), outcomes
+    assert not list(path.parent.iterdir())
 
 
 def test_the_file_is_read_back(path: Path) -> None:
