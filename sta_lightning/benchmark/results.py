@@ -32,8 +32,8 @@ class MethodInfo:
         coefficient: whether it has one that must be tuned.
         source: where it was published.
         group: which kind of row it is.
-        paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; nothing if the
-            paper has none.
+        paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; ``None`` if
+            the paper has none.
     """
 
     key: str
@@ -57,8 +57,8 @@ class FusionResult:
         tasks: the tasks that were fused.
         accuracy: task -> test accuracy in percent.
         chosen: the method's settings.
-        validation: average validation accuracy in percent under these settings; nothing where
-            nothing was tuned.
+        validation: average validation accuracy in percent under these settings; ``None``
+            where no setting was tuned.
     """
 
     method: str
@@ -180,7 +180,7 @@ class Spread:
 
     Attributes:
         mean: over the seeds.
-        std: sample standard deviation; nothing for one seed.
+        std: sample standard deviation; ``None`` for one seed.
         n: how many seeds.
     """
 
@@ -256,14 +256,6 @@ class BenchmarkResults:
     def error(self, row: FusionResult) -> float:
         """Standard error of a row's average in points, from the number of test images."""
         return standard_error(row.accuracy, self.images["test"])
-
-    def paired_with(self, key: str, setting: Setting, seed: int) -> list[PairedDifference]:
-        """What one row of one seed was compared with, image by image."""
-        return [
-            found
-            for found in self.paired
-            if (found.method, found.setting, found.seed) == (key, setting, seed)
-        ]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""

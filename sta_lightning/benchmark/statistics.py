@@ -11,11 +11,6 @@ import numpy as np
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def average_accuracy(accuracy: Mapping[str, float]) -> float:
-    """Unweighted mean over the tasks, in the unit of the input."""
-    return sum(accuracy.values()) / len(accuracy)
-
-
 def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> float:
     """Standard error of the average accuracy over tasks, in points.
 
@@ -52,12 +47,3 @@ def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> 
         difference += float(change.mean())
         variance += float(change.var()) / len(change)
     return 100 * difference / len(first), 100 * math.sqrt(variance) / len(first)
-
-
-def verdict(difference: float, error: float) -> str:
-    """What a difference in points says, given its standard error."""
-    if abs(difference) > 2 * error:
-        return "more than two standard errors"
-    if abs(difference) > error:
-        return "between one and two standard errors: a hint, no proof"
-    return "within one standard error: no difference was measured"
