@@ -47,3 +47,12 @@ def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> 
         difference += float(change.mean())
         variance += float(change.var()) / len(change)
     return 100 * difference / len(first), 100 * math.sqrt(variance) / len(first)
+
+
+def verdict(difference: float, error: float) -> str:
+    """What a difference in points says, given its standard error."""
+    if abs(difference) > 2 * error:
+        return "more than two standard errors"
+    if abs(difference) > error:
+        return "between one and two standard errors: a hint, no proof"
+    return "within one standard error: no difference was measured"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sta_lightning.benchmark.statistics import paired_difference, standard_error
+from sta_lightning.benchmark.statistics import paired_difference, standard_error, verdict
 
 
 def test_standard_error_matches_simulation() -> None:
@@ -40,3 +40,10 @@ def test_paired_difference_matches_simulation() -> None:
 def test_equal_methods_do_not_differ() -> None:
     bits = {"a": np.array([True, False, True])}
     assert paired_difference(bits, bits) == (0.0, 0.0)
+    assert "no difference" in verdict(0.0, 0.0)
+
+
+def test_verdict_follows_the_size_of_the_difference() -> None:
+    assert verdict(-2.5, 1.0).startswith("more than two")
+    assert verdict(1.5, 1.0).startswith("between")
+    assert "no difference" in verdict(-0.5, 1.0)
