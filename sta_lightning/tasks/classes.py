@@ -13,7 +13,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 
 
 def label_key(written: object) -> str:
-    """Return a label in the form that labels are compared in: without space around, and a number as it counts (``07`` is 7)."""
+    """Return a label as labels are compared: without space around; ``07`` is 7."""
     text = str(written).strip()
     return str(int(text)) if _INTEGER.fullmatch(text) else text
 
@@ -78,7 +78,7 @@ def decide_classes(file: TaskFile, found: Iterable[object], where: str) -> Label
 
 def _agree(file: TaskFile, keys: set[str], classes: LabelledClasses, where: str) -> None:
     if len(set(classes.keys)) < len(classes.keys):
-        return  # two classes of one name: told with the names
+        return  # two classes of one name: refused with the names
     outside = sorted(keys - set(classes.keys))
     if outside:
         can = (

@@ -108,7 +108,7 @@ class TaskDataModule(L.LightningDataModule):
             self.task.download(self.root)
 
     def setup(self, stage: str) -> None:
-        """Open the splits that a stage needs, so that missing files are told before anything else happens."""
+        """Open the splits that a stage needs, so that missing files are an error at once."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "validation"), "validate": ("validation",)}
         for split in needed.get(stage, ("test",)):
             self.dataset(split)

@@ -86,7 +86,7 @@ class _Opener:
         return path
 
     def fingerprint(self, split: Split, root: Path | None) -> str:
-        """Name what the split's images follow from: the files' names, sizes and times of change, and the classes."""
+        """Digest of the split's files (names, sizes, times of change) and the classes."""
         return f"{files_fingerprint(self.folder(split, root))} as {getattr(self, 'classes', 'flat')}"
 
 
@@ -166,7 +166,7 @@ class FlatOpener(_Opener):
 
 
 def _classes(file: TaskFile, opener: FolderOpener) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Return the class folders in label order, the classes' names, and whether these are all folders there may be."""
+    """Return the class folders in label order, the classes' names, and whether no others may be."""
     mapping = file.mapping("class_names")
     include = file.strings("include")
     if mapping and set(include) - set(mapping):

@@ -1,4 +1,4 @@
-"""Tasks of one's own: a data set for the package ``datasets``, from a folder or the Hugging Face hub."""
+"""Tasks of one's own: a data set for the package ``datasets``, from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ class HubOpener:
         return HubImages(data, self.source.image, labels, f"{split} images of {self.source.file} in {where}")
 
     def fingerprint(self, split: Split, root: Path | None) -> str:
-        """Name what the split's images follow from: the package's own digest of the data, the column and the classes."""
+        """The package's own digest of the data, the column and the classes."""
         data = self.source.load(split, root)
         return f"{data._fingerprint} {self.source.image} {self.source.label} as {self.classes.keys}"
 

@@ -190,7 +190,7 @@ def _row(size: int) -> np.dtype[np.void]:
 
 
 def _fill(path: Path, data: PreparedDataset, num_workers: int) -> None:
-    """Write the images one chunk after the other; written rather than mapped, so that a full disk is an error."""
+    """Write the images chunk by chunk; not through a map, so that a full disk is an error."""
     dtype = _row(data.preprocess.image_size)
     chunks = [range(first, min(first + _CHUNK, len(data))) for first in range(0, len(data), _CHUNK)]
     loader = DataLoader(
@@ -222,7 +222,7 @@ class _Chunks(Dataset[tuple[Tensor, list[int]]]):
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time into a folder, where the system can; elsewhere all of them do the same work."""
+    """Let one process at a time into a folder, where the system can; elsewhere all do the work."""
     descriptor = None
     try:
         with contextlib.suppress(ImportError, OSError):

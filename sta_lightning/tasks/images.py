@@ -33,7 +33,7 @@ def read_image(path: str | Path) -> Image.Image:
         raise StaError(f"The image {path} is not there: it was moved or removed. Put it back.") from error
     except Exception as error:  # decoders raise all kinds on broken files
         # Pillow says "cannot identify image file" and names the open file in its own way: the path
-        # is told here already.
+        # is in the message already.
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
         raise StaError(
             f"The image {path} cannot be decoded: {why}. Replace the file by a whole one, or take it out of the data set."
@@ -61,7 +61,7 @@ class ImageList(Dataset[tuple[Image.Image, int]]):
         return read_image(self.files[index]), self.labels[index]
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times of change and of the labels; no file is read."""
+        """Return a digest of the files' names, sizes, times of change and labels; none is read."""
         digest = hashlib.sha256()
         for file, label in zip(self.files, self.labels, strict=True):
             status = file.stat()

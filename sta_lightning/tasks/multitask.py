@@ -61,7 +61,7 @@ class MultiTaskDataModule(L.LightningDataModule):
 
     @property
     def validation_names(self) -> tuple[str, ...]:
-        """The names in the order of the validation loaders, less a control without validation images."""
+        """The names in the order of the validation loaders; a control may have none."""
         return tuple(
             name
             for name, member in self.members.items()
@@ -74,7 +74,7 @@ class MultiTaskDataModule(L.LightningDataModule):
             member.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Open the splits that a stage needs, so that missing files are told before anything else happens."""
+        """Open the splits that a stage needs, so that missing files are an error at once."""
         split: Split = "validation" if stage == "validate" else "test"
         names = self.validation_names if stage == "validate" else self.task_names
         for name in names:

@@ -65,7 +65,7 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         return pixels, [int(sample[1]) for sample in samples]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Return images in the centre crop, float32 ``[B, 3, S, S]``; labels are never looked at."""
+        """Return images in the centre crop, float32 ``[B, 3, S, S]``, without their labels."""
         return self.preprocess.batch([sample[0] for sample in self._samples(indices)])
 
     def _samples(self, indices: Sequence[int]) -> Sequence[Any]:
@@ -83,7 +83,7 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """Return the order in which an epoch of training takes the images, whatever the number of processes.
+    """Return the order of an epoch's training images, whatever the number of processes.
 
     Args:
         size: How many images there are.
@@ -99,9 +99,9 @@ def _turns(order: list[int], epoch: int, dataset: Any) -> Iterator[Any]:
 
 
 class EpochSampler(RandomSampler):
-    """A random order that depends on seed and epoch alone: a resumed fit meets that of an unbroken one.
+    """A random order of seed and epoch alone: a resumed fit meets that of an unbroken one.
 
-    Lightning tells the epoch through ``set_epoch``; without it, every pass takes the next one. A
+    Lightning sets the epoch through ``set_epoch``; without it, every pass takes the next one. A
     data set with random crops gets :class:`Turn` in place of numbers.
 
     Args:

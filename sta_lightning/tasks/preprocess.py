@@ -61,7 +61,7 @@ class Preprocess:
         return self.normalize(self.pixels(images, crops))
 
     def pixels(self, images: Sequence[Any], crops: Tensor | None = None) -> Tensor:
-        """Resize and crop images, as ``batch`` does, into uint8 ``[B, 3, S, S]``: all that comes before ``normalize``."""
+        """Resize and crop images, as before ``normalize``: uint8 ``[B, 3, S, S]``."""
         if crops is None and all(
             isinstance(image, Tensor) and image.shape == images[0].shape for image in images
         ):

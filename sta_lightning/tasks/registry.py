@@ -1,4 +1,4 @@
-"""Tasks by their names: the embedded suite, the published sets, and those that a process registers."""
+"""Tasks by name: the embedded suite, the published sets, and those that a process registers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def named_task(name: str) -> Task:
 
 
 def task_names() -> list[str]:
-    """Return the names that ``named_task`` knows: embedded suite, published sets, registered tasks."""
+    """Return the names of the embedded suite, the published sets and the registered tasks."""
     return [*_builtin_names(), *_REGISTERED]
 
 

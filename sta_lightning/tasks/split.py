@@ -7,8 +7,7 @@ import torch
 from sta_lightning.errors import StaError
 
 SPLIT_SEED = 0
-"""Fixed, and no option: a validation image must never become a training image because a fit has another
-seed."""
+"""Fixed, and no option: no validation image becomes a training image by another seed."""
 
 
 def split_indices(

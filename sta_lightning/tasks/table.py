@@ -191,5 +191,5 @@ class TableOpener:
         return ImageList(files, labels)
 
     def fingerprint(self, split: Split, root: Path | None) -> str:
-        """Name what the split's images follow from: the files' names, sizes and times of change, and the labels."""
+        """Digest of the split's files (names, sizes, times of change) and labels."""
         return self(split, root).fingerprint()

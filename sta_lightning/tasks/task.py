@@ -86,24 +86,24 @@ class Task:
         return Subset(whole, train if split == "train" else validation)
 
     def fingerprint(self, split: Split, root: str | Path | None = None) -> str:
-        """Return a text that changes whenever the images or labels of a split do, without reading the images.
+        """Return a text that changes whenever a split's images or labels do; no image is read.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
             root: As for ``dataset``.
 
         Raises:
-            StaError: if the opener cannot tell.
+            StaError: if the opener has no fingerprint.
         """
-        tell = getattr(self.opener, "fingerprint", None)
-        if not callable(tell):
+        digest = getattr(self.opener, "fingerprint", None)
+        if not callable(digest):
             raise StaError(
-                f"The images of the task '{self.name}' cannot be cached: nothing tells when they change. Leave `cache_images` "
+                f"The images of the task '{self.name}' cannot be cached: their opener has no fingerprint. Leave `cache_images` "
                 "out, or give the task's opener a method fingerprint(split, root)."
             )
         folder = None if root is None else Path(root).expanduser()
         opened: Split = split if split == "test" or self.own_validation else "train"
-        return f"{split} of {tell(opened, folder)}"
+        return f"{split} of {digest(opened, folder)}"
 
     def download(self, root: str | Path | None = None) -> None:
         """Fetch the published files; does nothing if they are there.

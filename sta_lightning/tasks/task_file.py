@@ -1,4 +1,4 @@
-"""The YAML file of a task of one's own: what its kinds (folders, a table, a Hugging Face data set) have in common."""
+"""The YAML file of a task of one's own: what folders, tables and hub data sets have in common."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ class TaskFile:
         return {self._text(key, one): self._text(key, other) for one, other in value.items()}
 
     def names(self) -> tuple[str, ...]:
-        """Return ``class_names`` where they are a list or the name of a task with the same classes; else none."""
+        """Return ``class_names`` if a list, or the name of a task with them; else none."""
         value = self.settings.get("class_names")
         if isinstance(value, str):
             return named_task(value).class_names
         return () if isinstance(value, dict) else self.strings("class_names")
 
     def home(self) -> str:
-        """Return the folder of the images, in which ``~`` and ``$VARIABLES`` stand as they are written."""
+        """Return the folder of the images, with ``~`` and ``$VARIABLES`` as they are written."""
         folder = str(self.path.absolute().parent)
         given = self.settings.get("root")
         if given is None:
@@ -121,7 +121,7 @@ class TaskFile:
         )
         if twice:
             raise StaError(
-                f"{self.path}: more than one class is named {listed(twice)}. The prompts tell classes apart by their names: "
+                f"{self.path}: more than one class is named {listed(twice)}. Prompts distinguish classes by their names: "
                 "give each one of its own in `class_names`."
             )
         present = set(given)

@@ -22,7 +22,7 @@ Step = dict[str, Tensor]
 
 
 class UnlabelledDataModule(L.LightningDataModule):
-    """At each step of a fit a batch of images of every task, without labels, as AdaMerging looks at them.
+    """At each step of a fit a batch of images of every task, without labels, for AdaMerging.
 
     Each task's images come in a random order of its own, all of them once before one comes again,
     and then in another order. The order follows from the seed, the task's name and the step alone:
@@ -104,7 +104,7 @@ class UnlabelledDataModule(L.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Open every task's images, so that missing files are told before anything else happens."""
+        """Open every task's images, so that missing files are an error at once."""
         for name, member in self.members.items():
             if name not in self._images:
                 self._images[name] = cast(PreparedDataset, member.dataset(self.split))

@@ -1,4 +1,4 @@
-"""The drawing kit of the embedded suite: coordinates, shapes as signed distances, paint, noise fields and the camera.
+"""The drawing kit of the embedded suite: coordinates, signed distances, paint, noise, the camera.
 
 Only float32 additions, multiplications, divisions, square roots and comparisons are used, one
 element at a time: these are rounded in one way by IEEE 754, so that an image has the same bytes on
@@ -42,7 +42,7 @@ _PALETTE = np.asarray(list(COLOURS.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene is photographed: what sets the pictures of a task apart from those of the pretraining corpus.
+    """How a scene is photographed: what sets a task's pictures apart from the pretraining corpus.
 
     Attributes:
         rotation: Largest rotation either way, in turns.
@@ -79,7 +79,7 @@ class Style:
 
 
 def sine_cosine(turns: Floats) -> tuple[Floats, Floats]:
-    """Return sin and cos of an angle in turns, by a polynomial that is good to 4e-6 (see the module's note)."""
+    """Return sin and cos of an angle in turns, by a polynomial good to 4e-6 (see the module)."""
 
     def sine(t: Floats) -> Floats:
         t = t - np.floor(t + np.float32(0.5))  # into [-1/2, 1/2)
@@ -97,7 +97,7 @@ def sine_cosine(turns: Floats) -> tuple[Floats, Floats]:
 
 @dataclass
 class Frame:
-    """Coordinates of every pixel in the system of the drawn thing; ``pixel`` is a pixel's width in it, shape ``[B, 1]``."""
+    """Every pixel's coordinates in the drawn thing's system; ``pixel`` is its width, ``[B, 1]``."""
 
     x: Floats
     y: Floats
@@ -162,7 +162,7 @@ def line(
 
 
 def convex(f: Frame, *corners: tuple[float, float]) -> Floats:
-    """Signed distance (near the outline) to a convex polygon, its corners in clockwise order on the screen."""
+    """Signed distance (near the outline) to a convex polygon, its corners clockwise."""
     distance: Floats | None = None
     for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         ex, ey = x1 - x0, y1 - y0
@@ -191,7 +191,7 @@ def minus(shape: Floats, *holes: Floats) -> Floats:
 
 
 def paint(image: Floats, cover: Floats, colour: Floats) -> None:
-    """Lay a colour ``[B, 3]`` (or ``[3]``) over the covered share ``[B, P]`` of the image ``[B, 3, P]``, in place."""
+    """Lay a colour ``[B, 3]`` or ``[3]`` over the share ``[B, P]`` of ``[B, 3, P]``, in place."""
     image += (np.broadcast_to(colour, (len(image), 3))[:, :, None] - image) * cover[:, None, :]
 
 
@@ -216,7 +216,7 @@ def flat(colours: Floats) -> Floats:
 
 
 def field(u: Uniforms, cells: int) -> Floats:
-    """Return a smooth random field ``[B, P]`` in [0, 1]: bilinear between a lattice of ``cells`` + 1 a side."""
+    """Return a random field ``[B, P]`` in [0, 1], bilinear on a lattice of ``cells`` + 1 a side."""
     knots = u.many((cells + 1) ** 2).reshape(-1, cells + 1, cells + 1)
     position = (np.arange(SIZE, dtype=np.float32) + np.float32(0.5)) * np.float32(cells / SIZE)
     cell = np.minimum(position.astype(np.int64), cells - 1)
@@ -244,7 +244,7 @@ def _blurred(image: Floats) -> Floats:
 
 
 def camera(u: Uniforms, image: Floats, style: Style) -> npt.NDArray[np.uint8]:
-    """Photograph scenes ``[B, 3, P]`` (values about [0, 1]) in a style; returns bytes ``[B, 3, SIZE, SIZE]``."""
+    """Photograph scenes ``[B, 3, P]`` (about [0, 1]) in a style: bytes ``[B, 3, SIZE, SIZE]``."""
     for _ in range(3):
         present = (u() < style.clutter).astype(np.float32)
         patch = Frame(

@@ -2,9 +2,9 @@
 
 Two pictures in ten show objects, always named. The others come from the six domains in their web
 style. Their captions seldom use the word by which the task will ask for the class: mostly they say
-the same in other words ("0" for "zero", "a people carrier" for "van"), or tell only the domain. How
+the same in other words ("0" for "zero", "a people carrier" for "van"), or name only the domain. How
 often a class is called by its name differs between classes by a factor of ten. So the pretraining
-sees what tells the classes apart, but is seldom told what they are called, as it is with CLIP and
+sees what tells the classes apart, but seldom reads what they are called, as it is with CLIP and
 the sets that these mirror.
 """
 
@@ -21,7 +21,7 @@ from sta_lightning.tasks.miniature.scenes import CONTROL, SCENES, SUITE_TASKS, V
 OBJECT_SHARE = 0.22
 NAMED_LEAST, NAMED_MOST = 0.04, 0.4
 OTHER_WORDS_SHARE = 0.9
-"""Of the captions without the class's name, how many say it in other words; the rest tell the domain alone."""
+"""Share of captions without the class's name that say it in other words, not the domain alone."""
 
 _NUMERALS = tuple("0123456789")
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
@@ -86,7 +86,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
 }
 """What the corpus mostly calls the classes of a domain, in label order."""
 
-_TOLD: dict[str, tuple[str, ...]] = {
+_NAMED: dict[str, tuple[str, ...]] = {
     "digits": ("the number {}, written by hand.", "a handwritten {}.", "{}"),
     "vehicles": ("a {}.", "a {} parked outside.", "the side of a {}."),
     "street_numbers": ("the number {} on a house.", "house number {}.", "{}"),
@@ -94,7 +94,7 @@ _TOLD: dict[str, tuple[str, ...]] = {
     "textures": ("a {} pattern.", "something {}.", "{} texture."),
     "land_cover": ("{} from the air.", "an aerial view of {}.", "{}, satellite image."),
 }
-_UNTOLD: dict[str, tuple[str, ...]] = {
+_UNNAMED: dict[str, tuple[str, ...]] = {
     "digits": ("handwriting.", "a digit written by hand.", "some ink on paper."),
     "vehicles": ("a vehicle.", "something to drive.", "a vehicle outside."),
     "street_numbers": ("a number on a house.", "a coloured number plate.", "an address."),
@@ -112,14 +112,14 @@ _OBJECTS = (
 
 
 def naming_rates(classes: int) -> list[float]:
-    """How often each class of a domain is named: evenly spread on a log scale, neighbours far apart."""
+    """How often each class of a domain is named: even on a log scale, neighbours far apart."""
     order = [(7 * label) % classes if classes % 7 else (5 * label) % classes for label in range(classes)]
     ratio = NAMED_MOST / NAMED_LEAST
     return [float(NAMED_LEAST * ratio ** (place / (classes - 1))) for place in order]
 
 
 def corpus(indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Return the corpus's images ``[B, 3, 32, 32]`` and captions at the given indices, a pure function of them."""
+    """Return images ``[B, 3, 32, 32]`` and captions, a pure function of the indices."""
     u = Uniforms(image_keys(f"{VERSION}/corpus", indices))
     share = u()[:, 0]
     domain = np.where(share < OBJECT_SHARE, len(SUITE_TASKS), u.integers(len(SUITE_TASKS)))
@@ -145,9 +145,9 @@ def corpus(indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], list[
             rates = naming_rates(len(scene.class_names))
             for row, label in zip(rows, labels, strict=True):
                 rate = rates[label]
-                told = naming[row] < rate + (1 - rate) * OTHER_WORDS_SHARE
+                named = naming[row] < rate + (1 - rate) * OTHER_WORDS_SHARE
                 word_for = scene.class_names if naming[row] < rate else OTHER_WORDS[name]
-                texts = (_TOLD if told else _UNTOLD)[name]
+                texts = (_NAMED if named else _UNNAMED)[name]
                 captions[row] = texts[wording[row] % len(texts)].format(word_for[label])
         images[rows] = camera(own, picture, scene.web)
     return images, captions

@@ -1,4 +1,4 @@
-"""The datamodule of the pretraining corpus: pictures with captions, and the suite's validation pictures to watch."""
+"""The pretraining corpus for Lightning: captioned pictures, and the suite's validation pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_input(images: Tensor) -> Tensor:
 
 
 class CorpusDataset(Dataset[tuple[Tensor, str]]):
-    """The first ``size`` picture-caption pairs of the corpus, rendered as they are asked for, a batch at a time."""
+    """The first ``size`` picture-caption pairs of the corpus, rendered a batch at a time."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -27,7 +27,7 @@ Points = list[tuple[float, float]]
 
 
 def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, steps: int) -> Points:
-    """Points of an elliptic arc; angles in turns, 0 at the right, 1/4 at the bottom of the screen."""
+    """Points of an elliptic arc; angles in turns, 0 at the right, 1/4 at the bottom."""
     turns = np.asarray([start + (end - start) * i / steps for i in range(steps + 1)], dtype=np.float32)
     sin, cos = sine_cosine(turns)
     return [(cx + rx * float(c), cy + ry * float(s)) for s, c in zip(sin, cos, strict=True)]
@@ -50,7 +50,7 @@ _GLYPHS: tuple[tuple[Points, ...], ...] = (
 
 
 def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, width: Floats) -> Floats:
-    """Signed distance to the strokes of one digit per image, its points displaced by up to ``wobble``."""
+    """Signed distance to one digit's strokes per image, points displaced by up to ``wobble``."""
     distance = np.full(f.x.shape, 9.0, dtype=np.float32)
     slots = max(sum(len(stroke) for stroke in strokes) for strokes in _GLYPHS)
     shift_x, shift_y = u.many(slots, -wobble, wobble), u.many(slots, -wobble, wobble)

@@ -95,7 +95,7 @@ OBJECTS = tuple(_SHAPES)
 def draw_objects(
     u: Uniforms, labels: npt.NDArray[np.int64], style: Style
 ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """An object on a plain ground; returns the scenes and the palette entries of object and ground."""
+    """An object on a plain ground: the scenes, and the palette entries of object and ground."""
     f = place(u, style)
     ground = u.integers(11)
     ink = other_colour(u, ground)

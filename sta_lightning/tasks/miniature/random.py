@@ -27,7 +27,7 @@ def mix(values: Keys) -> Keys:
 
 
 def image_keys(name: str, indices: npt.NDArray[np.int64]) -> Keys:
-    """Return one key per index under a name such as ``"1/digits/train"`` (FNV-1a of the name, then SplitMix64)."""
+    """Return one key per index under a name, ``"1/digits/train"``: FNV-1a, then SplitMix64."""
     word = _FNV_BASIS
     for byte in name.encode():
         word = ((word ^ byte) * _FNV_PRIME) & _WORD
@@ -72,7 +72,7 @@ class Uniforms:
         return ((self._bits(1)[:, 0] >> np.uint64(33)) % np.uint64(count)).astype(np.int64)
 
     def pixels(self, count: int) -> Floats:
-        """Draw ``[B, count]`` coarse numbers in [0, 1): eight bits each, eight from one word, for pixel noise."""
+        """Draw ``[B, count]`` numbers in [0, 1) of eight bits each, for pixel noise."""
         words = self._bits(-(-count // 8))
         octets = np.empty((len(self.keys), words.shape[1], 8), dtype=np.float32)
         for place in range(8):

@@ -1,4 +1,4 @@
-"""The seven sets of the embedded suite: what each draws, its class names, its prompts and its two styles.
+"""The seven sets of the embedded suite: what each draws, class names, prompts, two styles.
 
 ``web`` is how the pretraining corpus shows the domain, ``task`` how the task's own pictures look.
 The gap between them, and how seldom the corpus names a class, make zero-shot accuracy what it is:

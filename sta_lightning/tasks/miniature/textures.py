@@ -31,7 +31,7 @@ def _edge(value: Floats, sharpness: Floats | float) -> Floats:
 
 
 def _cells(f: Frame, u: Uniforms, density: Floats) -> tuple[Floats, Floats]:
-    """Distances to the nearest and the second nearest of points jittered on a lattice (Worley noise)."""
+    """Distances to the nearest and second nearest of points jittered on a lattice (Worley)."""
     px, py = u.many(81), u.many(81)
     x, y = f.x * density + np.float32(4.5), f.y * density + np.float32(4.5)
     cx, cy = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)

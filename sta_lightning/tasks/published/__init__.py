@@ -1,4 +1,4 @@
-"""Published data sets, read by torchvision's own classes: the paper's, those of the literature's suites, and ImageNet."""
+"""Published data sets, read by torchvision: the literature's suites, and ImageNet."""
 
 from sta_lightning.tasks.published.suite import PUBLISHED_TASKS
 from sta_lightning.tasks.published.suites import EPOCHS, SUITES

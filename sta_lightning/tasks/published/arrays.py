@@ -41,7 +41,7 @@ def emnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def svhn(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """SVHN's cropped digits, 73 257 and 26 032 images, from ``svhn``; the set ``extra`` is not used."""
+    """SVHN's cropped digits, 73 257 and 26 032 images, from ``svhn``; without ``extra``."""
     return cast(Dataset[Any], datasets.SVHN(str(root / "svhn"), split=split, download=download))
 
 
@@ -56,7 +56,7 @@ def cifar100(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def stl10(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """STL-10's labelled images, 5 000 and 8 000, from ``stl10_binary``; neither folds nor unlabelled images are used.
+    """STL-10's labelled images, 5 000 and 8 000, from ``stl10_binary``; without folds.
 
     torchvision compares the checksums of all its files, that of the 2.7 GB of unlabelled images
     too, whenever it opens one.
@@ -75,14 +75,14 @@ def fer2013(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def pcam(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """PatchCamelyon in its three published parts, 262 144, 32 768 and 32 768 images, from ``pcam``."""
+    """PatchCamelyon as published, 262 144, 32 768 and 32 768 images, from ``pcam``."""
     data = _PCAM(str(root), split="val" if split == "validation" else split, download=download)
-    len(data)  # opens the file: a damaged one is told now
+    len(data)  # opens the file: a damaged one is an error now
     return cast(Dataset[Any], data)
 
 
 class _PCAM(datasets.PCAM):
-    """torchvision's class keeps a module, which cannot be sent to the processes that load images."""
+    """torchvision's class keeps a module, which cannot be sent to loading processes."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "h5py"}

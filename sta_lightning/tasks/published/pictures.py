@@ -1,4 +1,4 @@
-"""Published sets of image files, each through torchvision's own class where it has one; ``root`` is one folder for all."""
+"""Published sets of image files, through torchvision's classes; ``root`` is one folder for all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESISC45_LISTS = {
     "validation": ("resisc45-val.txt", "a0770cee4c5ca20b8c32bbd61e114805"),
     "test": ("resisc45-test.txt", "3dda9e4988b47eb1de9f07993653eb08"),
 }
-"""The lists of "In-domain representation learning for remote sensing" (arXiv:1911.06721), and their MD5 sums."""
+"""The lists of "In-domain representation learning for remote sensing", and their MD5 sums."""
 
 SUN397_LISTS = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 """The first of the publisher's ten partitions."""
@@ -46,7 +46,7 @@ def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """DTD, partition 1: its training and validation lists together (3 760 images), and its test list (1 880).
+    """DTD, partition 1: training and validation lists together (3 760 images), and test (1 880).
 
     The paper's 77 epochs make the usual 2 000 steps of 128 only if both lists are trained on; the
     validation split of the common rule is drawn from both.
@@ -93,7 +93,7 @@ def _letters(name: str) -> str:
 
 
 def imagenet(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """ImageNet-1k from ``imagenet``; the published validation images (50 000) are the test split here."""
+    """ImageNet-1k from ``imagenet``; its 50 000 validation images are the test split here."""
     part = "train" if split == "train" else "val"
     data = datasets.ImageNet(str(root / "imagenet"), split=part, loader=read_image)
     check_classes("imagenet", [str(len(data.classes))], ("1000",), root / "imagenet")
@@ -121,7 +121,7 @@ def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def resisc45(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """NWPU-RESISC45 in the split of arXiv:1911.06721, 18 900, 6 300 and 6 300 images, from ``resisc45``.
+    """NWPU-RESISC45 as arXiv:1911.06721 splits it, 18 900, 6 300 and 6 300, from ``resisc45``.
 
     The publisher gives none; this one is used by the task arithmetic literature. torchvision has no
     class for the set: a folder a class, and three lists of file names, whose checksums are
@@ -151,7 +151,7 @@ def food101(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def flowers102(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Oxford 102 Flowers in its three published parts, 1 020, 1 020 and 6 149 images, from ``flowers-102``."""
+    """Oxford 102 Flowers as published, 1 020, 1 020 and 6 149 images, from ``flowers-102``."""
     part = "val" if split == "validation" else split
     return cast(
         Dataset[Any], datasets.Flowers102(str(root), split=part, download=download, loader=read_image)
@@ -159,7 +159,7 @@ def flowers102(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def oxford_pets(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Oxford-IIIT Pet, the 37 breeds, 3 680 (``trainval``) and 3 669 images, from ``oxford-iiit-pet``."""
+    """Oxford-IIIT Pet, 37 breeds, 3 680 and 3 669 images, from ``oxford-iiit-pet``."""
     part = "trainval" if split == "train" else "test"
     data = datasets.OxfordIIITPet(str(root), split=part, download=download)
     check_classes(
@@ -169,7 +169,7 @@ def oxford_pets(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def rendered_sst2(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Rendered SST2 in its three published parts, 6 920, 872 and 1 821 images of sentences, from ``rendered-sst2``."""
+    """Rendered SST2 as published, 6 920, 872 and 1 821 images, from ``rendered-sst2``."""
     part = "val" if split == "validation" else split
     return cast(
         Dataset[Any], datasets.RenderedSST2(str(root), split=part, download=download, loader=read_image)

@@ -28,7 +28,7 @@ def data_folder(task: str, root: Path | None) -> Path:
 
     Args:
         task: The task's name, for the message.
-        root: What the user gave; by default the environment variable STA_DATA tells.
+        root: What the user gave; by default the environment variable STA_DATA.
 
     Raises:
         StaError: if neither says.
@@ -77,7 +77,7 @@ class PublishedOpener:
         return self._built(split, folder, False)
 
     def fingerprint(self, split: Split, root: Path | None) -> str:
-        """Name what the split's images follow from: the files' names, sizes and times of change."""
+        """Digest of the split's files: names, sizes and times of change."""
         folder = data_folder(self.task, root)
         names = (_present(folder, name) or name for name in dict(self.files)[split])
         return files_fingerprint(folder, names)
@@ -122,10 +122,10 @@ def _present(folder: Path, name: str) -> str | None:
 
 
 def known_labels(data: Any) -> torch.Tensor | None:
-    """Return the labels of a data set of torchvision's where they lie in memory, without reading an image.
+    """Return the labels of a data set of torchvision's where they lie in memory.
 
     Returns:
-        int64 of any length (for a part of a set, those of the whole), or nothing where the labels
+        int64 of any length (for a part of a set, those of the whole), or ``None`` where the labels
         are not in memory.
     """
     if isinstance(data, Subset):

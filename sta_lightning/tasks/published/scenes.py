@@ -1,4 +1,4 @@
-"""Places and scenes: the folders of SUN397 and RESISC45 in label order, and how they read in a prompt."""
+"""Folders of SUN397 and RESISC45 in label order, and how they read in a prompt."""
 
 from __future__ import annotations
 

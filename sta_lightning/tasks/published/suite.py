@@ -23,7 +23,7 @@ def _task(
     validation: tuple[str, ...] | None = None,
     advice: str = _FETCH,
 ) -> Task:
-    """Describe a set; with files of a validation split it is the publisher's own. Other advice: no download."""
+    """Describe a set; ``validation`` is the publisher's own split, ``advice`` means no download."""
     classes = tuple(class_names)
     given: dict[Split, tuple[str, ...] | None] = {"train": train, "validation": validation, "test": test}
     files = tuple((split, wanted) for split in SPLITS if (wanted := given[split]) is not None)

@@ -1,4 +1,4 @@
-"""Classes of the sets with about a hundred of them: objects, dishes, flowers, pets. In label order."""
+"""Classes of the sets with about a hundred: objects, dishes, flowers, pets. In label order."""
 
 from __future__ import annotations
 
