@@ -20,8 +20,9 @@ help:  ## this list
 demo: $(STAMP)  ## the whole method on the embedded suite (ARGS='--force' does every step again)
 	@$(BIN)/sta demo $(ARGS)
 
-test: $(STAMP)  ## the tests (ARGS='tests/cli -x' runs some of them)
-	@$(BIN)/python -m pytest $(ARGS)
+# A file's tests share what is dear to make: they stay in one process.
+test: $(STAMP)  ## the tests, a process a core (ARGS='tests/cli -x' runs some of them)
+	@$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## linter, import contracts and format check of code and prose; changes nothing
 	@$(BIN)/ruff check $(CODE)
