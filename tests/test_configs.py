@@ -23,18 +23,15 @@ COMMAND = {
     "merge": "merge",
     "adamerging": "fit",
     "forget": "forget",
-    "demo": "demo",
-    "deit": "demo",
     "benchmark": "benchmark",
 }
-WITHOUT_TRAINER = ("demo", "benchmark")
 SUITES = sorted((CONFIGS / "merge").glob("vit_b_16_*.yaml"))
 # Parts: tests/test_paper.py has the first, a test below the second.
 ELSEWHERE = [*(CONFIGS / "paper").rglob("*.yaml"), *SUITES]
 RUNS = sorted(
     file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "tasks" and file not in ELSEWHERE
 )
-TRAINED = [file for file in RUNS if COMMAND[file.relative_to(CONFIGS).parts[0]] not in WITHOUT_TRAINER]
+TRAINED = [file for file in RUNS if file.parent.name != "benchmark"]
 METHODS = (REPOSITORY / "docs" / "methods" / "README.md").read_text()
 
 

@@ -56,7 +56,7 @@ class ModelSettings:
         learning_rate: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up before the cosine to zero.
-        epochs: passes over the training images of a task.
+        epochs: passes over the training images of a task; ``None`` for the published number of each.
         batch_size: images per step of fine-tuning.
         evaluation_batch_size: images per step of evaluation; does not change results.
         train_limit: number of training images per task, a fixed random choice; ``None`` for all.
@@ -90,7 +90,7 @@ class ModelSettings:
     learning_rate: float = 2.5e-4
     weight_decay: float = 0.1
     warmup_steps: int = 20
-    epochs: int = 4
+    epochs: int | None = 4
     batch_size: int = 128
     evaluation_batch_size: int = 250
     train_limit: int | None = 4000
@@ -108,11 +108,23 @@ class ModelSettings:
         object.__setattr__(self, "overrides", _built(TaskOverride, "overrides", self.overrides))
 
     def fine_tuning(self, task: str) -> TaskOverride:
-        """Fine-tuning settings of one task with nothing left open but ``train_limit``."""
+        """Fine-tuning settings of one task with nothing left open but ``train_limit``.
+
+        Raises:
+            StaError: ``epochs`` is left to the task, which is no published one.
+        """
         own = asdict(self.overrides.get(task, TaskOverride()))
-        return TaskOverride(
-            **{name: getattr(self, name) if value is None else value for name, value in own.items()}
-        )
+        found = {name: getattr(self, name) if value is None else value for name, value in own.items()}
+        if found["epochs"] is None:
+            from sta_lightning.tasks.published import EPOCHS  # imports torchvision
+
+            if task not in EPOCHS:
+                raise StaError(
+                    f"models.epochs is left to the tasks, but the number of '{task}' is not known: give "
+                    f"models.overrides.{task}.epochs."
+                )
+            found["epochs"] = EPOCHS[task]
+        return TaskOverride(**found)
 
 
 @dataclass(frozen=True)

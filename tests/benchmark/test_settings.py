@@ -99,6 +99,13 @@ def test_one_tasks_own_fine_tuning_goes_over_the_runs() -> None:
         ModelSettings(overrides={"digits": {"speed": 1}})  # type: ignore[dict-item]
 
 
+def test_epochs_may_be_left_to_the_published_tasks() -> None:
+    settings = ModelSettings(epochs=None, overrides={"dtd": {"epochs": 2}})  # type: ignore[dict-item]
+    assert [settings.fine_tuning(task).epochs for task in ("cars", "dtd", "svhn")] == [35, 2, 4]
+    with pytest.raises(StaError, match=r"'digits' is not known: give models\.overrides\.digits\.epochs"):
+        settings.fine_tuning("digits")
+
+
 def test_settings_are_imported_without_torch() -> None:
     code = "import sys, sta_lightning.benchmark.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

@@ -105,7 +105,7 @@ def test_without_a_compiler(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("sys.byteorder", "big"), ("os.name", "nt"), ("ctypes.sizeof", lambda _: 4)], ids=str
+    ("name", "value"), [("sys.byteorder", "big"), ("os.name", "nt"), ("ctypes.sizeof", lambda _: 4)]
 )
 def test_on_a_machine_of_another_kind(
     name: str, value: object, fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch
