@@ -56,7 +56,7 @@ class ModelSettings:
         learning_rate: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up before the cosine to zero.
-        epochs: passes over the training images of a task; ``None`` for the published number of each.
+        epochs: passes over the training images; ``None`` for the published number of each task.
         batch_size: images per step of fine-tuning.
         evaluation_batch_size: images per step of evaluation; does not change results.
         train_limit: number of training images per task, a fixed random choice; ``None`` for all.
