@@ -69,7 +69,7 @@ def test_a_changed_line_of_a_method_computes_its_cells_again_and_nothing_else(
 
     copy.edit("arithmetic/fusion.py", "return masked_sum(block, ", "return 1 and masked_sum(block, ")
     copy.edit("arithmetic/baselines/pcb.py", '"""', '"""In other words: ')
-    copy.edit("modules/several.py", "class MultiModelEvaluation", "# A comment.\nclass MultiModelEvaluation")
+    copy.edit("benchmark/evaluation.py", "def classified(", "# A comment.\ndef classified(")
     copy.edit("report/__init__.py", '"""\n', '"""\n\nDRAWN = True\n')
     copy.run()
     second = copy.records()
