@@ -19,7 +19,7 @@ OWN = {
     "test": ["--ckpt_path", "--model", "--data"],
     "benchmark": ["--config", "--output", "--force", "--dry-run", "--seeds", "--methods", "--models.encoder"],
     "methods": [],
-    "demo": ["--config", "--output", "--force", "--p", "--tasks"],
+    "demo": ["--config", "--output", "--force", "--models.samples", "--models.tasks"],
 }
 
 
@@ -95,7 +95,7 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             "--model.finetuned=f",
             "--print_config",
         ],
-        ["demo", "--p=0.5", "--print_config"],
+        ["demo", "--models.epochs=2", "--print_config"],
     ],
     ids=lambda words: words[0],
 )
@@ -103,7 +103,7 @@ def test_print_config(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
     assert main(words) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     if words[0] == "demo":
-        assert printed["p"] == 0.5
+        assert printed["models"]["epochs"] == 2
     else:
         assert {"seed_everything", "trainer", "model", "data"} <= printed.keys()
     if words[0] == "fit":

@@ -82,11 +82,11 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ],
             ["samples", "0"],
         ),
-        (["demo", "--epocs=3"], ["--epocs", "'epochs'"]),
-        (["demo", "--p=high"], ["--p", "a number", "'high'"]),
+        (["demo", "--epocs=3"], ["--epocs", "'models.epochs'"]),
+        (["demo", "--models.learning_rate=high"], ["--models.learning_rate", "a number", "'high'"]),
         (["demo", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["demo", "--output=${STA_NO_SUCH_VARIABLE}"], ["STA_NO_SUCH_VARIABLE"]),
-        (["demo", "--p=1.3"], ["p", "1.3"]),
+        (["demo", "--models.tasks=[digts]"], ["digts"]),
     ],
     ids=lambda value: " ".join(value)[-60:].replace("/", "_") if isinstance(value, list) else None,
 )
@@ -135,8 +135,8 @@ def test_mistakes_on_the_command_line(
             "data: {class_path: TaskDataModule, init_args: {image_size: 64}}\n",
             ["data.image_size", "64", "32"],
         ),
-        ("demo", "epocs: 3\n", ["epocs", "'epochs'"]),
-        ("demo", "tasks: digits\n", ["--tasks", "a list"]),
+        ("demo", "models: {epocs: 3}\n", ["epocs", "'epochs'"]),
+        ("demo", "models: {tasks: digits}\n", ["tasks", "a list"]),
     ],
 )
 def test_mistakes_in_a_file(
