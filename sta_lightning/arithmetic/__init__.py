@@ -15,12 +15,7 @@ from sta_lightning.arithmetic.checks import (
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.forgetting import forget
 from sta_lightning.arithmetic.fusion import fuse
-from sta_lightning.arithmetic.importance import (
-    MEASURES,
-    Measure,
-    find_measure,
-    importance_for,
-)
+from sta_lightning.arithmetic.importance import MEASURES, Measure, find_measure, importance_for
 from sta_lightning.arithmetic.linear import average, negate, task_arithmetic
 from sta_lightning.arithmetic.masks import (
     forget_mask,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,7 @@ from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.linear import FORGETS
 from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import (
-    Addresses,
-    Answer,
-    Combined,
-    Data,
-    MergeMethod,
-    Native,
-)
+from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native
 from sta_lightning.arithmetic.order import kth_entry
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.selection import rank
@@ -40,20 +33,15 @@ class StaForgetting(MergeMethod):
 
     Args:
         p: quantile in [0, 1], see :func:`forget`.
-
-    Raises:
-        StaError: if ``p`` is out of range.
     """
 
     p: float = 0.7
 
-    title: ClassVar[str] = "STA"
-    summary: ClassVar[str] = (
-        "the entries of the task vector whose importance is largest in their tensor are taken out"
-    )
-    data: ClassVar[Data] = "labelled samples"
-    source: ClassVar[str] = "Tian et al. 2024"
-    needs_importance: ClassVar[bool] = True
+    title = "STA"
+    summary = "the entries of the task vector whose importance is largest in their tensor are taken out"
+    data = "labelled samples"
+    source = "Tian et al. 2024"
+    needs_importance = True
 
     def __post_init__(self) -> None:
         check_share(self.p)
@@ -91,17 +79,14 @@ class RandomForgetting(MergeMethod):
     Args:
         p: quantile in [0, 1].
         seed: the mask of a tensor is a function of this number and the tensor's name.
-
-    Raises:
-        StaError: if ``p`` is out of range.
     """
 
     p: float = 0.7
     seed: int = 0
 
-    title: ClassVar[str] = "Random mask"
-    summary: ClassVar[str] = "as many entries of every tensor as STA takes out, drawn at random: the control"
-    source: ClassVar[str] = "this project"
+    title = "Random mask"
+    summary = "as many entries of every tensor as STA takes out, drawn at random: the control"
+    source = "this project"
 
     def __post_init__(self) -> None:
         check_share(self.p)

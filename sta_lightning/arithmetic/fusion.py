@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +15,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import (
-    Addresses,
-    Answer,
-    Combined,
-    Data,
-    MergeMethod,
-    Native,
-    Survey,
-)
+from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, Survey
 from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, check_normalization, grouped
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.selection import rank
@@ -33,12 +25,7 @@ from sta_lightning.kernels import Fused, fused
 
 
 def masked_sum(block: Block, masks: Iterable[Tensor]) -> Combined:
-    """Base + sum of mask_i * delta_i (Eq. 18 and 19).
-
-    Args:
-        block: the entries.
-        masks: one boolean mask a task, of the shape of ``block.base``.
-    """
+    """Base + sum of mask_i * delta_i (Eq. 18 and 19); a mask has the shape of ``block.base``."""
     total = torch.zeros_like(block.base)
     kept = []
     for delta, mask in zip(block.deltas(), masks, strict=True):
@@ -60,7 +47,12 @@ class MaskedFusion(MergeMethod):
 
     @override
     def check(self, problem: Problem) -> None:
-        refuse_one_task(problem)
+        if len(problem.finetuned) < 2:
+            raise StaError(
+                f"fusing needs at least two tasks, and there is one: {listed(problem.finetuned)}. The quantile over "
+                "a single task keeps nothing (Eq. 15-17), so the result would be the pretrained model. Use the "
+                "fine-tuned model itself."
+            )
 
 
 @dataclass(frozen=True)
@@ -70,21 +62,16 @@ class Sta(MaskedFusion):
     Args:
         p: quantile in [0, 1], see :func:`fuse`.
         normalize: over what Eq. 13 takes minimum and maximum, see :func:`fuse`.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     p: float = 0.7
     normalize: str = "tensor"
 
-    title: ClassVar[str] = "STA"
-    summary: ClassVar[str] = (
-        "at every position the task vectors of the tasks whose importance there is largest"
-    )
-    data: ClassVar[Data] = "labelled samples"
-    source: ClassVar[str] = "Tian et al. 2024"
-    needs_importance: ClassVar[bool] = True
+    title = "STA"
+    summary = "at every position the task vectors of the tasks whose importance there is largest"
+    data = "labelled samples"
+    source = "Tian et al. 2024"
+    needs_importance = True
 
     def __post_init__(self) -> None:
         check_share(self.p)
@@ -134,19 +121,14 @@ class RandomMask(MaskedFusion):
     Args:
         p: quantile in [0, 1].
         seed: the masks are a function of this number, the tensor's name and the number of tasks.
-
-    Raises:
-        StaError: if ``p`` is out of range.
     """
 
     p: float = 0.7
     seed: int = 0
 
-    title: ClassVar[str] = "Random mask"
-    summary: ClassVar[str] = (
-        "as many task vectors at every position as STA keeps, drawn at random: the control"
-    )
-    source: ClassVar[str] = "this project"
+    title = "Random mask"
+    summary = "as many task vectors at every position as STA keeps, drawn at random: the control"
+    source = "this project"
 
     def __post_init__(self) -> None:
         check_share(self.p)
@@ -161,20 +143,6 @@ class RandomMask(MaskedFusion):
     @override
     def masks(self, block: Block, state: Tensor) -> Iterator[Tensor]:
         return iter(state[:, block.piece].to(block.base.device))
-
-
-def refuse_one_task(problem: Problem) -> None:
-    """Refuse to rank a single task.
-
-    Raises:
-        StaError: if there are fewer than two tasks.
-    """
-    if len(problem.finetuned) < 2:
-        raise StaError(
-            f"fusing needs at least two tasks, and there is one: {listed(problem.finetuned)}. The quantile over a "
-            "single task keeps nothing (Eq. 15-17), so the result would be the pretrained model. Use the "
-            "fine-tuned model itself."
-        )
 
 
 def fuse(

@@ -142,11 +142,7 @@ def find_measure(name: str) -> Measure:
 
 @torch.no_grad()
 def importance_for(
-    measure: str,
-    *,
-    weights: StateDict,
-    scores: StateDict | None = None,
-    pretrained: StateDict | None = None,
+    measure: str, *, weights: StateDict, scores: StateDict | None = None, pretrained: StateDict | None = None
 ) -> dict[str, Tensor]:
     """The importance that a measure gives a fine-tuned model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +12,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import (
-    Addresses,
-    Answer,
-    Combined,
-    MergeMethod,
-    Native,
-    VectorMethod,
-)
+from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, VectorMethod
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
@@ -46,9 +39,9 @@ def native_sum(scale: float) -> Native:
 class Average(VectorMethod):
     """The plain average of the fine-tuned models: theta_0 + (1/N) sum of delta_i."""
 
-    title: ClassVar[str] = "Average"
-    summary: ClassVar[str] = "the mean of the fine-tuned models"
-    source: ClassVar[str] = "Wortsman et al. 2022 (model soups)"
+    title = "Average"
+    summary = "the mean of the fine-tuned models"
+    source = "Wortsman et al. 2022 (model soups)"
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
@@ -65,17 +58,14 @@ class TaskArithmetic(VectorMethod):
 
     Args:
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
-
-    Raises:
-        StaError: if ``scale`` is not finite.
     """
 
     scale: float = 0.4
 
-    title: ClassVar[str] = "Task arithmetic"
-    summary: ClassVar[str] = "the sum of the task vectors, times a coefficient"
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Ilharco et al. 2023"
+    title = "Task arithmetic"
+    summary = "the sum of the task vectors, times a coefficient"
+    coefficient = "scale"
+    source = "Ilharco et al. 2023"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -95,17 +85,14 @@ class Negation(MergeMethod):
 
     Args:
         scale: the coefficient gamma.
-
-    Raises:
-        StaError: if ``scale`` is not finite.
     """
 
     scale: float = 1.0
 
-    title: ClassVar[str] = "Task arithmetic"
-    summary: ClassVar[str] = "the task vector is taken out, times a coefficient"
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Ilharco et al. 2023"
+    title = "Task arithmetic"
+    summary = "the task vector is taken out, times a coefficient"
+    coefficient = "scale"
+    source = "Ilharco et al. 2023"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.linear import scaled_sum
-from sta_lightning.arithmetic.method import Data, VectorMethod
+from sta_lightning.arithmetic.method import VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError
@@ -18,9 +18,9 @@ from sta_lightning.errors import StaError
 class LinearLayerMethod(VectorMethod):
     """A method that merges linear layers by their Gram matrices, and averages the other tensors."""
 
-    data: ClassVar[Data] = "unlabelled samples"
-    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
-    needs_grams: ClassVar[bool] = True
+    data = "unlabelled samples"
+    scope = "tensor"
+    needs_grams = True
 
     @abstractmethod
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:

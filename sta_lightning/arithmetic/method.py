@@ -81,19 +81,15 @@ class Survey:
         return self.problem.entries(name, self.workers, self._device)
 
     def each(self, look: Callable[[Entries], Any]) -> dict[str, Any]:
-        """What ``look`` finds in every tensor, by name; the processes share the tensors out.
-
-        Args:
-            look: gives something small that can be pickled.
-        """
+        """What ``look`` finds in every tensor, small and pickled; the processes share them out."""
         names = self.problem.names
         sizes = {name: self.entries(name).numel for name in names}
-        found = together(
-            self.processes,
-            lambda: {name: look(self.entries(name)) for name in shared_out(sizes, self.processes)},
-        )
-        merged = {name: value for part in found for name, value in part.items()}
-        return {name: merged[name] for name in names}
+
+        def mine() -> dict[str, Any]:
+            return {name: look(self.entries(name)) for name in shared_out(sizes, self.processes)}
+
+        found = {n: value for part in together(self.processes, mine) for n, value in part.items()}
+        return {name: found[name] for name in names}
 
 
 class MergeMethod(ABC):
@@ -118,6 +114,9 @@ class MergeMethod(ABC):
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
         many: whether a forgetting takes several fine-tunings of the task to forget.
         takes_vectors: whether its ``finetuned`` are masked task vectors in place of models.
+
+    Raises:
+        StaError: if it is made with a setting that is out of range.
     """
 
     title: ClassVar[str]

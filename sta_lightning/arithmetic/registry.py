@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ LEARNED_METHODS: Mapping[str, Learned] = {
             "steps": 500,
             "batch_size": 16,
         },
-    ),
+    )
 }
 """The learned ways to merge, by name."""
 
@@ -79,7 +79,7 @@ LEARNED_METHODS: Mapping[str, Learned] = {
 class FunctionMethod(VectorMethod):
     """A merging method that is a user's function of one tensor; every function has a subclass."""
 
-    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+    scope = "tensor"
 
     @staticmethod
     @abstractmethod

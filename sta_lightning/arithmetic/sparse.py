@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from typing_extensions import override
@@ -20,10 +20,10 @@ class AddVectors(MergeMethod):
     bit for bit.
     """
 
-    title: ClassVar[str] = "Masked task vectors"
-    summary: ClassVar[str] = "masked task vectors that an earlier merge wrote, added to a model as they are"
-    source: ClassVar[str] = "this project"
-    takes_vectors: ClassVar[bool] = True
+    title = "Masked task vectors"
+    summary = "masked task vectors that an earlier merge wrote, added to a model as they are"
+    source = "this project"
+    takes_vectors = True
 
     @override
     def combine(self, block: Block, state: Any) -> Combined:
@@ -37,10 +37,10 @@ class AddVectors(MergeMethod):
 class SubtractVector(MergeMethod):
     """A model without a masked task vector: theta - M * delta, which ``finetuned`` is."""
 
-    title: ClassVar[str] = "Masked task vector"
-    summary: ClassVar[str] = "a masked task vector that an earlier merge wrote, taken out as it is"
-    source: ClassVar[str] = "this project"
-    takes_vectors: ClassVar[bool] = True
+    title = "Masked task vector"
+    summary = "a masked task vector that an earlier merge wrote, taken out as it is"
+    source = "this project"
+    takes_vectors = True
 
     @override
     def combine(self, block: Block, state: Any) -> Combined:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.method import VectorMethod
 from sta_lightning.arithmetic.problem import Block
@@ -102,8 +103,11 @@ class Spectral(VectorMethod):
 
     scale: float
 
-    coefficient: ClassVar[str | None] = "scale"
-    scope: ClassVar[Literal["position", "tensor"]] = "tensor"
+    coefficient = "scale"
+    scope = "tensor"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
 
     @abstractmethod
     def spectral(self, block: Block) -> Tensor:

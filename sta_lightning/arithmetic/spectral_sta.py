@@ -7,7 +7,6 @@ docs/methods/spectral_sta.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,18 +37,13 @@ class SpectralSta(LinearLayerMethod):
     Args:
         shrink: how far the metric is drawn towards the identity, which bounds what few samples can
             say of directions that they do not show; more than 0.
-
-    Raises:
-        StaError: if ``shrink`` is out of range.
     """
 
     shrink: float = 0.1
 
-    title: ClassVar[str] = "Spectral STA"
-    summary: ClassVar[str] = (
-        "the rank-one components that change the layers' outputs most, made orthogonal between tasks"
-    )
-    source: ClassVar[str] = "this project"
+    title = "Spectral STA"
+    summary = "the rank-one components that change the layers' outputs most, made orthogonal between tasks"
+    source = "this project"
 
     def __post_init__(self) -> None:
         check_range(self.shrink, "(0, inf)", "shrink", "0.1 is the default.")

@@ -6,7 +6,7 @@ Wang et al., "Localizing Task Information for Improved Model Merging and Compres
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,28 +31,25 @@ class Consensus(VectorMethod):
         agree: how many tasks have to use an entry, 1 or more. 1 drops what no task uses, 2 what
             serves a single task too.
         scale: the coefficient of the sum.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     tall: float = 0.4
     agree: int = 2
     scale: float = 0.4
 
-    title: ClassVar[str] = "Consensus"
-    summary: ClassVar[str] = "the sum of the task vectors where at least so many tasks use it (TALL masks)"
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Wang et al. 2024 (TALL masks)"
+    title = "Consensus"
+    summary = "the sum of the task vectors where at least so many tasks use it (TALL masks)"
+    coefficient = "scale"
+    source = "Wang et al. 2024 (TALL masks)"
 
     def __post_init__(self) -> None:
-        check_range(
-            self.tall,
-            "[0, inf)",
-            "tall, the lambda of the TALL masks,",
-            "The authors choose among 0.2, 0.3, ..., 0.6.",
-        )
-        _check_agree(self.agree)
+        what = "tall, the lambda of the TALL masks,"
+        check_range(self.tall, "[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.")
+        if isinstance(self.agree, bool) or not isinstance(self.agree, int) or self.agree < 1:
+            raise StaError(
+                "agree, the number of tasks that have to use an entry, must be an integer from 1 up, and is "
+                f"{self.agree!r}. The authors use 2."
+            )
         check_scale(self.scale)
 
     @override
@@ -74,11 +71,3 @@ class Consensus(VectorMethod):
             wide = to_double(delta)
             users += wide.abs() > (total - wide).abs() * self.tall
         return (self.scale * torch.where(users >= self.agree, total, 0.0)).to(block.base)
-
-
-def _check_agree(agree: object) -> None:
-    if isinstance(agree, bool) or not isinstance(agree, int) or agree < 1:
-        raise StaError(
-            f"agree, the number of tasks that have to use an entry, must be an integer from 1 up, and is {agree!r}. The "
-            "authors use 2."
-        )

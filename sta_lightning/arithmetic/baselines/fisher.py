@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range
-from sta_lightning.arithmetic.method import Data, Survey, VectorMethod
+from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
@@ -33,22 +32,17 @@ class Fisher(VectorMethod):
         normalized: whether c_i is one over the L2 norm of the task's Fisher information over the
             whole model, so that tasks with large gradients do not outweigh the others; else all c_i
             are 1.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     floor: float = 1e-6
     normalized: bool = True
 
-    title: ClassVar[str] = "Fisher"
-    summary: ClassVar[str] = (
-        "the mean of the fine-tuned models, each entry weighted by its Fisher information"
-    )
-    data: ClassVar[Data] = "labelled samples"
-    source: ClassVar[str] = "Matena and Raffel 2022"
-    needs_importance: ClassVar[bool] = True
-    measure: ClassVar[str | None] = "fisher"
+    title = "Fisher"
+    summary = "the mean of the fine-tuned models, each entry weighted by its Fisher information"
+    data = "labelled samples"
+    source = "Matena and Raffel 2022"
+    needs_importance = True
+    measure = "fisher"
 
     def __post_init__(self) -> None:
         check_range(self.floor, "[0, inf)", "floor, which is added to the Fisher information,")

@@ -7,21 +7,15 @@ Subspaces", ICML 2025.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range, check_scale
+from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.spectral import (
-    Spectral,
-    double_deltas,
-    joined,
-    orthogonalised,
-    triples,
-)
+from sta_lightning.arithmetic.spectral import Spectral, double_deltas, joined, orthogonalised, triples
 from sta_lightning.arithmetic.states import to_double
 
 
@@ -39,19 +33,13 @@ class IsoC(Spectral):
     Args:
         scale: the coefficient of the merged vector; the authors search it on validation data, up to
             3.
-
-    Raises:
-        StaError: if ``scale`` is not finite.
     """
 
     scale: float = 1.0
 
-    title: ClassVar[str] = "Iso-C"
-    summary: ClassVar[str] = "the sum of the task vectors with equal singular values"
-    source: ClassVar[str] = "Marczak et al. 2025"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
+    title = "Iso-C"
+    summary = "the sum of the task vectors with equal singular values"
+    source = "Marczak et al. 2025"
 
     @override
     def spectral(self, block: Block) -> Tensor:
@@ -89,22 +77,17 @@ class IsoCts(Spectral):
             authors use 0.8.
         scale: the coefficient of the merged vector; the authors search it on validation data, up to
             3.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     common: float = 0.8
     scale: float = 1.0
 
-    title: ClassVar[str] = "Iso-CTS"
-    summary: ClassVar[str] = (
-        "common and task-specific directions of the task vectors with equal singular values"
-    )
-    source: ClassVar[str] = "Marczak et al. 2025"
+    title = "Iso-CTS"
+    summary = "common and task-specific directions of the task vectors with equal singular values"
+    source = "Marczak et al. 2025"
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        super().__post_init__()
         check_range(
             self.common, "[0, 1]", "common, the share of the common directions,", "The authors use 0.8."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +43,10 @@ class Lines(VectorMethod):
     inner: str = "task_arithmetic"
     beta: float = 0.4
 
-    title: ClassVar[str] = "LiNeS"
-    summary: ClassVar[str] = "another method's task vector, scaled more in deeper blocks"
-    coefficient: ClassVar[str | None] = "beta"
-    source: ClassVar[str] = "Wang et al. 2024 (LiNeS)"
+    title = "LiNeS"
+    summary = "another method's task vector, scaled more in deeper blocks"
+    coefficient = "beta"
+    source = "Wang et al. 2024 (LiNeS)"
 
     def __post_init__(self) -> None:
         check_scale(self.beta, "beta")

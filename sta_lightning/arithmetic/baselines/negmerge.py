@@ -7,7 +7,7 @@ Kim et al., "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning", I
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from typing_extensions import override
@@ -25,20 +25,15 @@ class NegMerge(MergeMethod):
 
     Args:
         scale: the coefficient gamma.
-
-    Raises:
-        StaError: if ``scale`` is not finite.
     """
 
     scale: float = 1.0
 
-    title: ClassVar[str] = "NegMerge"
-    summary: ClassVar[str] = (
-        "the mean of several fine-tunings' task vectors, where all signs agree, is taken out"
-    )
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Kim et al. 2024"
-    many: ClassVar[bool] = True
+    title = "NegMerge"
+    summary = "the mean of several fine-tunings' task vectors, where all signs agree, is taken out"
+    coefficient = "scale"
+    source = "Kim et al. 2024"
+    many = True
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

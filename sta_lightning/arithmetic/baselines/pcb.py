@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -52,26 +52,24 @@ class Pcb(VectorMethod):
         variant: ``"vision"`` as in the authors' script for CLIP, ``"general"`` as in their general
             one, whose ratio is 0.1: magnitudes are clamped at 0.01% in place of 1%, and the tasks
             compete with their entries in place of their normalised magnitudes.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     ratio: float = 0.05
     scale: float = 1.2
     variant: PcbVariant = "vision"
 
-    title: ClassVar[str] = "PCB-Merging"
-    summary: ClassVar[str] = (
-        "the mean of the task vectors, weighted by how large an entry is and how well others agree"
-    )
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Du et al. 2024"
+    title = "PCB-Merging"
+    summary = "the mean of the task vectors, weighted by how large an entry is and how well others agree"
+    coefficient = "scale"
+    source = "Du et al. 2024"
 
     def __post_init__(self) -> None:
         what = "PCB keeps a share of the entries: ratio"
         check_range(self.ratio, "(0, 1]", what, "The authors use 0.05 for vision and 0.1 elsewhere.")
-        _check_variant(self.variant)
+        if self.variant not in get_args(PcbVariant):
+            raise StaError(
+                f"PCB has no variant {self.variant!r}. Choose one of {listed(get_args(PcbVariant))}."
+            )
         check_scale(self.scale)
 
     @override
@@ -146,8 +144,3 @@ def _above(balance: Tensor, bounds: Bounds) -> Tensor:
 
 def _bounds(found: Sequence[Sequence[Tensor]]) -> list[Bounds]:
     return [Bounds(float(low), float(high)) for low, high in found]
-
-
-def _check_variant(variant: object) -> None:
-    if variant not in get_args(PcbVariant):
-        raise StaError(f"PCB has no variant {variant!r}. Choose one of {listed(get_args(PcbVariant))}.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,18 +29,13 @@ class RegMean(LinearLayerMethod):
     Args:
         ratio: by which the entries of G beside the diagonal are multiplied, in [0, 1]. Below 1 the
             sum has an inverse wherever there are inputs.
-
-    Raises:
-        StaError: if ``ratio`` is out of range.
     """
 
     ratio: float = 0.95
 
-    title: ClassVar[str] = "RegMean"
-    summary: ClassVar[str] = (
-        "linear layers that answer as the fine-tuned models do, by least squares over their inputs"
-    )
-    source: ClassVar[str] = "Jin et al. 2023"
+    title = "RegMean"
+    summary = "linear layers that answer as the fine-tuned models do, by least squares over their inputs"
+    source = "Jin et al. 2023"
 
     def __post_init__(self) -> None:
         what = "ratio, by which the Gram matrices' entries beside the diagonal are multiplied,"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,26 +51,24 @@ class Ties(VectorMethod):
         merge: ``"mean"`` divides the sum at every position by the number of tasks that contribute
             to it, ``"sum"`` does not.
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
-
-    Raises:
-        StaError: if a setting is out of range.
     """
 
     keep: float = 0.2
     merge: TiesMerge = "mean"
     scale: float = 0.4
 
-    title: ClassVar[str] = "TIES"
-    summary: ClassVar[str] = (
-        "the largest entries of every task vector, where they agree in sign with the majority"
-    )
-    coefficient: ClassVar[str | None] = "scale"
-    source: ClassVar[str] = "Yadav et al. 2023"
+    title = "TIES"
+    summary = "the largest entries of every task vector, where they agree in sign with the majority"
+    coefficient = "scale"
+    source = "Yadav et al. 2023"
 
     def __post_init__(self) -> None:
         what = "TIES keeps a share of the entries: keep"
         check_range(self.keep, "(0, 1]", what, "The authors' k = 20 percent is 0.2.")
-        _check_merge(self.merge)
+        if self.merge not in get_args(TiesMerge):
+            raise StaError(
+                f"TIES cannot merge by {self.merge!r}. Choose one of {listed(get_args(TiesMerge))}."
+            )
         check_scale(self.scale)
 
     @override
@@ -78,11 +76,13 @@ class Ties(VectorMethod):
         """The thresholds of the tasks, and the sign that most positions elect."""
         tasks, size = len(survey.problem.tasks), size_of(survey)
         k = size - int(size * self.keep)
-        if not k:  # everything is kept, or there is nothing
-            found = Trimming([torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks)
-        else:
-            ranked = order_statistics(survey, _magnitudes, [[k]] * tasks)
+        if k:
+            ranked = order_statistics(
+                survey, lambda block: (delta.abs() for delta in block.deltas()), [[k]] * tasks
+            )
             found = Trimming([threshold for (threshold,) in ranked])
+        else:  # everything is kept, or there is nothing
+            found = Trimming([torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks)
 
         def look(entries: Entries) -> int:
             return sum(
@@ -101,21 +101,12 @@ class Ties(VectorMethod):
         return self.scale * (total / count.clamp(min=1) if self.merge == "mean" else total)
 
 
-def _check_merge(merge: object) -> None:
-    if merge not in get_args(TiesMerge):
-        raise StaError(f"TIES cannot merge by {merge!r}. Choose one of {listed(get_args(TiesMerge))}.")
-
-
 def agreeing(block: Block, state: Trimming) -> list[Tensor]:
     """Each task's vector where it is kept and has the elected sign, and zero elsewhere."""
     kept = _trimmed(block, state)
     sign = _signs(kept)
     sign = torch.where(sign == 0, float(state.majority), sign)
     return [torch.where(part * sign > 0, part, 0.0) for part in kept]
-
-
-def _magnitudes(block: Block) -> Any:
-    return (delta.abs() for delta in block.deltas())
 
 
 def _trimmed(block: Block, state: Trimming) -> list[Tensor]:
