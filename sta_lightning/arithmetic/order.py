@@ -27,6 +27,7 @@ from sta_lightning.arithmetic.selection import (
     kth_from_counts,
     kth_smallest_entry,
 )
+from sta_lightning.arithmetic.sources import MemoryTensor
 from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.kernels import Loops
@@ -35,6 +36,7 @@ Rows = Callable[[Block], Iterable[Tensor]]
 """The entries of a block -> a row of as many numbers, without NaN, for every list of ranks."""
 
 BINS = 1 << 16  # values of a digit
+HELD = 1 << 22  # entries of a tensor that are kept in memory from one count to the next: 16 MB
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:
@@ -49,8 +51,11 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
     """
     (source,) = entries.scores
     dtype = wide_dtype(source.dtype)
-    if entries.numel <= SMALL:
-        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
+    if entries.numel <= HELD:
+        values = source.read(slice(0, entries.numel), dtype)
+        if entries.numel <= SMALL:
+            return kth_smallest_entry(values, k)
+        source = MemoryTensor(values)
 
     def count(shift: int, prefix: int) -> Counts:
         each: defaultdict[int, Counts] = defaultdict(lambda: np.zeros(BINS, dtype=np.int64))
