@@ -27,7 +27,7 @@ from sta_lightning.arithmetic.selection import (
     kth_from_counts,
     kth_smallest_entry,
 )
-from sta_lightning.arithmetic.sources import MemoryTensor
+from sta_lightning.arithmetic.sources import MemoryTensor, TensorSource
 from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.kernels import Loops
@@ -37,6 +37,7 @@ Rows = Callable[[Block], Iterable[Tensor]]
 
 BINS = 1 << 16  # values of a digit
 HELD = 1 << 22  # entries of a tensor that are kept in memory from one count to the next: 16 MB
+_HELD_BUFFER = -1  # the others are numbered from 0
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:
@@ -51,11 +52,10 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
     """
     (source,) = entries.scores
     dtype = wide_dtype(source.dtype)
-    if entries.numel <= HELD:
-        values = source.read(slice(0, entries.numel), dtype)
-        if entries.numel <= SMALL:
-            return kth_smallest_entry(values, k)
-        source = MemoryTensor(values)
+    if entries.numel <= SMALL:
+        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
+    if entries.numel <= HELD and dtype == torch.float32 and source.device.type == "cpu":
+        source = _held(entries, source)
 
     def count(shift: int, prefix: int) -> Counts:
         each: defaultdict[int, Counts] = defaultdict(lambda: np.zeros(BINS, dtype=np.int64))
@@ -71,6 +71,22 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
         return cast(Counts, sum(each.values()))
 
     return kth_from_counts(count, k, dtype)
+
+
+def _held(entries: Entries, source: TensorSource) -> TensorSource:
+    """The entries in memory, so that a file is read once for all counts."""
+    if isinstance(source, MemoryTensor):
+        return source
+    memory = entries.workers.buffer(_HELD_BUFFER, entries.numel)
+
+    def hold(piece: slice) -> None:
+        room = memory[piece]
+        values = source.read_float32(piece, room)
+        if values is not room:
+            room.copy_(values)
+
+    entries.workers.map(hold, entries.pieces())
+    return MemoryTensor(memory)
 
 
 def size_of(survey: Survey) -> int:
