@@ -52,7 +52,8 @@ class GramSums:
         """Add the rows of one input ``[..., in]``."""
         flat = input.detach().reshape(-1, input.shape[-1]).float()
         if name not in self.sums:
-            self.sums[name] = flat.new_zeros((flat.shape[1],) * 2, dtype=wide_float(flat.device))
+            wide = torch.float32 if flat.device.type == "mps" else torch.float64
+            self.sums[name] = flat.new_zeros((flat.shape[1],) * 2, dtype=wide)
             self.rows[name] = 0
         self.sums[name].add_(flat.T @ flat)
         self.rows[name] += len(flat)
@@ -122,24 +123,14 @@ def input_gram_sums(
         return watch.found
 
 
-def wide_float(device: torch.device) -> torch.dtype:
-    """The type of the sums: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 class _Watch(TorchFunctionMode):
-    """Sees every linear layer, on its own and in multi-head attention.
-
-    Attributes:
-        found: What has been collected.
-        partly: Weights whose parts met different inputs.
-    """
+    """Sees every linear layer, on its own and in multi-head attention."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self._names = names
         self.found = GramSums()
-        self.partly: set[str] = set()
+        self.partly: set[str] = set()  # weights whose parts met different inputs
 
     def __torch_function__(
         self,

@@ -6,11 +6,14 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
 from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, whole
 from sta_lightning.arithmetic.states import StateDict, bounds, floating_names, wide_dtype
 from sta_lightning.errors import StaError, listed
+
+Maybe = TensorSource | None
 
 
 class Measure:
@@ -39,9 +42,7 @@ class Measure:
         """The scores of one tensor, from Σⱼ |gⱼ|ᵖ, θ and, if it is needed, θ₀; all of one shape."""
         return sums
 
-    def source(
-        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
-    ) -> TensorSource:
+    def source(self, finetuned: TensorSource, pretrained: Maybe, scores: Maybe) -> TensorSource:
         """The importance of one tensor; ``scores`` are given where samples are needed."""
         assert scores is not None
         return scores
@@ -52,9 +53,9 @@ class LossPreservation(Measure):
 
     name, file, title = "lp", "lp", "the loss-preservation score"
 
+    @override
     def scored(self, sums: Tensor, finetuned: Tensor, pretrained: Tensor | None) -> Tensor:
-        """|θ| is the same for all samples."""
-        return sums * finetuned.abs()
+        return sums * finetuned.abs()  # which is the same for all samples
 
 
 class Amplitude(Measure):
@@ -62,10 +63,8 @@ class Amplitude(Measure):
 
     name, title = "amp", "the amplitude of the model"
 
-    def source(
-        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
-    ) -> TensorSource:
-        """The squares."""
+    @override
+    def source(self, finetuned: TensorSource, pretrained: Maybe, scores: Maybe) -> TensorSource:
         return Formula(torch.square, finetuned)
 
 
@@ -74,10 +73,8 @@ class LossPreservationAmplitude(LossPreservation):
 
     name, title = "lp+amp", "the product of loss preservation and amplitude"
 
-    def source(
-        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
-    ) -> TensorSource:
-        """The products."""
+    @override
+    def source(self, finetuned: TensorSource, pretrained: Maybe, scores: Maybe) -> TensorSource:
         assert scores is not None
         return Formula(lambda theta, score: score * theta.square(), finetuned, scores)
 
@@ -88,10 +85,8 @@ class DeltaAmplitude(Measure):
     name, title = "delta-amp", "the amplitude of the task vector"
     needs_pretrained = True
 
-    def source(
-        self, finetuned: TensorSource, pretrained: TensorSource | None, scores: TensorSource | None
-    ) -> TensorSource:
-        """The squares."""
+    @override
+    def source(self, finetuned: TensorSource, pretrained: Maybe, scores: Maybe) -> TensorSource:
         assert pretrained is not None
         return Formula(lambda base, theta: (theta - base).square(), pretrained, finetuned)
 
@@ -102,8 +97,8 @@ class DeltaLossPreservation(Measure):
     name, file, title = "delta-lp", "delta-lp", "the loss-preservation score"
     needs_pretrained = True
 
+    @override
     def scored(self, sums: Tensor, finetuned: Tensor, pretrained: Tensor | None) -> Tensor:
-        """|δ| is the same for all samples."""
         assert pretrained is not None
         return sums * (finetuned - pretrained).abs()
 
@@ -116,14 +111,14 @@ class Fisher(Measure):
 
 
 MEASURES: dict[str, Measure] = {
-    measure.name: measure
+    measure.name: measure()
     for measure in (
-        LossPreservation(),
-        Amplitude(),
-        LossPreservationAmplitude(),
-        DeltaAmplitude(),
-        DeltaLossPreservation(),
-        Fisher(),
+        LossPreservation,
+        Amplitude,
+        LossPreservationAmplitude,
+        DeltaAmplitude,
+        DeltaLossPreservation,
+        Fisher,
     )
 }
 """The importance measures by their names, the paper's three first."""

@@ -99,20 +99,6 @@ def work_dtype(survey: Survey) -> torch.dtype:
     return wide_dtype(*(survey.entries(name).work for name in survey.problem.names))
 
 
-def blocks(entries: Entries, *, whole: bool = False) -> Iterator[Block]:
-    """The tensor in pieces, for a look before the merge.
-
-    Args:
-        entries: the tensor of every model.
-        whole: give it in one piece, in its own shape.
-
-    Raises:
-        StaError: if an entry is NaN or infinite.
-    """
-    for piece in entries.pieces(entries.numel or 1) if whole else entries.pieces():
-        yield entries.block(piece, whole=whole)
-
-
 def order_statistics(
     survey: Survey, rows: Rows, ranks: Sequence[Sequence[int]], dtype: torch.dtype | None = None
 ) -> list[list[Tensor]]:
@@ -189,7 +175,7 @@ def _count(
         by_row.setdefault(digit[0], []).append(digit)
 
     def look(entries: Entries) -> None:
-        for block in blocks(entries):
+        for block in entries.blocks():
             for row, values in enumerate(rows(block)):
                 flat = values.to(dtype)
                 for digit in by_row.get(row, []):

@@ -23,20 +23,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Block:
-    """The same entries of every model of a merge.
+    """The same entries of every model of a :class:`Problem`, the tasks in the order of their names.
 
     Attributes:
         name: the tensor's name.
         start: index of the first entry in the flattened tensor.
-        base: entries of the model that is changed; one dimension, or the tensor's own shape for a
-            method whose scope is a whole tensor. All weights of a block have one type, float32, or
-            float64 if one of the models is so.
-        origin: entries of the model that the fine-tuned ones started from; in a fusion that is
-            ``base``.
-        finetuned: entries of the fine-tuned models, in the order of the sorted task names.
-        scores: entries of their importances, float32 or float64; empty for a method without.
-        grams: for a method that reads them, and a tensor that has them: the Gram matrices ``[in,
-            in]`` of the layer's inputs under the fine-tuned models.
+        base: one dimension, or the tensor's own shape for a method whose scope is a whole tensor.
+            All weights of a block have one type, float32, or float64 if one of the models is so.
+        origin: of the same shape; in a fusion it is ``base``.
+        finetuned: of the same shape, one for each task.
+        scores: likewise, float32 or float64; empty for a method without.
+        grams: one ``[in, in]`` for each task, for a method that reads them and a tensor that has
+            them.
     """
 
     name: str
@@ -60,18 +58,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Entries:
-    """The same tensor of every model of a merge.
+    """The same tensor of every model of a :class:`Problem`, the tasks in the order of their names.
 
     Attributes:
-        name: the tensor's name.
-        base: the model that is changed.
-        origin: the model that the fine-tuned ones started from.
-        finetuned: the fine-tuned models, in the order of the sorted task names.
-        scores: their importances, or ().
         titles: what to call each in a message, in the order base, origin, finetuned, scores.
         workers: the threads that work on it.
         device: where the arithmetic is done.
-        grams: the Gram matrices of the layer's inputs under the fine-tuned models, or ().
     """
 
     name: str
@@ -104,10 +96,15 @@ class Entries:
         """All of them, in the order of ``titles``."""
         return (self.base, self.origin, *self.finetuned, *self.scores)
 
-    def pieces(self, size: int | None = None) -> list[slice]:
-        """Consecutive slices that cover the flattened tensor."""
-        step = size or piece_size(self.device)
+    def pieces(self, *, whole: bool = False) -> list[slice]:
+        """Consecutive slices that cover the flattened tensor; one if ``whole``."""
+        step = self.numel or 1 if whole else piece_size(self.device)
         return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
+
+    def blocks(self, *, whole: bool = False) -> Iterator[Block]:
+        """The tensor in pieces, for a look before the merge; see :meth:`block`."""
+        for piece in self.pieces(whole=whole):
+            yield self.block(piece, whole=whole)
 
     def block(self, piece: slice, *, whole: bool = False) -> Block:
         """Read some entries of every model.
@@ -121,24 +118,19 @@ class Entries:
         """
         shape = self.shape if whole else (-1,)
 
-        def weights(source: TensorSource) -> Tensor:
-            return source.read(piece, self.work).to(self.device).reshape(shape)
+        def entries(source: TensorSource, dtype: torch.dtype) -> Tensor:
+            return source.read(piece, dtype).to(self.device).reshape(shape)
 
-        base = weights(self.base)
+        base = entries(self.base, self.work)
+        grams = self.grams if whole else ()
         block = Block(
             name=self.name,
             start=piece.start,
             base=base,
-            origin=base if self.origin is self.base else weights(self.origin),
-            finetuned=[weights(source) for source in self.finetuned],
-            scores=[
-                source.read(piece, wide_dtype(source.dtype)).to(self.device).reshape(shape)
-                for source in self.scores
-            ],
-            grams=[
-                whole_tensor(source, wide_dtype(source.dtype)).to(self.device)
-                for source in (self.grams if whole else ())
-            ],
+            origin=base if self.origin is self.base else entries(self.origin, self.work),
+            finetuned=[entries(source, self.work) for source in self.finetuned],
+            scores=[entries(source, wide_dtype(source.dtype)) for source in self.scores],
+            grams=[whole_tensor(gram, wide_dtype(gram.dtype)).to(self.device) for gram in grams],
         )
         for part in (base, block.origin, *block.finetuned, *block.scores, *block.grams):
             if not is_finite(part):
@@ -154,7 +146,11 @@ class Entries:
         found = source.bounds()
         if found is not None or not self.numel:
             return found or (0.0, 0.0)
-        parts = self.over(source, _bounds)
+
+        def look(values: Tensor, loops: Loops | None) -> tuple[float, float]:
+            return bounds(values) if loops is None else loops.bounds(values.data_ptr(), values.numel())
+
+        parts = self.over(source, look)
         if not all(math.isfinite(bound) for part in parts for bound in part):
             self.refuse_infinite()
         return min(low for low, _ in parts), max(high for _, high in parts)
@@ -202,10 +198,6 @@ class Entries:
                 )
 
 
-def _bounds(values: Tensor, loops: Loops | None) -> tuple[float, float]:
-    return bounds(values) if loops is None else loops.bounds(values.data_ptr(), values.numel())
-
-
 @dataclass(frozen=True)
 class Problem:
     """The models of a merge.
@@ -244,31 +236,32 @@ class Problem:
         return [name for name, source in self.base.items() if source.dtype.is_floating_point]
 
     def entries(self, name: str, workers: Workers, device: torch.device | None = None) -> Entries:
-        """The tensor of that name of every model.
-
-        Args:
-            name: the tensor.
-            workers: the threads that work on it.
-            device: where the arithmetic is done; None for where ``base`` is.
-        """
+        """The tensor of that name of every model; ``device`` is None for that of ``base``."""
         base = self.base[name]
         tasks, scored = self.tasks, self.tasks if self.scores else ()
-        titles = [self.titles.get(task, f"the model fine-tuned on '{task}'") for task in tasks]
-        titles += [self.score_titles.get(task, f"the importance of task '{task}'") for task in scored]
+        has_grams = bool(self.grams) and all(name in self.grams[task] for task in tasks)
         return Entries(
             name=name,
             base=base,
             origin=base if self.origin is None else self.origin[name],
             finetuned=tuple(self.finetuned[task][name] for task in tasks),
             scores=tuple(self.scores[task][name] for task in scored),
-            titles=(self.base_title, self.origin_title, *titles),
+            titles=(
+                self.base_title,
+                self.origin_title,
+                *(self._title(task) for task in tasks),
+                *(self._score_title(task) for task in scored),
+            ),
             workers=workers,
             device=device or base.device,
-            grams=tuple(self.grams[task][name] for task in self.tasks) if self._has_grams(name) else (),
+            grams=tuple(self.grams[task][name] for task in tasks) if has_grams else (),
         )
 
-    def _has_grams(self, name: str) -> bool:
-        return bool(self.grams) and all(name in self.grams[task] for task in self.tasks)
+    def _title(self, task: str) -> str:
+        return self.titles.get(task, f"the model fine-tuned on '{task}'")
+
+    def _score_title(self, task: str) -> str:
+        return self.score_titles.get(task, f"the importance of task '{task}'")
 
     def check_names(self) -> None:
         """Whether all models have the same tensors, with the same shapes and kinds.
@@ -277,7 +270,7 @@ class Problem:
             StaError: names the model and the tensors that are missing, unknown, of another shape or
                 of another kind.
         """
-        others = {self.titles.get(t, f"the model fine-tuned on '{t}'"): m for t, m in self.finetuned.items()}
+        others = {self._title(task): model for task, model in self.finetuned.items()}
         reference, title = self.base, self.base_title
         if self.origin is not None:
             reference, title = self.origin, self.origin_title
@@ -285,8 +278,7 @@ class Problem:
         for name, model in others.items():
             compare_names(reference, model, reference_name=title, other_name=name)
         for task, scores in self.scores.items():
-            title = self.score_titles.get(task, f"the importance of task '{task}'")
-            compare_scores(self.base, scores, title)
+            compare_scores(self.base, scores, self._score_title(task))
 
     def check_grams(self, title: str) -> None:
         """Whether every task has the Gram matrices of the same linear layers, of the right shapes.
@@ -305,31 +297,25 @@ class Problem:
             )
         named = {task: set(self.grams[task]) for task in self.tasks}
         for task, names in named.items():
-            unknown = sorted(names - set(self.names))
-            if unknown:
+            if unknown := sorted(names - set(self.names)):
                 raise StaError(
                     f"the Gram matrices of task '{task}' are those of another model: it has no weights {listed(unknown)}. "
                     "Collect them of the image encoder that is merged."
                 )
         every = set.union(*named.values())
         for task, names in named.items():
-            missing = sorted(every - names)
-            if missing:
+            if missing := sorted(every - names):
                 raise StaError(
                     f"task '{task}' has no Gram matrix for {listed(missing)}, and other tasks have. Collect them of the "
                     "same layers for every task."
                 )
         for name in sorted(every):
-            shape = tuple(self.base[name].shape)
+            shape = list(self.base[name].shape)
+            square = [shape[1]] * 2 if len(shape) == 2 else None
+            wanted = f"it must be {square}" if square else "a linear layer's weight has two dimensions"
             for task in self.tasks:
-                found = tuple(self.grams[task][name].shape)
-                if len(shape) != 2 or found != (shape[1], shape[1]):
-                    wanted = (
-                        f"it must be {[shape[1]] * 2}"
-                        if len(shape) == 2
-                        else "a linear layer's weight has two dimensions"
-                    )
+                found = list(self.grams[task][name].shape)
+                if found != square:
                     raise StaError(
-                        f"the Gram matrix of task '{task}' for tensor '{name}', {list(shape)}, has the shape {list(found)}; "
-                        f"{wanted}."
+                        f"the Gram matrix of task '{task}' for tensor '{name}', {shape}, has the shape {found}; {wanted}."
                     )

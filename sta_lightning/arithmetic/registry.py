@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from sta_lightning.arithmetic.problem import Block
 from sta_lightning.errors import StaError, listed
 
 Own = TypeVar("Own", bound="type[MergeMethod] | Callable[..., Tensor]")
-Kind = Literal["merging", "forgetting"]
 
 FUSION_METHODS: dict[str, type[MergeMethod]] = {}
 """The merging methods by name; :func:`fusion_method` adds one."""
@@ -37,13 +36,8 @@ class Learned:
     """A way to merge that is trained by ``sta fit``, and so is no :class:`MergeMethod`.
 
     Attributes:
-        title: its name in a table.
-        summary: what it does, in one line.
-        data: what it needs besides the weights.
-        coefficient: its setting that has to be tuned, by name.
-        source: where it was published.
         command: how it is run.
-        settings: its settings with their defaults.
+        settings: its settings with their defaults; the others are those of a :class:`MergeMethod`.
     """
 
     title: str
@@ -145,7 +139,9 @@ def fusion_method(
         {'scale': 0.5}
         >>> del FUSION_METHODS["largest"]
     """
-    return _registering(FUSION_METHODS, name, summary, data, coefficient, source)
+    return _registering(
+        FUSION_METHODS, name, summary=summary, data=data, coefficient=coefficient, source=source
+    )
 
 
 def forget_method(
@@ -156,16 +152,13 @@ def forget_method(
     The function gets the pretrained tensor and the task vector as ``[1, *shape]``, and what it
     returns is taken out.
     """
-    return _registering(FORGET_METHODS, name, summary, data, coefficient, source)
+    return _registering(
+        FORGET_METHODS, name, summary=summary, data=data, coefficient=coefficient, source=source
+    )
 
 
 def _registering(
-    methods: dict[str, type[MergeMethod]],
-    name: str,
-    summary: str,
-    data: Data,
-    coefficient: str | None,
-    source: str,
+    methods: dict[str, type[MergeMethod]], name: str, **card: str | None
 ) -> Callable[[Own], Own]:
     def register(given: Own) -> Own:
         if name in methods:
@@ -173,7 +166,6 @@ def _registering(
                 f"a method '{name}' is there already: {methods[name].__name__}. Choose another name."
             )
         made = given if isinstance(given, type) else function_method(given, methods, title=name)
-        card = {"summary": summary, "data": data, "coefficient": coefficient, "source": source}
         for attribute, value in card.items():
             # A class may say these of itself.
             if value not in ("", "nothing", None):
@@ -239,7 +231,7 @@ def find_method(name: str, methods: Mapping[str, type[MergeMethod]]) -> type[Mer
     """
     if name in methods:
         return methods[name]
-    kind: Kind = "forgetting" if methods is FORGET_METHODS else "merging"
+    kind = _kind(methods)
     place, separator, attribute = name.rpartition(":" if ":" in name else ".")
     if not separator or not attribute.isidentifier() or not place:
         raise StaError(
@@ -256,6 +248,10 @@ def find_method(name: str, methods: Mapping[str, type[MergeMethod]]) -> type[Mer
             f"{listed(key for key, value in vars(module).items() if callable(value) and not key.startswith('_'))}."
         )
     return function_method(found, methods)
+
+
+def _kind(methods: Mapping[str, type[MergeMethod]]) -> str:
+    return "forgetting" if methods is FORGET_METHODS else "merging"
 
 
 def _module(place: str, what: str) -> ModuleType:
@@ -324,7 +320,7 @@ def make_method(
             of range.
     """
     found = find_method(name, methods)
-    what = "forgetting" if methods is FORGET_METHODS else "merging"
+    what = _kind(methods)
     has = settings_of(found)
     if scale is not None:
         if "scale" not in has:

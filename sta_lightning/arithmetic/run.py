@@ -118,7 +118,7 @@ class _Tensor:
     def merge(self) -> dict[str, float]:
         """Merge all its blocks and return the shares kept."""
         entries = self.entries
-        pieces = entries.pieces(entries.numel or 1) if self.method.scope == "tensor" else entries.pieces()
+        pieces = entries.pieces(whole=self.method.scope == "tensor")
         work = self._eager if self.loop is None else self._native
         # Eager operations have threads of their own.
         counts = [work(p) for p in pieces] if self.loop is None else entries.workers.map(work, pieces)
@@ -127,9 +127,7 @@ class _Tensor:
             return {} if none.kept is None else dict.fromkeys(self.tasks, 0.0)
         if not counts or counts[0] is None:
             return {}
-        totals = [
-            sum(column) for column in zip(*(count for count in counts if count is not None), strict=True)
-        ]
+        totals = map(sum, zip(*(count for count in counts if count is not None), strict=True))
         return {task: total / entries.numel for task, total in zip(self.tasks, totals, strict=True)}
 
     def _is_plain(self) -> bool:
@@ -139,8 +137,8 @@ class _Tensor:
         return cpu and all(source.dtype in _NARROW for source in sources)
 
     def _eager(self, piece: slice) -> list[int] | None:
-        whole = self.method.scope == "tensor"
-        values, kept = self.method.combine(self.entries.block(piece, whole=whole), self.state)
+        block = self.entries.block(piece, whole=self.method.scope == "tensor")
+        values, kept = self.method.combine(block, self.state)
         self._write(piece.start, values.reshape(-1))
         return None if kept is None else [int(count) for count in kept.tolist()]
 
@@ -164,9 +162,8 @@ class _Tensor:
             out = result.data_ptr()
         else:
             out = target + 4 * piece.start
-        finite, kept = self.loop(
-            Addresses(base, origin, others[:tasks], others[tasks:]), self.state, out, size
-        )
+        addresses = Addresses(base, origin, others[:tasks], others[tasks:])
+        finite, kept = self.loop(addresses, self.state, out, size)
         if not finite:  # NaN or infinity in a source; or finite numbers whose sum, kept or not, overflows
             entries.refuse_infinite()
             return self._eager(piece)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sta_lightning.arithmetic import rank
-from sta_lightning.arithmetic.conflict import sign_conflict
+from sta_lightning.arithmetic.vectors import sign_conflict
 from sta_lightning.benchmark.cells import Cell, Found, Run, windows
 from sta_lightning.benchmark.entries import entry_key, made, shown, statistics_wanted
 from sta_lightning.benchmark.images import Suite
@@ -306,7 +306,7 @@ def conflict(context: Context, cell: Cell) -> Found:
         return {"conflict": sign_conflict(reference, tuned)}
 
     files = {**suite.files(), **{f"finetuned/{task}": path for task, path in encoders.items()}}
-    source = ("sta_lightning.arithmetic.conflict", "sta_lightning.modules.parts")
+    source = ("sta_lightning.arithmetic.vectors", "sta_lightning.modules.parts")
     step = own.runner.run("conflict", suite.identity("train"), work, files, source)
     return Found(extra={"conflict": step.result["conflict"]})
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta_lightning.arithmetic.conflict import sign_conflict
+from sta_lightning.arithmetic.vectors import sign_conflict
 from sta_lightning.errors import StaError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sta_lightning.arithmetic import order
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.order import blocks, order_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.order import order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers
@@ -141,6 +141,6 @@ def test_a_digit_has_as_many_values_as_are_counted() -> None:
 def test_whole_tensors_come_in_their_shape() -> None:
     base, finetuned = oracle.models(1)
     survey = survey_of(base, finetuned)
-    (block,) = blocks(survey.entries("conv1.weight"), whole=True)
+    (block,) = survey.entries("conv1.weight").blocks(whole=True)
     assert block.base.shape == (3, 2, 2, 2)
-    assert list(blocks(survey.entries("empty"), whole=True)) == []
+    assert list(survey.entries("empty").blocks(whole=True)) == []

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.order import blocks
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.registry import FUSION_METHODS, find_method, has_setting, make_method
 from sta_lightning.arithmetic.states import to_double
@@ -52,25 +51,17 @@ class Lines(VectorMethod):
         check_scale(self.beta, "beta")
         found = find_method(self.inner, FUSION_METHODS)
         if not issubclass(found, VectorMethod) or issubclass(found, Lines):
-            able = [
-                name
-                for name, other in FUSION_METHODS.items()
-                if issubclass(other, VectorMethod) and not issubclass(other, Lines)
-            ]
+            able = [n for n, m in FUSION_METHODS.items() if issubclass(m, VectorMethod) and m is not Lines]
             raise StaError(
                 f"LiNeS cannot scale what '{self.inner}' makes, which is no single task vector. Choose one of "
                 f"{listed(able, len(able))}."
             )
-        made = make_method(
-            self.inner, FUSION_METHODS, settings={"scale": 1.0} if has_setting(found, "scale") else None
-        )
+        settings = {"scale": 1.0} if has_setting(found, "scale") else None
+        made = make_method(self.inner, FUSION_METHODS, settings=settings)
+        object.__setattr__(self, "method", made)
         # What the other method asks the engine for, this one asks for.
-        asked = {
-            name: getattr(made, name)
-            for name in ("scope", "data", "needs_importance", "measure", "needs_grams")
-        }
-        for name, value in {"method": made, **asked}.items():
-            object.__setattr__(self, name, value)
+        for name in ("scope", "data", "needs_importance", "measure", "needs_grams"):
+            object.__setattr__(self, name, getattr(made, name))
 
     @override
     def check(self, problem: Problem) -> None:
@@ -89,7 +80,7 @@ class Lines(VectorMethod):
         def look(entries: Entries) -> tuple[float, float]:
             state = made.prepare_tensor(entries, prepared)
             plain = merged = 0.0
-            for block in blocks(entries, whole=made.scope == "tensor"):
+            for block in entries.blocks(whole=made.scope == "tensor"):
                 total = torch.zeros_like(to_double(block.base))
                 for delta in block.deltas():
                     total += to_double(delta)

@@ -16,7 +16,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.memory import check_models
 from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.order import blocks, order_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.order import order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.states import StateDict, to_double
@@ -85,9 +85,8 @@ class Ties(VectorMethod):
             found = Trimming([torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks)
 
         def look(entries: Entries) -> int:
-            return sum(
-                int(_signs(_trimmed(block, found)).sum(dtype=torch.int64)) for block in blocks(entries)
-            )
+            signs = (_signs(_trimmed(block, found)) for block in entries.blocks())
+            return sum(int(sign.sum(dtype=torch.int64)) for sign in signs)
 
         elected = sum(survey.each(look).values())
         return Trimming(found.thresholds, (elected > 0) - (elected < 0))
@@ -161,7 +160,7 @@ def ties_vectors(
                 task: torch.empty(entries.numel, dtype=entries.work, device=entries.device)
                 for task in problem.tasks
             }
-            for block in blocks(entries):
+            for block in entries.blocks():
                 for task, part in zip(problem.tasks, agreeing(block, state), strict=True):
                     flat[task][block.piece] = part
             for task, values in flat.items():
