@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from sta_lightning.encoders.architectures import RANDOM, TIMM_PREFIX, has_text_tower, registered_name
-from sta_lightning.encoders.loading import load_strictly, read_state, unlogged, untouched_random_state
+from sta_lightning.encoders.loading import load_strictly, read_state, unlogged
 from sta_lightning.encoders.sources import Weights, find_weights, tag_config
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.encoders.timm_models import build_timm
@@ -41,25 +41,19 @@ def build_encoder(name: str, pretrained: str | None = None, image_size: int | No
     """
     if name.startswith(TIMM_PREFIX):
         return build_timm(name, pretrained, image_size)
-    weights = find_weights(name, pretrained)
-    if weights.file is None or weights.library:
-        return cast(nn.Module, _create(name, weights, image_size).visual)
-    return cast(nn.Module, _filled(name, weights.file, image_size).visual)
+    return cast(nn.Module, _clip(name, pretrained, image_size).visual)
 
 
 def empty_encoder(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
     """Build ``build_encoder``'s architecture without weights or a draw of random numbers.
 
-    Args:
-        name: As for ``build_encoder``.
-        pretrained: As for ``build_encoder``; only a tag matters, whose weights may want QuickGELU.
-            No file is read.
-        image_size: As for ``build_encoder``.
+    Arguments are those of ``build_encoder``. Of ``pretrained`` only a tag matters, whose weights
+    may want QuickGELU; no file is read.
 
     Raises:
         StaError: if there is no such encoder.
     """
-    with untouched_random_state():
+    with torch.random.fork_rng(devices=[]):
         if name.startswith(TIMM_PREFIX):
             return build_timm(name, RANDOM, image_size)
         tag = None if pretrained is None else tag_config(name, pretrained)
@@ -80,10 +74,7 @@ def build_clip(name: str, pretrained: str | None = None, image_size: int | None 
     """
     if not has_text_tower(name):
         raise StaError(f"'{name}' has no text tower: its head is made of class prototypes, not of prompts.")
-    weights = find_weights(name, pretrained)
-    if weights.file is None or weights.library:
-        return _create(name, weights, image_size)
-    return _filled(name, weights.file, image_size, with_text=True)
+    return _clip(name, pretrained, image_size, with_text=True)
 
 
 def tokenize(name: str, texts: Sequence[str]) -> Tensor:
@@ -130,10 +121,14 @@ def _create(name: str, weights: Weights, image_size: int | None) -> Any:
     return model.float()
 
 
-def _filled(name: str, path: Path, image_size: int | None, *, with_text: bool = False) -> Any:
-    """A CLIP with the weights of a file, which may be those of its image encoder alone."""
+def _clip(name: str, pretrained: str | None, image_size: int | None, *, with_text: bool = False) -> Any:
+    """A CLIP with its weights, which a file may hold of the image encoder alone."""
     from open_clip.model import resize_pos_embed
 
+    weights = find_weights(name, pretrained)
+    path = weights.file
+    if path is None or weights.library:
+        return _create(name, weights, image_size)
     state = read_state(path)
     towers = {key.split(".")[0] for key in state}
     whole = "visual" in towers and bool(towers & {"transformer", "text"})
@@ -142,15 +137,11 @@ def _filled(name: str, path: Path, image_size: int | None, *, with_text: bool = 
             f"A whole CLIP was asked for, to make heads from its text tower, but {path} holds an image "
             "encoder alone. Give the file of the pretrained CLIP, or the head of the task."
         )
-    with untouched_random_state():
+    with torch.random.fork_rng(devices=[]):
         clip = _create(name, Weights(None), image_size)
     if not whole:
         found = encoder_weights(state, names=clip.visual.state_dict().keys())
-        state = {f"visual.{key}": tensor for key, tensor in found.items()}
+        state = {**clip.state_dict(), **{f"visual.{key}": tensor for key, tensor in found.items()}}
     resize_pos_embed(state, clip)
-    if whole:
-        load_strictly(clip, state, path)
-    else:
-        own = {key.removeprefix("visual."): tensor for key, tensor in state.items()}
-        load_strictly(clip.visual, own, path)
+    load_strictly(clip, state, path)
     return clip

@@ -46,27 +46,21 @@ def cached_head(
     """
     if weights.file is None:
         return make()
-    key = _key(name, weights, class_names, templates)
-    path = cache_directory() / "heads" / f"{key}.safetensors"
-    found = _read(path)
-    if found is None:
-        found = make().contiguous()
-        # Where nothing can be kept, the head is made again next time.
-        with contextlib.suppress(StaError):
-            save_weights(
-                path, {"weight": found}, {"kind": "head", "sha256": tensor_digest({"weight": found})}
-            )
-    return found
-
-
-def _key(name: str, weights: Weights, class_names: Sequence[str], templates: Sequence[str]) -> str:
-    assert weights.file is not None
     status = weights.file.stat()
     tower = _tower_digest(str(weights.file.absolute()), status.st_mtime_ns, status.st_size)
     config = {key: value for key, value in model_config(name).items() if key != "vision_cfg"}
     # Some of the library's tokenizers are chosen by the architecture's name.
     described = [_RECIPE, name, config, weights.quick_gelu, tower, list(class_names), list(templates)]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    path = cache_directory() / "heads" / f"{key}.safetensors"
+    found = _read(path)
+    if found is None:
+        found = make().contiguous()
+        tensors = {"weight": found}
+        # Where nothing can be kept, the head is made again next time.
+        with contextlib.suppress(StaError):
+            save_weights(path, tensors, {"kind": "head", "sha256": tensor_digest(tensors)})
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -84,11 +78,8 @@ def _tower_digest(path: str, written: int, size: int) -> str:
 
 def _read(path: Path) -> Tensor | None:
     """A head of the cache, if it is there and whole."""
-    if not path.is_file():
-        return None
-    try:
+    with contextlib.suppress(StaError):
         tensors, said = load_weights(path), read_metadata(path)
-    except StaError:
-        return None
-    head = tensors.get("weight")
-    return head if head is not None and said.get("sha256") == tensor_digest({"weight": head}) else None
+        if said.get("sha256") == tensor_digest(tensors):
+            return tensors.get("weight")
+    return None

@@ -1,4 +1,4 @@
-"""What every loader of encoder weights needs: read, fit strictly, leave the random state alone."""
+"""What every loader of encoder weights needs: read, and fit strictly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic.checks import compare_names
@@ -17,10 +16,7 @@ from sta_lightning.weights.formats import load_state
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint of any known layout; floating-point tensors become float32."""
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load_state(path).items()
-    }
+    return {name: t.float() if t.is_floating_point() else t for name, t in load_state(path).items()}
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -32,13 +28,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     own, given = in_memory(module.state_dict()), in_memory(state)
     compare_names(own, given, reference_name="this encoder", other_name=str(path), kinds=False)
     module.load_state_dict(dict(state))
-
-
-@contextmanager
-def untouched_random_state() -> Iterator[None]:
-    """Leave the random state alone while a model is built whose weights are overwritten."""
-    with torch.random.fork_rng(devices=[]):
-        yield
 
 
 @contextmanager

@@ -140,10 +140,7 @@ def open_predictor(
 
 
 def _head_of(
-    path: str | Path,
-    task: str | None,
-    file: str | Path | None,
-    find_task: Callable[[str], Classes] | None,
+    path: str | Path, task: str | None, file: str | Path | None, find_task: Callable[[str], Classes] | None
 ) -> TaskHead | None:
     """The head of a file, or that which the model brings for the task, if any."""
     if file is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sta_lightning.encoders.architectures import MINIATURE, TIMM_PREFIX, is_hub_name, model_config
 from sta_lightning.encoders.hub import Repository
@@ -11,6 +12,7 @@ from sta_lightning.encoders.sources import tag_config
 from sta_lightning.errors import StaError, listed
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_Channels = tuple[float, float, float]
 _OPEN_CLIP_SIZE = 224  # where a description does not say it
 
 
@@ -31,8 +33,8 @@ class EncoderSpec:
 
     name: str
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: _Channels
+    std: _Channels
     interpolation: str
     key_prefix: str
 
@@ -75,28 +77,21 @@ def _timm_spec(name: str, image_size: int | None) -> EncoderSpec:
     config = timm.get_pretrained_cfg(model)
     if config is None:
         raise StaError(
-            f"timm does not say what input its model '{model}' wants: choose one that has a pretrained "
-            "config."
+            f"timm does not say what input its model '{model}' wants: choose one that has a pretrained config."
         )
     size = image_size or int(config.input_size[-1])
-    return _checked(name, size, config.mean, config.std, config.interpolation, "")
+    return _spec(name, size, vars(config), "")
 
 
 def _open_clip_spec(name: str, image_size: int | None, pretrained: str | None) -> EncoderSpec:
     config = model_config(name)
-    import open_clip
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    preprocess: dict[str, Any] = {
-        "mean": open_clip.OPENAI_DATASET_MEAN,
-        "std": open_clip.OPENAI_DATASET_STD,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
     if is_hub_name(name):
         said = Repository.parse(name).config().get("preprocess_cfg") or {}
     else:
         said = (tag_config(name, pretrained) if pretrained else None) or {}
-    preprocess.update({key: value for key, value in said.items() if value is not None})
+    preprocess = merge_preprocess_dict(PreprocessCfg(), said)
     if preprocess["resize_mode"] != "shortest":
         which = f"'{pretrained}' " if pretrained else ""
         raise StaError(
@@ -109,12 +104,10 @@ def _open_clip_spec(name: str, image_size: int | None, pretrained: str | None) -
         raise StaError(
             f"The encoder '{name}' wants images of {size} pixels; only square images are supported."
         )
-    mean, std, interpolation = (preprocess[key] for key in ("mean", "std", "interpolation"))
-    return _checked(name, image_size or size, mean, std, interpolation, "visual.")
+    return _spec(name, image_size or size, preprocess, "visual.")
 
 
-def _checked(name: str, size: int, mean: Any, std: Any, interpolation: str, prefix: str) -> EncoderSpec:
-    red, green, blue = (float(value) for value in mean)
-    deviations = float(std[0]), float(std[1]), float(std[2])
-    known = interpolation if interpolation in _INTERPOLATIONS else "bicubic"
-    return EncoderSpec(name, size, (red, green, blue), deviations, known, prefix)
+def _spec(name: str, size: int, said: Mapping[str, Any], prefix: str) -> EncoderSpec:
+    mean, std = (cast(_Channels, tuple(map(float, said[key]))) for key in ("mean", "std"))
+    known = said["interpolation"] if said["interpolation"] in _INTERPOLATIONS else "bicubic"
+    return EncoderSpec(name, size, mean, std, known, prefix)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.encoders.architectures import RANDOM, TIMM_PREFIX
-from sta_lightning.encoders.loading import load_strictly, read_state, untouched_random_state
+from sta_lightning.encoders.loading import load_strictly, read_state
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.weights import encoder_weights
@@ -21,7 +21,7 @@ def build_timm(name: str, pretrained: str | None, image_size: int | None = None)
     if pretrained == RANDOM:
         return _create(name, size)
     path = _file(name, pretrained)
-    with untouched_random_state():
+    with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
         model = _create(name, size)
     found = dict(encoder_weights(read_state(path), names=model.state_dict().keys()))
     _resample_positions(model, found)
@@ -52,21 +52,18 @@ def own_head(name: str, pretrained: str | None) -> tuple[Tensor, Tensor | None]:
     classifier: Any = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX)).classifier
     if not isinstance(classifier, str):
         raise StaError(
-            f"The classifier of '{name}' has the parts {classifier!r}; only models with a single one are "
-            "supported."
+            f"The classifier of '{name}' has the parts {classifier!r}; only models with a single one are supported."
         )
     state = read_state(path)
     if f"{classifier}.weight" not in state:
         raise StaError(f"The own head of '{name}' was asked for, but {path} holds no '{classifier}.weight'.")
-    bias = state.get(f"{classifier}.bias")
-    return state[f"{classifier}.weight"], bias
+    return state[f"{classifier}.weight"], state.get(f"{classifier}.bias")
 
 
 def _file(name: str, pretrained: str | None) -> Path:
     if pretrained is None:
         raise StaError(
-            f"The encoder '{name}' needs weights: give pretrained=<safetensors file with timm's tensor "
-            "names>."
+            f"The encoder '{name}' needs weights: give pretrained=<safetensors file with timm's tensor names>."
         )
     if not Path(pretrained).is_file():
         raise StaError(f"The weights '{pretrained}' of '{name}' were asked for, but there is no such file.")
@@ -78,13 +75,11 @@ def _create(name: str, size: int) -> nn.Module:
 
     # The size is handed over only where it matters: not every architecture takes it.
     other_size = {} if size == encoder_spec(name).image_size else {"img_size": size}
+    model = name.removeprefix(TIMM_PREFIX)
     try:
-        model = timm.create_model(
-            name.removeprefix(TIMM_PREFIX), pretrained=False, num_classes=0, **other_size
-        )
+        return cast(nn.Module, timm.create_model(model, pretrained=False, num_classes=0, **other_size))
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise StaError(f"timm could not build '{name}' for images of {size} pixels: {error}") from error
-    return cast(nn.Module, model)
 
 
 def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -93,7 +88,7 @@ def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
     if own is None or found is None or own.shape == found.shape:
         return
     if found.ndim != 3 or own.shape[-1] != found.shape[-1]:
-        return
+        return  # which fits no grid; the strict loading says so
     from timm.layers import resample_abs_pos_embed
 
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)

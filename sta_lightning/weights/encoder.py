@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import torch
+from torch import Tensor
 
+from sta_lightning.arithmetic.checks import compare_names
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.errors import StaError, listed
 
 # What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers,
 # DataParallel, torch.compile.
-_WRAPPERS = frozenset(
-    (
-        *("visual", "encoder", "image_encoder", "model", "module", "_orig_mod", "_forward_module"),
-        *("backbone", "net"),
-    )
-)
+_WRAPPERS = {
+    *("visual", "encoder", "image_encoder", "model", "module", "_orig_mod", "_forward_module"),
+    *("backbone", "net"),
+}
 # What may lie beside an encoder without being part of it: a text tower, a temperature, a
 # classifier.
 _BESIDE = (
@@ -26,15 +26,7 @@ _BESIDE = (
 _BESIDE_WHOLE = frozenset({"logit_scale", "logit_bias", "text_projection"})
 
 
-class Shaped(Protocol):
-    """A tensor, read or not."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """Its shape."""
-
-
-Part = TypeVar("Part", bound=Shaped)
+Part = TypeVar("Part", Tensor, TensorSource)
 
 
 def encoder_part(
@@ -43,7 +35,7 @@ def encoder_part(
     """The image encoder among tensors that need not have been read.
 
     Args:
-        state: tensor name -> anything with a shape.
+        state: tensor name -> tensor.
         names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict)
             has shapes compared too.
         prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it
@@ -60,16 +52,7 @@ def encoder_part(
     _check_complete(state, names, chosen, title)
     found = {name: state[chosen + name] for name in names}
     if isinstance(names, Mapping):
-        shapes = [
-            f"{name} {tuple(tensor.shape)} instead of {tuple(names[name].shape)}"
-            for name, tensor in found.items()
-            if tensor.shape != names[name].shape
-        ]
-        if shapes:
-            raise StaError(
-                f"{title} holds another encoder: shapes differ in {listed(shapes)}. Name the encoder and the "
-                "image size that it was made with."
-            )
+        compare_names(names, found, reference_name="the encoder", other_name=title, kinds=False)
     return found
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -39,20 +38,13 @@ RESERVED = "__metadata__"
 _ALIGNMENT = 8
 
 
-class Writable(Protocol):
-    """What bytes can be written to."""
-
-    def write(self, data: bytes | memoryview, /) -> Any:
-        """Write all of them."""
-
-
 def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, meta: bool = False) -> None:
     """Whether the format can hold this.
 
     Args:
         tensors: name -> tensor.
         metadata: text -> text.
-        meta: whether tensors without data are meant, of which shape and type alone count.
+        meta: whether they are tensors without data, of which shape and type alone count.
 
     Raises:
         StaError: names the tensors of a type or layout that the format lacks, and metadata that is
@@ -73,9 +65,7 @@ def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *
             f"cannot save {listed(odd)}: safetensors holds dense tensors of real, integer and boolean type "
             f"under a text name other than '{RESERVED}'."
         )
-    wrong = [
-        str(key) for key, value in metadata.items() if not isinstance(key, str) or not isinstance(value, str)
-    ]
+    wrong = [key for key, value in metadata.items() if not isinstance(key, str) or not isinstance(value, str)]
     if wrong:
         raise StaError(f"cannot save the metadata {listed(wrong)}: names and values must be text.")
 
@@ -100,23 +90,18 @@ def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     offset = 0
     for name in order:
         tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
+        places = [offset, offset + tensor.nbytes]
+        entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": places}
+        offset += tensor.nbytes
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text, order
 
 
-def write(stream: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a whole safetensors file, one tensor in memory at a time.
+def chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a whole safetensors file, one tensor in memory at a time.
 
     Args:
-        stream: where to; written from its present position.
         tensors: name -> tensor, on any device, contiguous or not, sharing memory or not.
         metadata: text -> text.
 
@@ -127,9 +112,9 @@ def write(stream: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str
         raise StaError("weights can be saved on little-endian machines only; the format is little-endian.")
     check_writable(tensors, metadata)
     header, order = header_of(tensors, metadata)
-    stream.write(header)
+    yield header
     for name in order:
-        stream.write(packed(tensors[name]))
+        yield packed(tensors[name])
 
 
 def packed(tensor: Tensor) -> memoryview:

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sta_lightning.cache import cache_directory
 from sta_lightning.errors import StaError
+from sta_lightning.weights.format import packed
 
 _TICK = 50_000_000  # nanoseconds; clocks of 100 to 1000 ticks a second are usual
 
@@ -30,9 +30,8 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name}:{state[name].dtype}:{tuple(state[name].shape)};".encode())
+        digest.update(packed(state[name]))
     return digest.hexdigest()
 
 

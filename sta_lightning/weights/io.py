@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.encoder import encoder_part
-from sta_lightning.weights.format import write
+from sta_lightning.weights.format import chunks
 from sta_lightning.weights.formats import load_state, open_checkpoint
 from sta_lightning.weights.hashes import remember_sha256
 from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
@@ -44,11 +43,8 @@ def load_weights(path: PathLike, *, dtype: torch.dtype | None = None) -> dict[st
     """
     check_dtype(dtype)
     with ExitStack() as stack:
-        tensors = open_checkpoint(existing(path), stack).tensors
-        return {
-            name: whole(source, dtype if source.dtype.is_floating_point else None)
-            for name, source in tensors.items()
-        }
+        tensors = open_checkpoint(existing(path), stack).tensors.items()
+        return {name: whole(t, dtype if t.dtype.is_floating_point else None) for name, t in tensors}
 
 
 def encoder_weights(
@@ -112,18 +108,8 @@ def save_weights(
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        hashed = _Hashed(stream)
-        write(hashed, tensors, metadata or {})
-    remember_sha256(path, hashed.digest.hexdigest())
-
-
-class _Hashed:
-    """A stream that knows the hash of what went through it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self.digest.update(data)
-        self._stream.write(data)
+        digest = hashlib.sha256()
+        for data in chunks(tensors, metadata or {}):
+            digest.update(data)
+            stream.write(data)
+    remember_sha256(path, digest.hexdigest())

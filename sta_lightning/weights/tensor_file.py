@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.weights.format import DTYPES, RESERVED
-from sta_lightning.weights.opened import OpenFile, not_safetensors
+from sta_lightning.weights.opened import OpenFile, PathLike, not_safetensors
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
@@ -21,16 +21,9 @@ _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 class FileTensor(TensorSource):
     """One tensor of a file; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
 
-    def __init__(
-        self,
-        file: TensorFile,
-        shape: torch.Size,
-        dtype: torch.dtype,
-        offset: int,
-        bounds: tuple[float, float] | None = None,
-    ) -> None:
-        self.file, self.shape, self.dtype = file, shape, dtype
-        self._offset, self._bounds = offset, bounds
+    def __init__(self, file: TensorFile, shape: torch.Size, dtype: torch.dtype, offset: int) -> None:
+        self.file, self.shape, self.dtype, self._offset = file, shape, dtype, offset
+        self._bounds: tuple[float, float] | None = None
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened tensor, copied out of the file.
@@ -58,7 +51,9 @@ class FileTensor(TensorSource):
 
     def with_bounds(self, bounds: tuple[float, float]) -> FileTensor:
         """The same tensor, of which smallest and largest entry are known."""
-        return FileTensor(self.file, self.shape, self.dtype, self._offset, bounds)
+        found = copy.copy(self)
+        found._bounds = bounds
+        return found
 
     def check(self) -> None:
         """Ask the file."""
@@ -76,7 +71,7 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
             be.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: PathLike) -> None:
         super().__init__(path)
         try:
             self.metadata, self._tensors = self._parse()
@@ -96,9 +91,7 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
     def _parse(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
         try:
             return self._header()
-        except RecursionError as error:
-            raise not_safetensors(self.path, "a header of brackets in brackets") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise not_safetensors(self.path, str(error) or type(error).__name__) from error
 
     def _header(self) -> tuple[dict[str, str], dict[str, FileTensor]]:

@@ -18,13 +18,11 @@ STORAGES = {
     "BoolStorage": "bool",
 }
 """Name of a storage class in torch -> type of its entries."""
-REBUILDS = frozenset(
-    (
-        *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3")),
-        *(f"torch._utils._rebuild_{what}" for what in ("parameter", "parameter_with_state")),
-        "torch._tensor._rebuild_from_type_v2",
-    )
-)
+REBUILDS = {
+    *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3")),
+    *(f"torch._utils._rebuild_{what}" for what in ("parameter", "parameter_with_state")),
+    "torch._tensor._rebuild_from_type_v2",
+}
 """What tensors are pickled as a call of."""
 NESTED = "torch.storage._load_from_bytes"
 """What a storage is pickled as a call of, where Python's own pickler wrote it."""
@@ -32,20 +30,8 @@ MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "collections.C
 
 _DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half"),
-    *(
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint64",
-        "uint32",
-        "uint16",
-        "uint8",
-        "bool",
-        "long",
-        "int",
-        "short",
-    ),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+    *("bool", "long", "int", "short"),
 )
 # Tensors, ordered mappings and plain values: what a state dict consists of.
 _PLAIN = REBUILDS.union(
@@ -57,28 +43,20 @@ _PLAIN = REBUILDS.union(
     (f"torch.storage.{name}" for name in STORAGES),
 )
 # What TorchScript writes lists as.
-_SCRIPT = frozenset(
-    f"torch.jit._pickle.{name}"
-    for name in (
-        "build_intlist",
-        "build_doublelist",
-        "build_boollist",
-        "build_tensorlist",
-        "restore_type_tag",
-    )
-)
+_SCRIPT = {
+    "torch.jit._pickle.restore_type_tag",
+    *(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor")),
+}
 # What image transforms, paths and settings that are saved along with a module are calls of.
-_BESIDE_MODULES = frozenset(
-    (
-        NESTED,
-        *("torchvision.transforms.functional.InterpolationMode", "torchvision.transforms.InterpolationMode"),
-        *("PIL.Image.Resampling", "collections.deque", "functools.partial"),
-        *("builtins.slice", "builtins.complex"),
-        *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
-        *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct"),
-        *("numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
-    )
-)
+_BESIDE_MODULES = {
+    NESTED,
+    *("torchvision.transforms.functional.InterpolationMode", "torchvision.transforms.InterpolationMode"),
+    *("PIL.Image.Resampling", "collections.deque", "functools.partial"),
+    *("builtins.slice", "builtins.complex"),
+    *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct"),
+    *("numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
+}
 
 
 def state_dicts_only(title: str) -> Admission:

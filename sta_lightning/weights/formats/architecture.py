@@ -10,46 +10,35 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.errors import StaError, listed
-from sta_lightning.weights.encoder import Shaped
+from torch import Tensor
 
+from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.errors import StaError, listed
+
+Shaped = Tensor | TensorSource
+"""A tensor, read or not: only its shape counts."""
 Configs = Mapping[str, Mapping[str, Any]]
 """Architecture's name -> open_clip's configuration of it."""
 
 _SIZES = {
-    (192, 12): "Ti",
-    (384, 12): "S",
-    (768, 12): "B",
-    (1024, 24): "L",
-    (1280, 32): "H",
-    (1408, 40): "g",
-    (1664, 48): "bigG",
+    **{(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L"},
+    **{(1280, 32): "H", (1408, 40): "g", (1664, 48): "bigG"},
 }
-
 # What the configuration of a plain transformer says; with more, the same shapes compute something
 # else.
 _PLAIN_VISION = {"image_size", "layers", "width", "patch_size", "mlp_ratio", "head_width"}
 _PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
 
 # What open_clip's vision transformers consist of.
-_VISUAL = frozenset(
-    (
-        *("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj"),
-        *("attn_pool", "attn_pool_contrastive", "patchnorm_pre_ln", "patch_dropout"),
-    )
-)
+_VISUAL = {
+    *("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj"),
+    *("attn_pool", "attn_pool_contrastive", "patchnorm_pre_ln", "patch_dropout"),
+}
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A transformer's sizes.
-
-    Attributes:
-        width: features of a token.
-        layers: how many blocks.
-        mlp: width of the hidden layer in a block.
-        tokens: how many tokens it has positions for.
-    """
+    """A transformer's sizes: features of a token, blocks, hidden features in a block, positions."""
 
     width: int
     layers: int
@@ -96,9 +85,7 @@ class Architecture:
 
 
 def guess(
-    encoder: Mapping[str, Shaped],
-    clip: Mapping[str, Shaped] | None = None,
-    configs: Configs | None = None,
+    encoder: Mapping[str, Shaped], clip: Mapping[str, Shaped] | None = None, configs: Configs | None = None
 ) -> Architecture:
     """An architecture by its shapes.
 
@@ -190,12 +177,7 @@ def check_whole(tensors: Mapping[str, Shaped], title: str) -> None:
 
 
 def blocks(tensors: Mapping[str, Shaped], stem: str) -> dict[int, dict[str, tuple[int, ...]]]:
-    """The blocks of a transformer: number -> name within the block -> shape.
-
-    Args:
-        tensors: by name.
-        stem: what stands in front of the number.
-    """
+    """A transformer's blocks, whose number follows the stem: number -> name within it -> shape."""
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         number, dot, rest = name.removeprefix(stem).partition(".")
@@ -252,10 +234,10 @@ def _fits(found: Architecture, tower: Tower, config: Mapping[str, Any]) -> bool:
     if set(vision) - _PLAIN_VISION or set(text) - _PLAIN_TEXT or "multimodal_cfg" in config:
         return False
     hidden = int(vision.get("width", 768) * vision.get("mlp_ratio", 4.0))
-    same = not differences(found, config) and hidden == tower.mlp
-    same = same and vision.get("image_size", 224) == found.image_size
-    if not same or found.text is None:
-        return same
+    if differences(found, config) or hidden != tower.mlp or vision.get("image_size", 224) != found.image_size:
+        return False
+    if found.text is None:
+        return True
     own = (found.text.width, found.text.layers, found.text.tokens, found.vocabulary)
     wanted = {"width": 512, "layers": 12, "context_length": 77, "vocab_size": 49408} | dict(text)
     return own == tuple(wanted[key] for key in ("width", "layers", "context_length", "vocab_size"))

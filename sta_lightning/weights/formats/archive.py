@@ -10,7 +10,7 @@ import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.admission import module_trees, script_objects, state_dicts_only
@@ -18,7 +18,7 @@ from sta_lightning.weights.formats.pickled import (
     MOST_INSTRUCTIONS,
     Admission,
     DamagedPickleError,
-    Readable,
+    Stream,
     interpret,
 )
 from sta_lightning.weights.formats.storages import Storage, Storages, storage_dtype
@@ -53,16 +53,6 @@ class Pickled:
     title: str
 
 
-class Seekable(Readable, Protocol):
-    """A stream whose place is known."""
-
-    def tell(self) -> int:
-        """How many bytes were read."""
-
-    def seek(self, place: int, /) -> object:
-        """Go on reading elsewhere."""
-
-
 def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -> Pickled:
     """Open a pickled checkpoint; no tensor is read yet, and no code in it is run.
 
@@ -92,7 +82,7 @@ def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -
 
 
 def read_old(
-    stream: Seekable,
+    stream: Stream,
     size: int,
     storages: Storages,
     admit: Admission | None = None,

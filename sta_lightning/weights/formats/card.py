@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sta_lightning.weights.provenance import decoded
@@ -63,27 +63,19 @@ def loading_code(to: str, name: str | None, file: str, *, whole: bool, projectio
 
 def _making(metadata: Mapping[str, str]) -> list[str]:
     kind = metadata.get("kind", "")
-    lines: list[str] = []
+    program = f"{metadata.get('package', 'an unknown program')} {metadata.get('version', '')}"
+    lines = [f"Method: `{kind}` of {program}."]
     if kind == "converted":
-        lines.append("Converted from another program's file, with its weights as they were.")
-    else:
-        lines.append(
-            f"Method: `{kind}` of {metadata.get('package', 'an unknown program')} {metadata.get('version', '')}."
-        )
+        lines = ["Converted from another program's file, with its weights as they were."]
     converted = decoded(metadata, "converted")
     if isinstance(converted, Mapping):
-        lines += [
-            "",
-            f"Converted to {converted.get('to')} by sta_lightning {converted.get('version')}; entries: "
-            f"{converted.get('dtype') or 'of the type that they had'}.",
-        ]
+        entries = converted.get("dtype") or "of the type that they had"
+        by = f"by sta_lightning {converted.get('version')}; entries: {entries}."
+        lines += ["", f"Converted to {converted.get('to')} {by}"]
     settings = decoded(metadata, "settings")
     if isinstance(settings, Mapping) and settings:
-        lines += ["", "| setting | value |", "|---|---|"]
-        lines += [
-            f"| {_cell(key)} | {_cell(json.dumps(value, ensure_ascii=False))} |"
-            for key, value in sorted(settings.items())
-        ]
+        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(settings.items())]
+        lines += ["", *_table("| setting | value |", "|---|---|", rows)]
     return lines
 
 
@@ -106,11 +98,12 @@ def _accuracy(metadata: Mapping[str, str]) -> list[str]:
     found = decoded(metadata, ACCURACY)
     if not isinstance(found, Mapping) or not found:
         return ["None is recorded in the file that it was made from."]
-    lines = ["| task | accuracy |", "|---|---:|"]
-    for task, share in found.items():
-        value = f"{100 * share:.2f}%" if isinstance(share, (int, float)) else _cell(share)
-        lines.append(f"| {_cell(task)} | {value} |")
-    return lines
+    rows = [(t, f"{100 * s:.2f}%" if isinstance(s, (int, float)) else s) for t, s in found.items()]
+    return _table("| task | accuracy |", "|---|---:|", rows)
+
+
+def _table(head: str, rule: str, rows: Iterable[tuple[object, object]]) -> list[str]:
+    return [head, rule, *(f"| {_cell(left)} | {_cell(right)} |" for left, right in rows)]
 
 
 def _cell(value: object) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.states import facts_of, state_of
-from sta_lightning.weights.opened import SAFETENSORS, existing
+from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
 from sta_lightning.weights.provenance import PACKAGE
 from sta_lightning.weights.sparse import KIND as VECTOR
 from sta_lightning.weights.tensor_file import TensorFile
@@ -89,9 +88,7 @@ class Checkpoint:
         return _json(path) if path.is_file() else None
 
 
-def open_checkpoint(
-    path: str | os.PathLike[str], stack: ExitStack, *, unsafe_pickle: bool = False
-) -> Checkpoint:
+def open_checkpoint(path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False) -> Checkpoint:
     """Open a checkpoint; none of its tensors is read yet, and no code in it is run.
 
     Args:
@@ -107,19 +104,18 @@ def open_checkpoint(
         StaError: names the file if it is missing, broken or of another format, or names more than
             it may; names the shard that is missing.
     """
-    asked, file = Path(path), _file_of(Path(path))
+    file = _file_of(Path(path))
     if file.name.endswith(INDEX):
-        return _sharded(asked, file, stack)
+        return _sharded(Path(path), file, stack)
     shard = _SHARD.search(file.name)
     if shard and int(shard[1]) > 1:
         raise StaError(
             f"'{path}' is one of {int(shard[1])} shards of a model. Give the folder that holds all of them and their table."
         )
-    one = _one(existing(file), stack, unsafe_pickle)
-    return Checkpoint(asked, one.container, one.tensors, (file,), one.metadata, one.facts)
+    return replace(_one(file, stack, unsafe_pickle), path=Path(path))
 
 
-def weight_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+def weight_files(path: PathLike) -> tuple[Path, ...]:
     """The files that a checkpoint's tensors lie in, without opening them: what a hash is taken of.
 
     Raises:
@@ -132,7 +128,7 @@ def weight_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 
 def _one(file: Path, stack: ExitStack, unsafe_pickle: bool) -> Checkpoint:
-    if file.suffix == SAFETENSORS:
+    if existing(file).suffix == SAFETENSORS:
         tensors = stack.enter_context(TensorFile(file))
         return Checkpoint(file, "safetensors", tensors, (file,), tensors.metadata)
     pickled = open_pickled(file, stack, unsafe_pickle=unsafe_pickle)
@@ -162,7 +158,7 @@ def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
             raise StaError(
                 f"'{asked}' is not complete: the shard '{name}' that '{index.name}' names is missing. Download it too."
             )
-        shards[name] = _one(existing(shard), stack, unsafe_pickle=False)
+        shards[name] = _one(shard, stack, unsafe_pickle=False)
     tensors: dict[str, TensorSource] = {}
     for tensor, name in places.items():
         if tensor not in shards[name].tensors:
@@ -171,21 +167,16 @@ def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
                 "different models or downloads; download them again."
             )
         tensors[tensor] = shards[name].tensors[tensor]
-    first = shards[min(shards)]
     files = tuple(index.parent / name for name in shards)
-    return Checkpoint(asked, first.container, tensors, files, first.metadata)
+    return replace(next(iter(shards.values())), path=asked, tensors=tensors, files=files, facts={})
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     if not index.is_file():
         raise StaError(f"there is no table of shards '{index}'. Check the path.")
-    content = _json(index)
-    places = content.get("weight_map")
-    if (
-        not isinstance(places, dict)
-        or not places
-        or not all(isinstance(name, str) and Path(name).name == name for name in places.values())
-    ):
+    found = _json(index).get("weight_map")
+    places = found if isinstance(found, dict) else {}
+    if not places or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
         raise StaError(
             f"'{index}' is no table of shards: its 'weight_map' does not give each tensor a file beside it. Download it again."
         )

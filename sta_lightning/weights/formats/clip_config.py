@@ -33,13 +33,7 @@ class Computed:
 
 
 def from_open_clip(config: Mapping[str, Any], activation: Activation | None = None) -> Computed:
-    """What a configuration of open_clip says.
-
-    Args:
-        config: its content.
-        activation: if it is known to be another than the configuration's, as for weights of
-            open_clip's tag ``openai``.
-    """
+    """What a configuration of open_clip says, unless another activation is known, as of a tag."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     plain: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
     heads = int(vision.get("width", 768)) // int(vision.get("head_width", _HEAD_WIDTH))
@@ -81,11 +75,7 @@ def from_huggingface(config: Mapping[str, Any], title: str) -> Computed:
 
 
 def openai(architecture: Architecture) -> Computed:
-    """OpenAI's own models: heads of 64 features, and the sigmoid's approximation of GELU.
-
-    Args:
-        architecture: of a vision transformer.
-    """
+    """OpenAI's vision transformers: heads of 64 features, and QuickGELU."""
     assert architecture.vision is not None
     text = architecture.text
     heads = architecture.vision.width // _HEAD_WIDTH
@@ -95,17 +85,13 @@ def openai(architecture: Architecture) -> Computed:
 def huggingface_config(architecture: Architecture, computed: Computed) -> dict[str, Any]:
     """The ``config.json`` of a CLIP, or of an image encoder where there is no text tower.
 
-    Args:
-        architecture: the model's sizes.
-        computed: how it computes with them.
-
     Raises:
         StaError: the model is no plain vision transformer, or its heads do not divide its width.
     """
     if architecture.vision is None:
         raise StaError(
-            f"Hugging Face's CLIP has plain vision transformers only; this model is {architecture.title}. Use "
-            "--to open_clip or --to safetensors."
+            f"Hugging Face's CLIP has plain vision transformers only; this model is {architecture.title}. Use --to open_clip "
+            "or --to safetensors."
         )
     features = architecture.features
     projection = {} if features is None else {"projection_dim": features}
@@ -126,8 +112,7 @@ def huggingface_config(architecture: Architecture, computed: Computed) -> dict[s
         **_tower(architecture.text, computed.text_heads or 0, computed),
         "vocab_size": vocabulary,
         "max_position_embeddings": architecture.text.tokens,
-        # CLIP's tokenizer ends its vocabulary with these two; the text's features are read at the
-        # last.
+        # CLIP's tokenizer ends its vocabulary with these; the text's features are read at the last.
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,

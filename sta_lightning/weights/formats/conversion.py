@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +23,7 @@ from sta_lightning.weights.formats.model import Model, open_model
 from sta_lightning.weights.formats.origin import computed_by, known_name
 from sta_lightning.weights.formats.writing import image_processor, write_huggingface, write_tensors
 from sta_lightning.weights.hashes import sha256
+from sta_lightning.weights.opened import SAFETENSORS, PathLike
 from sta_lightning.weights.provenance import provenance
 
 Target = Literal["open_clip", "huggingface", "safetensors"]
@@ -37,13 +37,13 @@ _KEPT = ("package", "version", "kind", "settings", "sources", ACCURACY, "pretrai
 
 
 def convert(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    source: PathLike,
+    output: PathLike,
     to: Target,
     *,
     configs: Configs,
     encoder: str | None = None,
-    pretrained: str | os.PathLike[str] | None = None,
+    pretrained: PathLike | None = None,
     dtype: torch.dtype | None = None,
     unsafe_pickle: bool = False,
 ) -> str:
@@ -112,17 +112,17 @@ def convert(
         return f"{what}, {architecture.title}"
 
 
-def _check_output(output: str | os.PathLike[str], to: str) -> None:
+def _check_output(output: PathLike, to: str) -> None:
     place = Path(output)
     if to not in TARGETS:
         raise StaError(f"--to {to!r} is unknown. Choose one of {listed(TARGETS)}.")
-    if to == "huggingface" and place.suffix == ".safetensors":
+    if to == "huggingface" and place.suffix == SAFETENSORS:
         raise StaError(
             f"--to huggingface writes a folder, and '{output}' is named as a file. Give a folder's name."
         )
-    if to != "huggingface" and (place.suffix != ".safetensors" or place.is_dir()):
+    if to != "huggingface" and (place.suffix != SAFETENSORS or place.is_dir()):
         raise StaError(
-            f"--to {to} writes one file: give a name that ends in .safetensors instead of '{output}'."
+            f"--to {to} writes one file: give a name that ends in {SAFETENSORS} instead of '{output}'."
         )
 
 
@@ -174,17 +174,11 @@ def _computed(
     model: Model, base: Model | None, architecture: Architecture, configs: Configs, encoder: str | None
 ) -> Computed | None:
     """How the model computes, as it says or, where it does not, as the pretrained one says."""
-    if model.layout.kind == "timm":
-        return None
-    found = computed_by(model.checkpoint, model.layout, architecture, configs, encoder)
-    if base is None or (found is not None and found.text_heads is not None):
+    found = computed_by(model.checkpoint, architecture, configs, encoder)
+    if base is None or model.layout.kind == "timm" or (found is not None and found.text_heads is not None):
         return found
-    other = computed_by(base.checkpoint, base.layout, architecture, configs)
-    return (
-        replace(found, text_heads=other.text_heads)
-        if found is not None and other is not None
-        else found or other
-    )
+    other = computed_by(base.checkpoint, architecture, configs)
+    return replace(found, text_heads=other.text_heads) if found and other else found or other
 
 
 def _config(model: Model, architecture: Architecture, computed: Computed | None) -> dict[str, Any]:
@@ -198,10 +192,9 @@ def _config(model: Model, architecture: Architecture, computed: Computed | None)
 
 
 def _processor(model: Model, architecture: Architecture, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    said = config.get("preprocess_cfg", {})
-    return model.checkpoint.beside(PREPROCESSOR) or image_processor(
-        architecture.image_size or 224, said.get("mean", _MEAN), said.get("std", _STD)
-    )
+    said, size = config.get("preprocess_cfg", {}), architecture.image_size or 224
+    made = image_processor(size, said.get("mean", _MEAN), said.get("std", _STD))
+    return model.checkpoint.beside(PREPROCESSOR) or made
 
 
 def _metadata(
@@ -222,8 +215,8 @@ def _metadata(
         "files": files,
     }
     own = model.checkpoint.metadata if model.checkpoint.is_ours else {}
-    kept = {key: own[key] for key in _KEPT if key in own}
-    if "weights_sha256" in own and dtype is None:
-        kept["weights_sha256"] = own["weights_sha256"]  # of the weights, whatever the layout
+    # The digest is of the weights, whatever the layout.
+    keys = _KEPT if dtype is not None else (*_KEPT, "weights_sha256")
+    kept = {key: own[key] for key in keys if key in own}
     text = json.dumps(converted, ensure_ascii=False, separators=(",", ":"))
     return {**(kept or provenance("converted", {}, {})), "format": "pt", "converted": text}

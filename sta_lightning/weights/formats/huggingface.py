@@ -12,7 +12,7 @@ from itertools import product
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import blocks
-from sta_lightning.weights.formats.layout import Layout
+from sta_lightning.weights.formats.checkpoint import Checkpoint
 from sta_lightning.weights.formats.views import Joined, Rows, Transposed
 
 VISION, TEXT = "vision_model.", "text_model."
@@ -45,13 +45,11 @@ _JOINED = ("q_proj", "k_proj", "v_proj")
 _COUNTERS = ("embeddings.position_ids",)
 
 
-def encoder_from_huggingface(tensors: SourceDict, layout: Layout, title: str) -> dict[str, TensorSource]:
+def encoder_from_huggingface(checkpoint: Checkpoint) -> dict[str, TensorSource]:
     """The image encoder in open_clip's names.
 
     Args:
-        tensors: of a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
-        layout: what :func:`~sta_lightning.weights.formats.layout.recognise` found.
-        title: what to call the checkpoint in a message.
+        checkpoint: of a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
 
     Returns:
         Tensor name, as in open_clip's ``visual`` -> tensor. ``proj`` is missing where the
@@ -60,30 +58,29 @@ def encoder_from_huggingface(tensors: SourceDict, layout: Layout, title: str) ->
     Raises:
         StaError: tensors are missing or unknown.
     """
-    found = _from_tower(tensors, layout.prefix, _VISION, title)
+    layout = checkpoint.layout
+    found = _from_tower(checkpoint, layout.prefix, _VISION)
     if layout.projection:
         outer = layout.prefix.removesuffix(VISION)
-        found["proj"] = Transposed(tensors[f"{outer}visual_projection.weight"])
+        found["proj"] = Transposed(checkpoint.tensors[f"{outer}visual_projection.weight"])
     return found
 
 
-def clip_from_huggingface(tensors: SourceDict, layout: Layout, title: str) -> dict[str, TensorSource]:
+def clip_from_huggingface(checkpoint: Checkpoint) -> dict[str, TensorSource]:
     """A whole CLIP in open_clip's names; see :func:`encoder_from_huggingface`.
 
     Raises:
         StaError: as there, or there is no text tower.
     """
+    tensors, layout = checkpoint.tensors, checkpoint.layout
     outer = layout.prefix.removesuffix(VISION)
-    lacking = [
-        name
-        for name in ("text_projection.weight", "visual_projection.weight", "logit_scale")
-        if outer + name not in tensors
-    ]
+    wanted = ("text_projection.weight", "visual_projection.weight", "logit_scale")
+    lacking = [name for name in wanted if outer + name not in tensors]
     if layout.text is None or lacking:
-        raise StaError(f"{title} holds no whole CLIP: it lacks {listed(lacking or ['the text tower'])}.")
-    encoder = encoder_from_huggingface(tensors, layout, title)
-    found = {f"visual.{name}": source for name, source in encoder.items()}
-    found |= _from_tower(tensors, layout.text, _TEXT, title)
+        missing = listed(lacking or ["the text tower"])
+        raise StaError(f"{checkpoint.title} holds no whole CLIP: it lacks {missing}.")
+    found = {f"visual.{name}": source for name, source in encoder_from_huggingface(checkpoint).items()}
+    found |= _from_tower(checkpoint, layout.text, _TEXT)
     found["text_projection"] = Transposed(tensors[f"{outer}text_projection.weight"])
     found["logit_scale"] = tensors[f"{outer}logit_scale"]
     return found
@@ -130,56 +127,63 @@ def clip_to_huggingface(clip: SourceDict, title: str) -> dict[str, TensorSource]
     return found
 
 
-def _from_tower(
-    tensors: SourceDict, prefix: str, names: Mapping[str, str], title: str
-) -> dict[str, TensorSource]:
+def _pairs(names: Mapping[str, str], count: int) -> dict[str, tuple[str, ...]]:
+    """open_clip's name in a tower -> Hugging Face's, three of them for a joined matrix."""
+    pairs: dict[str, tuple[str, ...]] = {own: (theirs,) for own, theirs in names.items()}
+    for block, kind in product(range(count), ("weight", "bias")):
+        own, theirs = f"transformer.resblocks.{block}.", f"encoder.layers.{block}."
+        pairs[f"{own}attn.in_proj_{kind}"] = tuple(f"{theirs}self_attn.{part}.{kind}" for part in _JOINED)
+        pairs |= {f"{own}{name}.{kind}": (f"{theirs}{other}.{kind}",) for name, other in _BLOCK.items()}
+    return pairs
+
+
+def _from_tower(checkpoint: Checkpoint, prefix: str, names: Mapping[str, str]) -> dict[str, TensorSource]:
+    tensors = checkpoint.tensors
     left = {name.removeprefix(prefix): source for name, source in tensors.items() if name.startswith(prefix)}
     if not prefix:
         # Of a vision model alone in the newest names; the projection and a classifier lie beside
         # it.
         left = {name: source for name, source in left.items() if name.split(".")[0] in _OWN}
     left = {name: source for name, source in left.items() if name not in _COUNTERS}
-    count = 1 + max(blocks(left, "encoder.layers."), default=-1)
-    found = {own: left.pop(theirs, None) for own, theirs in names.items()}
-    for block, kind in product(range(count), ("weight", "bias")):
-        theirs, own = f"encoder.layers.{block}.", f"transformer.resblocks.{block}."
-        parts = [left.pop(f"{theirs}self_attn.{part}.{kind}", None) for part in _JOINED]
-        whole = [part for part in parts if part is not None]
-        found[f"{own}attn.in_proj_{kind}"] = Joined(*whole) if len(whole) == len(parts) else None
-        for name, other in _BLOCK.items():
-            found[f"{own}{name}.{kind}"] = left.pop(f"{theirs}{other}.{kind}", None)
-    missing = [name for name, source in found.items() if source is None]
+    found: dict[str, TensorSource] = {}
+    missing: list[str] = []
+    for own, theirs in _pairs(names, 1 + max(blocks(left, "encoder.layers."), default=-1)).items():
+        parts = [left.pop(name) for name in theirs if name in left]
+        if len(parts) < len(theirs):
+            missing.append(own)
+        else:
+            found[own] = parts[0] if len(parts) == 1 else Joined(*parts)
     if missing or left:
         raise StaError(
-            f"{title} is not a whole CLIP transformer in Hugging Face's layout under '{prefix}': open_clip's {listed(missing)} "
-            f"cannot be made of it, and {listed(left)} have no place there. Is it whole, and of CLIP's architecture?"
+            f"{checkpoint.title} is not a whole CLIP transformer in Hugging Face's layout under '{prefix}': open_clip's "
+            f"{listed(missing)} cannot be made of it, and {listed(left)} have no place there. Is it whole, and of CLIP's "
+            "architecture?"
         )
-    return {name: source for name, source in found.items() if source is not None}
+    return found
 
 
 def _to_tower(
     tensors: SourceDict, prefix: str, names: Mapping[str, str], title: str
 ) -> dict[str, TensorSource]:
     left = dict(tensors)
-    count = 1 + max(blocks(left, "transformer.resblocks."), default=-1)
-    found = {prefix + theirs: left.pop(own, None) for own, theirs in names.items()}
-    for block, kind in product(range(count), ("weight", "bias")):
-        theirs, own = f"{prefix}encoder.layers.{block}.", f"transformer.resblocks.{block}."
-        joined = left.pop(f"{own}attn.in_proj_{kind}", None)
-        for position, part in enumerate(_JOINED):
-            rows = 0 if joined is None else joined.shape[0] // 3
-            cut = None if joined is None else Rows(joined, position * rows, (position + 1) * rows)
-            found[f"{theirs}self_attn.{part}.{kind}"] = cut
-        for name, other in _BLOCK.items():
-            found[f"{theirs}{other}.{kind}"] = left.pop(f"{own}{name}.{kind}", None)
-    missing = [name for name, source in found.items() if source is None]
+    found: dict[str, TensorSource] = {}
+    missing: list[str] = []
+    for own, theirs in _pairs(names, 1 + max(blocks(left, "transformer.resblocks."), default=-1)).items():
+        source = left.pop(own, None)
+        if source is None:
+            missing += [prefix + name for name in theirs]
+            continue
+        rows = source.shape[0] // 3 if len(theirs) > 1 else None
+        for position, name in enumerate(theirs):
+            cut = source if rows is None else Rows(source, position * rows, (position + 1) * rows)
+            found[prefix + name] = cut
     if missing or left:
         raise StaError(
             f"{title} cannot be written in Hugging Face's layout, which is for CLIP's plain transformers: its "
             f"{listed(missing)} cannot be filled, and there is no place for {listed(left)}. Use --to open_clip or "
             "--to safetensors."
         )
-    return {name: source for name, source in found.items() if source is not None}
+    return found
 
 
 _OWN = frozenset({"embeddings", "pre_layrnorm", "encoder", "post_layernorm"})

@@ -16,9 +16,9 @@ from sta_lightning.arithmetic.states import wide_dtype
 from sta_lightning.weights.formats.architecture import Architecture, Configs, guess
 from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
-from sta_lightning.weights.formats.layout import Layout
 from sta_lightning.weights.formats.model import image_encoder, open_model, whole_clip
 from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
+from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.provenance import decoded
 
 _PIECE = 1 << 22  # entries
@@ -27,11 +27,7 @@ _SHOWN = {"format", "package", "version", "kind", "settings", "sources", CARD, "
 
 
 def inspect(
-    path: str | os.PathLike[str],
-    *,
-    configs: Configs,
-    pretrained: str | os.PathLike[str] | None = None,
-    unsafe_pickle: bool = False,
+    path: PathLike, *, configs: Configs, pretrained: PathLike | None = None, unsafe_pickle: bool = False
 ) -> dict[str, Any]:
     """Describe a checkpoint; its entries are read for the norms of a task vector only.
 
@@ -51,11 +47,10 @@ def inspect(
     """
     with ExitStack() as stack:
         checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
-        layout = checkpoint.layout
+        layout, metadata = checkpoint.layout, checkpoint.metadata
         known = layout.kind not in ("head", "unknown")
-        encoder = image_encoder(checkpoint.tensors, layout, title=checkpoint.title) if known else {}
-        has_text = known and layout.text is not None
-        clip = whole_clip(checkpoint.tensors, layout, title=checkpoint.title) if has_text else None
+        encoder = image_encoder(checkpoint) if known else {}
+        clip = whole_clip(checkpoint) if layout.text is not None else None
         architecture = guess(encoder, clip, configs)
         found: dict[str, Any] = {
             "file": os.fspath(path),
@@ -63,9 +58,9 @@ def inspect(
             "files": [file.name for file in checkpoint.files],
             "container": checkpoint.container,
             "layout": layout.title,
-            "kind": checkpoint.metadata.get("kind"),
-            "made_by": made_by(checkpoint, layout),
-            "architecture": _architecture(architecture, checkpoint, layout, configs) if known else None,
+            "kind": metadata.get("kind"),
+            "made_by": made_by(checkpoint),
+            "architecture": _architecture(architecture, checkpoint, configs) if known else None,
             "tensors": len(checkpoint.tensors),
             "parameters": {
                 "all": _count(checkpoint.tensors.values()),
@@ -73,15 +68,15 @@ def inspect(
                 "text tower": 0 if clip is None else _count(clip.values()) - _count(encoder.values()),
             },
             "types": _types(checkpoint.tensors),
-            "settings": decoded(checkpoint.metadata, "settings"),
-            "sources": decoded(checkpoint.metadata, "sources"),
-            "metadata": {
-                key: decoded(checkpoint.metadata, key) for key in checkpoint.metadata if key not in _SHOWN
-            },
+            "settings": decoded(metadata, "settings"),
+            "sources": decoded(metadata, "sources"),
+            "metadata": {key: decoded(metadata, key) for key in metadata if key not in _SHOWN},
             "facts": dict(checkpoint.facts),
         }
         if pretrained is not None:
-            found["task_vector"] = _task_vector(path, pretrained, stack, unsafe_pickle)
+            base = open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
+            model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
+            found["task_vector"] = task_vector_norms(model.encoder, base.encoder)
         return found
 
 
@@ -103,25 +98,14 @@ def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, 
             continue
         pair = _squares(encoder[name], base)
         for block in (block_of(name), "all"):
-            old = squares.get(block, (0.0, 0.0))
-            squares[block] = (old[0] + pair[0], old[1] + pair[1])
+            delta, size = squares.get(block, (0.0, 0.0))
+            squares[block] = (delta + pair[0], size + pair[1])
     if "all" in squares:
         squares["all"] = squares.pop("all")  # last
     return {
         block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
         for block, (delta, base) in squares.items()
     }
-
-
-def _task_vector(
-    path: str | os.PathLike[str],
-    pretrained: str | os.PathLike[str],
-    stack: ExitStack,
-    unsafe_pickle: bool,
-) -> dict[str, dict[str, float]]:
-    base = open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
-    model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
-    return task_vector_norms(model.encoder, base.encoder)
 
 
 def _squares(finetuned: TensorSource, base: TensorSource) -> tuple[float, float]:
@@ -135,10 +119,8 @@ def _squares(finetuned: TensorSource, base: TensorSource) -> tuple[float, float]
     return delta, size
 
 
-def _architecture(
-    found: Architecture, checkpoint: Checkpoint, layout: Layout, configs: Configs
-) -> dict[str, Any]:
-    computed = computed_by(checkpoint, layout, found, configs) if layout.kind != "timm" else None
+def _architecture(found: Architecture, checkpoint: Checkpoint, configs: Configs) -> dict[str, Any]:
+    computed = computed_by(checkpoint, found, configs)
     activation = None if computed is None else computed.activation
     return {
         "title": found.title,
@@ -163,10 +145,8 @@ def _types(tensors: Mapping[str, TensorSource]) -> dict[str, dict[str, int]]:
     """By type of entries: tensors, entries, bytes."""
     found: dict[str, dict[str, int]] = {}
     for source in tensors.values():
-        row = found.setdefault(
-            str(source.dtype).removeprefix("torch."), {"tensors": 0, "entries": 0, "bytes": 0}
-        )
-        entries = source.shape.numel()
+        entries, dtype = source.shape.numel(), str(source.dtype).removeprefix("torch.")
+        row = found.setdefault(dtype, {"tensors": 0, "entries": 0, "bytes": 0})
         row["tensors"] += 1
         row["entries"] += entries
         row["bytes"] += entries * source.dtype.itemsize

@@ -110,16 +110,16 @@ def _described(kind: Kind, prefix: str, names: Collection[str]) -> Layout:
         return Layout(kind, prefix)
     if kind == "huggingface":
         outer = prefix.removesuffix("vision_model.")
-        text = (
-            f"{outer}text_model." if f"{outer}text_model.embeddings.token_embedding.weight" in names else None
+        text = f"{outer}text_model."
+        has_text = f"{text}embeddings.token_embedding.weight" in names
+        return Layout(
+            kind, prefix, text if has_text else None, projection=f"{outer}visual_projection.weight" in names
         )
-        return Layout(kind, prefix, text, projection=f"{outer}visual_projection.weight" in names)
     if not prefix.endswith("visual."):
         return Layout(kind, prefix)
     outer = prefix.removesuffix("visual.")
     openai = all(outer + name in names for name in _SIGNED)
-    text = _text_of(outer, names)
-    return Layout(kind, prefix, text, openai=openai)
+    return Layout(kind, prefix, _text_of(outer, names), openai=openai)
 
 
 def _text_of(outer: str, names: Collection[str]) -> str | None:
@@ -145,9 +145,7 @@ def clip_names(tensors: Collection[str], layout: Layout) -> dict[str, str]:
     return {n: name for n, name in inside.items() if n not in _SIGNED and n.split(".")[0] in _CLIP_PARTS}
 
 
-_CLIP_PARTS = frozenset(
-    (
-        *("visual", "text", "transformer", "token_embedding", "positional_embedding", "ln_final"),
-        *("text_projection", "logit_scale", "logit_bias", "text_decoder"),
-    )
-)
+_CLIP_PARTS = {
+    *("visual", "text", "transformer", "token_embedding", "positional_embedding", "ln_final"),
+    *("text_projection", "logit_scale", "logit_bias", "text_decoder"),
+}

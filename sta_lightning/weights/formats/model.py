@@ -29,15 +29,18 @@ class Model:
 
     Attributes:
         checkpoint: the file.
-        layout: of its tensors.
         encoder: its image encoder, in open_clip's names or timm's, without a prefix.
         clip: the whole CLIP, in open_clip's names; ``None`` where there is no text tower.
     """
 
     checkpoint: Checkpoint
-    layout: Layout
     encoder: SourceDict
     clip: SourceDict | None
+
+    @property
+    def layout(self) -> Layout:
+        """How its tensors are named."""
+        return self.checkpoint.layout
 
     @property
     def title(self) -> str:
@@ -73,23 +76,17 @@ def open_model(
         raise StaError(
             f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
         )
-    layout = checkpoint.layout
-    projection = None if pretrained is None else pretrained.encoder.get(PROJECTION)
-    encoder = image_encoder(checkpoint.tensors, layout, projection=projection, title=title)
-    clip = None if layout.text is None else whole_clip(checkpoint.tensors, layout, title=title)
+    encoder = image_encoder(checkpoint, None if pretrained is None else pretrained.encoder.get(PROJECTION))
+    clip = None if checkpoint.layout.text is None else whole_clip(checkpoint)
     check_whole(encoder if clip is None else clip, title)
     if pretrained is not None:
         reference = f"the pretrained {pretrained.title}"
         compare_names(pretrained.encoder, encoder, reference_name=reference, other_name=title, kinds=False)
-    return Model(checkpoint, layout, encoder, clip)
+    return Model(checkpoint, encoder, clip)
 
 
 def open_sources(
-    path: PathLike,
-    stack: ExitStack,
-    *,
-    projection: TensorSource | None = None,
-    unsafe_pickle: bool = False,
+    path: PathLike, stack: ExitStack, *, projection: TensorSource | None = None, unsafe_pickle: bool = False
 ) -> tuple[SourceDict, dict[str, str]]:
     """The tensors of a checkpoint, unread, named as ``encoder_part`` finds them; its metadata.
 
@@ -100,17 +97,15 @@ def open_sources(
     Args:
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         stack: what closes the files.
-        projection: the pretrained model's ``proj``, for a checkpoint that comes without one.
+        projection: see :func:`image_encoder`.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
 
     Raises:
         StaError: names the file if it is missing, broken or of another format.
     """
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
-    tensors = checkpoint.tensors
-    if _is_foreign(checkpoint):
-        tensors = image_encoder(tensors, checkpoint.layout, projection=projection, title=checkpoint.title)
-    return tensors, dict(checkpoint.metadata)
+    foreign = _is_foreign(checkpoint)
+    return image_encoder(checkpoint, projection) if foreign else checkpoint.tensors, dict(checkpoint.metadata)
 
 
 def load_state(path: PathLike) -> dict[str, Tensor]:
@@ -123,26 +118,22 @@ def load_state(path: PathLike) -> dict[str, Tensor]:
         checkpoint = open_checkpoint(path, stack)
         tensors = checkpoint.tensors
         if _is_foreign(checkpoint):
-            translate = whole_clip if checkpoint.layout.text is not None else image_encoder
-            tensors = translate(tensors, checkpoint.layout, title=checkpoint.title)
+            tensors = image_encoder(checkpoint) if checkpoint.layout.text is None else whole_clip(checkpoint)
         return {name: whole(source) for name, source in tensors.items()}
 
 
-def image_encoder(
-    tensors: SourceDict, layout: Layout, *, projection: TensorSource | None = None, title: str
-) -> dict[str, TensorSource]:
+def image_encoder(checkpoint: Checkpoint, projection: TensorSource | None = None) -> dict[str, TensorSource]:
     """The image encoder of a checkpoint, unread, in open_clip's or timm's names without a prefix.
 
     Args:
-        tensors: by the names in the file.
-        layout: what :func:`~sta_lightning.weights.formats.recognise` found.
+        checkpoint: the file.
         projection: the pretrained model's ``proj``, for a checkpoint that comes without one, as
             Hugging Face's ``CLIPVisionModel`` does; shape ``[width, D]``.
-        title: what to call the checkpoint in a message.
 
     Raises:
         StaError: there is no image encoder, or it is not whole.
     """
+    tensors, layout, title = checkpoint.tensors, checkpoint.layout, checkpoint.title
     if layout.kind in ("head", "unknown"):
         what = "a classification head" if layout.kind == "head" else "tensors of an unknown layout"
         raise StaError(
@@ -151,7 +142,7 @@ def image_encoder(
     if layout.kind != "huggingface":
         names = [name for name in tensors if is_encoder_tensor(name, layout.prefix)]
         return {name.removeprefix(layout.prefix): tensors[name] for name in names}
-    found = encoder_from_huggingface(tensors, layout, title)
+    found = encoder_from_huggingface(checkpoint)
     if not layout.projection and projection is not None:
         width = found["class_embedding"].shape[0]
         if len(projection.shape) != 2 or projection.shape[0] != width:
@@ -163,16 +154,17 @@ def image_encoder(
     return found
 
 
-def whole_clip(tensors: SourceDict, layout: Layout, *, title: str) -> dict[str, TensorSource]:
-    """A whole CLIP, unread, in open_clip's names; the arguments are :func:`image_encoder`'s.
+def whole_clip(checkpoint: Checkpoint) -> dict[str, TensorSource]:
+    """A whole CLIP, unread, in open_clip's names.
 
     Raises:
         StaError: there is no text tower, or something is not whole.
     """
+    tensors, layout = checkpoint.tensors, checkpoint.layout
     if layout.text is None:
-        raise StaError(f"{title} holds no text tower ({layout.title}). Give a whole CLIP.")
+        raise StaError(f"{checkpoint.title} holds no text tower ({layout.title}). Give a whole CLIP.")
     if layout.kind == "huggingface":
-        return clip_from_huggingface(tensors, layout, title)
+        return clip_from_huggingface(checkpoint)
     return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
 
 

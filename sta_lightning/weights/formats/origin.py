@@ -15,7 +15,6 @@ from sta_lightning.weights.formats.clip_config import (
     from_open_clip,
     openai,
 )
-from sta_lightning.weights.formats.layout import Layout
 from sta_lightning.weights.opened import PICKLES, SAFETENSORS
 from sta_lightning.weights.provenance import PACKAGE, decoded
 
@@ -31,7 +30,7 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
+def made_by(checkpoint: Checkpoint) -> str:
     """The program that wrote a checkpoint, as far as it tells."""
     metadata, facts = checkpoint.metadata, checkpoint.facts
     if checkpoint.is_ours:
@@ -39,8 +38,8 @@ def made_by(checkpoint: Checkpoint, layout: Layout) -> str:
     if _LIGHTNING in facts:
         return f"Lightning {facts[_LIGHTNING]}"
     if checkpoint.container == "TorchScript archive":
-        return "OpenAI's CLIP, as TorchScript" if layout.openai else "TorchScript"
-    if layout.kind == "huggingface":
+        return "OpenAI's CLIP, as TorchScript" if checkpoint.layout.openai else "TorchScript"
+    if checkpoint.layout.kind == "huggingface":
         version = (checkpoint.beside(CONFIG) or {}).get("transformers_version")
         return f"Hugging Face transformers{f' {version}' if version else ''}"
     if "class" in facts:
@@ -57,26 +56,19 @@ def known_name(
     said = settings_of(checkpoint).get("encoder")
     if isinstance(said, str):
         return said
-    fitting = [
-        name
-        for name in architecture.names
-        if activation is None or bool(configs[name].get("quick_gelu")) == (activation == "quick_gelu")
-    ]
-    return fitting[0] if fitting else None
+    for name in architecture.names:
+        if activation is None or bool(configs[name].get("quick_gelu")) == (activation == "quick_gelu"):
+            return name
+    return None
 
 
 def computed_by(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    architecture: Architecture,
-    configs: Configs,
-    encoder: str | None = None,
+    checkpoint: Checkpoint, architecture: Architecture, configs: Configs, encoder: str | None = None
 ) -> Computed | None:
-    """How a CLIP computes with its weights; ``None`` where nobody says it.
+    """How a CLIP computes with its weights; ``None`` where nobody says it, and for timm's models.
 
     Args:
         checkpoint: the file.
-        layout: of its tensors.
         architecture: by its shapes.
         configs: known architectures.
         encoder: the architecture's name, as the user gives it.
@@ -84,6 +76,9 @@ def computed_by(
     Raises:
         StaError: there is no architecture of that name.
     """
+    layout = checkpoint.layout
+    if layout.kind == "timm":
+        return None
     if encoder is not None:
         if encoder not in configs:
             raise StaError(
@@ -96,21 +91,19 @@ def computed_by(
         return from_huggingface(config, checkpoint.title)
     if layout.openai and architecture.vision is not None:
         return openai(architecture)
-    settings = settings_of(checkpoint)
-    name = settings.get("encoder")
-    activation = _activation(checkpoint, settings, configs)
-    if activation is None:
-        return None
-    if isinstance(name, str) and name in configs:
-        return from_open_clip(configs[name], activation)
-    return from_open_clip(configs[architecture.names[0]], activation) if architecture.names else None
+    activation = _activation(checkpoint, configs)
+    name = settings_of(checkpoint).get("encoder")
+    if not isinstance(name, str) or name not in configs:
+        name = next(iter(architecture.names), None)
+    return None if activation is None or name is None else from_open_clip(configs[name], activation)
 
 
-def _activation(checkpoint: Checkpoint, settings: Mapping[str, Any], configs: Configs) -> Activation | None:
+def _activation(checkpoint: Checkpoint, configs: Configs) -> Activation | None:
     converted = decoded(checkpoint.metadata, "converted")
     said = converted.get("activation") if isinstance(converted, Mapping) else None
     if said in ("quick_gelu", "gelu"):
         return "quick_gelu" if said == "quick_gelu" else "gelu"
+    settings = settings_of(checkpoint)
     name = settings.get("encoder")
     if not isinstance(name, str) or name not in configs:
         return None

@@ -10,11 +10,13 @@ for 60 tuples in each other takes for ever.
 
 from __future__ import annotations
 
+import io
+import mmap
 import pickle
 import pickletools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, cast
 
 MOST_INSTRUCTIONS = 500_000
 """A CLIP of 2 billion weights has 40 000, and with the state of its optimizer 130 000."""
@@ -59,16 +61,8 @@ class Made:
 
 Admission = Callable[[Use, Global], None]
 """Raises a StaError if a pickle may not do that with a global."""
-
-
-class Readable(Protocol):
-    """Where a pickle comes from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Bytes, fewer at the end."""
-
-    def readline(self) -> bytes:
-        """Bytes up to a line's end."""
+Stream = io.BytesIO | mmap.mmap
+"""Where a pickle comes from."""
 
 
 class DamagedPickleError(Exception):
@@ -76,7 +70,7 @@ class DamagedPickleError(Exception):
 
 
 def interpret(
-    stream: Readable,
+    stream: Stream,
     admit: Admission,
     persistent: Callable[[Any], Any] | None = None,
     *,

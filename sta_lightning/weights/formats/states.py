@@ -80,7 +80,7 @@ def facts_of(pickled: Pickled) -> dict[str, Any]:
     if not any(_holds_state(outer.get(key)) for key in _STATE_KEYS):
         return {}
     beside = {key: value for key, value in outer.items() if key not in (*_STATE_KEYS, *_BULKY)}
-    return _Facts().of(beside, 5) or {}
+    return _plain(beside, 5) or {}
 
 
 def as_mapping(value: Any) -> Mapping[Any, Any] | None:
@@ -119,7 +119,7 @@ def as_tensor(value: Any, title: str, *, depth: int = 8) -> TensorSource | None:
     try:
         if not depth:
             raise ValueError("tensors in tensors")
-        if kind in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+        if kind.startswith("_rebuild_parameter"):
             return as_tensor(args[0], title, depth=depth - 1)
         if kind == "_rebuild_from_type_v2":
             # A tensor with attributes of its own: function, class, arguments, attributes.
@@ -164,27 +164,27 @@ def _holds_state(value: Any) -> bool:
     return (isinstance(value, Made) and not value.called) or bool(as_mapping(value))
 
 
-class _Facts:
-    """Takes what is plain out of what a pickle says, until there is too much of it."""
+def _plain(value: Any, depth: int) -> Any:
+    """What is plain in what a pickle says, lists and mappings included, until it is too much."""
+    left = _MOST
 
-    def __init__(self) -> None:
-        self._left = _MOST
-
-    def of(self, value: Any, depth: int = 4) -> Any:
-        """A value if it is plain throughout, lists and mappings included; nothing else is kept."""
-        self._left -= 1
-        if self._left < 0 or (isinstance(value, int) and value.bit_length() > 64):
+    def of(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or (isinstance(value, int) and value.bit_length() > 64):
             return None
         if isinstance(value, _PLAIN):
             return value
         mapping = as_mapping(value) if depth else None
         if mapping is not None:
-            self._left -= len(mapping)
-            inner = {str(key): self.of(item, depth - 1) for key, item in mapping.items()}
+            left -= len(mapping)
+            inner = {str(key): of(item, depth - 1) for key, item in mapping.items()}
             return {key: item for key, item in inner.items() if item is not None} or None
         if isinstance(value, (list, tuple)) and len(value) <= 32 and depth:
-            return [self.of(item, depth - 1) for item in value]
+            return [of(item, depth - 1) for item in value]
         return None
+
+    return of(value, depth)
 
 
 def _tensors_of(root: Made, pickled: Pickled) -> Iterator[tuple[str, TensorSource]]:
@@ -216,11 +216,8 @@ def _without_end(title: str) -> StaError:
 
 def _scripted(attributes: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
     """TorchScript keeps parameters, buffers and submodules alike as attributes."""
-    called = {name for name, value in attributes.items() if isinstance(value, Made) and value.called}
-    return (
-        {name: value for name, value in attributes.items() if name in called},
-        {name: value for name, value in attributes.items() if name not in called},
-    )
+    called = {n: value for n, value in attributes.items() if isinstance(value, Made) and value.called}
+    return called, {name: value for name, value in attributes.items() if name not in called}
 
 
 def _pickled(attributes: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,18 @@ from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.streamed import streamed
 
 _PIECE = 1 << 22  # entries
 
 
 def write_tensors(
-    path: str | os.PathLike[str],
+    path: PathLike,
     tensors: SourceDict,
     metadata: Mapping[str, str],
     *,
     dtype: torch.dtype | None = None,
-    prefix: str = "",
 ) -> None:
     """Write tensors to a safetensors file, whole or not at all, a piece at a time.
 
@@ -34,18 +33,16 @@ def write_tensors(
         tensors: name -> tensor.
         metadata: text -> text.
         dtype: floating-point type to write floating-point tensors in; ``None`` for their own.
-        prefix: what to put in front of the names.
 
     Raises:
         StaError: a source cannot be read or was changed, an entry does not fit into ``dtype``, or
             the file cannot be written. An older file is then untouched.
     """
     planned = {
-        prefix + name: (source.shape, dtype if dtype and source.dtype.is_floating_point else source.dtype)
+        name: (source.shape, dtype if dtype and source.dtype.is_floating_point else source.dtype)
         for name, source in tensors.items()
     }
-    with streamed(path, planned, metadata, Alone()) as file:
-        sink = file.under(prefix)
+    with streamed(path, planned, metadata, Alone()) as sink:
         for name, source in tensors.items():
             for start in range(0, source.shape.numel(), _PIECE):
                 piece = slice(start, min(start + _PIECE, source.shape.numel()))
@@ -63,7 +60,7 @@ def write_tensors(
 
 
 def write_huggingface(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     tensors: SourceDict,
     config: Mapping[str, Any],
     card: str,

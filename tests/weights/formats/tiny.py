@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic.sources import in_memory, whole
-from sta_lightning.weights.formats import image_encoder, open_checkpoint, recognise, whole_clip
+from sta_lightning.weights.formats import Checkpoint, image_encoder, open_checkpoint, whole_clip
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 12,
@@ -83,10 +83,8 @@ def read(path: Path, **options: Any) -> dict[str, Tensor]:
 
 def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in open_clip's names: a whole CLIP, or an image encoder alone."""
-    sources = in_memory(state)
-    layout = recognise(sources)
-    translate = image_encoder if layout.text is None else whole_clip
-    found = translate(sources, layout, title="the state dict")
+    checkpoint = Checkpoint(Path("the state dict"), "safetensors", in_memory(state), ())
+    found = image_encoder(checkpoint) if checkpoint.layout.text is None else whole_clip(checkpoint)
     return {name: whole(source) for name, source in found.items()}
 
 
