@@ -89,12 +89,7 @@ class UnlabelledDataModule(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return which images these are, for the record of what was learned from them."""
-        return {
-            "split": self.split,
-            "limit": self.limit,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
+        return {"split": self.split, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
 
     @override
     def prepare_data(self) -> None:
@@ -156,12 +151,7 @@ class Steps(IterableDataset[Step]):
     """
 
     def __init__(
-        self,
-        images: Mapping[str, Unlabelled],
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
+        self, images: Mapping[str, Unlabelled], batch_size: int, seed: int, rank: int = 0, processes: int = 1
     ) -> None:
         self.images, self.batch_size = images, batch_size
         # Otherwise two tasks with equally many images would go through the same numbers.

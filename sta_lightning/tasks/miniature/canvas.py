@@ -8,12 +8,18 @@ not.)
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.random import Floats, Uniforms
+
+T = TypeVar("T")
+Number = float | Floats
 
 SIZE = 32
 """Side of every image of the suite, in pixels."""
@@ -97,15 +103,67 @@ def sine_cosine(turns: Floats) -> tuple[Floats, Floats]:
 
 @dataclass
 class Frame:
-    """Every pixel's coordinates in the drawn thing's system; ``pixel`` is its width, ``[B, 1]``."""
+    """Every pixel's coordinates in the drawn thing's system; ``pixel`` is its width, ``[B, 1]``.
+
+    The shapes are signed distances, negative inside; those of ``ellipse`` and ``convex`` hold near
+    the outline.
+    """
 
     x: Floats
     y: Floats
     pixel: Floats
 
     def cover(self, distance: Floats) -> Floats:
-        """Turn signed distances (negative inside) into the covered share of each pixel."""
+        """Turn signed distances into the covered share of each pixel."""
         return np.clip(np.float32(0.5) - distance / self.pixel, 0, 1)
+
+    def circle(self, cx: Number, cy: Number, r: Number) -> Floats:
+        """A disc."""
+        dx, dy = self.x - np.float32(cx), self.y - np.float32(cy)
+        return np.sqrt(dx * dx + dy * dy) - np.float32(r)
+
+    def ellipse(self, cx: float, cy: float, rx: Number, ry: Number) -> Floats:
+        """An ellipse."""
+        wide, high = np.float32(rx), np.float32(ry)
+        dx, dy = (self.x - np.float32(cx)) / wide, (self.y - np.float32(cy)) / high
+        return (np.sqrt(dx * dx + dy * dy) - 1) * np.minimum(wide, high)
+
+    def ring(self, cx: float, cy: float, r: Number, half_width: float) -> Floats:
+        """A ring of the given half width about a circle."""
+        return np.abs(self.circle(cx, cy, r)) - np.float32(half_width)
+
+    def box(self, cx: Number, cy: Number, hw: Number, hh: Number) -> Floats:
+        """An upright rectangle of half width ``hw`` and half height ``hh``."""
+        dx, dy = self.x - np.float32(cx), self.y - np.float32(cy)
+        return np.maximum(np.abs(dx) - np.float32(hw), np.abs(dy) - np.float32(hh))
+
+    def line(self, x0: Number, y0: Number, x1: Number, y1: Number, half_width: Number) -> Floats:
+        """A line with round ends."""
+        ax, ay = np.float32(x1) - np.float32(x0), np.float32(y1) - np.float32(y0)
+        px, py = self.x - np.float32(x0), self.y - np.float32(y0)
+        t = np.clip((px * ax + py * ay) / (ax * ax + ay * ay + np.float32(1e-6)), 0, 1)
+        dx, dy = px - t * ax, py - t * ay
+        return np.sqrt(dx * dx + dy * dy) - np.float32(half_width)
+
+    def convex(self, *corners: tuple[float, float]) -> Floats:
+        """A convex polygon, its corners clockwise."""
+        edges = []
+        for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
+            ex, ey = x1 - x0, y1 - y0
+            length = (ex * ex + ey * ey) ** 0.5
+            dx, dy = self.x - np.float32(x0), self.y - np.float32(y0)
+            edges.append(dx * np.float32(ey / length) - dy * np.float32(ex / length))
+        return functools.reduce(np.maximum, edges)
+
+
+def by_class(
+    f: Frame, labels: npt.NDArray[np.int64], things: Iterable[T]
+) -> Iterator[tuple[T, npt.NDArray[np.intp], Frame]]:
+    """Pair what draws a class with the rows of its images, where there are any, and their frame."""
+    for label, thing in enumerate(things):
+        rows = np.flatnonzero(labels == label)
+        if len(rows):
+            yield thing, rows, Frame(f.x[rows], f.y[rows], f.pixel[rows])
 
 
 def place(u: Uniforms, style: Style) -> Frame:
@@ -120,67 +178,9 @@ def place(u: Uniforms, style: Style) -> Frame:
     return Frame(along, across.astype(np.float32, copy=False), pixel)
 
 
-def circle(f: Frame, cx: float | Floats, cy: float | Floats, r: float | Floats) -> Floats:
-    """Signed distance to a disc."""
-    dx, dy = f.x - np.float32(cx), f.y - np.float32(cy)
-    return np.sqrt(dx * dx + dy * dy) - np.float32(r)
-
-
-def ellipse(f: Frame, cx: float, cy: float, rx: float | Floats, ry: float | Floats) -> Floats:
-    """Signed distance (near the outline) to an ellipse."""
-    wide, high = np.float32(rx), np.float32(ry)
-    dx, dy = (f.x - np.float32(cx)) / wide, (f.y - np.float32(cy)) / high
-    return (np.sqrt(dx * dx + dy * dy) - 1) * np.minimum(wide, high)
-
-
-def ring(f: Frame, cx: float, cy: float, r: float | Floats, half_width: float) -> Floats:
-    """Signed distance to a ring of the given half width about a circle."""
-    return np.abs(circle(f, cx, cy, r)) - np.float32(half_width)
-
-
-def box(f: Frame, cx: float | Floats, cy: float | Floats, hw: float | Floats, hh: float | Floats) -> Floats:
-    """Signed distance to an upright rectangle of half width ``hw`` and half height ``hh``."""
-    return np.maximum(
-        np.abs(f.x - np.float32(cx)) - np.float32(hw), np.abs(f.y - np.float32(cy)) - np.float32(hh)
-    )
-
-
-def line(
-    f: Frame,
-    x0: float | Floats,
-    y0: float | Floats,
-    x1: float | Floats,
-    y1: float | Floats,
-    half_width: float | Floats,
-) -> Floats:
-    """Signed distance to a line with round ends."""
-    ax, ay = np.float32(x1) - np.float32(x0), np.float32(y1) - np.float32(y0)
-    px, py = f.x - np.float32(x0), f.y - np.float32(y0)
-    t = np.clip((px * ax + py * ay) / (ax * ax + ay * ay + np.float32(1e-6)), 0, 1)
-    dx, dy = px - t * ax, py - t * ay
-    return np.sqrt(dx * dx + dy * dy) - np.float32(half_width)
-
-
-def convex(f: Frame, *corners: tuple[float, float]) -> Floats:
-    """Signed distance (near the outline) to a convex polygon, its corners clockwise."""
-    distance: Floats | None = None
-    for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
-        ex, ey = x1 - x0, y1 - y0
-        length = (ex * ex + ey * ey) ** 0.5
-        edge = (f.x - np.float32(x0)) * np.float32(ey / length) - (f.y - np.float32(y0)) * np.float32(
-            ex / length
-        )
-        distance = edge if distance is None else np.maximum(distance, edge)
-    assert distance is not None
-    return distance
-
-
 def union(*distances: Floats) -> Floats:
     """Signed distance to everything that any of the shapes covers."""
-    result = distances[0]
-    for other in distances[1:]:
-        result = np.minimum(result, other)
-    return result
+    return functools.reduce(np.minimum, distances)
 
 
 def minus(shape: Floats, *holes: Floats) -> Floats:
@@ -208,6 +208,11 @@ def named(name: str) -> Floats:
 def other_colour(u: Uniforms, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Draw palette entries that differ from those given."""
     return (chosen + 1 + u.integers(len(_PALETTE) - 1)) % len(_PALETTE)
+
+
+def fold(t: Floats) -> Floats:
+    """Return the distance to the nearest whole number, 0 to 1/2."""
+    return np.abs(t - np.floor(t + np.float32(0.5)))
 
 
 def flat(colours: Floats) -> Floats:
@@ -250,7 +255,7 @@ def camera(u: Uniforms, image: Floats, style: Style) -> npt.NDArray[np.uint8]:
         patch = Frame(
             GRID_X - u(-1.1, 1.1), GRID_Y - u(-1.1, 1.1), np.full((len(u), 1), 2 / SIZE, dtype=np.float32)
         )
-        cover = patch.cover(box(patch, 0, 0, u(0.08, 0.35), u(0.08, 0.35))) * present
+        cover = patch.cover(patch.box(0, 0, u(0.08, 0.35), u(0.08, 0.35))) * present
         paint(image, cover, colour(u, u.integers(len(_PALETTE)), 0.2))
     image = image[:, list(style.channels)]
     luminance = (image[:, 0:1] + image[:, 1:2] + image[:, 2:3]) * np.float32(1 / 3)

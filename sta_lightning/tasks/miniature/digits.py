@@ -11,9 +11,9 @@ from sta_lightning.tasks.miniature.canvas import (
     Frame,
     Style,
     backdrop,
+    by_class,
     colour,
     flat,
-    line,
     other_colour,
     paint,
     place,
@@ -54,11 +54,7 @@ def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, 
     distance = np.full(f.x.shape, 9.0, dtype=np.float32)
     slots = max(sum(len(stroke) for stroke in strokes) for strokes in _GLYPHS)
     shift_x, shift_y = u.many(slots, -wobble, wobble), u.many(slots, -wobble, wobble)
-    for digit, strokes in enumerate(_GLYPHS):
-        rows = np.flatnonzero(labels == digit)
-        if not len(rows):
-            continue
-        frame = Frame(f.x[rows], f.y[rows], f.pixel[rows])
+    for strokes, rows, frame in by_class(f, labels, _GLYPHS):
         nearest = np.full(frame.x.shape, 9.0, dtype=np.float32)
         slot = 0
         for stroke in strokes:
@@ -72,7 +68,7 @@ def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, 
                 ends.append(((np.float32(x) + move_x)[:, None], (np.float32(y) + move_y)[:, None]))
                 slot += 1
             for (x0, y0), (x1, y1) in itertools.pairwise(ends):
-                nearest = np.minimum(nearest, line(frame, x0, y0, x1, y1, 0))
+                nearest = np.minimum(nearest, frame.line(x0, y0, x1, y1, 0))
         distance[rows] = nearest
     return distance - width
 

@@ -7,17 +7,23 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sta_lightning.tasks.miniature.canvas import Frame, Style, field, flat, paint, place, sine_cosine
+from sta_lightning.tasks.miniature.canvas import (
+    Frame,
+    Style,
+    by_class,
+    field,
+    flat,
+    fold,
+    paint,
+    place,
+    sine_cosine,
+)
 from sta_lightning.tasks.miniature.random import Floats, Uniforms
 
 
 def _tone(u: Uniforms, r: float, g: float, b: float, spread: float = 0.06) -> Floats:
     base = np.asarray([r, g, b], dtype=np.float32)
     return base + u.many(3, -spread, spread) + u(-spread, spread)
-
-
-def _fold(t: Floats) -> Floats:
-    return np.abs(t - np.floor(t + np.float32(0.5)))
 
 
 def _rough(u: Uniforms, image: Floats, amount: float) -> None:
@@ -68,7 +74,7 @@ def _pasture(f: Frame, u: Uniforms) -> Floats:
 def _permanent_crop(f: Frame, u: Uniforms) -> Floats:
     image = flat(_tone(u, 0.60, 0.53, 0.38))
     k = u(2.4, 3.4)
-    dx, dy = _fold(f.x * k), _fold(f.y * k)
+    dx, dy = fold(f.x * k), fold(f.y * k)
     trees = np.clip((np.float32(0.33) - np.sqrt(dx * dx + dy * dy)) * 6, 0, 1)
     paint(image, trees, _tone(u, 0.24, 0.38, 0.18))
     _rough(u, image, 0.06)
@@ -150,10 +156,7 @@ def draw_land_cover(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) ->
     """Land from above, north anywhere (give the style a rotation of half a turn)."""
     f = place(u, style)
     image = np.empty((len(u), 3, f.x.shape[1]), dtype=np.float32)
-    start = u.counter
-    for label, kind in enumerate(_KINDS.values()):
-        rows = np.flatnonzero(labels == label)
-        if len(rows):
-            image[rows] = kind(Frame(f.x[rows], f.y[rows], f.pixel[rows]), u.rows(rows))
-    u.counter = start + 1024  # kinds draw different amounts; go on from one place whatever the batch holds
+    for kind, rows, part in by_class(f, labels, _KINDS.values()):
+        image[rows] = kind(part, u.rows(rows))
+    u.counter += 1024  # kinds draw different amounts; go on from one place whatever the batch holds
     return image

@@ -47,10 +47,6 @@ class Scene:
     task: Style
 
 
-def _draw_objects(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
-    return draw_objects(u, labels, style)[0]
-
-
 SCENES: dict[str, Scene] = {
     "digits": Scene(
         draw_digits,
@@ -131,7 +127,7 @@ SCENES: dict[str, Scene] = {
         ),
     ),
     "objects": Scene(
-        _draw_objects,
+        lambda u, labels, style: draw_objects(u, labels, style)[0],
         OBJECTS,
         ("a photo of a {}.", "a picture of a {}."),
         web=Style(rotation=0.05, scale=(0.6, 0.95), offset=0.2, contrast=(0.6, 1.0), noise=0.1, blur=0.6),

@@ -10,20 +10,17 @@ import numpy.typing as npt
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
     Style,
+    by_class,
     colour,
     field,
     flat,
+    fold,
     other_colour,
     paint,
     place,
     sine_cosine,
 )
 from sta_lightning.tasks.miniature.random import Floats, Uniforms
-
-
-def _fold(t: Floats) -> Floats:
-    """Distance to the nearest whole number, 0 to 1/2."""
-    return np.abs(t - np.floor(t + np.float32(0.5)))
 
 
 def _edge(value: Floats, sharpness: Floats | float) -> Floats:
@@ -49,32 +46,32 @@ def _cells(f: Frame, u: Uniforms, density: Floats) -> tuple[Floats, Floats]:
 
 
 def _banded(f: Frame, u: Uniforms) -> Floats:
-    return _edge(_fold(f.x * u(1.5, 3)) - u(0.18, 0.3), 6)
+    return _edge(fold(f.x * u(1.5, 3)) - u(0.18, 0.3), 6)
 
 
 def _chequered(f: Frame, u: Uniforms) -> Floats:
     k = u(1.2, 2.2)
-    return _edge((_fold(f.x * k) - np.float32(0.25)) * (_fold(f.y * k) - np.float32(0.25)), 60)
+    return _edge((fold(f.x * k) - np.float32(0.25)) * (fold(f.y * k) - np.float32(0.25)), 60)
 
 
 def _dotted(f: Frame, u: Uniforms) -> Floats:
     k = u(1.5, 2.5)
-    dx, dy = _fold(f.x * k), _fold(f.y * k)
+    dx, dy = fold(f.x * k), fold(f.y * k)
     return _edge(u(0.2, 0.32) - np.sqrt(dx * dx + dy * dy), 7)
 
 
 def _grid(f: Frame, u: Uniforms) -> Floats:
     k, w = u(1.5, 2.5), u(0.08, 0.14)
-    return _edge(w - np.minimum(_fold(f.x * k), _fold(f.y * k)), 9)
+    return _edge(w - np.minimum(fold(f.x * k), fold(f.y * k)), 9)
 
 
 def _zigzagged(f: Frame, u: Uniforms) -> Floats:
-    return _edge(_fold(f.y * u(1.5, 2.5) + _fold(f.x * u(1.2, 2)) * u(0.8, 1.4)) - np.float32(0.25), 6)
+    return _edge(fold(f.y * u(1.5, 2.5) + fold(f.x * u(1.2, 2)) * u(0.8, 1.4)) - np.float32(0.25), 6)
 
 
 def _wavy(f: Frame, u: Uniforms) -> Floats:
     wave, _ = sine_cosine(f.x * u(0.5, 0.9) + u())
-    return _edge(_fold(f.y * u(1.5, 2.5) + wave * u(0.25, 0.45)) - np.float32(0.25), 6)
+    return _edge(fold(f.y * u(1.5, 2.5) + wave * u(0.25, 0.45)) - np.float32(0.25), 6)
 
 
 def _woven(f: Frame, u: Uniforms) -> Floats:
@@ -82,9 +79,7 @@ def _woven(f: Frame, u: Uniforms) -> Floats:
     x, y = f.x * k, f.y * k
     over = (np.floor(x) + np.floor(y)) * np.float32(0.5)
     across = over == np.floor(over)
-    return np.where(
-        across, _edge(_fold(x * 3) - np.float32(0.2), 5), _edge(_fold(y * 3) - np.float32(0.2), 5)
-    )
+    return np.where(across, _edge(fold(x * 3) - np.float32(0.2), 5), _edge(fold(y * 3) - np.float32(0.2), 5))
 
 
 def _cracked(f: Frame, u: Uniforms) -> Floats:
@@ -103,7 +98,7 @@ def _speckled(f: Frame, u: Uniforms) -> Floats:
 
 def _ringed(f: Frame, u: Uniforms) -> Floats:
     dx, dy = f.x - u(-0.4, 0.4), f.y - u(-0.4, 0.4)
-    return _edge(_fold(np.sqrt(dx * dx + dy * dy) * u(1.6, 2.8)) - np.float32(0.25), 6)
+    return _edge(fold(np.sqrt(dx * dx + dy * dy) * u(1.6, 2.8)) - np.float32(0.25), 6)
 
 
 def _blotchy(f: Frame, u: Uniforms) -> Floats:
@@ -134,13 +129,9 @@ def draw_textures(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> F
     image = flat(colour(u, ground, 0.12))
     ink = colour(u, other_colour(u, ground), 0.12)
     shading = 1 + (field(u, 3) - np.float32(0.5)) * u(0, 0.5)
-    start = u.counter
-    for label, pattern in enumerate(_PATTERNS.values()):
-        rows = np.flatnonzero(labels == label)
-        if not len(rows):
-            continue
-        scene, own = image[rows], u.rows(rows)
-        paint(scene, pattern(Frame(f.x[rows], f.y[rows], f.pixel[rows]), own), ink[rows])
-        image[rows] = scene
-    u.counter = start + 1024  # patterns draw different amounts; go on from one place whatever the batch holds
+    cover = np.zeros_like(f.x)
+    for pattern, rows, part in by_class(f, labels, _PATTERNS.values()):
+        cover[rows] = pattern(part, u.rows(rows))
+    paint(image, cover, ink)
+    u.counter += 1024  # patterns draw different amounts; go on from one place whatever the batch holds
     return image * shading[:, None, :]

@@ -11,15 +11,11 @@ from sta_lightning.tasks.miniature.canvas import (
     Frame,
     Style,
     backdrop,
-    box,
-    circle,
+    by_class,
     colour,
-    convex,
-    line,
     named,
     paint,
     place,
-    ring,
     union,
 )
 from sta_lightning.tasks.miniature.random import Floats, Uniforms
@@ -28,62 +24,62 @@ Parts = tuple[Floats, Floats, Floats]  # body, windows, wheels and other dark pa
 
 
 def _wheels(f: Frame, *centres: float, r: float = 0.2, y: float = 0.45) -> Floats:
-    return union(*(circle(f, cx, y, r) for cx in centres))
+    return union(*(f.circle(cx, y, r) for cx in centres))
 
 
 def _sedan(f: Frame) -> Parts:
-    cabin = convex(f, (-0.35, -0.3), (0.25, -0.3), (0.5, 0.05), (-0.6, 0.05))
+    cabin = f.convex((-0.35, -0.3), (0.25, -0.3), (0.5, 0.05), (-0.6, 0.05))
     glass = union(
-        convex(f, (-0.3, -0.22), (-0.08, -0.22), (-0.08, 0.02), (-0.47, 0.02)),
-        convex(f, (0, -0.22), (0.2, -0.22), (0.38, 0.02), (0, 0.02)),
+        f.convex((-0.3, -0.22), (-0.08, -0.22), (-0.08, 0.02), (-0.47, 0.02)),
+        f.convex((0, -0.22), (0.2, -0.22), (0.38, 0.02), (0, 0.02)),
     )
-    return union(cabin, box(f, 0, 0.23, 0.95, 0.2)), glass, _wheels(f, -0.55, 0.55)
+    return union(cabin, f.box(0, 0.23, 0.95, 0.2)), glass, _wheels(f, -0.55, 0.55)
 
 
 def _hatchback(f: Frame) -> Parts:
-    cabin = convex(f, (-0.7, -0.35), (0.15, -0.35), (0.45, 0.05), (-0.75, 0.05))
-    glass = convex(f, (-0.55, -0.27), (0.1, -0.27), (0.32, 0.02), (-0.6, 0.02))
-    return union(cabin, box(f, 0, 0.23, 0.75, 0.2)), glass, _wheels(f, -0.45, 0.45)
+    cabin = f.convex((-0.7, -0.35), (0.15, -0.35), (0.45, 0.05), (-0.75, 0.05))
+    glass = f.convex((-0.55, -0.27), (0.1, -0.27), (0.32, 0.02), (-0.6, 0.02))
+    return union(cabin, f.box(0, 0.23, 0.75, 0.2)), glass, _wheels(f, -0.45, 0.45)
 
 
 def _pickup(f: Frame) -> Parts:
-    cabin = convex(f, (-0.05, -0.45), (0.35, -0.45), (0.55, 0.05), (-0.05, 0.05))
-    glass = convex(f, (0.05, -0.36), (0.3, -0.36), (0.43, 0), (0.05, 0))
-    return union(cabin, box(f, 0, 0.22, 0.95, 0.18)), glass, _wheels(f, -0.6, 0.6, r=0.23)
+    cabin = f.convex((-0.05, -0.45), (0.35, -0.45), (0.55, 0.05), (-0.05, 0.05))
+    glass = f.convex((0.05, -0.36), (0.3, -0.36), (0.43, 0), (0.05, 0))
+    return union(cabin, f.box(0, 0.22, 0.95, 0.18)), glass, _wheels(f, -0.6, 0.6, r=0.23)
 
 
 def _van(f: Frame) -> Parts:
-    body = convex(f, (-0.85, -0.55), (0.45, -0.55), (0.9, 0.05), (0.9, 0.42), (-0.85, 0.42))
-    return body, convex(f, (0.25, -0.42), (0.42, -0.42), (0.68, 0), (0.25, 0)), _wheels(f, -0.5, 0.5)
+    body = f.convex((-0.85, -0.55), (0.45, -0.55), (0.9, 0.05), (0.9, 0.42), (-0.85, 0.42))
+    return body, f.convex((0.25, -0.42), (0.42, -0.42), (0.68, 0), (0.25, 0)), _wheels(f, -0.5, 0.5)
 
 
 def _bus(f: Frame) -> Parts:
-    glass = union(*(box(f, x, -0.2, 0.13, 0.16) for x in (-0.75, -0.38, 0, 0.38, 0.75)))
-    return box(f, 0, 0, 0.98, 0.5), glass, _wheels(f, -0.6, 0.6, r=0.17, y=0.5)
+    glass = union(*(f.box(x, -0.2, 0.13, 0.16) for x in (-0.75, -0.38, 0, 0.38, 0.75)))
+    return f.box(0, 0, 0.98, 0.5), glass, _wheels(f, -0.6, 0.6, r=0.17, y=0.5)
 
 
 def _lorry(f: Frame) -> Parts:
-    body = union(box(f, -0.3, -0.12, 0.65, 0.5), box(f, 0.7, 0.08, 0.25, 0.32), box(f, 0, 0.4, 0.95, 0.06))
-    return body, box(f, 0.78, -0.05, 0.13, 0.12), _wheels(f, -0.65, -0.25, 0.65, r=0.17, y=0.52)
+    body = union(f.box(-0.3, -0.12, 0.65, 0.5), f.box(0.7, 0.08, 0.25, 0.32), f.box(0, 0.4, 0.95, 0.06))
+    return body, f.box(0.78, -0.05, 0.13, 0.12), _wheels(f, -0.65, -0.25, 0.65, r=0.17, y=0.52)
 
 
 def _tractor(f: Frame) -> Parts:
     body = union(
-        box(f, 0.4, 0.1, 0.45, 0.2), box(f, -0.3, -0.3, 0.3, 0.38), line(f, 0.55, -0.1, 0.55, -0.5, 0.05)
+        f.box(0.4, 0.1, 0.45, 0.2), f.box(-0.3, -0.3, 0.3, 0.38), f.line(0.55, -0.1, 0.55, -0.5, 0.05)
     )
-    return body, box(f, -0.28, -0.38, 0.2, 0.18), union(circle(f, -0.42, 0.3, 0.42), circle(f, 0.6, 0.5, 0.2))
+    return body, f.box(-0.28, -0.38, 0.2, 0.18), union(f.circle(-0.42, 0.3, 0.42), f.circle(0.6, 0.5, 0.2))
 
 
 def _motorcycle(f: Frame) -> Parts:
     body = union(
-        line(f, -0.3, 0, 0.25, -0.05, 0.14),
-        line(f, 0.3, -0.45, 0.55, 0.4, 0.06),
-        line(f, -0.55, -0.1, -0.2, 0, 0.08),
+        f.line(-0.3, 0, 0.25, -0.05, 0.14),
+        f.line(0.3, -0.45, 0.55, 0.4, 0.06),
+        f.line(-0.55, -0.1, -0.2, 0, 0.08),
     )
     wheels = union(
-        ring(f, -0.55, 0.4, 0.26, 0.1), ring(f, 0.58, 0.4, 0.26, 0.1), line(f, 0.15, -0.5, 0.35, -0.45, 0.05)
+        f.ring(-0.55, 0.4, 0.26, 0.1), f.ring(0.58, 0.4, 0.26, 0.1), f.line(0.15, -0.5, 0.35, -0.45, 0.05)
     )
-    return body, circle(f, 0, 0.25, 0.16), wheels
+    return body, f.circle(0, 0.25, 0.16), wheels
 
 
 def _bicycle(f: Frame) -> Parts:
@@ -93,39 +89,37 @@ def _bicycle(f: Frame) -> Parts:
         (0.35, -0.25, 0, 0.35),
         (0, 0.35, -0.2, -0.25),
     ]
-    bars = union(*(line(f, *ends, 0.045) for ends in frame), line(f, -0.5, 0.35, 0, 0.35, 0.045))
-    fork = union(line(f, 0.3, -0.5, 0.55, 0.35, 0.045), line(f, 0.3, -0.5, 0.45, -0.55, 0.05))
-    wheels = union(ring(f, -0.52, 0.35, 0.36, 0.045), ring(f, 0.55, 0.35, 0.36, 0.045))
-    return union(bars, fork), line(f, -0.32, -0.4, -0.1, -0.4, 0.06), wheels
+    bars = union(*(f.line(*ends, 0.045) for ends in frame), f.line(-0.5, 0.35, 0, 0.35, 0.045))
+    fork = union(f.line(0.3, -0.5, 0.55, 0.35, 0.045), f.line(0.3, -0.5, 0.45, -0.55, 0.05))
+    wheels = union(f.ring(-0.52, 0.35, 0.36, 0.045), f.ring(0.55, 0.35, 0.36, 0.045))
+    return union(bars, fork), f.line(-0.32, -0.4, -0.1, -0.4, 0.06), wheels
 
 
 def _locomotive(f: Frame) -> Parts:
-    body = union(box(f, 0.2, 0, 0.6, 0.26), box(f, -0.65, -0.15, 0.28, 0.5), box(f, 0.6, -0.45, 0.1, 0.22))
-    return body, box(f, -0.65, -0.35, 0.15, 0.15), _wheels(f, -0.7, -0.25, 0.2, 0.65, r=0.18)
+    body = union(f.box(0.2, 0, 0.6, 0.26), f.box(-0.65, -0.15, 0.28, 0.5), f.box(0.6, -0.45, 0.1, 0.22))
+    return body, f.box(-0.65, -0.35, 0.15, 0.15), _wheels(f, -0.7, -0.25, 0.2, 0.65, r=0.18)
 
 
 def _tram(f: Frame) -> Parts:
-    glass = union(*(box(f, x, -0.12, 0.18, 0.18) for x in (-0.68, -0.23, 0.23, 0.68)))
+    glass = union(*(f.box(x, -0.12, 0.18, 0.18) for x in (-0.68, -0.23, 0.23, 0.68)))
     wire = union(
-        line(f, -0.2, -0.5, 0.05, -0.72, 0.03),
-        line(f, 0.05, -0.72, -0.2, -0.95, 0.03),
-        line(f, -0.5, -0.95, 0.3, -0.95, 0.03),
+        f.line(-0.2, -0.5, 0.05, -0.72, 0.03),
+        f.line(0.05, -0.72, -0.2, -0.95, 0.03),
+        f.line(-0.5, -0.95, 0.3, -0.95, 0.03),
     )
-    return box(f, 0, 0.02, 0.95, 0.5), glass, union(_wheels(f, -0.5, 0.5, r=0.1, y=0.58), wire)
+    return f.box(0, 0.02, 0.95, 0.5), glass, union(_wheels(f, -0.5, 0.5, r=0.1, y=0.58), wire)
 
 
 def _forklift(f: Frame) -> Parts:
     body = union(
-        box(f, -0.3, 0.2, 0.42, 0.25),
-        line(f, -0.6, 0, -0.5, -0.6, 0.05),
-        line(f, -0.5, -0.6, 0.05, -0.6, 0.05),
+        f.box(-0.3, 0.2, 0.42, 0.25), f.line(-0.6, 0, -0.5, -0.6, 0.05), f.line(-0.5, -0.6, 0.05, -0.6, 0.05)
     )
     mast = union(
-        line(f, 0.25, -0.75, 0.25, 0.55, 0.06),
-        line(f, 0.25, 0.5, 0.85, 0.5, 0.05),
-        line(f, 0.05, -0.6, 0.1, 0.2, 0.04),
+        f.line(0.25, -0.75, 0.25, 0.55, 0.06),
+        f.line(0.25, 0.5, 0.85, 0.5, 0.05),
+        f.line(0.05, -0.6, 0.1, 0.2, 0.04),
     )
-    return body, box(f, 0.6, 0.22, 0.25, 0.2), union(mast, _wheels(f, -0.55, 0, r=0.18, y=0.5))
+    return body, f.box(0.6, 0.22, 0.25, 0.2), union(mast, _wheels(f, -0.55, 0, r=0.18, y=0.5))
 
 
 _SHAPES: dict[str, Callable[[Frame], Parts]] = {
@@ -155,11 +149,7 @@ def draw_vehicles(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> F
     paint(image, road, np.broadcast_to(u(0.2, 0.6), (len(u), 3)))
     body_colour = colour(u, (ground + 1 + u.integers(10)) % 11)
     glass_colour = colour(u, np.full(len(u), 9), 0.15) * np.float32(0.8)
-    for label, shape in enumerate(_SHAPES.values()):
-        rows = np.flatnonzero(labels == label)
-        if not len(rows):
-            continue
-        part = Frame(f.x[rows], f.y[rows], f.pixel[rows])
+    for shape, rows, part in by_class(f, labels, _SHAPES.values()):
         body, glass, dark = shape(part)
         scene = image[rows]
         paint(scene, part.cover(body), body_colour[rows])

@@ -32,17 +32,14 @@ def share(distance: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("distance", "area"),
     [
-        (lambda f: canvas.circle(f, 0.1, -0.1, 0.6), math.pi * 0.36),
-        (lambda f: canvas.ellipse(f, 0, 0, 0.8, 0.5), math.pi * 0.4),
-        (lambda f: canvas.ring(f, 0, 0, 0.6, 0.1), math.pi * (0.49 - 0.25)),
-        (lambda f: canvas.box(f, 0, 0.1, 0.5, 0.25), 0.5),
-        (lambda f: canvas.line(f, -0.5, 0, 0.5, 0, 0.15), 0.3 + math.pi * 0.15**2),
-        (lambda f: canvas.convex(f, (-0.5, -0.5), (0.5, -0.5), (0, 0.5)), 0.5),
-        (
-            lambda f: canvas.minus(canvas.box(f, 0, 0, 0.5, 0.5), canvas.circle(f, 0, 0, 0.3)),
-            1 - math.pi * 0.09,
-        ),
-        (lambda f: canvas.union(canvas.box(f, -0.5, 0, 0.25, 0.25), canvas.box(f, 0.5, 0, 0.25, 0.25)), 0.5),
+        (lambda f: f.circle(0.1, -0.1, 0.6), math.pi * 0.36),
+        (lambda f: f.ellipse(0, 0, 0.8, 0.5), math.pi * 0.4),
+        (lambda f: f.ring(0, 0, 0.6, 0.1), math.pi * (0.49 - 0.25)),
+        (lambda f: f.box(0, 0.1, 0.5, 0.25), 0.5),
+        (lambda f: f.line(-0.5, 0, 0.5, 0, 0.15), 0.3 + math.pi * 0.15**2),
+        (lambda f: f.convex((-0.5, -0.5), (0.5, -0.5), (0, 0.5)), 0.5),
+        (lambda f: canvas.minus(f.box(0, 0, 0.5, 0.5), f.circle(0, 0, 0.3)), 1 - math.pi * 0.09),
+        (lambda f: canvas.union(f.box(-0.5, 0, 0.25, 0.25), f.box(0.5, 0, 0.25, 0.25)), 0.5),
     ],
 )
 def test_shapes_cover_their_area(distance, area) -> None:
