@@ -17,7 +17,7 @@ from torchvision import datasets
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import SPLITS, get_task
 from sta_lightning.tasks.published import EPOCHS, PUBLISHED_TASKS, SUITES
-from sta_lightning.tasks.published.cars import CAR_NAMES
+from sta_lightning.tasks.published.things import CAR_NAMES
 from sta_lightning.tasks.published.names import DTD_FOLDERS, EUROSAT_FOLDERS
 from tests.tasks import layouts, suite_layouts
 

@@ -1,13 +1,15 @@
 """Published sets that keep their images in a few large files, each through torchvision's own class.
 
-``root`` is one folder for all sets.
+``root`` is one folder for all sets; docs/data.md has their sizes and what was chosen.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch.utils.data import Dataset
 from torchvision import datasets
@@ -15,70 +17,50 @@ from torchvision import datasets
 from sta_lightning.tasks.task import Split
 
 
-def mnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """MNIST, 60 000 and 10 000 images, from ``MNIST/raw``."""
-    return cast(Dataset[Any], datasets.MNIST(str(root), train=split == "train", download=download))
+def _by_train(
+    dataset: Callable[..., Dataset[Any]], part: Split, root: Path, download: bool, **options: Any
+) -> Dataset[Any]:
+    return dataset(str(root), train=part == "train", download=download, **options)
 
 
-def fashion_mnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Fashion-MNIST, 60 000 and 10 000 images, from ``FashionMNIST/raw``."""
-    return cast(Dataset[Any], datasets.FashionMNIST(str(root), train=split == "train", download=download))
+def by_split(
+    dataset: Callable[..., Dataset[Any]],
+    split: Split,
+    root: Path,
+    download: bool,
+    *,
+    folder: str = "",
+    **options: Any,
+) -> Dataset[Any]:
+    """Open a class of torchvision's that names its splits as published, from ``root/folder``."""
+    part = "val" if split == "validation" else split
+    return dataset(str(root / folder), split=part, download=download, **options)
 
 
-def kmnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Kuzushiji-MNIST, ten hiragana in old hands, 60 000 and 10 000 images, from ``KMNIST/raw``."""
-    return cast(Dataset[Any], datasets.KMNIST(str(root), train=split == "train", download=download))
-
-
-def emnist(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """EMNIST's part ``digits``, 240 000 and 40 000 images, from ``EMNIST/raw``.
-
-    The suite of twenty tasks uses the digits, and not the letters that other work does. The images
-    are as the files have them, rows and columns exchanged; so are they in the literature.
-    """
-    train = split == "train"
-    return cast(Dataset[Any], datasets.EMNIST(str(root), split="digits", train=train, download=download))
-
-
-def svhn(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """SVHN's cropped digits, 73 257 and 26 032 images, from ``svhn``; without ``extra``."""
-    return cast(Dataset[Any], datasets.SVHN(str(root / "svhn"), split=split, download=download))
-
-
-def cifar10(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """CIFAR-10, 50 000 and 10 000 images, from ``cifar-10-batches-py``."""
-    return cast(Dataset[Any], datasets.CIFAR10(str(root), train=split == "train", download=download))
-
-
-def cifar100(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """CIFAR-100 with its fine labels, 50 000 and 10 000 images, from ``cifar-100-python``."""
-    return cast(Dataset[Any], datasets.CIFAR100(str(root), train=split == "train", download=download))
-
-
-def stl10(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """STL-10's labelled images, 5 000 and 8 000, from ``stl10_binary``; without folds.
-
-    torchvision compares the checksums of all its files, that of the 2.7 GB of unlabelled images
-    too, whenever it opens one.
-    """
-    return cast(Dataset[Any], datasets.STL10(str(root), split=split, download=download))
+mnist = partial(_by_train, datasets.MNIST)
+fashion_mnist = partial(_by_train, datasets.FashionMNIST)
+kmnist = partial(_by_train, datasets.KMNIST)
+# The suite of twenty tasks uses the digits, not the letters that other work does; the images are as
+# the files have them, rows and columns exchanged, as in the literature.
+emnist = partial(_by_train, datasets.EMNIST, split="digits")
+cifar10 = partial(_by_train, datasets.CIFAR10)
+cifar100 = partial(_by_train, datasets.CIFAR100)
+svhn = partial(by_split, datasets.SVHN, folder="svhn")
+# torchvision compares the checksums of all its files whenever it opens one.
+stl10 = partial(by_split, datasets.STL10)
 
 
 def fer2013(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """FER2013, 28 709 and 7 178 faces, from ``fer2013``.
-
-    Both test parts of the competition, ``PublicTest`` and ``PrivateTest``, are the test split, as
-    in the literature. The competition's ``train.csv`` and ``test.csv`` do not do: that ``test.csv``
-    has no labels.
-    """
-    return cast(Dataset[Any], datasets.FER2013(str(root), split=split))
+    """FER2013; both test parts of the competition are the test split, as in the literature."""
+    data: Dataset[Any] = datasets.FER2013(str(root), split=split)
+    return data
 
 
 def pcam(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """PatchCamelyon as published, 262 144, 32 768 and 32 768 images, from ``pcam``."""
-    data = _PCAM(str(root), split="val" if split == "validation" else split, download=download)
-    len(data)  # opens the file: a damaged one is an error now
-    return cast(Dataset[Any], data)
+    """PatchCamelyon as published."""
+    data = by_split(_PCAM, split, root, download)
+    data[0]  # opens the file: a damaged one is an error now
+    return data
 
 
 class _PCAM(datasets.PCAM):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,11 @@ from torchvision.datasets.utils import check_integrity
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.images import ImageList, read_image, require_files
-from sta_lightning.tasks.published.cars import CAR_NAMES
+from sta_lightning.tasks.published.arrays import by_split
 from sta_lightning.tasks.published.names import DTD_FOLDERS, EUROSAT_FOLDERS, GTSRB_NAMES
 from sta_lightning.tasks.published.place import check_classes
 from sta_lightning.tasks.published.scenes import RESISC45_FOLDERS, SUN397_FOLDERS
-from sta_lightning.tasks.published.things import FOOD101_FOLDERS, PET_BREEDS
+from sta_lightning.tasks.published.things import CAR_NAMES, FOOD101_FOLDERS, PET_BREEDS
 from sta_lightning.tasks.split import SPLIT_SEED
 from sta_lightning.tasks.task import Split
 
@@ -33,9 +34,12 @@ RESISC45_LISTS = {
 SUN397_LISTS = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 """The first of the publisher's ten partitions."""
 
+flowers102 = partial(by_split, datasets.Flowers102, loader=read_image)
+rendered_sst2 = partial(by_split, datasets.RenderedSST2, loader=read_image)
+
 
 def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """GTSRB, 26 640 and 12 630 images as torchvision fetches them, from ``gtsrb``."""
+    """GTSRB as torchvision fetches it."""
     data = datasets.GTSRB(str(root), split=split, download=download)
     if split == "train":
         folder = root / "gtsrb" / "GTSRB" / "Training"
@@ -46,11 +50,7 @@ def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """DTD, partition 1: training and validation lists together (3 760 images), and test (1 880).
-
-    The paper's 77 epochs make the usual 2 000 steps of 128 only if both lists are trained on; the
-    validation split of the common rule is drawn from both.
-    """
+    """DTD, partition 1: training and validation lists together (see docs/data.md), and test."""
     parts = [
         datasets.DTD(str(root), split=name, download=download, loader=read_image)
         for name in (("train", "val") if split == "train" else ("test",))
@@ -61,12 +61,11 @@ def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def eurosat(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """EuroSAT (RGB), 27 000 images from ``eurosat/2750``, in a split of ours.
+    """EuroSAT (RGB) in a split of ours, as there is no official one.
 
-    There is no official one. Ours: of each class's images in the sorted order of their file names,
-    a tenth (rounded down, at least one) is for testing, drawn by ``torch.randperm`` with a
-    generator seeded 0, class after class in alphabetical order. That leaves 2 700 test images; the
-    other 24 300 are divided by the common rule into 21 870 for training and 2 430 for validation.
+    Of each class's images in the sorted order of their file names, a tenth (rounded down, at least
+    one) is for testing, drawn by ``torch.randperm`` with a generator seeded 0, class after class in
+    alphabetical order.
     """
     whole = datasets.EuroSAT(str(root), download=download, loader=read_image)
     check_classes("eurosat", whole.classes, EUROSAT_FOLDERS, root / "eurosat" / "2750")
@@ -81,7 +80,7 @@ def eurosat(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def cars(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Stanford Cars, 8 144 and 8 041 images of 196 models, from ``stanford_cars``."""
+    """Stanford Cars."""
     data = datasets.StanfordCars(str(root), split=split, download=download, loader=read_image)
     names = tuple(_letters(name) for name in CAR_NAMES)
     check_classes("cars", [_letters(name) for name in data.classes], names, root / "stanford_cars" / "devkit")
@@ -93,7 +92,7 @@ def _letters(name: str) -> str:
 
 
 def imagenet(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """ImageNet-1k from ``imagenet``; its 50 000 validation images are the test split here."""
+    """ImageNet-1k; its validation images are the test split here."""
     part = "train" if split == "train" else "val"
     data = datasets.ImageNet(str(root / "imagenet"), split=part, loader=read_image)
     check_classes("imagenet", [str(len(data.classes))], ("1000",), root / "imagenet")
@@ -101,11 +100,7 @@ def imagenet(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """SUN397's first partition, 19 850 and 19 850 images (50 a class), from ``SUN397``.
-
-    torchvision's class reads all 108 754 images without a split. The partition's lists choose among
-    them, in their order.
-    """
+    """SUN397's first partition: its lists choose among all images, in their order."""
     folder = root / "SUN397"
     chosen = folder / "Partitions" / SUN397_LISTS[split]
     names = [line.strip().lstrip("/") for line in chosen.read_text().splitlines() if line.strip()]
@@ -121,12 +116,7 @@ def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def resisc45(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """NWPU-RESISC45 as arXiv:1911.06721 splits it, 18 900, 6 300 and 6 300, from ``resisc45``.
-
-    The publisher gives none; this one is used by the task arithmetic literature. torchvision has no
-    class for the set: a folder a class, and three lists of file names, whose checksums are
-    compared.
-    """
+    """NWPU-RESISC45 as arXiv:1911.06721 splits it; torchvision has no class for the set."""
     base = root / "resisc45"
     name, md5 = RESISC45_LISTS[split]
     if not check_integrity(base / name, md5):
@@ -144,33 +134,17 @@ def resisc45(split: Split, root: Path, download: bool) -> Dataset[Any]:
 
 
 def food101(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Food-101, 75 750 and 25 250 images, from ``food-101``."""
+    """Food-101."""
     data = datasets.Food101(str(root), split=split, download=download, loader=read_image)
     check_classes("food101", data.classes, FOOD101_FOLDERS, root / "food-101" / "meta")
     return cast(Dataset[Any], data)
 
 
-def flowers102(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Oxford 102 Flowers as published, 1 020, 1 020 and 6 149 images, from ``flowers-102``."""
-    part = "val" if split == "validation" else split
-    return cast(
-        Dataset[Any], datasets.Flowers102(str(root), split=part, download=download, loader=read_image)
-    )
-
-
 def oxford_pets(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Oxford-IIIT Pet, 37 breeds, 3 680 and 3 669 images, from ``oxford-iiit-pet``."""
+    """Oxford-IIIT Pet, by breed."""
     part = "trainval" if split == "train" else "test"
     data = datasets.OxfordIIITPet(str(root), split=part, download=download)
     check_classes(
         "oxford_pets", data.classes, PET_BREEDS, root / "oxford-iiit-pet" / "annotations" / f"{part}.txt"
     )
     return ImageList(data._images, data._labels)  # as for GTSRB
-
-
-def rendered_sst2(split: Split, root: Path, download: bool) -> Dataset[Any]:
-    """Rendered SST2 as published, 6 920, 872 and 1 821 images, from ``rendered-sst2``."""
-    part = "val" if split == "validation" else split
-    return cast(
-        Dataset[Any], datasets.RenderedSST2(str(root), split=part, download=download, loader=read_image)
-    )

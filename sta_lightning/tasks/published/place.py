@@ -89,31 +89,25 @@ class PublishedOpener:
             self._built(split, folder, True)
 
     def _built(self, split: Split, folder: Path, download: bool) -> Dataset[Any]:
+        what = f"The {split} images of the task '{self.task}' below {folder}"
+        needed = listed(dict(self.files)[split], limit=10)
         try:
             data = self.build(split, folder, download)
-            self._check_labels(split, folder, data)
-            return data
+            labels = known_labels(data)
         except StaError:
             raise
         except Exception as error:
-            doing = "fetched" if download else "read"
             raise StaError(
-                f"The {split} images of the task '{self.task}' below {folder} could not be {doing}: "
-                f"{error or type(error).__name__}. It needs {listed(dict(self.files)[split], limit=10)} as "
-                f"published. {self.advice}"
+                f"{what} could not be {'fetched' if download else 'read'}: {error or type(error).__name__}. "
+                f"It needs {needed} as published. {self.advice}"
             ) from error
-
-    def _check_labels(self, split: Split, folder: Path, data: Dataset[Any]) -> None:
-        labels = known_labels(data)
-        if labels is None or len(labels) == 0:
-            return
-        lowest, highest = int(labels.min()), int(labels.max())
+        lowest, highest = (0, 0) if labels is None or not len(labels) else torch.aminmax(labels)
         if lowest < 0 or highest >= self.classes:
             raise StaError(
-                f"The {split} images of the task '{self.task}' below {folder} have labels from {lowest} to {highest}; its "
-                f"{self.classes} classes are 0 to {self.classes - 1}. Put the published files there: "
-                f"{listed(dict(self.files)[split], limit=10)}."
+                f"{what} have labels from {lowest} to {highest}; its {self.classes} classes are 0 to "
+                f"{self.classes - 1}. Put the published files there: {needed}."
             )
+        return data
 
 
 def _present(folder: Path, name: str) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from torchvision.models import ResNet18_Weights
 
 from sta_lightning.tasks.published import arrays, names, pictures, scenes, things
-from sta_lightning.tasks.published.cars import CAR_NAMES
 from sta_lightning.tasks.published.place import Build, PublishedOpener
 from sta_lightning.tasks.task import SPLITS, Split, Task
 
@@ -19,13 +18,17 @@ def _task(
     class_names: Iterable[str],
     build: Build,
     train: tuple[str, ...],
-    test: tuple[str, ...],
+    test: tuple[str, ...] | None = None,
     validation: tuple[str, ...] | None = None,
     advice: str = _FETCH,
 ) -> Task:
-    """Describe a set; ``validation`` is the publisher's own split, ``advice`` means no download."""
+    """Describe a set: files of its splits (those of ``test`` are by default ``train``'s)."""
     classes = tuple(class_names)
-    given: dict[Split, tuple[str, ...] | None] = {"train": train, "validation": validation, "test": test}
+    given: dict[Split, tuple[str, ...] | None] = {
+        "train": train,
+        "validation": validation,
+        "test": test or train,
+    }
     files = tuple((split, wanted) for split in SPLITS if (wanted := given[split]) is not None)
     opener = PublishedOpener(name, len(classes), files, build, advice)
     return Task(
@@ -75,7 +78,7 @@ _SUN397 = "SUN397/ClassName.txt"
 _RESISC45 = "resisc45/NWPU-RESISC45"
 
 _TASKS = (
-    _task("mnist", names.DIGITS, arrays.mnist, _digits("MNIST"), _digits("MNIST")),
+    _task("mnist", names.DIGITS, arrays.mnist, _digits("MNIST")),
     _task("svhn", names.DIGITS, arrays.svhn, ("svhn/train_32x32.mat",), ("svhn/test_32x32.mat",)),
     _task(
         "gtsrb",
@@ -91,10 +94,10 @@ _TASKS = (
         ("dtd/dtd/images", "dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt"),
         ("dtd/dtd/images", "dtd/dtd/labels/test1.txt"),
     ),
-    _task("eurosat", names.EUROSAT_NAMES.values(), pictures.eurosat, ("eurosat/2750",), ("eurosat/2750",)),
+    _task("eurosat", names.EUROSAT_NAMES.values(), pictures.eurosat, ("eurosat/2750",)),
     _task(
         "cars",
-        (_year_first(name) for name in CAR_NAMES),
+        (_year_first(name) for name in things.CAR_NAMES),
         pictures.cars,
         ("stanford_cars/cars_train", "stanford_cars/devkit/cars_train_annos.mat", _CARS_META),
         ("stanford_cars/cars_test", "stanford_cars/cars_test_annos_withlabels.mat", _CARS_META),
@@ -119,7 +122,7 @@ _TASKS = (
         advice="torchvision does not fetch it: unpack the publisher's NWPU-RESISC45.rar; the lists are those of "
         "arXiv:1911.06721.",
     ),
-    _task("stl10", names.STL10_NAMES, arrays.stl10, _STL10, _STL10),
+    _task("stl10", names.STL10_NAMES, arrays.stl10, _STL10),
     _task(
         "oxford_pets",
         things.PET_BREEDS,
@@ -127,10 +130,8 @@ _TASKS = (
         ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/trainval.txt"),
         ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/test.txt"),
     ),
-    _task(
-        "flowers102", things.FLOWERS102_NAMES, pictures.flowers102, _FLOWERS, _FLOWERS, validation=_FLOWERS
-    ),
-    _task("cifar100", things.CIFAR100_NAMES, arrays.cifar100, _CIFAR100, _CIFAR100),
+    _task("flowers102", things.FLOWERS102_NAMES, pictures.flowers102, _FLOWERS, validation=_FLOWERS),
+    _task("cifar100", things.CIFAR100_NAMES, arrays.cifar100, _CIFAR100),
     _task(
         "pcam",
         names.PCAM_NAMES,
@@ -146,11 +147,10 @@ _TASKS = (
         names.FER2013_NAMES,
         arrays.fer2013,
         _FER2013,
-        _FER2013,
         advice="It cannot be fetched without an account: it belongs to the Kaggle competition 'Challenges in Representation "
         "Learning: Facial Expression Recognition Challenge'.",
     ),
-    _task("cifar10", names.CIFAR10_NAMES, arrays.cifar10, _CIFAR10, _CIFAR10),
+    _task("cifar10", names.CIFAR10_NAMES, arrays.cifar10, _CIFAR10),
     _task(
         "food101",
         (folder.replace("_", " ") for folder in things.FOOD101_FOLDERS),
@@ -158,13 +158,7 @@ _TASKS = (
         ("food-101/images", "food-101/meta/train.json"),
         ("food-101/images", "food-101/meta/test.json"),
     ),
-    _task(
-        "fashion_mnist",
-        names.FASHION_MNIST_NAMES,
-        arrays.fashion_mnist,
-        _digits("FashionMNIST"),
-        _digits("FashionMNIST"),
-    ),
+    _task("fashion_mnist", names.FASHION_MNIST_NAMES, arrays.fashion_mnist, _digits("FashionMNIST")),
     _task(
         "rendered_sst2",
         names.SST2_NAMES,
@@ -174,7 +168,7 @@ _TASKS = (
         validation=("rendered-sst2/valid",),
     ),
     _task("emnist", names.DIGITS, arrays.emnist, _emnist("train"), _emnist("test")),
-    _task("kmnist", names.KMNIST_NAMES, arrays.kmnist, _digits("KMNIST"), _digits("KMNIST")),
+    _task("kmnist", names.KMNIST_NAMES, arrays.kmnist, _digits("KMNIST")),
     _task(
         "imagenet",
         ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
