@@ -81,11 +81,8 @@ def _agree(file: TaskFile, keys: set[str], classes: LabelledClasses, where: str)
         return  # two classes of one name: refused with the names
     outside = sorted(keys - set(classes.keys))
     if outside:
-        can = (
-            f"0 to {len(classes.keys) - 1}"
-            if classes.keys == tuple(str(number) for number in range(len(classes.keys)))
-            else listed(classes.keys, limit=10)
-        )
+        numbered = classes.keys == tuple(str(number) for number in range(len(classes.keys)))
+        can = f"0 to {len(classes.keys) - 1}" if numbered else listed(classes.keys, limit=10)
         raise StaError(
             f"The labels {listed(outside)} in {where} are none of the {len(classes.keys)} classes of {file.path}; a label can be "
             f"{can}. Mend the labels, or `class_names`."

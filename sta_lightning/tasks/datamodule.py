@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,7 +13,7 @@ from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, Source, cached
-from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, SharedEpochSampler
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.split import limited_indices
 from sta_lightning.tasks.task import Split
@@ -78,8 +78,7 @@ class TaskDataModule(L.LightningDataModule):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise StaError(
-                f"batch_size={batch_size}, num_workers={num_workers} was asked for: use 1 or more, and 0 or "
-                "more."
+                f"batch_size={batch_size}, num_workers={num_workers} was asked for: use 1 or more, and 0 or more."
             )
         self.task = get_task(task)
         self.root = root
@@ -126,12 +125,8 @@ class TaskDataModule(L.LightningDataModule):
         if augment or split == "train" or not self.cache_images:
             return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
         if split not in self._cached:
-            source = Source(
-                self.task.name,
-                split,
-                f"limit {self.limits[split]}",
-                lambda: self.task.fingerprint(split, self.root),
-            )
+            chosen = f"limit {self.limits[split]}"
+            source = Source(self.task.name, split, chosen, lambda: self.task.fingerprint(split, self.root))
             data = PreparedDataset(self._base(split), self.preprocess)
             self._cached[split] = cached(data, source, num_workers=self.num_workers)
         return self._cached[split]
@@ -164,16 +159,15 @@ class TaskDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Return the training split in an order that depends on seed and epoch alone."""
         data = self.dataset("train", augment=self.augment)
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        if processes == 1:
-            return self._loader(data, EpochSampler(data, self.seed))
+        trainer: Any = self.trainer
+        processes, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
         if self.global_batch and self.batch_size % processes:
             raise StaError(
                 f"A batch of {self.batch_size} images cannot be shared out among {processes} processes: with "
                 f"global_batch, let batch_size be a multiple of {processes}, or change the number of processes."
             )
         # Lightning would make a sampler of its own, with another order.
-        sampler = SharedEpochSampler(data, self.seed, processes, cast(Any, self.trainer).global_rank)
+        sampler = EpochSampler(data, self.seed, processes, rank)
         return self._loader(data, sampler, self.batch_size // processes if self.global_batch else None)
 
     def val_dataloader(self) -> Batches:
@@ -192,8 +186,7 @@ class TaskDataModule(L.LightningDataModule):
         if split not in self._opened:
             whole = self.task.dataset(split, self.root)
             size = len(whole)  # type: ignore[arg-type]
-            limit = self.limits[split]
-            chosen = limited_indices(size, limit)
+            chosen = limited_indices(size, self.limits[split])
             self._opened[split] = whole if len(chosen) == size else Subset(whole, chosen)
         return self._opened[split]
 

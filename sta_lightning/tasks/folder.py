@@ -15,23 +15,17 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.image_cache import files_fingerprint
 from sta_lightning.tasks.images import ImageList, read_image
 from sta_lightning.tasks.task import SPLITS, Split, Task
-from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile, image_folder
+from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile
 
-_KEYS = (*COMMON_KEYS, "layout", "train", "validation", "test", "include")
+_KEYS = (*COMMON_KEYS, "layout", *SPLITS, "include", "csv", "huggingface")
 
 
 def load_folder_task(file: TaskFile) -> Task:
     """Make a task of a YAML file that names folders.
 
-    Its keys:
+    Its keys, besides those that all kinds know (docs/data.md):
 
-    - ``name``: the task's name; by default the file's.
-    - ``root``: the folder that the other paths are below, in which ``~`` and ``$VARIABLES`` are
-      expanded; by default the folder of the YAML file. A datamodule's option ``root`` takes
-      precedence.
-    - ``train``, ``validation``, ``test``: folders. ``test`` is needed. Without ``validation`` the
-      training images are divided by the rule of ``split_indices``; without ``train`` the task can
-      be evaluated only.
+    - ``train``, ``validation``, ``test``: folders below ``root``; ``test`` is needed.
     - ``layout``: ``folders`` (default; one folder a class, labels in the sorted order of the
       folders' names) or ``flat`` (one image a class, labels in the sorted order of the files).
     - ``class_names``: a mapping from folder to name (other folders are not used), a list in label
@@ -39,48 +33,29 @@ def load_folder_task(file: TaskFile) -> Task:
       folders' names (or the files', after the first ``_``).
     - ``include``: the folders to use, if not all. Without it (or a mapping) the splits must have
       the same folders.
-    - ``templates``: prompts in which ``{}`` stands for the class name.
-    - ``head``: ``auto`` (default) or ``own``.
 
     Raises:
         StaError: that says what is wrong with the file.
     """
-    file.only((*_KEYS, "csv", "huggingface"))
-    layout = file.one_of("layout", ("folders", "flat"))
-    folders = tuple(
-        (split, str(file.settings[split])) for split in SPLITS if file.settings.get(split) is not None
-    )
-    given = dict(folders)
+    file.only(_KEYS)
+    flat = file.one_of("layout", ("folders", "flat")) == "flat"
+    given = [split for split in SPLITS if file.settings.get(split) is not None]
     if "test" not in given:
         raise StaError(f"{file.path} names no folder of test images: give `test: <folder>`.")
-    path, home = file.path, file.home()
-    opener: FolderOpener | FlatOpener
-    if layout == "flat":
-        if file.settings.get("include") is not None:
-            raise StaError(
-                f"{path}: `include` chooses class folders; the flat layout has none. Leave it out."
-            )
-        names = _flat_names(file, FlatOpener(path, home, folders))
-        opener = FlatOpener(path, home, folders, len(names))
-    else:
-        classes, names, every = _classes(file, FolderOpener(path, home, folders, ()))
-        opener = FolderOpener(path, home, folders, classes, every)
+    names, opener = _flat(file) if flat else _folders(file)
     return file.task(names, opener, given)
 
 
 @dataclass(frozen=True)
 class _Opener:
-    source: Path
-    home: str
-    folders: tuple[tuple[Split, str], ...]
+    file: TaskFile
 
     def folder(self, split: Split, root: Path | None = None) -> Path:
         """Return the folder of a split, which must exist."""
-        base = image_folder(self.source, self.home, root)
-        path = base / os.path.expandvars(dict(self.folders)[split])
+        path = self.file.folder(root) / os.path.expandvars(str(self.file.settings[split]))
         if not path.is_dir():
             raise StaError(
-                f"The {split} images of {self.source} were looked for in {path}, but there is no such "
+                f"The {split} images of {self.file.path} were looked for in {path}, but there is no such "
                 f"folder: mend `root` or `{split}`."
             )
         return path
@@ -99,29 +74,27 @@ class FolderOpener(_Opener):
         every: Whether a folder that is no class is a mistake, and not only left out.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     every: bool = False
 
     def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
         """Open a split; every class needs images in it."""
         path = self.folder(split, root)
-        missing = [name for name in self.classes if not (path / name).is_dir()]
-        if missing:
+        if missing := [name for name in self.classes if not (path / name).is_dir()]:
             raise StaError(
-                f"The classes {listed(missing)} of {self.source} have no folder in {path}: one folder a "
+                f"The classes {listed(missing)} of {self.file.path} have no folder in {path}: one folder a "
                 "class is needed."
             )
-        others = sorted(set(class_folders(path)) - set(self.classes)) if self.every else []
-        if others:
+        if self.every and (others := sorted(set(_subfolders(path)) - set(self.classes))):
             raise StaError(
-                f"{path} has the folders {listed(others)}, which are none of the {len(self.classes)} classes of {self.source}: "
-                "move them away, or choose the classes with `include`."
+                f"{path} has the folders {listed(others)}, which are none of the {len(self.classes)} classes of "
+                f"{self.file.path}: move them away, or choose the classes with `include`."
             )
         try:
             return _ChosenFolders(path, self.classes)
         except FileNotFoundError as error:
             raise StaError(
-                f"The {split} images of {self.source} cannot be read: {error}. Put images there, or leave "
+                f"The {split} images of {self.file.path} cannot be read: {error}. Put images there, or leave "
                 "the class out with `include`."
             ) from error
 
@@ -138,7 +111,7 @@ class _ChosenFolders(ImageFolder):
         return list(self._chosen), {name: label for label, name in enumerate(self._chosen)}
 
 
-def class_folders(path: Path) -> list[str]:
+def _subfolders(path: Path) -> list[str]:
     """Return the names of a folder's folders in sorted order, without hidden ones."""
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
@@ -155,7 +128,7 @@ class FlatOpener(_Opener):
         if len(files) != self.count:
             raise StaError(
                 f"{self.folder(split, root)} should hold one image for each of the {self.count} classes of "
-                f"{self.source}; it holds {len(files)} images."
+                f"{self.file.path}; it holds {len(files)} images."
             )
         return ImageList(files, range(len(files)))
 
@@ -165,38 +138,30 @@ class FlatOpener(_Opener):
         return sorted(file for file in found if file.suffix.lower() in IMG_EXTENSIONS)
 
 
-def _classes(file: TaskFile, opener: FolderOpener) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Return the class folders in label order, the classes' names, and whether no others may be."""
-    mapping = file.mapping("class_names")
-    include = file.strings("include")
-    if mapping and set(include) - set(mapping):
-        raise StaError(
-            f"{file.path}: `include` has {listed(sorted(set(include) - set(mapping)))}, which `class_names` does "
-            "not name."
-        )
+def _folders(file: TaskFile) -> tuple[tuple[str, ...], FolderOpener]:
+    mapping, include = file.mapping("class_names"), file.strings("include")
+    if mapping and (unnamed := sorted(set(include) - set(mapping))):
+        raise StaError(f"{file.path}: `include` has {listed(unnamed)}, which `class_names` does not name.")
     folders = tuple(sorted(set(include or mapping)))
     every = not folders
     if every:
-        split: Split = "train" if "train" in dict(opener.folders) else "test"
-        folders = tuple(class_folders(opener.folder(split)))
-    if not folders:
-        raise StaError(f"{file.path}: there is no class folder in {opener.folder('test')}.")
-    if mapping:
-        return folders, tuple(mapping[folder] for folder in folders), False
-    names = file.names()
-    if names and len(names) != len(folders):
+        folder = _Opener(file).folder("train" if file.settings.get("train") is not None else "test")
+        folders = tuple(_subfolders(folder))
+        if not folders:
+            raise StaError(f"{file.path}: there is no class folder in {folder}.")
+    return file.names_of(folders, "class folders"), FolderOpener(file, folders, every)
+
+
+def _flat(file: TaskFile) -> tuple[tuple[str, ...], FlatOpener]:
+    if file.settings.get("include") is not None:
         raise StaError(
-            f"{file.path}: `class_names` has {len(names)} names for {len(folders)} class folders: "
-            f"{listed(folders, limit=10)}."
+            f"{file.path}: `include` chooses class folders; the flat layout has none. Leave it out."
         )
-    return folders, names or tuple(folder.replace("_", " ") for folder in folders), every
-
-
-def _flat_names(file: TaskFile, opener: FlatOpener) -> tuple[str, ...]:
     if isinstance(file.settings.get("class_names"), dict):
         raise StaError(
             f"{file.path}: `class_names` cannot be a mapping from folders here; use a list, or the name of a task."
         )
-    return file.names() or tuple(
-        image.stem.split("_", 1)[-1].replace("_", " ") for image in opener.files("test")
+    names = file.names() or tuple(
+        image.stem.split("_", 1)[-1].replace("_", " ") for image in FlatOpener(file).files("test")
     )
+    return names, FlatOpener(file, len(names))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ from torch.utils.data import Dataset
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.classes import LabelledClasses, decide_classes, label_key, require_every_class
 from sta_lightning.tasks.task import SPLITS, Split, Task
-from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile, image_folder
+from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile
 
 _KEYS = ("path", "name", "revision", "image", "label", "splits")
+_NOT_READ = LabelledClasses((), ())
 
 
 def load_hub_task(file: TaskFile) -> Task:
     """Make a task of a YAML file with the key ``huggingface``.
 
-    Its keys, besides ``name``, ``root``, ``class_names``, ``templates`` and ``head`` as for folders
-    and tables:
+    Its keys, besides those that all kinds know (docs/data.md):
 
     - ``huggingface``: a mapping with ``path``, a folder below ``root`` (saved by ``save_to_disk``,
       or files that ``load_dataset`` reads) or a repository of the hub; and if need be ``name`` (a
@@ -49,54 +50,84 @@ def load_hub_task(file: TaskFile) -> Task:
         raise StaError(
             f"{file.path}: `huggingface` has the unknown keys {listed(unknown)}; it knows {listed(_KEYS, limit=10)}."
         )
-    part = TaskFile(file.path, value)
-    splits = part.mapping("splits") or {"train": "train", "test": "test"}
+    splits = replace(file, settings=value).mapping("splits") or {"train": "train", "test": "test"}
     if "test" not in splits or set(splits) - set(SPLITS):
         raise StaError(
             f"{file.path}: `splits` should say where {listed(SPLITS)} come from, and `test` is needed; it has {listed(splits)}."
         )
-    source = HubSource(
-        file.path,
-        file.home(),
-        value["path"],
-        _optional(value, "name"),
-        _optional(value, "revision"),
-        str(value.get("image", "image")),
-        str(value.get("label", "label")),
-        tuple((split, splits[split]) for split in SPLITS if split in splits),
-    )
-    classes = _hub_classes(file, source)
-    return file.task(classes.names, HubOpener(source, classes), (split for split, _ in source.splits))
-
-
-def _optional(settings: dict[str, Any], key: str) -> str | None:
-    value = settings.get(key)
-    return None if value is None else str(value)
+    name, revision = (None if value.get(key) is None else str(value[key]) for key in ("name", "revision"))
+    image, label = str(value.get("image", "image")), str(value.get("label", "label"))
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    opener = HubOpener(file, value["path"], name, revision, image, label, ordered)
+    opener = replace(opener, classes=opener.find_classes())
+    return file.task(opener.classes.names, opener, ordered)
 
 
 @dataclass(frozen=True)
-class HubSource:
-    """Where a data set comes from, and which of its columns and splits are used.
+class HubOpener:
+    """Opens a split of a Hugging Face data set.
 
     Attributes:
-        file: The task's file, for messages.
-        home: The folder that ``path`` may be below, see ``TaskFile.home``.
+        file: The task's file.
         path: A folder, or a repository of the hub.
         name: A configuration of the data set.
         revision: A commit of the repository.
         image: The column of images.
         label: The column of labels.
         splits: The task's splits, and what the data set calls them.
+        classes: The labels that it may have.
     """
 
-    file: Path
-    home: str
+    file: TaskFile
     path: str
     name: str | None
     revision: str | None
     image: str
     label: str
-    splits: tuple[tuple[Split, str], ...]
+    splits: Mapping[Split, str]
+    classes: LabelledClasses = _NOT_READ
+
+    def __call__(self, split: Split, root: Path | None) -> HubImages:
+        """Open a split; every class needs images in it."""
+        data = self.load(split, root)
+        known = self.classes.numbers()
+        what = f"{split} images of {self.file.path} in '{self.path}'"
+        labels = []
+        for row, label in enumerate(self._labels(data)):
+            number = known.get(label_key(label))
+            if number is None:
+                raise StaError(
+                    f"Row {row} of the {what} has the label {label!r}; it can be {listed(self.classes.keys, limit=10)}. Mend the "
+                    "data set, or `class_names`."
+                )
+            labels.append(number)
+        require_every_class(split, labels, self.classes.names, self.file.path, f"'{self.path}'")
+        return HubImages(data, self.image, labels, what)
+
+    def fingerprint(self, split: Split, root: Path | None) -> str:
+        """The package's own digest of the data, the column and the classes."""
+        return f"{self.load(split, root)._fingerprint} {self.image} {self.label} as {self.classes.keys}"
+
+    def find_classes(self) -> LabelledClasses:
+        """Return the classes that the data set names, or that follow from its labels."""
+        where = f"column '{self.label}' of '{self.path}'"
+        loaded = {split: self.load(split, None) for split in self.splits}
+        brought = getattr(loaded["test"].features[self.label], "names", None)
+        if brought is None:
+            found = {label for data in loaded.values() for label in self._labels(data)}
+            return decide_classes(self.file, found, where)
+        mapping = self.file.mapping("class_names")
+        if mapping and set(mapping) != set(brought):
+            raise StaError(
+                f"{self.file.path}: `class_names` names {listed(sorted(mapping))}; the classes in {where} are "
+                f"{listed(brought, limit=10)}."
+            )
+        numbers = tuple(str(number) for number in range(len(brought)))
+        return LabelledClasses(numbers, self.file.names_of(brought, f"classes in {where}"))
+
+    def _labels(self, data: Any) -> list[Any]:
+        column: list[Any] = data.select_columns([self.label])[:][self.label]
+        return column
 
     def load(self, split: Split, root: Path | None) -> Any:
         """Load the two columns of a split as a ``datasets.Dataset``.
@@ -104,9 +135,9 @@ class HubSource:
         Raises:
             StaError: if the package, the data set, the split or a column is not there.
         """
-        package = _package(self.file)
-        theirs = dict(self.splits)[split]
-        what = f"The {split} images of {self.file} (split '{theirs}' of '{self.path}')"
+        package = _package(self.file.path)
+        theirs = self.splits[split]
+        what = f"The {split} images of {self.file.path} (split '{theirs}' of '{self.path}')"
         try:
             data = self._load(package, theirs, root)
         except StaError:
@@ -131,10 +162,12 @@ class HubSource:
     def _load(self, package: Any, theirs: str, root: Path | None) -> Any:
         written = os.path.expandvars(self.path)
         below = Path(written).expanduser()
-        folder = below if below.is_absolute() else image_folder(self.file, self.home, root) / below
+        folder = below if below.is_absolute() else self.file.folder(root) / below
         if not folder.is_dir():
             if below.is_absolute() or written.startswith("."):
-                raise StaError(f"The data set {folder} of {self.file} is not there: mend `path` or `root`.")
+                raise StaError(
+                    f"The data set {folder} of {self.file.path} is not there: mend `path` or `root`."
+                )
             return package.load_dataset(written, self.name, split=theirs, revision=self.revision)
         if (folder / "dataset_dict.json").is_file():
             saved = package.load_from_disk(str(folder))
@@ -155,69 +188,6 @@ def _package(file: Path) -> Any:
         raise StaError(
             f"{file} asks for a Hugging Face data set, which takes the package datasets: pip install 'sta-lightning[hf]'."
         ) from error
-
-
-def _hub_classes(file: TaskFile, source: HubSource) -> LabelledClasses:
-    where = f"column '{source.label}' of '{source.path}'"
-    loaded = {split: source.load(split, None) for split, _ in source.splits}
-    brought = getattr(loaded["test"].features[source.label], "names", None)
-    if brought is None:
-        return decide_classes(
-            file, {label for data in loaded.values() for label in _labels(data, source)}, where
-        )
-    numbers = tuple(str(number) for number in range(len(brought)))
-    mapping, names = file.mapping("class_names"), file.names()
-    if mapping and set(mapping) != set(brought):
-        raise StaError(
-            f"{file.path}: `class_names` names {listed(sorted(mapping))}; the classes in {where} are {listed(brought, limit=10)}."
-        )
-    if names and len(names) != len(brought):
-        raise StaError(
-            f"{file.path}: `class_names` has {len(names)} names for {len(brought)} classes in {where}: "
-            f"{listed(brought, limit=10)}."
-        )
-    own = tuple(str(name).replace("_", " ") for name in brought)
-    return LabelledClasses(numbers, tuple(mapping[name] for name in brought) if mapping else names or own)
-
-
-def _labels(data: Any, source: HubSource) -> list[Any]:
-    column: list[Any] = data.select_columns([source.label])[:][source.label]
-    return column
-
-
-@dataclass(frozen=True)
-class HubOpener:
-    """Opens a split of a Hugging Face data set.
-
-    Attributes:
-        source: Where it comes from.
-        classes: The labels that it may have.
-    """
-
-    source: HubSource
-    classes: LabelledClasses
-
-    def __call__(self, split: Split, root: Path | None) -> HubImages:
-        """Open a split; every class needs images in it."""
-        data = self.source.load(split, root)
-        known = self.classes.numbers()
-        where = f"'{self.source.path}'"
-        labels = []
-        for row, label in enumerate(_labels(data, self.source)):
-            number = known.get(label_key(label))
-            if number is None:
-                raise StaError(
-                    f"Row {row} of the {split} images of {self.source.file} in {where} has the label {label!r}; it can be "
-                    f"{listed(self.classes.keys, limit=10)}. Mend the data set, or `class_names`."
-                )
-            labels.append(number)
-        require_every_class(split, labels, self.classes.names, self.source.file, where)
-        return HubImages(data, self.source.image, labels, f"{split} images of {self.source.file} in {where}")
-
-    def fingerprint(self, split: Split, root: Path | None) -> str:
-        """The package's own digest of the data, the column and the classes."""
-        data = self.source.load(split, root)
-        return f"{data._fingerprint} {self.source.image} {self.source.label} as {self.classes.keys}"
 
 
 class HubImages(Dataset[tuple[Image.Image, int]]):

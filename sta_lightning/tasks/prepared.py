@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler, RandomSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from sta_lightning.tasks.preprocess import Preprocess
 
@@ -94,42 +94,16 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(size, generator=generator).tolist()
 
 
-def _turns(order: list[int], epoch: int, dataset: Any) -> Iterator[Any]:
-    return iter([Turn(index, epoch) for index in order] if getattr(dataset, "augment", False) else order)
+class EpochSampler(DistributedSampler[Any]):
+    """A random order of seed and epoch alone, and a process's share of it: r, r + processes, ….
 
-
-class EpochSampler(RandomSampler):
-    """A random order of seed and epoch alone: a resumed fit meets that of an unbroken one.
+    A resumed fit meets the order of an unbroken one, and the k-th batches of all processes together
+    are the k-th batch that one process would take with as large a batch. Where the images cannot be
+    shared out evenly, the first ones of the order stand at the end of some shares once more, and
+    :func:`sta_lightning.modules.padding.training_share` leaves them out of the loss.
 
     Lightning sets the epoch through ``set_epoch``; without it, every pass takes the next one. A
     data set with random crops gets :class:`Turn` in place of numbers.
-
-    Args:
-        dataset: Anything with a length.
-        seed: Seed of all orders.
-    """
-
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        super().__init__(cast(Any, dataset))
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        return _turns(epoch_order(len(self), self.seed, epoch), epoch, self.data_source)
-
-
-class SharedEpochSampler(DistributedSampler[Any]):
-    """One process's share of the order of :class:`EpochSampler`: r, r + processes, … of it.
-
-    So the k-th batches of all processes together are the k-th batch that one process would take
-    with as large a batch. Where the images cannot be shared out evenly, the first ones of the order
-    stand at the end of some shares once more, and
-    :func:`sta_lightning.modules.padding.training_share` leaves them out of the loss.
 
     Args:
         dataset: Anything with a length.
@@ -138,11 +112,12 @@ class SharedEpochSampler(DistributedSampler[Any]):
         rank: Which of them this is.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int, processes: int, rank: int) -> None:
-        super().__init__(dataset, processes, rank, shuffle=True, seed=seed)
+    def __init__(self, dataset: Dataset[Any], seed: int, processes: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, processes, rank, seed=seed)
 
     def __iter__(self) -> Iterator[Any]:
-        size = len(cast(Any, self.dataset))
-        order = epoch_order(size, self.seed, self.epoch)
-        filled = [order[place % size] for place in range(self.rank, self.total_size, self.num_replicas)]
-        return _turns(filled, self.epoch, self.dataset)
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = epoch_order(len(cast(Any, self.dataset)), self.seed, epoch)
+        filled = [order[place % len(order)] for place in range(self.rank, self.total_size, self.num_replicas)]
+        augmented = getattr(self.dataset, "augment", False)
+        return iter([Turn(index, epoch) for index in filled] if augmented else filled)

@@ -13,7 +13,7 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.classes import LabelledClasses, decide_classes, label_key, require_every_class
 from sta_lightning.tasks.images import ImageList, require_files
 from sta_lightning.tasks.task import SPLITS, Split, Task
-from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile, image_folder
+from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile
 
 _SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
@@ -24,6 +24,7 @@ _SPLIT_WORDS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+_TABLE_EACH = " Or give a table for each split: `csv: {train: ..., test: ...}`."
 
 
 class Row(NamedTuple):
@@ -38,17 +39,12 @@ class Row(NamedTuple):
 def load_table_task(file: TaskFile) -> Task:
     """Make a task of a YAML file with the key ``csv``.
 
-    Its keys, besides ``name``, ``templates`` and ``head`` as for folders:
+    Its keys, besides those that all kinds know (docs/data.md):
 
     - ``csv``: a table with the columns ``path``, ``label`` and ``split`` (``train``, ``validation``
       or ``val``, ``test``), or a mapping from splits to tables with ``path`` and ``label``. Further
       columns are not looked at. Tables are looked for beside the YAML file.
-    - ``root``: the folder that relative paths in a table are below; by default that of the YAML
-      file.
     - ``class_names``: see ``decide_classes``.
-
-    There must be test images; without validation images the training images are divided by the rule
-    of ``split_indices``.
 
     Raises:
         StaError: that says what is wrong with the file or a table, and in which line.
@@ -61,7 +57,7 @@ def load_table_task(file: TaskFile) -> Task:
     if rows and "test" not in given:
         raise StaError(f"{where} has no test images: give some rows the split `test`.")
     classes = decide_classes(file, (row.label for row in rows), where)
-    return file.task(classes.names, TableOpener(file.path, file.home(), tables, classes), given)
+    return file.task(classes.names, TableOpener(file, tables, classes), given)
 
 
 def _tables(file: TaskFile) -> tuple[tuple[Split | None, Path], ...]:
@@ -83,11 +79,7 @@ def _tables(file: TaskFile) -> tuple[tuple[Split | None, Path], ...]:
 
 
 def read_rows(tables: tuple[tuple[Split | None, Path], ...]) -> Iterator[Row]:
-    """Read tables row by row.
-
-    Args:
-        tables: Files, and the split that all of a file's images belong to where its rows do not
-            say.
+    """Read files row by row, each with the split of all its images where its rows do not say.
 
     Raises:
         StaError: that names file and line.
@@ -118,12 +110,7 @@ def _read_table(path: Path, fixed: Split | None) -> Iterator[Row]:
             if missing:
                 raise StaError(
                     f"{path}: the first line should name the columns {listed(needed)}; it has {listed(columns)}. Missing: "
-                    f"{listed(missing)}."
-                    + (
-                        " Or give a table for each split: `csv: {train: ..., test: ...}`."
-                        if "split" in missing
-                        else ""
-                    )
+                    f"{listed(missing)}.{_TABLE_EACH if 'split' in missing else ''}"
                 )
             for cells in reader:
                 yield _row(f"{path}, line {reader.line_num}", reader.line_num, cells, fixed)
@@ -152,37 +139,29 @@ def _row(where: str, line: int, cells: dict[str | None, str | None], fixed: Spli
 
 @dataclass(frozen=True)
 class TableOpener:
-    """Opens a split of tables.
+    """Opens a split of tables; ``classes`` are the labels that they may have."""
 
-    Attributes:
-        source: The task's file, for messages.
-        home: The folder that relative paths are below, see ``TaskFile.home``.
-        tables: The tables, see ``read_rows``.
-        classes: The labels that the tables may have.
-    """
-
-    source: Path
-    home: str
+    file: TaskFile
     tables: tuple[tuple[Split | None, Path], ...]
     classes: LabelledClasses
 
     def __call__(self, split: Split, root: Path | None) -> ImageList:
         """Open a split; every class needs images in it, and every file must be there."""
-        folder = image_folder(self.source, self.home, root)
+        folder = self.file.folder(root)
         numbers = self.classes.numbers()
         files, labels = [], []
         for row in read_rows(self.tables):
             label = numbers.get(label_key(row.label))
             if label is None:
                 raise StaError(
-                    f"The tables of {self.source} have changed: line {row.line} has the label '{row.label}', which was not "
+                    f"The tables of {self.file.path} have changed: line {row.line} has the label '{row.label}', which was not "
                     "there when the task was read. Start again."
                 )
             if row.split == split:
                 files.append(folder / Path(row.path).expanduser())
                 labels.append(label)
         where = listed((str(path) for _, path in self.tables), limit=3)
-        require_every_class(split, labels, self.classes.names, self.source, where)
+        require_every_class(split, labels, self.classes.names, self.file.path, where)
         require_files(
             files,
             f"The {split} images that {where} lists",

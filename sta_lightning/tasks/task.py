@@ -78,19 +78,14 @@ class Task:
             raise StaError(
                 f"The split '{split}' of the task '{self.name}' was asked for; it has {listed(self.splits)}."
             )
-        folder = None if root is None else Path(root).expanduser()
+        whole = self.opener(self._opened(split), _expanded(root))
         if split == "test" or self.own_validation:
-            return self.opener(split, folder)
-        whole = self.opener("train", folder)
+            return whole
         train, validation = split_indices(len(cast(Any, whole)))
         return Subset(whole, train if split == "train" else validation)
 
     def fingerprint(self, split: Split, root: str | Path | None = None) -> str:
         """Return a text that changes whenever a split's images or labels do; no image is read.
-
-        Args:
-            split: ``train``, ``validation`` or ``test``.
-            root: As for ``dataset``.
 
         Raises:
             StaError: if the opener has no fingerprint.
@@ -101,9 +96,7 @@ class Task:
                 f"The images of the task '{self.name}' cannot be cached: their opener has no fingerprint. Leave `cache_images` "
                 "out, or give the task's opener a method fingerprint(split, root)."
             )
-        folder = None if root is None else Path(root).expanduser()
-        opened: Split = split if split == "test" or self.own_validation else "train"
-        return f"{split} of {digest(opened, folder)}"
+        return f"{split} of {digest(self._opened(split), _expanded(root))}"
 
     def download(self, root: str | Path | None = None) -> None:
         """Fetch the published files; does nothing if they are there.
@@ -115,4 +108,11 @@ class Task:
             raise StaError(
                 f"The images of the task '{self.name}' cannot be downloaded: leave `download` out."
             )
-        self.downloader(None if root is None else Path(root).expanduser())
+        self.downloader(_expanded(root))
+
+    def _opened(self, split: Split) -> Split:
+        return split if split == "test" or self.own_validation else "train"
+
+
+def _expanded(root: str | Path | None) -> Path | None:
+    return None if root is None else Path(root).expanduser()

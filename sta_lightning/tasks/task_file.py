@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,12 @@ class TaskFile:
     Attributes:
         path: The file, for messages.
         settings: Its keys and values.
+        home: The folder of the images, with ``~`` and ``$VARIABLES`` as they are written.
     """
 
     path: Path
     settings: Mapping[str, Any]
+    home: str
 
     @classmethod
     def read(cls, path: Path) -> TaskFile:
@@ -45,10 +48,25 @@ class TaskFile:
             raise StaError(f"{path} is not a YAML file: {error}") from error
         if not isinstance(settings, dict):
             raise StaError(
-                f"{path} should hold keys and values, such as `name: my_task`; it holds "
-                f"{type(settings).__name__}."
+                f"{path} should hold keys and values, such as `name: my_task`; it holds {type(settings).__name__}."
             )
-        return cls(path, settings)
+        root = str(settings.get("root") or "")
+        home = root if root.startswith("~") or "$" in root else str(path.absolute().parent / root)
+        return cls(path, settings, home)
+
+    def folder(self, root: Path | None) -> Path:
+        """Return the folder below which the images lie: ``root`` if given, or what the file says.
+
+        Raises:
+            StaError: if an environment variable is not set.
+        """
+        base = str(root) if root is not None else os.path.expandvars(self.home)
+        if "$" in base:
+            raise StaError(
+                f"The images of {self.path} lie below '{base}', but that environment variable is not set: "
+                "set it, or give the folder with the option `root`."
+            )
+        return Path(base).expanduser()
 
     def only(self, known: Sequence[str]) -> None:
         """Refuse keys that are not known."""
@@ -76,7 +94,7 @@ class TaskFile:
         return tuple(self._text(key, item) for item in value)
 
     def mapping(self, key: str) -> dict[str, str]:
-        """Return a mapping from texts to texts; empty if the value is none."""
+        """Return a mapping from texts to texts; empty for any other value."""
         value = self.settings.get(key)
         if not isinstance(value, dict):
             return {}
@@ -89,36 +107,26 @@ class TaskFile:
             return named_task(value).class_names
         return () if isinstance(value, dict) else self.strings("class_names")
 
-    def home(self) -> str:
-        """Return the folder of the images, with ``~`` and ``$VARIABLES`` as they are written."""
-        folder = str(self.path.absolute().parent)
-        given = self.settings.get("root")
-        if given is None:
-            return folder
-        written = str(given)
-        absolute = Path(os.path.expandvars(written)).expanduser().is_absolute() or "$" in written
-        return written if absolute else str(Path(folder) / written)
+    def names_of(self, classes: Sequence[str], what: str) -> tuple[str, ...]:
+        """Return how given classes read in a prompt: by the mapping, the list, or as they are."""
+        if mapping := self.mapping("class_names"):
+            return tuple(mapping[name] for name in classes)
+        names = self.names()
+        if names and len(names) != len(classes):
+            raise StaError(
+                f"{self.path}: `class_names` has {len(names)} names for {len(classes)} {what}: "
+                f"{listed(classes, limit=10)}."
+            )
+        return names or tuple(name.replace("_", " ") for name in classes)
 
-    def task(
-        self, names: Iterable[str], opener: Opener, given: Iterable[Split], default_name: str | None = None
-    ) -> Task:
-        """Make the task.
-
-        Args:
-            names: Its classes.
-            opener: Opens its splits.
-            given: The splits that there are.
-            default_name: Its name if the file says none; by default the file's.
+    def task(self, names: Iterable[str], opener: Opener, given: Iterable[Split]) -> Task:
+        """Make the task of its class names, its opener and the splits that there are.
 
         Raises:
             StaError: if two classes have one name, or a setting is wrong.
         """
         classes = tuple(names)
-        twice = (
-            sorted({name for name in classes if classes.count(name) > 1})
-            if len(set(classes)) < len(classes)
-            else []
-        )
+        twice = sorted(name for name, count in Counter(classes).items() if count > 1)
         if twice:
             raise StaError(
                 f"{self.path}: more than one class is named {listed(twice)}. Prompts distinguish classes by their names: "
@@ -127,7 +135,7 @@ class TaskFile:
         present = set(given)
         own_validation = "validation" in present or "train" not in present
         return Task(
-            name=str(self.settings.get("name") or default_name or self.path.stem),
+            name=str(self.settings.get("name") or self.path.stem),
             class_names=classes,
             templates=self.strings("templates") or _TEMPLATES,
             opener=opener,
@@ -143,23 +151,3 @@ class TaskFile:
                 "(yes, no, on, off, null) into quotes."
             )
         return str(item)
-
-
-def image_folder(source: Path, home: str, root: Path | None) -> Path:
-    """Return the folder below which a task's images lie.
-
-    Args:
-        source: The task's file, for the message.
-        home: What the file says, see ``TaskFile.home``.
-        root: What the user gave besides; it takes precedence.
-
-    Raises:
-        StaError: if an environment variable is not set.
-    """
-    base = str(root) if root is not None else os.path.expandvars(home)
-    if "$" in base:
-        raise StaError(
-            f"The images of {source} lie below '{base}', but that environment variable is not set: "
-            "set it, or give the folder with the option `root`."
-        )
-    return Path(base).expanduser()

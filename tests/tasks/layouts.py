@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from sta_lightning.tasks.published.things import CAR_NAMES
 from sta_lightning.tasks.published.names import CIFAR10_NAMES, DTD_FOLDERS, EUROSAT_FOLDERS
+from sta_lightning.tasks.published.things import CAR_NAMES
 
 RNG = np.random.default_rng(0)
 

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
-from sta_lightning.tasks.prepared import EpochSampler, SharedEpochSampler, Turn
+from sta_lightning.tasks.prepared import EpochSampler, Turn
 from tests.tasks import layouts
 
 
@@ -241,7 +241,7 @@ def test_batches_of_all_processes_make_those_of_one(
     data: Any = range(size)
     alone = EpochSampler(data, seed)
     alone.set_epoch(epoch)
-    shares = [SharedEpochSampler(data, seed, processes, rank) for rank in range(processes)]
+    shares = [EpochSampler(data, seed, processes, rank) for rank in range(processes)]
     for sampler in shares:
         sampler.set_epoch(epoch)
     whole = list(BatchSampler(alone, batch * processes, drop_last=False))

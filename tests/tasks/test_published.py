@@ -17,8 +17,8 @@ from torchvision import datasets
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import SPLITS, get_task
 from sta_lightning.tasks.published import EPOCHS, PUBLISHED_TASKS, SUITES
-from sta_lightning.tasks.published.things import CAR_NAMES
 from sta_lightning.tasks.published.names import DTD_FOLDERS, EUROSAT_FOLDERS
+from sta_lightning.tasks.published.things import CAR_NAMES
 from tests.tasks import layouts, suite_layouts
 
 CLASSES = {

@@ -169,7 +169,7 @@ def test_fingerprint_follows_images_and_labels(data: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text", "complaint"),
     [
-        ("", "", "first line should name the columns 'path', 'label', 'split'; it has nothing"),
+        ("", "", "first line should name the columns 'path', 'label', 'split'; it has none"),
         ("file,label,split\n", "", "Missing: 'path'"),
         ("path,label\n", "", "Missing: 'split'.*a table for each split"),
         ("path,label,split\n", "", "there is no image in"),
