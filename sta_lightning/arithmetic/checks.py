@@ -23,7 +23,7 @@ def check_range(value: object, interval: str, what: str, hint: str = "") -> floa
     Args:
         value: what was given.
         interval: where it must lie, as it is written: ``"[0, 1)"``, ``"(0, inf)"``.
-        what: what to call it in the message, ``"p"``.
+        what: what to call it in the message.
         hint: said after it.
 
     Raises:
@@ -76,10 +76,8 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 def check_state(state: StateDict, name: str, *, finite: bool = True) -> None:
     """Whether something is a mapping name -> tensor with real, dense tensors, all of them finite.
 
-    Args:
-        state: what was given.
-        name: what to call it in the message, for example ``"the pretrained model"``.
-        finite: whether every entry is looked at; a merge does so on its way.
+    ``name`` is what the message calls it; a merge, which looks at every entry on its way, leaves
+    out ``finite``.
 
     Raises:
         StaError: names the tensors that are no tensors, are complex, sparse or without data, or
@@ -90,14 +88,12 @@ def check_state(state: StateDict, name: str, *, finite: bool = True) -> None:
             f"{name} must be a mapping from tensor name to tensor (a state dict), and is a "
             f"{type(state).__name__}. For a module, give module.state_dict()."
         )
-    wrong = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
-    if wrong:
+    if wrong := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
         raise StaError(
             f"{name} holds values that are not tensors: {listed(wrong)}. Give the state dict itself, not the "
             "checkpoint around it."
         )
-    odd = [key for key, value in state.items() if not _is_plain(value)]
-    if odd:
+    if odd := [key for key, value in state.items() if not _is_plain(value)]:
         raise StaError(
             f"{name} holds complex, sparse, quantised or meta tensors, which cannot be merged: "
             f"{listed(odd)}. Convert them to dense real tensors first."
@@ -112,8 +108,7 @@ def check_finite(state: StateDict, name: str) -> None:
     Raises:
         StaError: names the tensors that hold NaN or Inf.
     """
-    bad = [key for key in floating_names(state) if not is_finite(state[key])]
-    if bad:
+    if bad := [key for key in floating_names(state) if not is_finite(state[key])]:
         raise StaError(
             f"{name} holds NaN or Inf in {_tensors(bad)}: {listed(bad)}. Nothing can be computed from it; "
             "train, score or export it again."
@@ -123,14 +118,7 @@ def check_finite(state: StateDict, name: str) -> None:
 def compare_names(
     reference: Tensors, other: Tensors, *, reference_name: str, other_name: str, kinds: bool = True
 ) -> None:
-    """Whether two models have the same names, shapes and kinds of tensor.
-
-    Args:
-        reference: the model that the other one must match.
-        other: the model under test.
-        reference_name: what to call the first in the message.
-        other_name: what to call the second.
-        kinds: whether a floating-point tensor must stand against one.
+    """Whether two models have the same names, shapes and, with ``kinds``, floating-point tensors.
 
     Raises:
         StaError: names the tensors that differ.
@@ -176,11 +164,7 @@ def check_compatible(reference: StateDict, other: StateDict, *, reference_name: 
 def check_importance(model: StateDict, importance: StateDict, *, name: str) -> None:
     """Whether every floating-point tensor of a model has one finite importance of its shape.
 
-    Args:
-        model: the model that was scored, of which only names and shapes count.
-        importance: tensor name -> importance. Entries for the model's integer buffers are ignored.
-        name: what to call the importance in the message, for example ``"the importance of task
-            'mnist'"``.
+    Entries for the model's integer buffers are ignored. ``name`` is what the message calls it.
 
     Raises:
         StaError: names the tensors that are missing, unknown, of another shape, or not finite.
@@ -201,12 +185,8 @@ def _tensors(names: list[str]) -> str:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return (
-        tensor.layout == torch.strided
-        and not tensor.is_complex()
-        and not tensor.is_quantized
-        and tensor.device.type != "meta"
-    )
+    dense = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return dense and not tensor.is_complex() and not tensor.is_quantized
 
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -233,10 +213,7 @@ def torch_device(name: str) -> torch.device:
     """
     try:
         return torch.empty(0, device=name).device
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # torch raises either, for an unknown name and for a missing GPU
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a missing GPU
         raise StaError(
             f"device={name!r} was asked for, and this machine does not have it ({str(error).splitlines()[0]}). "
             "Use 'cpu', or 'cuda' where PyTorch finds a GPU."

@@ -20,12 +20,7 @@ PRETRAINED = "the pretrained model"
 
 
 class MemorySink:
-    """New tensors, on the devices of those that they replace.
-
-    Args:
-        like: the model whose names, shapes, devices and types the result has.
-        dtype: type of the floating-point tensors; ``None`` for those of ``like``.
-    """
+    """New tensors of the names, shapes, devices and types of a model, or floats of ``dtype``."""
 
     def __init__(self, like: StateDict, dtype: torch.dtype | None) -> None:
         self.weights: dict[str, Tensor] = {}
@@ -71,10 +66,8 @@ def run_in_memory(
         method: what is done.
         base: the model that is changed; tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes.
-        importance: task name -> importance of every floating-point tensor, the same tasks, for a
-            method that needs it.
-        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for a method
-            that needs them.
+        importance: task name -> importance of every floating-point tensor, the same tasks.
+        grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight.
         dare: what is dropped from the task vectors before they are merged.
         origin: the model that the fine-tuned ones started from; ``None`` if it is ``base``.
         base_title: what to call ``base`` in a message.
@@ -108,8 +101,7 @@ def run_in_memory(
     if dare is not None:
         problem = dare.drops(problem)
     sink = MemorySink(base, dtype)
-    kept = run(method, problem, sink, compiled=compiled)
-    return Merged(sink.weights, kept)
+    return Merged(sink.weights, run(method, problem, sink, compiled=compiled))
 
 
 def check_models(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> None:

@@ -120,6 +120,14 @@ def order_statistics(
     """
     kind = dtype or work_dtype(survey)
     known: dict[_Digit, _Occupied] = {}
+
+    def count(row: int, shift: int, prefix: int) -> Counts:
+        # An unknown digit stops one selection, so that the others say what they need.
+        values, occurring = known[row, shift, prefix]
+        counts = np.zeros(BINS, dtype=np.int64)
+        counts[values] = occurring
+        return counts
+
     while True:
         wanted: dict[_Digit, None] = {}  # in the same order on every process
         found: list[list[Tensor]] = []
@@ -127,9 +135,9 @@ def order_statistics(
             found.append([])
             for k in its:
                 try:
-                    found[-1].append(kth_from_counts(_counts_of(row, known), k, kind))
-                except _UnknownError as unknown:
-                    wanted[unknown.digit] = None
+                    found[-1].append(kth_from_counts(partial(count, row), k, kind))
+                except KeyError as unknown:
+                    wanted[unknown.args[0]] = None
         if not wanted:
             return found
         for digit, counts in _count(survey, rows, list(wanted), kind):
@@ -144,41 +152,17 @@ _Occupied = tuple[npt.NDArray[np.int64], Counts]
 """The values of a digit that occur, mostly few, and how often."""
 
 
-class _UnknownError(Exception):
-    """A digit is not counted yet: it stops one selection, so that the others say what they need."""
-
-    def __init__(self, digit: _Digit) -> None:
-        super().__init__(digit)
-        self.digit = digit
-
-
-def _counts_of(row: int, known: dict[_Digit, _Occupied]) -> Callable[[int, int], Counts]:
-    def count(shift: int, prefix: int) -> Counts:
-        digit = (row, shift, prefix)
-        if digit not in known:
-            raise _UnknownError(digit)
-        values, occurring = known[digit]
-        counts = np.zeros(BINS, dtype=np.int64)
-        counts[values] = occurring
-        return counts
-
-    return count
-
-
 def _count(
     survey: Survey, rows: Rows, wanted: list[_Digit], dtype: torch.dtype
 ) -> Iterator[tuple[_Digit, Counts]]:
     """One pass: the counts of some digits."""
     mine: dict[_Digit, Counts] = {digit: np.zeros(BINS, dtype=np.int64) for digit in wanted}
-    by_row: dict[int, list[_Digit]] = {}
-    for digit in wanted:
-        by_row.setdefault(digit[0], []).append(digit)
 
     def look(entries: Entries) -> None:
         for block in entries.blocks():
             for row, values in enumerate(rows(block)):
                 flat = values.to(dtype)
-                for digit in by_row.get(row, []):
+                for digit in (digit for digit in wanted if digit[0] == row):
                     mine[digit] += count_digits(flat, digit[1], digit[2])
 
     survey.each(look)  # the counts of all tensors go into one array: an array a tensor would not be small

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from sta_lightning.arithmetic.run import Kept
 from sta_lightning.report.selection import Selection, selection_figure
-
-Kept = Mapping[str, Mapping[str, float]]
 
 _LAYOUT = {
     "accuracy": {
@@ -39,15 +37,11 @@ class MergeBoard(Callback):
             return
         merged = getattr(pl_module, "merged", None)
         kept: Kept = {} if merged is None else merged.kept
-        scalars = {
-            f"selection/{task}/{name}": share for name, row in kept.items() for task, share in row.items()
-        }
+        scalars = {f"selection/{task}/{name}": x for name, row in kept.items() for task, x in row.items()}
         if merged is not None:
             scalars |= {f"change/{what}": size for what, size in getattr(pl_module, "change", {}).items()}
         settings: dict[str, Any] = getattr(pl_module, "describe", dict)()
-        results = {
-            tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("hp/")
-        }
+        results = {tag: float(x) for tag, x in trainer.callback_metrics.items() if tag.startswith("hp/")}
         for logger in trainer.loggers:
             if scalars:
                 logger.log_metrics(scalars, step=trainer.global_step)

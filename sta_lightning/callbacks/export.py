@@ -50,12 +50,9 @@ def _export(module: LightningModule, folder: Path, steps: int) -> None:
     if not isinstance(encoder, nn.Module) or not isinstance(head, ClassificationHead):
         raise StaError(f"{type(module).__name__} has no encoder and head to export; CLIPClassifier has both.")
     hparams: dict[str, Any] = dict(cast(Any, module).hparams)
-    settings = {
-        # Of a file its name alone: where it lay is nobody else's business.
-        name: Path(value).name if name in _FILES else value
-        for name, value in hparams.items()
-        if value is not None and not name.startswith("_")
-    }
+    settings = {n: value for n, value in hparams.items() if value is not None and not n.startswith("_")}
+    # Of a file its name alone: where it lay is nobody else's business.
+    settings |= {name: Path(settings[name]).name for name in _FILES if name in settings}
     prefix = encoder_spec(hparams["encoder"], hparams.get("image_size")).key_prefix
     metadata = provenance("finetuned:fit", {**settings, "steps": steps}, {})
     metadata["weights_sha256"] = tensor_digest(encoder.state_dict())

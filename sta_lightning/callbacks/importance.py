@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from sta_lightning.arithmetic import find_measure, importance_for
 from sta_lightning.arithmetic.agreement import importance_agreement, mean_agreement
 from sta_lightning.arithmetic.gradients import Precision, gradient_sums
 from sta_lightning.callbacks.sampled import SampledPass, Sums
-from sta_lightning.callbacks.scorable import Logits, Scorable, floating, pretrained_weights, scorable
+from sta_lightning.callbacks.scorable import Scorable, floating, pretrained_weights, scorable
 from sta_lightning.errors import StaError
 from sta_lightning.weights import all_bounds, write_bounds
 from sta_lightning.weights.bounds import KEY as BOUNDS
@@ -85,31 +86,23 @@ class ImportanceScoring(SampledPass):
     @override
     def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
         """Σ|∇L|, or Σ(∇L)², of every parameter, by precision."""
-        model = Logits(part.encoder, part.head)
+        # One module, so that the head is float32 too in the pass.
+        model = nn.Sequential(OrderedDict(encoder=part.encoder, head=part.head))
         names = [n for n, p in model.named_parameters() if n.startswith("encoder.") and p.is_floating_point()]
         precisions: set[Precision] = {self.precision, *(("float32",) if self.report_agreement else ())}
-        return {
-            precision: {
-                name.removeprefix("encoder."): total
-                for name, total in gradient_sums(
-                    model,
-                    F.cross_entropy,
-                    images,
-                    labels,
-                    names=names,
-                    power=self._measure.power,
-                    precision=precision,
-                ).items()
-            }
-            for precision in sorted(precisions)
-        }
+        found: Sums = {}
+        for precision in sorted(precisions):
+            asked: dict[str, Any] = {"names": names, "power": self._measure.power, "precision": precision}
+            sums = gradient_sums(model, F.cross_entropy, images, labels, **asked)
+            found[precision] = {name.removeprefix("encoder."): total for name, total in sums.items()}
+        return found
 
     @override
     def result(
         self, module: LightningModule, sums: Sums
     ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
         """The importance, and what there is to know of it."""
-        weights = floating(scorable(module).encoder.state_dict())
+        weights = floating(scorable(module).encoder)
         pretrained = pretrained_weights(module) if self._measure.needs_pretrained else None
         importance = self._importance(weights, pretrained, sums.get(self.precision))
         metadata = {BOUNDS: write_bounds(all_bounds(importance))}
@@ -119,22 +112,17 @@ class ImportanceScoring(SampledPass):
         return importance, {"precision": self.precision} if self.needs_samples else {}, metadata
 
     def _importance(
-        self,
-        weights: dict[str, Tensor],
-        pretrained: dict[str, Tensor] | None,
-        sums: Mapping[str, Tensor] | None,
+        self, weights: dict[str, Tensor], pretrained: dict[str, Tensor] | None, sums: dict[str, Tensor] | None
     ) -> dict[str, Tensor]:
         scores: dict[str, Tensor] | None = None
         if sums is not None:
             scores = {}
-            for name, tensor in weights.items():
-                if name in sums:
-                    base = None if pretrained is None else pretrained[name].float()
-                    scores[name] = self._measure.scored(sums[name], tensor.float(), base)
-                else:
-                    # A buffer such as a running mean has no gradient: importance 0, so that a merge
-                    # leaves it as it was.
-                    scores[name] = torch.zeros_like(tensor, dtype=torch.float32)
+            for name, weight in weights.items():
+                base = None if pretrained is None else pretrained[name].float()
+                # A buffer such as a running mean has no gradient: importance 0, so that a merge
+                # leaves it as it was.
+                total = sums[name] if name in sums else torch.zeros_like(weight, dtype=torch.float32)
+                scores[name] = self._measure.scored(total, weight.float(), base)
         return importance_for(self.measure, weights=weights, scores=scores, pretrained=pretrained)
 
 

@@ -34,19 +34,6 @@ class SampleSource(Protocol):
         """Return a split under the evaluation transform."""
 
 
-class Logits(nn.Module):
-    """Encoder and head as one module, so that the head is float32 too in the pass."""
-
-    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` to logits ``[B, C]``."""
-        return cast(Tensor, self.head(self.encoder(images)))
-
-
 def processes_of(trainer: Trainer) -> Processes:
     """The processes of a trainer, for :func:`~sta_lightning.arithmetic.workers.together`."""
     return Alone() if trainer.world_size == 1 else Group()
@@ -59,7 +46,7 @@ def check_strategy(trainer: Trainer) -> None:
         StaError: The strategy shards the weights.
     """
     strategy = trainer.strategy
-    whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     if not whole or isinstance(strategy, DeepSpeedStrategy):
         raise StaError(
             f"Scoring needs the whole model in every process, but the strategy is "
@@ -98,9 +85,9 @@ def scorable(module: LightningModule) -> Scorable:
     return cast(Scorable, module)
 
 
-def floating(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The floating-point tensors of a state dict, detached."""
-    return {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()}
+def floating(module: nn.Module) -> dict[str, Tensor]:
+    """The floating-point tensors of a module, detached."""
+    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
 
 
 def pretrained_weights(module: LightningModule) -> dict[str, Tensor]:
@@ -116,4 +103,4 @@ def pretrained_weights(module: LightningModule) -> dict[str, Tensor]:
             "CLIPClassifier, or use a measure without 'delta'."
         )
     encoder = build_encoder(hparams["encoder"], hparams.get("pretrained"), hparams.get("image_size"))
-    return floating(encoder.to(module.device).state_dict())
+    return floating(encoder.to(module.device))

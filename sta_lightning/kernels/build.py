@@ -25,15 +25,7 @@ _HEAD = """\
 #define STA_FINITE(x) ((x) - (x) == 0)
 """
 # No fused multiply-add, no reordering: every operation is rounded by itself, as in the eager form.
-_FLAGS = (
-    "-O3",
-    "-std=gnu11",
-    "-shared",
-    "-fPIC",
-    "-ffp-contract=off",
-    "-fno-trapping-math",
-    "-fno-math-errno",
-)
+_FLAGS = "-O3 -std=gnu11 -shared -fPIC -ffp-contract=off -fno-trapping-math -fno-math-errno"
 _TIMEOUT = 300  # seconds
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
@@ -102,7 +94,7 @@ def _compile(source: str, folder: Path) -> Path | None:
     message = ""
     # Not every compiler knows the first way of naming the machine it runs on.
     for machine in ("-march=native", "-mcpu=native", None):
-        flags = [*_FLAGS, *([machine] if machine else [])]
+        flags = [*_FLAGS.split(), *([machine] if machine else [])]
         try:
             done = subprocess.run(
                 [command, *flags, "-o", "loops.so", "loops.c"],
@@ -133,7 +125,7 @@ def _name(source: str, content: bytes) -> str:
 
 def _stem(source: str) -> str:
     digest = hashlib.sha256()
-    for part in (_HEAD, source, " ".join(_FLAGS), *_machine()):
+    for part in (_HEAD, source, _FLAGS, *_machine()):
         digest.update(part.encode())
         digest.update(b"\0")
     return digest.hexdigest()[:24]
@@ -145,8 +137,8 @@ def _machine() -> tuple[str, ...]:
     command = compiler() or ""
     found = Path(command).resolve()
     size = found.stat().st_size if command else 0
+    processor = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        return platform.system(), platform.machine(), flags, str(found), str(size)
-    return platform.system(), platform.machine(), platform.processor(), str(found), str(size)
+        processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.system(), platform.machine(), processor, str(found), str(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from sta_lightning.arithmetic.gradients import gradient_sums
 from sta_lightning.arithmetic.gram import input_grams
 from sta_lightning.callbacks import GramCollection, score, tensor_digest
-from sta_lightning.callbacks.scorable import Logits
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
@@ -85,7 +85,7 @@ def test_the_fisher_information_is_that_of_the_samples(
     module = classifier(pretrained)
     score(quiet_trainer(), module, data, output=output, samples=SAMPLES, measure="fisher")
     names = [f"encoder.{name}" for name, _ in module.encoder.named_parameters()]
-    logits = Logits(module.encoder, module.head)
+    logits = nn.Sequential(OrderedDict(encoder=module.encoder, head=module.head))
     expected = gradient_sums(logits, nn.functional.cross_entropy, *samples(data, 0), names=names, power=2)
     assert_close(load_weights(output), {n.removeprefix("encoder."): t for n, t in expected.items()})
     assert read_metadata(output)["measure"] == "fisher"
