@@ -64,10 +64,7 @@ def empty_encoder(name: str, pretrained: str | None = None, image_size: int | No
 def build_clip(name: str, pretrained: str | None = None, image_size: int | None = None) -> Any:
     """Build a whole CLIP, an ``open_clip.CLIP``: ``visual``, ``encode_text``, ``logit_scale``.
 
-    Args:
-        name: ``miniature``, an open_clip architecture, or ``hf-hub:org/name``.
-        pretrained: As for ``build_encoder``; a file must hold the text tower too.
-        image_size: As for ``build_encoder``.
+    Arguments are those of ``build_encoder``; a file must hold the text tower too.
 
     Raises:
         StaError: if the model or its weights cannot be found, do not fit, or have no text tower.

@@ -35,14 +35,7 @@ def cached_head(
 
     The file is named after everything that the head follows from: the text tower's tensors and
     description, the class names, the templates. The image encoder is no part of it, nor is the
-    place of the file.
-
-    Args:
-        name: The encoder's name.
-        weights: Where its weights come from; random ones are not cached.
-        class_names: The classes.
-        templates: The prompt templates.
-        make: Makes the head ``[C, D]``.
+    place of the weights; random ones are not cached. ``make`` makes the head ``[C, D]``.
     """
     if weights.file is None:
         return make()

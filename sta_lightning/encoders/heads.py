@@ -61,8 +61,7 @@ def make_head(
         pretrained: The pretrained weights, as for ``build_encoder``: heads come from the pretrained
             model.
         encoder: The pretrained encoder, for prototypes.
-        loader: Batches ``(images, labels)`` of the training split under the evaluation transform,
-            for prototypes.
+        loader: Batches as for :func:`prototype_head`, for prototypes.
 
     Raises:
         StaError: if what this kind of head needs is missing.
@@ -101,8 +100,7 @@ def zeroshot_head(
         templates: Prompt templates; ``{}`` stands for the class name.
 
     Returns:
-        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there
-        is no bias.
+        The weight ``[C, D]``, float32, for normalised features; there is no bias.
 
     Raises:
         StaError: if the encoder has no text tower or there are no classes or templates.
@@ -147,8 +145,7 @@ def prototype_head(encoder: nn.Module, loader: Iterable[Sequence[Tensor]], num_c
         num_classes: C.
 
     Returns:
-        The weight ``[C, D]``, float32; features must be normalised before it is applied, and there
-        is no bias.
+        The weight ``[C, D]``, float32, for normalised features; there is no bias.
 
     Raises:
         StaError: if a class has no image among the batches, or a label lies outside the classes.
@@ -176,8 +173,7 @@ def prototype_head(encoder: nn.Module, loader: Iterable[Sequence[Tensor]], num_c
     empty = [str(number) for number in (counts == 0).nonzero().flatten().tolist()]
     if sums is None or empty:
         raise StaError(
-            "Prototypes need an image of every class, but there is none of the labels "
-            f"{listed(empty, limit=10)}."
+            f"Prototypes need an image of every class, but there is none of the labels {listed(empty, limit=10)}."
         )
     mean = sums / counts[:, None]
     centred = mean - mean.mean(dim=0)

@@ -54,10 +54,15 @@ class Repository:
             names: File names, the preferred one first.
 
         Raises:
-            StaError: that names repository, file and remedy, if the file is neither in the cache
-                nor to be had.
+            StaError: if it is neither in the cache nor to be had.
         """
-        return self._cached(names) or self._fetched(names)
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in names:
+            found = try_to_load_from_cache(self.name, name, revision=self.revision)
+            if isinstance(found, (str, os.PathLike)):
+                return Path(found)
+        return self._fetched(names)
 
     def config(self) -> dict[str, Any]:
         """What ``open_clip_config.json`` says: ``model_cfg`` and, perhaps, ``preprocess_cfg``.
@@ -83,15 +88,6 @@ class Repository:
     def __str__(self) -> str:
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
-    def _cached(self, names: Sequence[str]) -> Path | None:
-        from huggingface_hub import try_to_load_from_cache
-
-        for name in names:
-            found = try_to_load_from_cache(self.name, name, revision=self.revision)
-            if isinstance(found, (str, os.PathLike)):
-                return Path(found)
-        return None
-
     def _fetched(self, names: Sequence[str]) -> Path:
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import (
@@ -105,8 +101,7 @@ class Repository:
             raise self._missing(names, "the network is switched off (HF_HUB_OFFLINE)")
         for name in names:
             try:
-                # One question without repetition first: a download that cannot reach the hub would
-                # try for half a minute.
+                # One question without repetition first: a download would try for half a minute.
                 get_hf_file_metadata(hf_hub_url(self.name, name, revision=self.revision))
                 return Path(hf_hub_download(self.name, name, revision=self.revision))
             except RevisionNotFoundError as error:
@@ -123,7 +118,8 @@ class Repository:
             except EntryNotFoundError:
                 continue
             except Exception as error:  # whatever a network can fail with
-                raise self._missing(names, f"the hub cannot be reached ({_first_line(error)})") from error
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise self._missing(names, f"the hub cannot be reached ({reason})") from error
         raise StaError(
             f"The repository '{self}' of the hub has no file {listed(names)}: it is no repository of open_clip. Name an "
             "architecture of open_clip, and give the path of a weights file."
@@ -139,8 +135,3 @@ class Repository:
             f"{constants.HF_HUB_CACHE}, and {why}. Where there is a network, run `hf download {self.name} {chosen}{revision}`, "
             f"and copy the folder models--{self.name.replace('/', '--')} of its cache into this one."
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

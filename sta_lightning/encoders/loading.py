@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic.checks import compare_names
-from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.weights.formats import load_state
 
 
@@ -25,9 +24,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     Raises:
         StaError: that names what is missing, superfluous or of another shape.
     """
-    own, given = in_memory(module.state_dict()), in_memory(state)
-    compare_names(own, given, reference_name="this encoder", other_name=str(path), kinds=False)
-    module.load_state_dict(dict(state))
+    own = module.state_dict()
+    compare_names(own, state, reference_name="this encoder", other_name=str(path), kinds=False)
+    module.load_state_dict(state)
 
 
 @contextmanager

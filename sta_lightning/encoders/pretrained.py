@@ -16,8 +16,6 @@ from sta_lightning.engine import Pretrained
 from sta_lightning.weights import SAFETENSORS, encoder_prefix, is_encoder_tensor, tensor_digest
 from sta_lightning.weights.formats import open_clip_configs, open_sources
 
-_CLIP_PREFIX = "visual."
-
 
 def pretrained_for_merge(
     name: str, pretrained: str | None, image_size: int | None, stack: ExitStack
@@ -43,9 +41,8 @@ def pretrained_for_merge(
     if file is not None and (file.suffix == SAFETENSORS or file.is_dir()) and image_size is None:
         tensors, _ = open_sources(file, stack)
         prefix = encoder_prefix(tensors)
-        names = [key for key in tensors if is_encoder_tensor(key, prefix)]
-        own = {key.removeprefix(prefix): tensors[key] for key in names}
-        return Pretrained(name, own, _CLIP_PREFIX, file)
+        own = {key.removeprefix(prefix): t for key, t in tensors.items() if is_encoder_tensor(key, prefix)}
+        return Pretrained(name, own, "visual.", file)
     return built_pretrained(name, pretrained, image_size)
 
 

@@ -33,11 +33,7 @@ class Weights:
 
 
 def find_weights(name: str, pretrained: str | None) -> Weights:
-    """Find the pretrained weights of a CLIP; those of a tag or a repository are fetched if need be.
-
-    Args:
-        name: ``miniature``, an open_clip architecture, or ``hf-hub:org/name``.
-        pretrained: As for ``build_encoder``.
+    """Find or fetch a CLIP's pretrained weights, named as for ``build_encoder``.
 
     Raises:
         StaError: if there are none of that name, or they cannot be had.
@@ -46,8 +42,7 @@ def find_weights(name: str, pretrained: str | None) -> Weights:
     if tag is None:
         file = weights_file(name, pretrained)
         return Weights(file, library=pretrained is None and is_hub_name(name))
-    # 'org/name/' stands for a repository of open_clip's layout, 'org/name/file' for one of its
-    # files.
+    # 'org/name/' is a repository of open_clip's layout, 'org/name/file' one of its files.
     repository, _, file_name = str(tag["hf_hub"]).rpartition("/")
     path = Repository(repository).file(*([file_name] if file_name else WEIGHTS_FILES))
     # Weights trained with the sigmoid approximation of GELU give wrong features without it.
@@ -60,10 +55,10 @@ def weights_file(name: str, pretrained: str | None) -> Path | None:
     Raises:
         StaError: if there is no such file or tag.
     """
-    if pretrained == RANDOM:
-        return None
     if pretrained is None:
         return _own_file(name)
+    if pretrained == RANDOM:
+        return None
     if Path(pretrained).exists():  # a file, or a folder with a file in it
         _check_activation(name, Path(pretrained))
         return Path(pretrained)
@@ -111,12 +106,11 @@ def _tags(name: str) -> str:
         return "Leave pretrained out to use the repository's own weights, or give a file."
     import open_clip
 
-    plain = name.removesuffix(QUICK_GELU_SUFFIX)
-    variant = open_clip.get_model_config(plain + QUICK_GELU_SUFFIX) is not None and name == plain
-    hint = f" A file of OpenAI's weights wants the name '{name}{QUICK_GELU_SUFFIX}'." if variant else ""
-    return (
-        f"open_clip's tags for it: {listed(open_clip.list_pretrained_tags_by_model(name), limit=12)}.{hint}"
-    )
+    tags = listed(open_clip.list_pretrained_tags_by_model(name), limit=12)
+    variant = name + QUICK_GELU_SUFFIX
+    known = open_clip.get_model_config(variant) is not None
+    hint = f" A file of OpenAI's weights wants the name '{variant}'." if known else ""
+    return f"open_clip's tags for it: {tags}.{hint}"
 
 
 def _check_activation(name: str, path: Path) -> None:

@@ -21,8 +21,7 @@ class EncoderSpec:
     """The input that an encoder was trained on, and how its weights are named in files.
 
     Attributes:
-        name: ``miniature``, an open_clip architecture such as ``ViT-B-16``, ``hf-hub:org/name``, or
-            ``timm/`` and a timm model's name.
+        name: As for ``build_encoder``.
         image_size: Side of the square input, in pixels.
         mean: Mean per channel (red, green, blue) of pixels scaled to 0..1.
         std: Standard deviation per channel.
@@ -43,8 +42,7 @@ def encoder_spec(name: str, image_size: int | None = None, pretrained: str | Non
     """Return what the encoder ``name`` expects of its input.
 
     Args:
-        name: ``miniature``, an open_clip architecture, ``hf-hub:org/name``, or ``timm/`` and a timm
-            model's name.
+        name: As for ``build_encoder``.
         image_size: Side of the input in pixels; by default the architecture's own.
         pretrained: An open_clip tag (some of open_clip's weights want another mean and deviation
             than CLIP's own). A file, ``random`` or ``None`` leaves the architecture's defaults,
@@ -95,9 +93,8 @@ def _open_clip_spec(name: str, image_size: int | None, pretrained: str | None) -
     if preprocess["resize_mode"] != "shortest":
         which = f"'{pretrained}' " if pretrained else ""
         raise StaError(
-            f"The weights {which}of '{name}' want images resized by the rule "
-            f"'{preprocess['resize_mode']}'; only 'shortest' (short side, then a centre crop) is supported. "
-            "Choose other weights."
+            f"The weights {which}of '{name}' want images resized by the rule '{preprocess['resize_mode']}'; only 'shortest' "
+            "(short side, then a centre crop) is supported. Choose other weights."
         )
     size = config["vision_cfg"].get("image_size", _OPEN_CLIP_SIZE)
     if image_size is None and not isinstance(size, int):

@@ -11,7 +11,7 @@ from typing import Any
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import SparseFile, TensorFile, encoder_part, read_bounds
+from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
 
 SAFETENSORS = ".safetensors"
@@ -142,11 +142,11 @@ def open_task(
     if wanted == "finetuned":
         return open_encoder(path, reference, f"task {task!r}", stack)
     with saying(f"task {task!r}"):
-        vector = stack.enter_context(SparseFile(path))
+        vector, metadata = open_vector(path, stack)
     # A vector is of floating-point tensors alone; in a model's place the others are the model's
     # own.
     buffers = {name: source for name, source in reference.items() if not source.dtype.is_floating_point}
-    return {**buffers, **vector}, vector.metadata
+    return {**buffers, **vector}, metadata
 
 
 def open_scores(

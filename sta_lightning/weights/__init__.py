@@ -7,7 +7,7 @@ from sta_lightning.weights.hashes import sha256, tensor_digest
 from sta_lightning.weights.io import encoder_weights, load_weights, read_metadata, save_weights
 from sta_lightning.weights.opened import SAFETENSORS
 from sta_lightning.weights.provenance import decoded, provenance
-from sta_lightning.weights.sparse import SparseFile
+from sta_lightning.weights.sparse import open_vector
 from sta_lightning.weights.streamed import FileSink, streamed
 from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
@@ -16,7 +16,6 @@ __all__ = [
     "decoded",
     "FileSink",
     "FileTensor",
-    "SparseFile",
     "TensorFile",
     "atomic_path",
     "encoder_part",
@@ -25,6 +24,7 @@ __all__ = [
     "is_encoder_tensor",
     "all_bounds",
     "load_weights",
+    "open_vector",
     "read_bounds",
     "provenance",
     "read_metadata",

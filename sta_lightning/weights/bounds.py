@@ -20,22 +20,12 @@ KEY = "extents"
 
 
 def all_bounds(state: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest entry of every floating-point tensor.
-
-    Args:
-        state: tensor name -> tensor of any shape.
-
-    Returns:
-        tensor name -> (smallest, largest), in the order of ``state``; (0, 0) for an empty tensor.
-    """
+    """Smallest and largest entry of every floating-point tensor; (0, 0) for an empty one."""
     return {name: bounds(state[name]) for name in floating_names(state)}
 
 
 def write_bounds(found: Mapping[str, tuple[float, float]]) -> str:
-    """The text of :data:`KEY`: JSON, tensor name -> [smallest, largest].
-
-    Numbers are written by ``repr``, so that :func:`read_bounds` gives back the same ones, bit for
-    bit.
+    """The text of :data:`KEY`: JSON, tensor name -> [smallest, largest], to the last bit.
 
     Raises:
         StaError: if a number is not finite, which JSON cannot hold.
@@ -54,14 +44,7 @@ def write_bounds(found: Mapping[str, tuple[float, float]]) -> str:
 
 
 def read_bounds(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] | None:
-    """What :func:`write_bounds` has written.
-
-    Args:
-        metadata: of the file, :func:`sta_lightning.weights.read_metadata`.
-
-    Returns:
-        tensor name -> (smallest, largest); None if the file does not tell, as one from elsewhere
-        does not.
+    """What :func:`write_bounds` has put into a file's metadata; ``None`` if there is no entry.
 
     Raises:
         StaError: if the entry is there and is something else.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -57,11 +58,8 @@ def encoder_part(
 
 
 def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        for key in state:
-            if key == name or key.endswith(f".{name}"):
-                counts[key[: -len(name)]] = counts.get(key[: -len(name)], 0) + 1
+    ends = ((key, name) for name in names for key in state if key == name or key.endswith(f".{name}"))
+    counts = Counter(key.removesuffix(name) for key, name in ends)
     usual = {prefix: count for prefix, count in counts.items() if set(prefix.split(".")[:-1]) <= _WRAPPERS}
     whole = [prefix for prefix, count in usual.items() if count == len(names)]
     if len(whole) == 1:
@@ -96,11 +94,7 @@ def _check_complete(state: Collection[str], names: Collection[str], prefix: str,
 
 
 def encoder_prefix(names: Collection[str]) -> str:
-    """What stands in front of the image encoder's names in a file that says no more than its names.
-
-    A whole CLIP has its image encoder under ``visual.``, perhaps behind a wrapper; anything else is
-    an image encoder alone.
-    """
+    """The prefix of the image encoder's names: of a whole CLIP ``visual.`` behind its wrappers."""
     found = {name[: name.index("visual.") + 7] for name in names if "visual." in name}
     usual = sorted(prefix for prefix in found if set(prefix.split(".")[:-1]) <= _WRAPPERS)
     return usual[0] if usual else ""

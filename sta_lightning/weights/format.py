@@ -39,12 +39,7 @@ _ALIGNMENT = 8
 
 
 def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, meta: bool = False) -> None:
-    """Whether the format can hold this.
-
-    Args:
-        tensors: name -> tensor.
-        metadata: text -> text.
-        meta: whether they are tensors without data, of which shape and type alone count.
+    """Whether the format can hold this; ``meta`` for tensors without data.
 
     Raises:
         StaError: names the tensors of a type or layout that the format lacks, and metadata that is
@@ -79,9 +74,6 @@ def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     Args:
         tensors: name -> tensor; only name, shape and type count.
         metadata: text -> text.
-
-    Returns:
-        The bytes in front of the data, and the names in the order of the data.
     """
     order = sorted(
         tensors, key=lambda name: (-tensors[name].element_size(), _NAMES[tensors[name].dtype], name)

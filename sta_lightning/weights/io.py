@@ -72,13 +72,7 @@ def encoder_weights(
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
-    """The metadata that a safetensors file carries.
-
-    Args:
-        path: a ``.safetensors`` file.
-
-    Returns:
-        Text -> text; empty if the file has none.
+    """The metadata, text -> text, that a ``.safetensors`` file carries; empty if it has none.
 
     Raises:
         StaError: if the file is missing, broken or of another format.

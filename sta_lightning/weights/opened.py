@@ -53,14 +53,7 @@ def not_safetensors(file: Path, reason: object) -> StaError:
 
 
 class OpenFile:
-    """A weights file, open until it is closed.
-
-    Args:
-        path: the file.
-
-    Attributes:
-        path: the file.
-        size: its length in bytes.
+    """A weights file, open until it is closed; ``size`` is its length in bytes.
 
     Raises:
         StaError: names the file if it is missing, cannot be read, or is none by its name.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.streamed import FileSink, streamed
 from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
@@ -76,56 +76,28 @@ class SparseTensor(TensorSource):
             return self._before
 
 
-class SparseFile(Mapping[str, SparseTensor]):
-    """A file of a masked task vector, open until it is closed: tensor name -> unread tensor.
-
-    Args:
-        path: the file.
+def open_vector(path: PathLike, stack: ExitStack) -> tuple[dict[str, SparseTensor], dict[str, str]]:
+    """The tensors of a masked task vector's file by name, unread, and its metadata.
 
     Raises:
         StaError: names the file if it is missing, broken, or no masked task vector.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = TensorFile(path)
-        try:
-            self.metadata = self._file.metadata
-            self._tensors = self._parse(path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __getitem__(self, name: str) -> SparseTensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __enter__(self) -> SparseFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _parse(self, path: str | os.PathLike[str]) -> dict[str, SparseTensor]:
-        if not self.metadata.get("kind", "").startswith(KIND) or _SHAPES not in self.metadata:
-            raise StaError(
-                f"'{path}' is no masked task vector. Give a file that `sta merge` wrote into model.vectors."
-            )
-        found: dict[str, SparseTensor] = {}
-        try:
-            for name, shape in json.loads(self.metadata[_SHAPES]).items():
-                size = torch.Size(shape)
-                mask, values = self._file[_MASK + name], self._file[_VALUES + name]
-                if mask.shape.numel() != -(-size.numel() // 8) or mask.dtype != torch.uint8:
-                    raise ValueError(f"the mask of '{name}' is not of its size")
-                found[name] = SparseTensor(size, mask, values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StaError(f"'{path}' is a damaged masked task vector ({error}). Make it again.") from error
-        return found
+    file = stack.enter_context(TensorFile(path))
+    if not file.metadata.get("kind", "").startswith(KIND) or _SHAPES not in file.metadata:
+        raise StaError(
+            f"'{path}' is no masked task vector. Give a file that `sta merge` wrote into model.vectors."
+        )
+    found: dict[str, SparseTensor] = {}
+    try:
+        for name, shape in json.loads(file.metadata[_SHAPES]).items():
+            size = torch.Size(shape)
+            mask, values = file[_MASK + name], file[_VALUES + name]
+            if mask.shape.numel() != -(-size.numel() // 8) or mask.dtype != torch.uint8:
+                raise ValueError(f"the mask of '{name}' is not of its size")
+            found[name] = SparseTensor(size, mask, values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StaError(f"'{path}' is a damaged masked task vector ({error}). Make it again.") from error
+    return found, file.metadata
 
 
 class VectorSink:
@@ -136,14 +108,7 @@ class VectorSink:
         self._written: dict[str, int] = {}
 
     def write(self, name: str, start: int, mask: Tensor, values: Tensor) -> None:
-        """Keep a piece.
-
-        Args:
-            name: the tensor's name.
-            start: index of the first entry, a multiple of 8.
-            mask: boolean, one dimension.
-            values: the entries that the mask keeps.
-        """
+        """Keep a piece that begins at a multiple of 8: its mask (bool) and the entries it keeps."""
         packed = np.packbits(mask.cpu().numpy(), bitorder="little")
         self._sink.write(_MASK + name, start // 8, torch.from_numpy(packed))
         done = self._written.get(name, 0)
@@ -153,7 +118,7 @@ class VectorSink:
 
 @contextmanager
 def vector_files(
-    paths: Mapping[str, str | os.PathLike[str]],
+    paths: Mapping[str, PathLike],
     shapes: Mapping[str, torch.Size],
     kept: Mapping[str, Mapping[str, int]],
     metadata: Mapping[str, Mapping[str, str]],

@@ -63,9 +63,6 @@ class FileTensor(TensorSource):
 class TensorFile(OpenFile, Mapping[str, FileTensor]):
     """A safetensors file, open until it is closed; tensor name -> tensor, none of them read yet.
 
-    Args:
-        path: the file.
-
     Raises:
         StaError: names the file if it is missing, truncated, of another format, or says what cannot
             be.

@@ -1,6 +1,7 @@
 """Masked task vectors: what a fusion is made of, added again and taken out again."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, fuse, make_
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource, write_vectors
 from sta_lightning.errors import StaError
-from sta_lightning.weights import SparseFile, load_weights, read_metadata, save_weights
+from sta_lightning.weights import load_weights, open_vector, read_metadata, save_weights
 
 State = dict[str, Tensor]
 TASKS = [f"task{i}" for i in range(6)]
@@ -94,7 +95,8 @@ def test_a_vector_is_mask_times_task_vector(models, folder: Path) -> None:
     masks = rows > np.sort(rows, axis=0)[3]
     for mask, task in zip(masks, TASKS, strict=True):
         wanted = np.where(mask, finetuned[task][name].numpy() - base[name].numpy(), 0)
-        with SparseFile(folder / "vectors" / f"{task}.safetensors") as file:
+        with ExitStack() as stack:
+            file, _ = open_vector(folder / "vectors" / f"{task}.safetensors", stack)
             found = file[name].read(slice(0, mask.size), torch.float32).numpy()
         np.testing.assert_array_equal(found, wanted.ravel())
 
@@ -103,7 +105,8 @@ def test_a_vector_is_mask_times_task_vector(models, folder: Path) -> None:
     ("start", "stop"), [(0, 0), (0, 1), (7, 9), (65_535, 65_537), (65_536, 131_080), (100_000, 140_001)]
 )
 def test_any_piece_can_be_read(folder: Path, start: int, stop: int) -> None:
-    with SparseFile(folder / "vectors" / "task2.safetensors") as file:
+    with ExitStack() as stack:
+        file, _ = open_vector(folder / "vectors" / "task2.safetensors", stack)
         whole = file["long"].read(slice(0, 140_001), torch.float32)
         assert torch.equal(file["long"].read(slice(start, stop), torch.float32), whole[start:stop])
         assert float(whole.count_nonzero()) > 0
@@ -164,20 +167,22 @@ def test_methods_and_files_that_do_not_go_together(models, folder: Path) -> None
 
 
 def test_what_is_no_vector_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(StaError, match="is no masked task vector"):
-        SparseFile(folder / "task0.safetensors")
+    with ExitStack() as stack, pytest.raises(StaError, match="is no masked task vector"):
+        open_vector(folder / "task0.safetensors", stack)
     whole = load_weights(folder / "vectors" / "task0.safetensors")
     metadata = read_metadata(folder / "vectors" / "task0.safetensors")
     bent = tmp_path / "bent.safetensors"
     save_weights(bent, {n: t for n, t in whole.items() if n != "values.long"}, metadata)
-    with pytest.raises(StaError, match="damaged masked task vector"):
-        SparseFile(bent)
+    with ExitStack() as stack, pytest.raises(StaError, match="damaged masked task vector"):
+        open_vector(bent, stack)
     save_weights(bent, {**whole, "mask.long": torch.zeros(3, dtype=torch.uint8)}, metadata)
-    with pytest.raises(StaError, match="damaged masked task vector"):
-        SparseFile(bent)
+    with ExitStack() as stack, pytest.raises(StaError, match="damaged masked task vector"):
+        open_vector(bent, stack)
     save_weights(bent, {**whole, "values.long": whole["values.long"][:-1]}, metadata)
-    with SparseFile(bent) as file, pytest.raises(StaError, match="values for a mask that keeps"):
-        file["long"].read(slice(0, 10), torch.float32)
+    with ExitStack() as stack:
+        file, _ = open_vector(bent, stack)
+        with pytest.raises(StaError, match="values for a mask that keeps"):
+            file["long"].read(slice(0, 10), torch.float32)
 
 
 def test_a_full_disk_leaves_the_older_vectors(models, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,13 +105,8 @@ def guess(
 def differences(found: Architecture, config: Mapping[str, Any]) -> list[str]:
     """In what an architecture is another than a configuration of open_clip says.
 
-    Args:
-        found: by its shapes.
-        config: the configuration.
-
-    Returns:
-        One phrase for each difference but that of the image size, which can be changed; none where
-        the configuration is not of a plain vision transformer.
+    One phrase for each difference but that of the image size, which can be changed; none where the
+    configuration is not of a plain vision transformer.
     """
     vision = config.get("vision_cfg", {})
     if found.vision is None or set(vision) - _PLAIN_VISION:

@@ -40,13 +40,7 @@ _LARGEST_PICKLE = 1 << 26  # bytes; that of a model with ten thousand tensors ha
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickled checkpoint says.
-
-    Attributes:
-        kind: what sort of file it is.
-        content: from :func:`~sta_lightning.weights.formats.pickled.interpret`.
-        title: what to call the file in a message.
-    """
+    """What a pickled checkpoint says: ``content`` comes from ``interpret``."""
 
     kind: PickledKind
     content: Any

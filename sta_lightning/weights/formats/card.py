@@ -39,14 +39,10 @@ def model_card(
 
 
 def loading_code(to: str, name: str | None, file: str, *, whole: bool, projection: bool) -> str:
-    """The lines of Python that load what was written.
+    """The lines of Python that load what was written, a whole CLIP or an image encoder alone.
 
-    Args:
-        to: the layout that was written.
-        name: the architecture's name; ``None`` where it is not known.
-        file: name of the file or the folder.
-        whole: whether it is a whole CLIP.
-        projection: whether the image encoder has its projection.
+    ``name`` is the architecture's, ``None`` where it is not known; ``file`` that of what was
+    written; ``projection`` tells whether the image encoder has its own.
     """
     if to == "huggingface":
         alone = "CLIPVisionModelWithProjection" if projection else "CLIPVisionModel"

@@ -105,8 +105,9 @@ def convert(
         else:
             _need_projection(model, to)
             prefix = "" if model.layout.kind == "timm" else "visual."
-            tensors = {f"{prefix}{own}": source for own, source in model.encoder.items()} | _heads(model)
-            said = {key: model.checkpoint.metadata[key] for key in (HEADS,) if _heads(model)}
+            heads = _heads(model)
+            tensors = {f"{prefix}{own}": source for own, source in model.encoder.items()} | heads
+            said = {HEADS: model.checkpoint.metadata[HEADS]} if heads else {}
             write_tensors(place, tensors, {**metadata, **said, CARD: card}, dtype=dtype)
         what = "an image encoder alone" if clip is None else "a whole CLIP"
         return f"{what}, {architecture.title}"

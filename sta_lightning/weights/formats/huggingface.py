@@ -66,32 +66,26 @@ def encoder_from_huggingface(checkpoint: Checkpoint) -> dict[str, TensorSource]:
     return found
 
 
-def clip_from_huggingface(checkpoint: Checkpoint) -> dict[str, TensorSource]:
-    """A whole CLIP in open_clip's names; see :func:`encoder_from_huggingface`.
+def clip_from_huggingface(checkpoint: Checkpoint, text: str) -> dict[str, TensorSource]:
+    """A whole CLIP, its text tower behind the prefix ``text``, in open_clip's names.
 
     Raises:
-        StaError: as there, or there is no text tower.
+        StaError: tensors are missing or unknown.
     """
-    tensors, layout = checkpoint.tensors, checkpoint.layout
-    outer = layout.prefix.removesuffix(VISION)
+    tensors, outer = checkpoint.tensors, text.removesuffix(TEXT)
     wanted = ("text_projection.weight", "visual_projection.weight", "logit_scale")
     lacking = [name for name in wanted if outer + name not in tensors]
-    if layout.text is None or lacking:
-        missing = listed(lacking or ["the text tower"])
-        raise StaError(f"{checkpoint.title} holds no whole CLIP: it lacks {missing}.")
+    if lacking:
+        raise StaError(f"{checkpoint.title} holds no whole CLIP: it lacks {listed(lacking)}.")
     found = {f"visual.{name}": source for name, source in encoder_from_huggingface(checkpoint).items()}
-    found |= _from_tower(checkpoint, layout.text, _TEXT)
+    found |= _from_tower(checkpoint, text, _TEXT)
     found["text_projection"] = Transposed(tensors[f"{outer}text_projection.weight"])
     found["logit_scale"] = tensors[f"{outer}logit_scale"]
     return found
 
 
 def encoder_to_huggingface(encoder: SourceDict, title: str) -> dict[str, TensorSource]:
-    """An image encoder in Hugging Face's names, as its ``CLIPVisionModelWithProjection`` has them.
-
-    Args:
-        encoder: in open_clip's names, without a prefix.
-        title: what to call it in a message.
+    """An image encoder, in open_clip's names, in those of ``CLIPVisionModelWithProjection``.
 
     Raises:
         StaError: it is not a plain vision transformer of CLIP, and so has no place there.
@@ -105,11 +99,7 @@ def encoder_to_huggingface(encoder: SourceDict, title: str) -> dict[str, TensorS
 
 
 def clip_to_huggingface(clip: SourceDict, title: str) -> dict[str, TensorSource]:
-    """A whole CLIP in Hugging Face's names, as its ``CLIPModel`` has them.
-
-    Args:
-        clip: in open_clip's names.
-        title: what to call it in a message.
+    """A whole CLIP, in open_clip's names, in those of Hugging Face's ``CLIPModel``.
 
     Raises:
         StaError: a tower is not a plain transformer of CLIP.
@@ -141,8 +131,7 @@ def _from_tower(checkpoint: Checkpoint, prefix: str, names: Mapping[str, str]) -
     tensors = checkpoint.tensors
     left = {name.removeprefix(prefix): source for name, source in tensors.items() if name.startswith(prefix)}
     if not prefix:
-        # Of a vision model alone in the newest names; the projection and a classifier lie beside
-        # it.
+        # A vision model alone in the newest names; projection and classifier lie beside it.
         left = {name: source for name, source in left.items() if name.split(".")[0] in _OWN}
     left = {name: source for name, source in left.items() if name not in _COUNTERS}
     found: dict[str, TensorSource] = {}

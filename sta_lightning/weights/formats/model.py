@@ -164,7 +164,7 @@ def whole_clip(checkpoint: Checkpoint) -> dict[str, TensorSource]:
     if layout.text is None:
         raise StaError(f"{checkpoint.title} holds no text tower ({layout.title}). Give a whole CLIP.")
     if layout.kind == "huggingface":
-        return clip_from_huggingface(checkpoint)
+        return clip_from_huggingface(checkpoint, layout.text)
     return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
 
 

@@ -112,8 +112,7 @@ def interpret(
         *(ValueError, IndexError, KeyError, TypeError, OverflowError),
         *(MemoryError, RecursionError, pickle.UnpicklingError),
     ) as error:
-        reason = str(error).splitlines()
-        raise DamagedPickleError(reason[0] if reason else type(error).__name__) from error
+        raise DamagedPickleError((str(error) or type(error).__name__).splitlines()[0]) from error
     raise DamagedPickleError("it breaks off")
 
 

@@ -103,12 +103,7 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
 
 
 def as_tensor(value: Any, title: str, *, depth: int = 8) -> TensorSource | None:
-    """The tensor that a value stands for; ``None`` if it stands for something else.
-
-    Args:
-        value: from :func:`~sta_lightning.weights.formats.pickled.interpret`.
-        title: what to call the file in a message.
-        depth: how many wrappers it may stand in.
+    """The tensor that a value stands for, in ``depth`` wrappers at most; ``None`` if for no tensor.
 
     Raises:
         StaError: it stands for a tensor that cannot be read, or cannot be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,22 +14,13 @@ from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.admission import STORAGES
 from sta_lightning.weights.formats.pickled import Global
+from sta_lightning.weights.opened import OpenFile
 
 _MOST_DIMENSIONS = 64  # torch's own limit
 
 
-class Content(Protocol):
-    """Something with bytes at offsets: an open file, or a part of a pickle."""
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer with the bytes from an offset."""
-
-    def check(self) -> None:
-        """Raise a StaError if they are no longer what they were."""
-
-
 class HeldBytes:
-    """Bytes in memory."""
+    """Bytes in memory, with what is asked of an open file."""
 
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
@@ -53,7 +44,7 @@ class Storages:
     """
 
     title: str
-    content: Content
+    content: OpenFile | HeldBytes
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -65,8 +56,7 @@ class Storage:
         among: where it lies.
         key: its name there.
         dtype: type of its entries; ``None`` where it is plain bytes.
-        start: how many entries into the keyed storage it begins; other than 0 for views in old
-            files.
+        start: of its first entry in the keyed storage, in entries; 0 but for views in old files.
     """
 
     among: Storages
@@ -117,9 +107,8 @@ class StoredTensor(TensorSource):
         ):
             raise ValueError("sizes that are no numbers")
         self._entries: int = math.prod(shape)
-        # The last entry that the strides lead to, plus one. More entries than that would lie on top
-        # of each other, as those of an expanded tensor do: a few bytes could ask for all of the
-        # memory.
+        # The last entry that the strides lead to, plus one. More entries would lie on top of each
+        # other, as those of an expanded tensor do: a few bytes could ask for all of the memory.
         last = sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
         self._span = 1 + last if self._entries else 0
         begin, length = storage.among.places.get(storage.key, (0, -1))
@@ -143,22 +132,13 @@ class StoredTensor(TensorSource):
         Raises:
             StaError: the file became shorter or cannot be read.
         """
-        if not self._contiguous:
+        if self._entries and not torch.empty_strided(self.shape, self._stride, device="meta").is_contiguous():
             return self._whole[piece].to(dtype)
         return self._bytes(piece.start, piece.stop - piece.start).to(dtype)
 
     def check(self) -> None:
         """Ask the file."""
         self._among.content.check()
-
-    @property
-    def _contiguous(self) -> bool:
-        expected: int = 1
-        for length, step in zip(reversed(self.shape), reversed(self._stride), strict=True):
-            if length != 1 and step != expected:
-                return self._entries == 0
-            expected *= length
-        return True
 
     @cached_property
     def _whole(self) -> Tensor:

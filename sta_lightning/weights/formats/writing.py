@@ -94,10 +94,7 @@ def write_huggingface(
 def image_processor(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
     """A ``preprocessor_config.json``: resize the short side, crop the centre, normalise.
 
-    Args:
-        size: side of the input, in pixels.
-        mean: per channel, of pixels scaled to 0..1.
-        std: standard deviation per channel.
+    Mean and standard deviation are per channel, of pixels scaled to 0..1; the size is in pixels.
     """
     return {
         "image_processor_type": "CLIPImageProcessor",
