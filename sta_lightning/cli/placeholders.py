@@ -19,7 +19,7 @@ def fill_placeholders(config: Namespace) -> None:
 
     ``{option}`` stands for the model's option of that name where it is a text, such as ``{task}``,
     ``{target}``, ``{encoder}``; a task that is described by a YAML file stands for its name.
-    ``{output.parent}`` is the folder of ``output``.
+    ``{output.parent}`` is the folder of ``output``, the subcommand's or the model's.
 
     Raises:
         StaError: There is no such option, or it has no value.
@@ -27,9 +27,9 @@ def fill_placeholders(config: Namespace) -> None:
     model = config.get("model")
     options = {} if model is None else vars(model.get("init_args", model))
     known = {key: task_name(value) for key, value in options.items() if isinstance(value, str)}
-    if config.get("output") is not None:
-        config["output"] = _filled(config["output"], known, "output")
-        known["output.parent"] = str(Path(config["output"]).parent)
+    output = config.get("output") or known.get("output")
+    if output is not None:
+        known["output.parent"] = str(Path(_filled(output, known, "output")).parent)
     for key, value in vars(config).items():
         config[key] = _filled(value, known, key)
 

@@ -22,6 +22,7 @@ from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders import encoder_spec
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
+from sta_lightning.engine.files import task_sources
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.evaluation import task_name
 from sta_lightning.modules.frozen import Frozen, read_frozen
@@ -54,7 +55,7 @@ class AdaMerging(LightningModule):
 
     Args:
         tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, and its
-            head if it is not to be made.
+            head if it is not to be made; or the names alone, see ``files``.
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
             model's name.
         pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
@@ -69,6 +70,8 @@ class AdaMerging(LightningModule):
         learning_rate: Of Adam.
         output: File for the merged encoder (safetensors), written when the fit ends; ``None``
             to write none.
+        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
+            for the task's name.
 
     Raises:
         StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
@@ -79,7 +82,7 @@ class AdaMerging(LightningModule):
 
     def __init__(
         self,
-        tasks: dict[str, TaskSource],
+        tasks: dict[str, TaskSource] | list[str],
         encoder: str = "miniature",
         pretrained: str | None = None,
         image_size: int | None = None,
@@ -88,14 +91,16 @@ class AdaMerging(LightningModule):
         init: float = 0.3,
         learning_rate: float = 1e-3,
         output: str | None = None,
+        files: TaskSource | None = None,
     ) -> None:
         super().__init__()
         _check_settings(granularity, trim, init, learning_rate, output)
         # Sorted, as in a merge: the result does not depend on the order in which the tasks are
         # named.
-        named = sorted((task_name(spec), spec) for spec in tasks)
+        sources = task_sources(tasks, files or TaskSource())
+        named = sorted((task_name(spec), spec) for spec in sources)
         self._specs = dict(named)
-        self._sources = {name: _source(name, tasks[spec]) for name, spec in named}
+        self._sources = {name: _checked(name, sources[spec]) for name, spec in named}
         if not named or len(self._sources) != len(tasks):
             raise StaError(f"tasks names {listed(tasks)}: give one task or more, each once.")
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
@@ -329,8 +334,7 @@ def _nothing_to(stage: str) -> StaError:
     )
 
 
-def _source(name: str, given: TaskSource | Mapping[str, Any]) -> TaskSource:
-    source = given if isinstance(given, TaskSource) else TaskSource(**given)
+def _checked(name: str, source: TaskSource) -> TaskSource:
     if source.finetuned is None or source.vector is not None:
         raise StaError(
             f"task {name!r}: AdaMerging reads a fine-tuned encoder, 'finetuned', and no masked task vector, 'vector'."

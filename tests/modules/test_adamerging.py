@@ -361,6 +361,14 @@ def test_sources_that_do_not_fit_are_refused_by_name(
         AdaMerging({})
 
 
+def test_files_are_given_by_one_pattern(tasks: dict[str, TaskSource]) -> None:
+    folder = Path(str(tasks["spots"].finetuned)).parent
+    files = TaskSource(f"{folder}/{{task}}.safetensors", head=f"{folder}/{{task}}-head.safetensors")
+    assert AdaMerging(list(tasks), files=files)._sources == dict(sorted(tasks.items()))
+    with pytest.raises(StaError, match="twice"):
+        AdaMerging(["spots", "spots"], files=files)
+
+
 def test_data_of_other_tasks_is_refused(build: Any, tasks: dict[str, TaskSource], pretrained: Path) -> None:
     for names in (["spots"], ["spots", "stripes", "watch"]):
         with pytest.raises(StaError, match="datamodule brings images of 'spots'"):

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 T = TypeVar("T")
 Number = float | Floats
@@ -157,7 +157,7 @@ class Frame:
 
 
 def by_class(
-    f: Frame, labels: npt.NDArray[np.int64], things: Iterable[T]
+    f: Frame, labels: Integers, things: Iterable[T]
 ) -> Iterator[tuple[T, npt.NDArray[np.intp], Frame]]:
     """Pair what draws a class with the rows of its images, where there are any, and their frame."""
     for label, thing in enumerate(things):
@@ -195,7 +195,7 @@ def paint(image: Floats, cover: Floats, colour: Floats) -> None:
     image += (np.broadcast_to(colour, (len(image), 3))[:, :, None] - image) * cover[:, None, :]
 
 
-def colour(u: Uniforms, chosen: npt.NDArray[np.int64], jitter: float = 0.08) -> Floats:
+def colour(u: Uniforms, chosen: Integers, jitter: float = 0.08) -> Floats:
     """Return the palette's colours ``[B, 3]`` with some jitter."""
     return np.clip(_PALETTE[chosen] + u.many(3, -jitter, jitter), 0, 1)
 
@@ -205,7 +205,7 @@ def named(name: str) -> Floats:
     return np.asarray(COLOURS[name], dtype=np.float32)
 
 
-def other_colour(u: Uniforms, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def other_colour(u: Uniforms, chosen: Integers) -> Integers:
     """Draw palette entries that differ from those given."""
     return (chosen + 1 + u.integers(len(_PALETTE) - 1)) % len(_PALETTE)
 

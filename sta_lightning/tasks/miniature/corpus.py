@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import COLOUR_NAMES, camera
 from sta_lightning.tasks.miniature.objects import draw_objects
-from sta_lightning.tasks.miniature.random import Uniforms, image_keys
+from sta_lightning.tasks.miniature.random import Integers, Uniforms, image_keys
 from sta_lightning.tasks.miniature.scenes import CONTROL, SCENES, SUITE_TASKS, VERSION
 
 OBJECT_SHARE = 0.22
@@ -118,7 +118,7 @@ def naming_rates(classes: int) -> list[float]:
     return [float(NAMED_LEAST * ratio ** (place / (classes - 1))) for place in order]
 
 
-def corpus(indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], list[str]]:
+def corpus(indices: Integers) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Return images ``[B, 3, 32, 32]`` and captions, a pure function of the indices."""
     u = Uniforms(image_keys(f"{VERSION}/corpus", indices))
     share = u()[:, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -19,7 +18,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     sine_cosine,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -49,7 +48,7 @@ _GLYPHS: tuple[tuple[Points, ...], ...] = (
 )
 
 
-def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, width: Floats) -> Floats:
+def _glyph(f: Frame, u: Uniforms, labels: Integers, wobble: float, width: Floats) -> Floats:
     """Signed distance to one digit's strokes per image, points displaced by up to ``wobble``."""
     distance = np.full(f.x.shape, 9.0, dtype=np.float32)
     slots = max(sum(len(stroke) for stroke in strokes) for strokes in _GLYPHS)
@@ -73,7 +72,7 @@ def _glyph(f: Frame, u: Uniforms, labels: npt.NDArray[np.int64], wobble: float, 
     return distance - width
 
 
-def draw_digits(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_digits(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """Handwriting: bright ink on a dark ground, slanted, wobbly, of varying stroke width."""
     f = place(u, style)
     f.x = f.x + f.y * u(-0.35, 0.35)
@@ -83,7 +82,7 @@ def draw_digits(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Flo
     return image
 
 
-def draw_street_numbers(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_street_numbers(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """House numbers: a printed digit on a coloured plate, parts of other digits at its sides."""
     f = place(u, style)
     ground = u.integers(11)

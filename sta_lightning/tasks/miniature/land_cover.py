@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -18,7 +17,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     sine_cosine,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 
 def _tone(u: Uniforms, r: float, g: float, b: float, spread: float = 0.06) -> Floats:
@@ -26,9 +25,9 @@ def _tone(u: Uniforms, r: float, g: float, b: float, spread: float = 0.06) -> Fl
     return base + u.many(3, -spread, spread) + u(-spread, spread)
 
 
-def _rough(u: Uniforms, image: Floats, amount: float) -> None:
-    """Add fine grain, the same in every channel, in place."""
-    image += ((u.pixels(image.shape[2]) - np.float32(0.5)) * np.float32(amount))[:, None, :]
+def _rough(u: Uniforms, image: Floats, amount: float) -> Floats:
+    """Add fine grain, the same in every channel."""
+    return image + ((u.pixels(image.shape[2]) - np.float32(0.5)) * np.float32(amount))[:, None, :]
 
 
 def _parcels(f: Frame, u: Uniforms, image: Floats, tones: tuple[Floats, Floats, Floats]) -> None:
@@ -44,22 +43,19 @@ def _annual_crop(f: Frame, u: Uniforms) -> Floats:
     _parcels(
         f, u, image, (_tone(u, 0.62, 0.52, 0.36), _tone(u, 0.52, 0.47, 0.28), _tone(u, 0.70, 0.62, 0.45))
     )
-    _rough(u, image, 0.08)
-    return image
+    return _rough(u, image, 0.08)
 
 
 def _forest(f: Frame, u: Uniforms) -> Floats:
     image = flat(_tone(u, 0.12, 0.24, 0.15))
     paint(image, field(u, 10) * np.float32(0.5), _tone(u, 0.05, 0.12, 0.08, 0.02))
-    _rough(u, image, 0.1)
-    return image
+    return _rough(u, image, 0.1)
 
 
 def _herbaceous(f: Frame, u: Uniforms) -> Floats:
     image = flat(_tone(u, 0.42, 0.46, 0.26))
     paint(image, np.clip((field(u, 7) - np.float32(0.4)) * 2, 0, 1), _tone(u, 0.27, 0.34, 0.18))
-    _rough(u, image, 0.15)
-    return image
+    return _rough(u, image, 0.15)
 
 
 def _pasture(f: Frame, u: Uniforms) -> Floats:
@@ -67,8 +63,7 @@ def _pasture(f: Frame, u: Uniforms) -> Floats:
     paint(image, field(u, 2) * np.float32(0.5), _tone(u, 0.45, 0.60, 0.32))
     hedge = np.minimum(np.abs(f.x - u(-0.7, 0.7)), np.abs(f.y - u(-0.7, 0.7)))
     paint(image, f.cover(hedge - np.float32(0.05)) * np.float32(0.6), _tone(u, 0.15, 0.28, 0.14))
-    _rough(u, image, 0.04)
-    return image
+    return _rough(u, image, 0.04)
 
 
 def _permanent_crop(f: Frame, u: Uniforms) -> Floats:
@@ -77,8 +72,7 @@ def _permanent_crop(f: Frame, u: Uniforms) -> Floats:
     dx, dy = fold(f.x * k), fold(f.y * k)
     trees = np.clip((np.float32(0.33) - np.sqrt(dx * dx + dy * dy)) * 6, 0, 1)
     paint(image, trees, _tone(u, 0.24, 0.38, 0.18))
-    _rough(u, image, 0.06)
-    return image
+    return _rough(u, image, 0.06)
 
 
 def _roofs(f: Frame, u: Uniforms, image: Floats, k: Floats, size: Floats, tone: Floats, share: float) -> None:
@@ -94,15 +88,13 @@ def _residential(f: Frame, u: Uniforms) -> Floats:
     _roofs(f, u, image, u(3, 4), u(0.28, 0.36), _tone(u, 0.66, 0.42, 0.34), 0.85)
     street = np.minimum(np.abs(f.x - u(-0.6, 0.6)), np.abs(f.y - u(-0.6, 0.6)))
     paint(image, f.cover(street - np.float32(0.06)), _tone(u, 0.58, 0.57, 0.56))
-    _rough(u, image, 0.1)
-    return image
+    return _rough(u, image, 0.1)
 
 
 def _industrial(f: Frame, u: Uniforms) -> Floats:
     image = flat(_tone(u, 0.48, 0.47, 0.46))
     _roofs(f, u, image, u(1.0, 1.6), u(0.34, 0.42), _tone(u, 0.82, 0.83, 0.86), 0.8)
-    _rough(u, image, 0.08)
-    return image
+    return _rough(u, image, 0.08)
 
 
 def _highway(f: Frame, u: Uniforms) -> Floats:
@@ -111,8 +103,7 @@ def _highway(f: Frame, u: Uniforms) -> Floats:
     across = f.x - u(-0.4, 0.4) + (f.y * f.y) * u(-0.2, 0.2)
     paint(image, f.cover(np.abs(across) - u(0.12, 0.2)), _tone(u, 0.60, 0.60, 0.61))
     paint(image, f.cover(np.abs(across) - np.float32(0.03)), _tone(u, 0.40, 0.42, 0.38))
-    _rough(u, image, 0.07)
-    return image
+    return _rough(u, image, 0.07)
 
 
 def _river(f: Frame, u: Uniforms) -> Floats:
@@ -124,8 +115,7 @@ def _river(f: Frame, u: Uniforms) -> Floats:
         f.cover(np.abs(f.x - u(-0.3, 0.3) + bend * u(0.15, 0.4)) - u(0.14, 0.28)),
         _tone(u, 0.16, 0.28, 0.38),
     )
-    _rough(u, image, 0.06)
-    return image
+    return _rough(u, image, 0.06)
 
 
 def _sea_or_lake(f: Frame, u: Uniforms) -> Floats:
@@ -133,8 +123,7 @@ def _sea_or_lake(f: Frame, u: Uniforms) -> Floats:
     paint(image, field(u, 3) * np.float32(0.4), _tone(u, 0.15, 0.33, 0.46))
     shore = np.clip((f.x - u(0.55, 1.6)) / f.pixel, 0, 1)
     paint(image, shore, _tone(u, 0.55, 0.52, 0.40))
-    _rough(u, image, 0.03)
-    return image
+    return _rough(u, image, 0.03)
 
 
 _KINDS: dict[str, Callable[[Frame, Uniforms], Floats]] = {
@@ -152,7 +141,7 @@ _KINDS: dict[str, Callable[[Frame, Uniforms], Floats]] = {
 LAND_COVER = tuple(_KINDS)
 
 
-def draw_land_cover(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_land_cover(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """Land from above, north anywhere (give the style a rotation of half a turn)."""
     f = place(u, style)
     image = np.empty((len(u), 3, f.x.shape[1]), dtype=np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -19,7 +18,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     union,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 _SHAPES: dict[str, Callable[[Frame], Floats]] = {
     "ball": lambda f: f.circle(0, 0, 0.8),
@@ -85,9 +84,7 @@ _SHAPES: dict[str, Callable[[Frame], Floats]] = {
 OBJECTS = tuple(_SHAPES)
 
 
-def draw_objects(
-    u: Uniforms, labels: npt.NDArray[np.int64], style: Style
-) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def draw_objects(u: Uniforms, labels: Integers, style: Style) -> tuple[Floats, Integers, Integers]:
     """An object on a plain ground: the scenes, and the palette entries of object and ground."""
     f = place(u, style)
     ground = u.integers(11)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -26,7 +27,7 @@ def mix(values: Keys) -> Keys:
     return values ^ (values >> np.uint64(31))
 
 
-def image_keys(name: str, indices: npt.NDArray[np.int64]) -> Keys:
+def image_keys(name: str, indices: Integers) -> Keys:
     """Return one key per index under a name, ``"1/digits/train"``: FNV-1a, then SplitMix64."""
     word = _FNV_BASIS
     for byte in name.encode():
@@ -67,7 +68,7 @@ class Uniforms:
         """Draw ``[B, 1]`` numbers in [low, high)."""
         return self.many(1, low, high)
 
-    def integers(self, count: int) -> npt.NDArray[np.int64]:
+    def integers(self, count: int) -> Integers:
         """Draw ``[B]`` whole numbers in [0, count)."""
         return ((self._bits(1)[:, 0] >> np.uint64(33)) % np.uint64(count)).astype(np.int64)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -20,7 +19,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     sine_cosine,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 
 def _edge(value: Floats, sharpness: Floats | float) -> Floats:
@@ -122,7 +121,7 @@ _PATTERNS: dict[str, Callable[[Frame, Uniforms], Floats]] = {
 TEXTURES = tuple(_PATTERNS)
 
 
-def draw_textures(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_textures(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """A pattern in two colours, at any angle."""
     f = place(u, style)
     ground = u.integers(11)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -20,7 +19,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     union,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 Layers = list[tuple[Floats, str]]  # signed distance and colour, bottom first
 
@@ -109,7 +108,7 @@ _SIGNS: dict[str, Callable[[Frame], Layers]] = {
 TRAFFIC_SIGNS = tuple(_SIGNS)
 
 
-def draw_traffic_signs(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_traffic_signs(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """A sign on a post in front of a street scene."""
     f = place(u, style)
     image = backdrop(u, colour(u, u.integers(11), 0.15))

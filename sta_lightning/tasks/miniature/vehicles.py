@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from sta_lightning.tasks.miniature.canvas import (
     Frame,
@@ -18,7 +17,7 @@ from sta_lightning.tasks.miniature.canvas import (
     place,
     union,
 )
-from sta_lightning.tasks.miniature.random import Floats, Uniforms
+from sta_lightning.tasks.miniature.random import Floats, Integers, Uniforms
 
 Parts = tuple[Floats, Floats, Floats]  # body, windows, wheels and other dark parts, as signed distances
 
@@ -139,7 +138,7 @@ _SHAPES: dict[str, Callable[[Frame], Parts]] = {
 VEHICLES = tuple(_SHAPES)
 
 
-def draw_vehicles(u: Uniforms, labels: npt.NDArray[np.int64], style: Style) -> Floats:
+def draw_vehicles(u: Uniforms, labels: Integers, style: Style) -> Floats:
     """A vehicle of a random colour on a road, facing either way."""
     f = place(u, style)
     f.x = np.where(u() < 0.5, -f.x, f.x)
