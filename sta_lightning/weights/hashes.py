@@ -23,10 +23,7 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
     """The SHA-256 of the names, types, shapes and bytes of tensors, in the names' order.
 
     Two files with the same tensors have the same digest though their bytes differ (order, metadata,
-    format).
-
-    Args:
-        state: tensors by name, on any device.
+    format), and so do tensors on other devices.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

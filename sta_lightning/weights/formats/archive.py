@@ -89,7 +89,7 @@ def read_old(
         stream: where it begins.
         size: of the stream, in bytes.
         storages: filled.
-        admit: asked before every use of a global; by default tensors and plain values are admitted.
+        admit: see ``interpret``; by default tensors and plain values are admitted.
         most: how many instructions each of its pickles may have.
 
     Raises:

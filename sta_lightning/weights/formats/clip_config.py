@@ -41,11 +41,7 @@ def from_open_clip(config: Mapping[str, Any], activation: Activation | None = No
 
 
 def from_huggingface(config: Mapping[str, Any], title: str) -> Computed:
-    """What a ``config.json`` of Hugging Face's says.
-
-    Args:
-        config: of a ``CLIPModel`` or a ``CLIPVisionModel``.
-        title: what to call it in a message.
+    """What the ``config.json`` of a ``CLIPModel`` or a ``CLIPVisionModel`` says.
 
     Raises:
         StaError: it describes another model, or an activation that open_clip does not have.

@@ -67,11 +67,7 @@ def computed_by(
 ) -> Computed | None:
     """How a CLIP computes with its weights; ``None`` where nobody says it, and for timm's models.
 
-    Args:
-        checkpoint: the file.
-        architecture: by its shapes.
-        configs: known architectures.
-        encoder: the architecture's name, as the user gives it.
+    ``encoder`` is the architecture's name, as the user gives it.
 
     Raises:
         StaError: there is no architecture of that name.

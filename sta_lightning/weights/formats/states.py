@@ -34,11 +34,7 @@ _NESTED_INSTRUCTIONS = 200  # of each pickle of a single storage
 
 
 def state_of(pickled: Pickled) -> dict[str, TensorSource]:
-    """The tensors of a checkpoint by name, unread.
-
-    Args:
-        pickled: a state dict, a checkpoint around one, a module saved whole, or a TorchScript
-            module.
+    """The tensors, by name and unread, of a state dict, a checkpoint around one, or a module.
 
     Raises:
         StaError: there is no state dict, or something in it is no tensor.

@@ -53,13 +53,7 @@ class Joined(_View):
 
 
 class Rows(_View):
-    """Some rows of a tensor.
-
-    Args:
-        matrix: the tensor.
-        start: the first row.
-        stop: the row after the last.
-    """
+    """Some rows of a tensor, from ``start`` to that before ``stop``."""
 
     def __init__(self, matrix: TensorSource, start: int, stop: int) -> None:
         super().__init__((matrix,), (stop - start, *matrix.shape[1:]))
@@ -72,9 +66,6 @@ class Rows(_View):
 
 class Transposed(_View):
     """A matrix with rows and columns exchanged; it is read whole, once.
-
-    Args:
-        matrix: of two dimensions.
 
     Raises:
         StaError: it has not two dimensions.
