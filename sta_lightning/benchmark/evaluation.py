@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sta_lightning.arithmetic import check_compatible
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
-from sta_lightning.modules.parts import read_encoder
+from sta_lightning.modules.parts import encoder_with
 
 Weights = Path | Mapping[str, Tensor]
 """A weights file, or an encoder's tensors by name."""
@@ -68,7 +66,7 @@ def classified(
         StaError: if weights or a head cannot be read, or do not fit.
     """
     empty = empty_encoder(encoder, pretrained, image_size)
-    built = {name: _encoder(empty, name, weights).to(device) for name, weights in models.items()}
+    built = {n: encoder_with(empty, weights, f"model {n!r}").to(device) for n, weights in models.items()}
     found: dict[str, dict[str, Bits]] = {name: {} for name in models}
     for name, data in images.items():
         head = ClassificationHead.load(heads[name]).to(device).eval()
@@ -81,22 +79,6 @@ def classified(
         for model, parts in right.items():
             found[model][name] = torch.cat(parts).numpy()
     return found
-
-
-def _encoder(empty: nn.Module, name: str, weights: Weights) -> nn.Module:
-    encoder = deepcopy(empty).requires_grad_(False)
-    reference = encoder.state_dict()
-    if isinstance(weights, Path):
-        weights = read_encoder(weights, reference, f"model {name!r}")
-    else:
-        check_compatible(
-            reference, weights, reference_name="the pretrained encoder", other_name=f"model {name!r}"
-        )
-    # They are read only: taken as they are, many models need no second copy of their weights.
-    encoder.load_state_dict(
-        {key: weights[key].to(tensor.dtype) for key, tensor in reference.items()}, assign=True
-    )
-    return encoder.eval()
 
 
 def accuracy(bits: Bits) -> float:

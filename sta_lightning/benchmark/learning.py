@@ -14,8 +14,7 @@ from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.images import Remembered, Suite
 from sta_lightning.benchmark.settings import MethodEntry
 from sta_lightning.engine import TaskSource
-from sta_lightning.modules.adamerging import AdaMerging
-from sta_lightning.modules.learning import learn
+from sta_lightning.modules.adamerging import AdaMerging, learn
 from sta_lightning.tasks.unlabelled import Step, Steps
 
 

@@ -11,7 +11,7 @@ from sta_lightning.benchmark.images import Suite
 from sta_lightning.callbacks import score
 from sta_lightning.encoders import build_encoder
 from sta_lightning.modules import CLIPClassifier
-from sta_lightning.modules.parts import head_for
+from sta_lightning.modules.parts import QUIET, head_for
 from sta_lightning.tasks import get_task
 
 HEAD, SCORES = "head.safetensors", "scores.safetensors"
@@ -24,9 +24,9 @@ def make_head(suite: Suite, name: str, folder: Path) -> dict[str, Any]:
     data.prepare_data()
     head = head_for(
         get_task(suite.members[name].spec),
-        encoder_name=settings.encoder,
-        pretrained=settings.pretrained,
-        encoder=build_encoder(settings.encoder, settings.pretrained, settings.image_size),
+        settings.encoder,
+        settings.pretrained,
+        build_encoder(settings.encoder, settings.pretrained, settings.image_size),
         datamodule=data,
     )
     head.save(folder / HEAD)
@@ -57,14 +57,7 @@ def make_scores(
         head=str(head),
         image_size=settings.image_size,
     )
-    trainer = Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = Trainer(accelerator=settings.accelerator, devices=1, **QUIET)
     score(
         trainer,
         module,

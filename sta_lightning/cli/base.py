@@ -59,12 +59,10 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called once by Lightning at the first ``setup``."""
-        folder = next(
-            (logger.log_dir for logger in trainer.loggers if getattr(logger, "log_dir", None)), None
-        )
-        if folder is None:
+        folders = [logger.log_dir for logger in trainer.loggers if getattr(logger, "log_dir", None)]
+        if not folders:
             return
-        target = Path(folder) / self.config_filename
+        target = Path(str(folders[0])) / self.config_filename
         target.parent.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_unset=False, format="yaml")
         with atomic_path(target) as temporary:
@@ -72,13 +70,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class Link(NamedTuple):
-    """An option of the model that is handed to an option of the data.
-
-    Attributes:
-        source: The model's option.
-        target: The data's option.
-        compute: Makes the target's value from the source's; ``None`` for the same value.
-    """
+    """An option of the model that is handed to one of the data, by ``compute`` or as it is."""
 
     source: str
     target: str
@@ -96,7 +88,7 @@ class StaCLI(LightningCLI):
     Args:
         subcommand: The trainer's method to run.
         words: The command line after the subcommand.
-        model_class: The model, or the base class of the models to choose from.
+        model_class: The model, or the base class of those to choose from.
         datamodule_class: The datamodule, or the base class of those to choose from.
         trainer_class: The trainer that has ``subcommand`` as a method.
         links: What is stated once, in the model, and handed to the data.
@@ -116,10 +108,8 @@ class StaCLI(LightningCLI):
         choose_classes: bool = False,
         trainer_defaults: dict[str, Any] | None = None,
     ) -> None:
-        self._name = subcommand
-        self._links = links
-        self._choose_classes = choose_classes
-        self._words = list(words)
+        self._name, self._words = subcommand, list(words)
+        self._links, self._choose_classes = links, choose_classes
         super().__init__(
             model_class=model_class,
             datamodule_class=datamodule_class,
@@ -210,7 +200,7 @@ class StaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Make the parser remember what callbacks refuse, as it does for models and data."""
-        self.parser.add_instantiator(_construct, Callback)
+        self.parser.add_instantiator(lambda kind, *args, **kwargs: kind(*args, **kwargs), Callback)
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a mistake that one of them finds comes out as raised."""
@@ -246,16 +236,10 @@ class StaCLI(LightningCLI):
             raise
 
 
-def _construct(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
-    return class_type(*args, **kwargs)
-
-
 def _members(message: str) -> list[str]:
     """Option names of the classes that a message is about; of all if it names none."""
-    known: dict[str, type] = {}
-    for base in (LightningModule, LightningDataModule, Callback):
-        for found in _descendants(base):
-            known[found.__name__] = found
+    bases = (LightningModule, LightningDataModule, Callback)
+    known = {found.__name__: found for base in bases for found in _descendants(base)}
     named = [known[name] for name in known if f"'{name}'" in message or f".{name}'" in message]
     ours = [found for found in known.values() if found.__module__.startswith("sta_lightning.")]
     # The options of a merge and the files of its tasks are handed on: no signature has them.
@@ -265,7 +249,7 @@ def _members(message: str) -> list[str]:
 
 
 def _descendants(base: type) -> list[type]:
-    found: list[type] = list(base.__subclasses__())
+    found: list[type] = base.__subclasses__()
     return found + [deeper for child in found for deeper in _descendants(child)]
 
 

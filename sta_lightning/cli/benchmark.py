@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sta_lightning.benchmark
 from sta_lightning.benchmark.settings import BenchmarkSettings
-from sta_lightning.cli.settings import parse
+from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.errors import StaError
 
 DESCRIPTION = (
@@ -19,27 +19,29 @@ DEMO_DESCRIPTION = (
 )
 DEMO = Path(sta_lightning.benchmark.__file__).parent / "demo.yaml"
 
-FLAGS = {
-    "force": "compute every cell again, even those already done",
-    "dry-run": "print the cells, how many are done, and the time expected for the others; compute nothing",
-}
+
+def build_parser(name: str) -> RaisingParser:
+    """Every field of the settings, a configuration file, and flags."""
+    parser = RaisingParser(
+        prog=f"sta {name}", description=DEMO_DESCRIPTION if name == "demo" else DESCRIPTION
+    )
+    parser.add_config()
+    help = "compute every cell again, even those already done"
+    parser.add_argument("--force", action="store_true", help=help)
+    help = "print the cells, how many are done, and the time expected for the others; compute nothing"
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help=help)
+    parser.add_class_arguments(BenchmarkSettings, as_group=False)
+    return parser
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Parse the settings and run the benchmark, or print its plan.
-
-    Args:
-        name: ``benchmark`` or ``demo``.
-        words: The command line after it.
-
-    Raises:
-        StaError: The settings are not understood.
-    """
+    """Run the benchmark, or print its plan."""
     if name == "demo":
-        words, description = ["--config", str(DEMO), *words], DEMO_DESCRIPTION
-    else:
-        description = DESCRIPTION
-    settings, flags = parse(name, words, description, BenchmarkSettings, FLAGS)
+        words = ["--config", str(DEMO), *words]
+    parser = build_parser(name)
+    values = parser.instantiate(parse(parser, words)).as_dict()
+    force, dry, _ = (values.pop(option) for option in ("force", "dry_run", "config"))
+    settings = BenchmarkSettings(**values)
     if not settings.methods:
         raise StaError(
             "sta benchmark needs a configuration that names the methods: --config configs/benchmark/miniature.yaml."
@@ -48,7 +50,7 @@ def run(name: str, words: Sequence[str]) -> None:
     # Imports torch and Lightning: --help and a mistyped option must not wait for them.
     from sta_lightning.benchmark.run import dry_run, run_benchmark
 
-    if flags["dry-run"]:
+    if dry:
         print(dry_run(settings))
     else:
-        run_benchmark(settings, force=flags["force"])
+        run_benchmark(settings, force=force)

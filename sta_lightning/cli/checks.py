@@ -11,19 +11,14 @@ from sta_lightning.weights.formats.states import as_mapping
 
 
 def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
-    """Refuse a Lightning checkpoint that is missing or cannot be read.
-
-    Args:
-        path: The file.
-        option: Where the user gave it.
+    """Refuse a Lightning checkpoint, given by an option, that is missing or cannot be read.
 
     Raises:
         StaError: The file is missing or is no checkpoint.
     """
     if not path.is_file():
-        folder = path.parent
-        others = sorted(p.name for p in folder.glob("*.ckpt")) if folder.is_dir() else []
-        hint = f" In {str(folder)!r} there are: {', '.join(others)}." if others else ""
+        others = sorted(p.name for p in path.parent.glob("*.ckpt"))
+        hint = f" In {str(path.parent)!r} there are: {', '.join(others)}." if others else ""
         raise StaError(
             f"{option}: there is no file {str(path)!r}.{hint} Give the path of a checkpoint that a fit has left."
         )
@@ -40,19 +35,13 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
 
 def add_output(parser: ArgumentParser) -> None:
     """Add the options of a merge and of a forgetting besides what is merged."""
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its "
-        "settings and the SHA-256 of every source.",
+    help = (
+        "File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its settings "
+        "and the SHA-256 of every source."
     )
-    parser.add_argument(
-        "--evaluate",
-        type=bool,
-        default=True,
-        help="Whether to measure that file's accuracy on every test split, on the screen and in every logger.",
-    )
+    parser.add_argument("--output", type=Path, required=True, help=help)
+    help = "Whether to measure that file's accuracy on every test split, on the screen and in every logger."
+    parser.add_argument("--evaluate", type=bool, default=True, help=help)
 
 
 def check_output(path: Path) -> None:

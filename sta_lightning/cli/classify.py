@@ -4,6 +4,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from sta_lightning.encoders.heads import Classes
     from sta_lightning.encoders.predictor import Predictor
 
-DESCRIPTION = (
-    "Classify pictures with a fine-tuned or merged encoder, and write a table: path, label, class name and probability of the "
-    "likeliest class, then the same of the next ones. The table is written whole or not at all."
-)
 _NAMED = 5  # classes that the summary names
 
 Ranked = list[tuple[int, float]]
@@ -28,64 +25,18 @@ Ranked = list[tuple[int, float]]
 
 
 def build_parser() -> RaisingParser:
-    """The options of ``sta predict --model``."""
+    """The options of ``sta predict --model``: the arguments of :func:`classify`."""
     parser = RaisingParser(
         prog="sta predict",
-        description=DESCRIPTION,
+        description="Classify pictures with a fine-tuned or merged encoder, and write a table: path, label, class name and "
+        "probability of the likeliest class, then the same of the next ones. The table is written whole or not at all.",
         usage="sta predict --model FILE --task NAME PICTURES ... [--option=value ...]",
     )
-    parser.add_argument(
-        "pictures",
-        type=Path,
-        nargs="+",
-        metavar="PICTURES",
-        help="pictures, and folders that are searched for pictures at any depth",
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        help="the encoder: a file of sta merge (with model.heads=true it brings its heads), sta forget or sta fit",
-    )
-    parser.add_argument(
-        "--task",
-        type=str | None,
-        default=None,
-        help="name of the task whose classes are meant, or the path of its YAML file",
-    )
-    parser.add_argument(
-        "--head",
-        type=Path | None,
-        default=None,
-        help="file of the head; None for the one that the model brings along, or one made from the task's prompts",
-    )
-    parser.add_argument(
-        "--pretrained",
-        type=str | None,
-        default=None,
-        help="the pretrained CLIP, to make the head with: a file, or a tag of open_clip",
-    )
-    parser.add_argument(
-        "--encoder",
-        type=str | None,
-        default=None,
-        help="name of the encoder; None for what the model's file says",
-    )
-    parser.add_argument(
-        "--image_size",
-        type=int | None,
-        default=None,
-        help="side of the encoder's input in pixels; None for what the model's file says, or the encoder's own",
-    )
-    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="the table (CSV)")
-    parser.add_argument(
-        "--top", type=int, default=5, help="number of classes that the table has for a picture"
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures that are classified together")
-    parser.add_argument(
-        "--skip_broken", action="store_true", help="leave out, and list, pictures that do not decode"
-    )
-    parser.add_argument("--device", type=str, default="cpu", help="where: cpu, or a GPU such as cuda")
+    help = "pictures, and folders that are searched for pictures at any depth"
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help=help)
+    help = "leave out, and list, pictures that do not decode"
+    parser.add_argument("--skip_broken", action="store_true", help=help)
+    parser.add_function_arguments(classify, as_group=False, skip={"pictures", "skip_broken"})
     return parser
 
 
@@ -97,11 +48,48 @@ def run(name: str, words: Sequence[str]) -> None:
         missing="sta predict needs a model and pictures: --model FILE PICTURES ..., or --config FILE for the test split that a "
         "configuration describes. `sta predict --help` lists the options.",
     )
-    for option in ("top", "batch_size"):
-        if getattr(asked, option) < 1:
-            raise StaError(f"--{option}={getattr(asked, option)} was asked for: give 1 or more.")
-    if asked.output.is_dir():
-        raise StaError(f"--output: '{asked.output}' is a folder. Give a file name, such as predictions.csv.")
+    classify(**asked.as_dict())
+
+
+def classify(
+    *,
+    pictures: Sequence[Path],
+    model: Path,
+    task: str | None = None,
+    head: Path | None = None,
+    pretrained: str | None = None,
+    encoder: str | None = None,
+    image_size: int | None = None,
+    output: Path = Path("predictions.csv"),
+    top: int = 5,
+    batch_size: int = 32,
+    skip_broken: bool = False,
+    device: str = "cpu",
+) -> None:
+    """Classify pictures with a model in a file, and write a table.
+
+    Args:
+        pictures: files and folders.
+        model: the encoder: a file of sta merge (with model.heads=true it brings its heads), sta
+            forget or sta fit.
+        task: name of the task whose classes are meant, or the path of its YAML file.
+        head: file of the head; None for the one that the model brings along, or one made from the
+            task's prompts.
+        pretrained: the pretrained CLIP, to make the head with: a file, or a tag of open_clip.
+        encoder: name of the encoder; None for what the model's file says.
+        image_size: side of the encoder's input in pixels; None for what the model's file says, or
+            the encoder's own.
+        output: the table (CSV).
+        top: number of classes that the table has for a picture.
+        batch_size: pictures that are classified together.
+        skip_broken: leave out, and list, pictures that do not decode.
+        device: where: cpu, or a GPU such as cuda.
+    """
+    for option, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise StaError(f"--{option}={value} was asked for: give 1 or more.")
+    if output.is_dir():
+        raise StaError(f"--output: '{output}' is a folder. Give a file name, such as predictions.csv.")
     start = time.perf_counter()
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
@@ -109,35 +97,32 @@ def run(name: str, words: Sequence[str]) -> None:
     from sta_lightning.cli.pictures import find_pictures
     from sta_lightning.encoders.predictor import open_predictor
 
-    pictures = find_pictures(asked.pictures)
+    files = find_pictures(pictures)
     predictor = open_predictor(
-        asked.model,
-        task=asked.task,
-        head=asked.head,
-        encoder=asked.encoder,
-        image_size=asked.image_size,
-        pretrained=asked.pretrained,
+        model,
+        task=task,
+        head=head,
+        encoder=encoder,
+        image_size=image_size,
+        pretrained=pretrained,
         find_task=find_task,
-    ).to(torch_device(asked.device))
+    ).to(torch_device(device))
     broken: list[str] = []
-    count = min(asked.top, len(predictor.class_names))
-    found = list(
-        _classified(predictor, pictures, asked.batch_size, count, broken if asked.skip_broken else None)
-    )
+    count = min(top, len(predictor.class_names))
+    found = list(_classified(predictor, files, batch_size, count, broken if skip_broken else None))
     if not found:
-        raise StaError(f"none of the {len(pictures)} pictures can be decoded, the first because: {broken[0]}")
-    _write(asked.output, predictor.class_names, found, count)
+        raise StaError(f"none of the {len(files)} pictures can be decoded, the first because: {broken[0]}")
+    _write(output, predictor.class_names, found, count)
     for reason in broken:
         say(f"skipped: {reason}")
     best = Counter(predictor.class_names[ranked[0][0]] for _, ranked in found)
     common = best.most_common(_NAMED)
-    rest = len(best) - len(common)
-    named = ", ".join(f"{count} {title}" for title, count in common) + (
-        f", {rest} classes more" if rest else ""
-    )
+    named = [f"{count} {title}" for title, count in common]
+    if len(best) > len(common):
+        named.append(f"{len(best) - len(common)} classes more")
     left_out = f", {len(broken)} skipped" if broken else ""
-    say(f"{len(found)} pictures{left_out}: {named}")
-    say(f"written: {asked.output} ({time.perf_counter() - start:.2f} s)")
+    say(f"{len(found)} pictures{left_out}: {', '.join(named)}")
+    say(f"written: {output} ({time.perf_counter() - start:.2f} s)")
 
 
 def find_task(spec: str) -> "Classes":
@@ -150,40 +135,32 @@ def find_task(spec: str) -> "Classes":
 def _classified(
     predictor: "Predictor", pictures: Sequence[Path], batch_size: int, count: int, broken: list[str] | None
 ) -> Iterator[tuple[Path, Ranked]]:
-    """Yield every picture with its likeliest classes.
+    """Yield every picture with its ``count`` likeliest classes.
 
-    Args:
-        predictor: The model.
-        pictures: The files.
-        batch_size: How many are classified together.
-        count: How many classes of a picture are kept.
-        broken: Takes what is wrong with pictures that do not decode; ``None`` to raise it.
+    What is wrong with pictures that do not decode goes into ``broken``, or is raised without it.
     """
     import torch
 
     from sta_lightning.cli.pictures import read_picture
 
-    waiting: list[tuple[Path, Tensor]] = []
+    def prepared() -> "Iterator[tuple[Path, Tensor]]":
+        for path in pictures:
+            try:
+                image = predictor.prepare(read_picture(path))
+            except StaError as error:
+                if broken is None:
+                    raise
+                broken.append(str(error))
+            else:
+                yield path, image
 
-    def results() -> Iterator[tuple[Path, Ranked]]:
-        if waiting:
-            found = predictor.probabilities(torch.stack([image for _, image in waiting]))
-            # Of equal probabilities the lower label comes first.
-            values, labels = (part[:, :count].tolist() for part in found.sort(descending=True, stable=True))
-            for (path, _), row, numbers in zip(waiting, labels, values, strict=True):
-                yield path, list(zip(row, numbers, strict=True))
-        waiting.clear()
-
-    for path in pictures:
-        try:
-            waiting.append((path, predictor.prepare(read_picture(path))))
-        except StaError as error:
-            if broken is None:
-                raise
-            broken.append(str(error))
-        if len(waiting) == batch_size:
-            yield from results()
-    yield from results()
+    images = prepared()
+    while batch := list(islice(images, batch_size)):
+        found = predictor.probabilities(torch.stack([image for _, image in batch]))
+        # Of equal probabilities the lower label comes first.
+        values, labels = (part[:, :count].tolist() for part in found.sort(descending=True, stable=True))
+        for (path, _), row, numbers in zip(batch, labels, values, strict=True):
+            yield path, list(zip(row, numbers, strict=True))
 
 
 def _write(

@@ -19,9 +19,8 @@ def read_config(name: str) -> dict[str, Any]:
     path = Path(name)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
-        near = path.parent if path.parent.is_dir() else None
-        others = sorted(p.name for p in near.glob("*.y*ml")) if near else []
-        hint = f" In {str(near)!r} there are: {', '.join(others[:20])}." if others else ""
+        others = sorted(p.name for p in path.parent.glob("*.y*ml"))
+        hint = f" In {str(path.parent)!r} there are: {', '.join(others[:20])}." if others else ""
         raise StaError(
             f"--config {name!r}: the file {kind} (looked from {Path.cwd()}).{hint} Give the path of a YAML file."
         )
@@ -37,8 +36,7 @@ def read_config(name: str) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise StaError(f"--config {name!r}: the file is not text in UTF-8. Give a YAML file.") from error
-    if content is None:
-        return {}
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise StaError(
             f"--config {name!r}: expected a mapping such as `model: ...`, `data: ...`, `trainer: ...`; "
@@ -66,16 +64,10 @@ def asked_for(words: Sequence[str], configs: Iterable[Mapping[str, Any]], group:
 
 
 def check_keys(name: str, config: Mapping[str, Any], options: Iterable[str], command: str) -> None:
-    """Refuse a key that is no option.
+    """Refuse a key of the file ``name`` that is none of a subcommand's options, dotted.
 
     jsonargparse does so too, but only after it has missed what is required, and without the file's
     name.
-
-    Args:
-        name: The file.
-        config: What is in it.
-        options: Every option of the subcommand, dotted.
-        command: The subcommand.
 
     Raises:
         StaError: There is no such option; the nearest is named.

@@ -22,40 +22,23 @@ UNSAFE = (
 def build_parser() -> RaisingParser:
     """The options of ``sta convert``."""
     parser = RaisingParser(prog="sta convert", description=DESCRIPTION)
-    parser.add_argument(
-        "source", type=Path, metavar="IN", help="the checkpoint: a file, or a folder from a model hub"
+    help = "the checkpoint: a file, or a folder from a model hub"
+    parser.add_argument("source", type=Path, metavar="IN", help=help)
+    help = "file that ends in .safetensors; for huggingface a new folder"
+    parser.add_argument("output", type=Path, metavar="OUT", help=help)
+    help = (
+        "open_clip: a whole CLIP for open_clip.create_model(NAME, pretrained=OUT). huggingface: a folder for from_pretrained. "
+        "safetensors: the image encoder alone, as this package reads it"
     )
-    parser.add_argument(
-        "output",
-        type=Path,
-        metavar="OUT",
-        help="file that ends in .safetensors; for huggingface a new folder",
-    )
-    parser.add_argument(
-        "--to",
-        type=Literal["open_clip", "huggingface", "safetensors"],
-        required=True,
-        help="open_clip: a whole CLIP for open_clip.create_model(NAME, pretrained=OUT). huggingface: a folder for "
-        "from_pretrained. safetensors: the image encoder alone, as this package reads it",
-    )
-    parser.add_argument(
-        "--encoder",
-        type=str | None,
-        default=None,
-        help="architecture, as open_clip names it, or miniature; needed where the file does not say how it computes",
-    )
-    parser.add_argument(
-        "--pretrained",
-        type=Path | None,
-        default=None,
-        help="the model that it was fine-tuned from: lends text tower and projection where IN has none, and is compared with it",
-    )
-    parser.add_argument(
-        "--dtype",
-        type=Literal["float32", "float16", "bfloat16"] | None,
-        default=None,
-        help="type of the weights written; None for that of IN",
-    )
+    layouts = Literal["open_clip", "huggingface", "safetensors"]
+    parser.add_argument("--to", type=layouts, required=True, help=help)
+    help = "architecture, as open_clip names it, or miniature; needed where the file does not say how it computes"
+    parser.add_argument("--encoder", type=str | None, default=None, help=help)
+    help = "the model that it was fine-tuned from: lends text tower and projection where IN has none, and is compared with it"
+    parser.add_argument("--pretrained", type=Path | None, default=None, help=help)
+    help = "type of the weights written; None for that of IN"
+    types = Literal["float32", "float16", "bfloat16"]
+    parser.add_argument("--dtype", type=types | None, default=None, help=help)
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
 

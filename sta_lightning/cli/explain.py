@@ -36,7 +36,6 @@ _TYPE_WORDS = {
 _NOT_ACCEPTED = re.compile(
     r"(?:Option|Key|Group key|does not accept option|accept nested key) ['\"]([^'\"]+)['\"]"
 )
-_HELP = re.compile(r"--(model|data)\b")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -45,10 +44,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not near:  # a wrong prefix (`p` for `model.p`) leaves the last part
         by_leaf = {item.rsplit(".", 1)[-1]: item for item in reversed(names)}
-        near = [
-            by_leaf[leaf]
-            for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.7)
-        ]
+        leaves = difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.7)
+        near = [by_leaf[leaf] for leaf in leaves]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -58,24 +55,16 @@ def _in_words(reason: str) -> str:
     if match is None:
         return reason
     kind = match.group(1)
-    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-    if literal:
+    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
         return f"expected one of {literal.group(1)}"
-    plain = re.fullmatch(r"<class '([\w.]+)'>", kind)
-    if plain:
-        return f"expected {_TYPE_WORDS.get(plain.group(1), plain.group(1))}"
-    return f"expected {kind}"
+    plain = re.sub(r"^<class '([\w.]+)'>$", r"\1", kind)
+    return f"expected {_TYPE_WORDS.get(plain, plain)}"
 
 
 def _leaves(message: str) -> list[str]:
     """The informative lines of a nested message, in order, each once."""
-    found: list[str] = []
-    for raw in message.splitlines():
-        line = re.sub(r"^[\s-]+", "", raw)
-        line = re.sub(r'^Parser key "[^"]+":\s*', "", line)
-        if line and not line.startswith(_NOISE) and line not in found:
-            found.append(line)
-    return found
+    lines = (re.sub(r'^[\s-]*(Parser key "[^"]+":\s*)?', "", raw) for raw in message.splitlines())
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
 
 
 def _given(message: str) -> str | None:
@@ -111,28 +100,21 @@ def unknown_option(words: Sequence[str], options: Iterable[str]) -> str | None:
 
 
 def explain(
-    message: str,
-    words: Sequence[str],
-    *,
-    command: str,
-    options: Sequence[str],
-    members: Sequence[str] = (),
+    message: str, words: Sequence[str], *, command: str, options: Sequence[str], members: Sequence[str] = ()
 ) -> str:
     """One message for one mistake on the command line or in a configuration.
 
     Args:
         message: What jsonargparse says.
         words: The command line after the subcommand.
-        command: The subcommand, for the hint at its help.
-        options: Every option of that subcommand, dotted, without dashes.
+        command: The subcommand.
+        options: See :func:`unknown_option`.
         members: Names of the options of the classes chosen for model, data and callbacks.
     """
     see_help = f" `sta {command} --help` lists the options."
-    name = unknown_option(words, options)
-    if name is not None:
+    if (name := unknown_option(words, options)) is not None:
         return f"there is no option --{name}.{nearest(name, [*options, *members])}{see_help}"
-    stray = re.match(r"unrecognized arguments: (\S*)", message)
-    if stray:
+    if stray := re.match(r"unrecognized arguments: (\S*)", message):
         word = stray.group(1)
         return f"found {word!r}, which belongs to no option: write --option={word}.{see_help}"
     required = re.search(r"(?:arguments are required: |Key )([\w., \"]+?)(?: is required.*)?$", message)
@@ -145,20 +127,16 @@ def explain(
     place = f"--{key}: " if key else ""
     leaves = _leaves(message)
     for leaf in leaves:
-        rejected = _NOT_ACCEPTED.search(leaf)
-        if rejected:
+        if rejected := _NOT_ACCEPTED.search(leaf):
             name = rejected.group(1)
             prefix = f"{key}." if key else ""
             if name == "class_path":
                 return f"{place}beside class_path only init_args is read; found other keys too. Move them under init_args."
-            lookup = [*members, *options] if key else [*options, *members]
-            hint = nearest(name, lookup)
-            return f"{prefix}{name} is not an option.{hint}{_class_help(command, key) or see_help}"
-        lost = re.search(r"dot import path string: (\S+)", leaf)
-        if lost:
+            hint = nearest(name, [*members, *options]) + (_class_help(command, key) or see_help)
+            return f"{prefix}{name} is not an option.{hint}"
+        if lost := re.search(r"dot import path string: (\S+)", leaf):
             return f"{place}there is no class {lost.group(1)!r}.{nearest(lost.group(1), members)}{see_help}"
-    missing = re.search(r"File does not exist: '?([^']+)'?", message)
-    if missing:
+    if missing := re.search(r"File does not exist: '?([^']+)'?", message):
         return f"{place}there is no file {missing.group(1)!r}. Check the path; a relative one starts at the current folder."
     reasons = [_in_words(leaf) for leaf in leaves]
     value = _given(message)
@@ -172,7 +150,7 @@ def explain(
 
 def _class_help(command: str, key: str) -> str:
     """The hint at a class's own help, where model and data are chosen by name."""
-    match = _HELP.match(f"--{key}")
-    if match is None or command not in ("fit", "validate", "test", "predict"):
+    part = key.split(".")[0]
+    if part not in ("model", "data") or command not in ("fit", "validate", "test", "predict"):
         return ""
-    return f" `sta {command} --{match.group(1)}.help=CLASS` lists the options of a class."
+    return f" `sta {command} --{part}.help=CLASS` lists the options of a class."

@@ -1,9 +1,3 @@
-"""Turns whatever a subcommand raises into one message and an exit status.
-
-A user's mistake is a message and status 2; an interruption 130; anything else is a bug of ours: one
-line and status 1. With ``debug`` the exception goes through untouched.
-"""
-
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -60,11 +54,10 @@ def user_message(error: BaseException) -> str | None:
 
 
 def guarded(call: Callable[[], None], *, debug: bool) -> int:
-    """Run ``call`` and return the exit status.
+    """Run a subcommand; turn whatever it raises into one message, and return the exit status.
 
-    Args:
-        call: The subcommand.
-        debug: Let exceptions through, with their stack traces.
+    A user's mistake is a message and status 2; an interruption 130; anything else is a bug of ours:
+    one line and status 1. With ``debug`` that and the mistake go through untouched.
     """
     try:
         call()
@@ -81,8 +74,7 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
             return EXIT_INTERNAL_ERROR
         return stop.code or 0
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has had enough. Nothing more can be written, at
-        # the interpreter's end neither.
+        # Whoever read the output, such as `head`, has had enough: nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -92,13 +84,10 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
         if message is not None:
             complain(message)
             return EXIT_USER_ERROR
-        text = " ".join(str(error).split())
         rank = process_rank()
         where = f" (process {rank})" if rank else ""
+        text = f"internal error{where}: {type(error).__name__}: {' '.join(str(error).split())}"[:600]
         # Every process speaks here: the one that fails may be the only one that knows why.
-        print(
-            f"sta: internal error{where}: {type(error).__name__}: {text[:500]} -- run again with --debug for the stack trace",
-            file=sys.stderr,
-        )
+        print(f"sta: {text} -- run again with --debug for the stack trace", file=sys.stderr)
         return EXIT_INTERNAL_ERROR
     return 0

@@ -21,16 +21,13 @@ _LONGEST = 160  # characters of a value
 def build_parser() -> RaisingParser:
     """The options of ``sta inspect``."""
     parser = RaisingParser(prog="sta inspect", description=DESCRIPTION)
-    parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="checkpoints: files, or folders from a model hub"
+    help = "checkpoints: files, or folders from a model hub"
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=help)
+    help = (
+        "the model that they were fine-tuned from: tells the norm of the task vector per block, absolute and relative to the "
+        "pretrained weights"
     )
-    parser.add_argument(
-        "--pretrained",
-        type=Path | None,
-        default=None,
-        help="the model that they were fine-tuned from: tells the norm of the task vector per block, absolute and relative to "
-        "the pretrained weights",
-    )
+    parser.add_argument("--pretrained", type=Path | None, default=None, help=help)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
@@ -46,18 +43,16 @@ def run(name: str, words: Sequence[str]) -> None:
     configs = known_architectures()
     found: list[dict[str, Any]] = []
     failed: list[str] = []
+    settings = {"configs": configs, "pretrained": asked.pretrained, "unsafe_pickle": asked.unsafe_pickle}
     for file in asked.files:
         try:
-            one = inspect(
-                file, configs=configs, pretrained=asked.pretrained, unsafe_pickle=asked.unsafe_pickle
-            )
+            found.append(inspect(file, **settings))
         except StaError as error:
             failed.append(str(error))
             found.append({"file": str(file), "error": str(error)})
             continue
-        found.append(one)
         if not asked.json:
-            say("\n".join(described(one)) + "\n")
+            say("\n".join(described(found[-1])) + "\n")
     if asked.json:
         say(json.dumps({"files": found}, indent=2, ensure_ascii=False))
     if failed:

@@ -1,8 +1,4 @@
-"""Entry point of the command ``sta``.
-
-Nothing heavy is imported here: ``sta --help`` and ``sta --version`` answer at once, and a mistyped
-subcommand is told before torch is loaded.
-"""
+"""Entry point of the command ``sta``; nothing heavy is imported before a subcommand is known."""
 
 import difflib
 import importlib
@@ -15,11 +11,7 @@ from sta_lightning.cli.guard import EXIT_USER_ERROR, complain, guarded
 
 
 class Command(NamedTuple):
-    """One row of the table: where a subcommand lives and what it does.
-
-    A module's ``run(name, words)`` takes the subcommand and the command line after it, and raises a
-    ``StaError`` for whatever the user can mend.
-    """
+    """Where a subcommand lives, as ``run(name, words)`` of a module, and what it does."""
 
     module: str
     summary: str

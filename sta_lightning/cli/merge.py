@@ -1,12 +1,11 @@
 """``sta merge`` and ``sta forget``: files to a file; Lightning is imported only to evaluate it."""
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sta_lightning.cli.checks import add_output, check_output
 from sta_lightning.cli.parser import RaisingParser, parse
@@ -20,48 +19,45 @@ from sta_lightning.engine import (
     TaskSource,
     launched_processes,
 )
+from sta_lightning.errors import StaError
 
 _OPTIONS: dict[str, type[MergeOptions]] = {"merge": FusionOptions, "forget": ForgettingOptions}
 _FILES = [field.name for field in dataclasses.fields(TaskSource)]
-
-
-class _EverythingAskedError(Exception):
-    """The help or the configuration is asked for, which has the evaluation's options too."""
-
-
-class _Everything(argparse.Action):
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise _EverythingAskedError
+_EVALUATION = ("data", "trainer", "seed_everything")
 
 
 def build_parser(name: str) -> RaisingParser:
     """The options of a merge; those of its evaluation are taken as they are, unread."""
-    parser = RaisingParser(prog=f"sta {name}", add_help=False, print_config=None)
+    parser = RaisingParser(prog=f"sta {name}")
     parser.add_config()
     parser.add_class_arguments(_OPTIONS[name], "model", fail_untyped=True)
     add_output(parser)
-    for unread in ("data", "trainer", "seed_everything"):
+    for unread in _EVALUATION:
         parser.add_argument(f"--{unread}", type=dict[str, Any] | Any, default=None)
-    parser.add_argument("-h", "--help", action=_Everything, nargs=0)
-    parser.add_argument("--print_config", action=_Everything, nargs="?")
     return parser
 
 
 def run(name: str, words: Sequence[str]) -> None:
     """Run ``sta merge`` or ``sta forget``."""
-    parser = build_parser(name)
-    try:
-        asked = parse(parser, words, _FILES)
+    # The help and the configuration have the evaluation's options too.
+    everything = {"-h", "--help", "--print_config"} & {word.split("=")[0] for word in words}
+    asked = None if everything else parse(build_parser(name), words, _FILES)
+    if asked is not None:
         fill_placeholders(asked)
         check_output(asked.output)
-    except _EverythingAskedError:
-        asked = None
     if asked is None or asked.evaluate:
         from sta_lightning.cli import merge_evaluated
 
         merge_evaluated.run(name, words)
-    else:
-        write(_OPTIONS[name](**asked.model.as_dict()), asked.output)
+        return
+    for word in words:
+        option = word.split("=")[0]
+        # In a configuration file they may stay: it serves merges with and without an evaluation.
+        if option.startswith("--") and option[2:].split(".")[0].removesuffix("+") in _EVALUATION:
+            raise StaError(
+                f"{option} is an option of the evaluation, which --evaluate=false leaves out. Leave one of the two out."
+            )
+    write(_OPTIONS[name](**asked.model.as_dict()), asked.output)
 
 
 def write(options: MergeOptions, output: Path) -> None:

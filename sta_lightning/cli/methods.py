@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
@@ -43,11 +44,11 @@ def table() -> str:
 def _table(title: str, methods: Mapping[str, object]) -> str:
     rows = [("name", "needs", "coefficient", "source", "what it does")]
     for name, method in methods.items():
-        get = {key: getattr(method, key) for key in ("data", "coefficient", "source", "summary")}
-        needs = "weights" if get["data"] == "nothing" else get["data"]
+        data, coefficient, source, summary = attrgetter("data", "coefficient", "source", "summary")(method)
+        needs = "weights" if data == "nothing" else data
         if getattr(method, "many", False):
             needs += " of several fine-tunings"
-        rows.append((name, needs, get["coefficient"] or "none", get["source"], get["summary"]))
+        rows.append((name, needs, coefficient or "none", source, summary))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [title, ""]
     for row in rows:
@@ -66,6 +67,7 @@ def _one(name: str) -> str:
     )
 
     parts: list[str] = []
+    own = "." in name or ":" in name
     if name in LEARNED_METHODS:
         learned = LEARNED_METHODS[name]
         lines = [f"{learned.title} (merging, learned: {learned.command})", "", learned.summary + ".", ""]
@@ -73,10 +75,10 @@ def _one(name: str) -> str:
         lines += [f"  {key} = {value!r}" for key, value in learned.settings.items()]
         return "\n".join(lines)
     for kind, methods in (("merging", FUSION_METHODS), ("forgetting", FORGET_METHODS)):
-        if name in methods or "." in name or ":" in name:
+        if name in methods or own:
             method = find_method(name, methods)
             needs = "the weights alone" if method.data == "nothing" else method.data
-            lines = [f"{method.title} ({kind}: {_KINDS[kind]}{name})", ""]
+            lines = [f"{method.title} ({kind}: {_KINDS[kind]}{name}{'; or sta forget' if own else ''})", ""]
             lines += textwrap.wrap(method.summary[:1].upper() + method.summary[1:] + ".", _WIDTH)
             lines += ["", f"  needs        {needs}", f"  coefficient  {method.coefficient or 'none'}"]
             lines += [f"  source       {method.source}"] if method.source else []
@@ -88,10 +90,7 @@ def _one(name: str) -> str:
             if document and not document.startswith(f"{method.__name__}("):
                 lines += ["", document]
             parts.append("\n".join(lines))
-            if "." in name or ":" in name:
-                parts[0] = parts[0].replace(
-                    f"{_KINDS[kind]}{name})", f"{_KINDS[kind]}{name}; or sta forget)", 1
-                )
+            if own:
                 break
     if not parts:
         raise StaError(

@@ -16,6 +16,7 @@ from sta_lightning.cli.screen import say
 from sta_lightning.engine.files import GRAM
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules import CLIPClassifier
+from sta_lightning.modules.parts import QUIET
 from sta_lightning.tasks import TaskDataModule
 from sta_lightning.weights import read_metadata
 
@@ -64,7 +65,6 @@ class ScoreTrainer(Trainer):
                 record how far the two agree: in rank, and in which entries a mask would keep.
         """
         check_output(output)
-        checkpoint = weights if weights.suffix == CHECKPOINT_SUFFIX else None
         written = score_alone(
             self,
             model,
@@ -75,7 +75,7 @@ class ScoreTrainer(Trainer):
             seed=seed,
             precision=precision,
             report_agreement=report_agreement,
-            ckpt_path=checkpoint,
+            ckpt_path=weights if weights.suffix == CHECKPOINT_SUFFIX else None,
         )
         if self.is_global_zero:
             say(f"written: {written}")
@@ -132,10 +132,5 @@ def run(name: str, words: Sequence[str]) -> None:
         trainer_class=ScoreTrainer,
         links=LINKS,
         # Nothing is logged or trained while scoring; the trainer would leave empty folders.
-        trainer_defaults={
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-        },
+        trainer_defaults=QUIET,
     )

@@ -1,5 +1,3 @@
-"""What the subcommands print."""
-
 from collections.abc import Mapping
 
 
@@ -14,9 +12,6 @@ def accuracy_table(metrics: Mapping[str, float]) -> str:
     Args:
         metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``
             or ``test/control/acc``; shares in [0, 1].
-
-    Returns:
-        Lines of a name and a percentage.
     """
     rows: list[tuple[str, float]] = []
     last: list[tuple[str, float]] = []

@@ -45,13 +45,7 @@ def _unbounded(config: Namespace) -> str:
 
 
 def launch(name: str, words: Sequence[str], trainer_class: type[Trainer]) -> None:
-    """Run a method of a trainer with a model and a datamodule that are chosen by class name.
-
-    Args:
-        name: The subcommand, which is the method's name.
-        words: The command line after it.
-        trainer_class: Has the method.
-    """
+    """Run the trainer's method ``name``, with model and datamodule chosen by class name."""
     (FitCLI if name == "fit" else StaCLI)(
         name,
         words,

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
 
-SAFETENSORS = ".safetensors"
 AS_GIVEN = "file"
 """The measure of a merge that takes an importance file as it is, whatever made it."""
 MERGE_MEASURES = (*MEASURES, AS_GIVEN)
@@ -86,16 +85,6 @@ def saying(what: str) -> Iterator[None]:
         raise StaError(f"{what}: {error}") from error
 
 
-def open_weights(path: str | Path, stack: ExitStack) -> tuple[SourceDict, dict[str, str]]:
-    """The tensors of a weights file, unread, as they are named in it, and what its metadata says.
-
-    Raises:
-        StaError: names the file if it is missing, broken or of another format.
-    """
-    checkpoint = open_checkpoint(path, stack)
-    return checkpoint.tensors, dict(checkpoint.metadata)
-
-
 def open_encoder(
     path: str | Path, reference: SourceDict, what: str, stack: ExitStack
 ) -> tuple[SourceDict, dict[str, str]]:
@@ -121,13 +110,6 @@ def open_task(
 ) -> tuple[SourceDict, dict[str, str]]:
     """What a method reads of a task besides importance: fine-tuned encoder or vector, and metadata.
 
-    Args:
-        task: the task's name.
-        files: its files.
-        method: what is done with them.
-        reference: the pretrained encoder.
-        stack: what closes the file.
-
     Raises:
         StaError: the file is not given, is missing or broken, or does not fit.
     """
@@ -143,17 +125,15 @@ def open_task(
         return open_encoder(path, reference, f"task {task!r}", stack)
     with saying(f"task {task!r}"):
         vector, metadata = open_vector(path, stack)
-    # A vector is of floating-point tensors alone; in a model's place the others are the model's
-    # own.
+    # A vector is of floating-point tensors alone; the others are the pretrained model's own.
     buffers = {name: source for name, source in reference.items() if not source.dtype.is_floating_point}
     return {**buffers, **vector}, metadata
 
 
 def open_scores(
-    path: str | None,
+    task: str,
+    files: TaskSource,
     measure: str,
-    *,
-    what: str,
     finetuned: SourceDict,
     pretrained: SourceDict,
     digest: str | None,
@@ -162,10 +142,10 @@ def open_scores(
     """The importance of one task's weights by a measure.
 
     Args:
-        path: the file that scoring wrote; not read by the measures that need no data.
-        measure: a measure of :data:`MERGE_MEASURES`; ``"file"`` takes the file's tensors as they
-            are, of whatever measure and origin, scored on whatever weights.
-        what: whose importance it is, for messages.
+        task: the task's name.
+        files: its files; ``importance`` is not read by the measures that need no data.
+        measure: one of :data:`MERGE_MEASURES`; ``"file"`` takes the file's tensors as they are, of
+            whatever measure and origin, scored on whatever weights.
         finetuned: the task's weights.
         pretrained: the pretrained weights.
         digest: digest of the task's weights, if their file has it.
@@ -180,13 +160,14 @@ def open_scores(
             for name, source in finetuned.items()
             if source.dtype.is_floating_point
         }
+    path, what = files.importance, f"importance of task {task!r}"
     if path is None:
         raise StaError(
             f"The {what} by {measure!r} was asked for, but no importance file is given. {_how_to_score(measure)}."
         )
     with saying(what):
-        scores, metadata = open_weights(path, stack)
-    scores = _with_bounds(scores, metadata)
+        file = open_checkpoint(path, stack)
+    scores, metadata = _with_bounds(file.tensors, file.metadata), file.metadata
     if measure == AS_GIVEN:
         return scores
     stored, wanted = metadata.get("measure", "lp"), find_measure(measure)
@@ -217,30 +198,16 @@ def _how_to_score(measure: str) -> str:
 
 
 def open_grams(
-    path: str | None,
-    *,
-    what: str,
-    title: str,
-    finetuned: SourceDict,
-    digest: str | None,
-    stack: ExitStack,
+    task: str, files: TaskSource, title: str, finetuned: SourceDict, digest: str | None, stack: ExitStack
 ) -> SourceDict:
-    """The Gram matrices of one task.
+    """The Gram matrices of one task, by the name of a weight ``[out, in]``: ``[in, in]``.
 
-    Args:
-        path: the file that `sta score --measure=gram` wrote.
-        what: whose they are, for messages.
-        title: the method that reads them.
-        finetuned: the task's weights.
-        digest: digest of the task's weights, if their file has it.
-        stack: what closes the file.
-
-    Returns:
-        Name of a weight ``[out, in]`` -> ``[in, in]``.
+    ``title`` is that of the method that reads them; the rest is as in :func:`open_scores`.
 
     Raises:
         StaError: there is no file, it holds something else, or it was collected from other weights.
     """
+    path, what = files.gram, f"task {task!r}"
     if path is None:
         raise StaError(
             f"{what}: method '{title}' reads the Gram matrices of the linear layers' inputs, but no file is given. Make one with "
@@ -248,7 +215,8 @@ def open_grams(
             "'gram'."
         )
     with saying(what):
-        grams, metadata = open_weights(path, stack)
+        file = open_checkpoint(path, stack)
+    grams, metadata = file.tensors, file.metadata
     stored = metadata.get("measure", GRAM)
     if stored != GRAM:
         raise StaError(
@@ -282,9 +250,9 @@ def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, wh
         )
 
 
-def _with_bounds(scores: SourceDict, metadata: Mapping[str, str]) -> dict[str, TensorSource]:
+def _with_bounds(scores: SourceDict, metadata: Mapping[str, str]) -> SourceDict:
     """The scores, with the smallest and largest entries that the file's metadata has."""
     if not isinstance(scores, TensorFile):
-        return dict(scores)
+        return scores
     known = read_bounds(metadata) or {}
     return {n: source.with_bounds(known[n]) if n in known else source for n, source in scores.items()}

@@ -1,5 +1,3 @@
-"""Making a model forget one task."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -52,13 +50,7 @@ class ForgettingJob(Job):
         # By what they are called in messages, and in the metadata.
         others = {f"{target} ({number})": TaskSource(path) for number, path in enumerate(more, 2)}
         super().__init__(
-            {target: files, **others},
-            name,
-            method,
-            start=model,
-            measure=measure,
-            dtype=dtype,
-            device=device,
+            {target: files, **others}, name, method, start=model, measure=measure, dtype=dtype, device=device
         )
         refuse_several(name, method, len(more))
         self.target = target

@@ -1,5 +1,3 @@
-"""Fusing encoders that were fine-tuned on several tasks."""
-
 from __future__ import annotations
 
 import dataclasses

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import whole
 from sta_lightning.engine.files import TaskSource
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import TensorFile, load_weights, read_metadata
+from sta_lightning.weights import SAFETENSORS, TensorFile, load_weights, read_metadata
 
 HEADS_ENTRY = "heads"
 """The metadata's entry: JSON, task -> ``class_names`` (a list, or null) and ``normalize``."""
 CLASSES_ENTRY = "class_names"
 """The entry in the metadata of a head's own file: JSON, a list of names in label order."""
-_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,15 @@ class TaskHead:
 def head_tensors(heads: Mapping[str, TaskHead], others: Collection[str] = ()) -> dict[str, Tensor]:
     """The heads' tensors by their names in a file: ``head.<task>.weight``, ``head.<task>.bias``.
 
-    Args:
-        heads: task -> head.
-        others: the names of what else is in the file.
-
     Raises:
-        StaError: a name is taken.
+        StaError: a name is one of the ``others``, of what else is in the file.
     """
     found: dict[str, Tensor] = {}
     for task, head in heads.items():
         found[f"head.{task}.weight"] = head.weight.detach()
         if head.bias is not None:
             found[f"head.{task}.bias"] = head.bias.detach()
-    twice = sorted(found.keys() & set(others))
-    if twice:
+    if twice := sorted(found.keys() & set(others)):
         raise StaError(
             f"the heads cannot go into one file with the encoder, which has tensors of their names: {listed(twice)}. Rename "
             "the task, or leave model.heads out."
@@ -81,10 +76,7 @@ def head_tensors(heads: Mapping[str, TaskHead], others: Collection[str] = ()) ->
 def head_metadata(heads: Mapping[str, TaskHead]) -> dict[str, str]:
     """What a file's metadata says of the heads in it."""
     described = {
-        task: {
-            CLASSES_ENTRY: None if head.class_names is None else list(head.class_names),
-            "normalize": head.normalize,
-        }
+        task: {CLASSES_ENTRY: head.class_names, "normalize": head.normalize}
         for task, head in sorted(heads.items())
     }
     return {HEADS_ENTRY: json.dumps(described, ensure_ascii=False, separators=(",", ":"))}
@@ -99,23 +91,17 @@ def read_heads(path: str | Path) -> dict[str, TaskHead]:
     Raises:
         StaError: names the file if it is broken, or its heads are not what its metadata says.
     """
-    if Path(path).suffix != _SAFETENSORS:
+    if Path(path).suffix != SAFETENSORS:
         return {}
     with TensorFile(path) as file:
         text = file.metadata.get(HEADS_ENTRY)
         if text is None:
             return {}
-
-        def tensor(name: str) -> Tensor:
-            source = file[name]
-            entries = source.read(slice(0, source.shape.numel()), torch.float32)
-            return entries.reshape(source.shape)
-
         try:
             return {
                 task: TaskHead(
-                    tensor(f"head.{task}.weight"),
-                    tensor(f"head.{task}.bias") if f"head.{task}.bias" in file else None,
+                    whole(file[f"head.{task}.weight"], torch.float32),
+                    whole(file[f"head.{task}.bias"], torch.float32) if f"head.{task}.bias" in file else None,
                     bool(said["normalize"]),
                     _names(said[CLASSES_ENTRY]),
                 )
@@ -153,8 +139,7 @@ def heads_of_files(tasks: Mapping[str, TaskSource]) -> dict[str, TaskHead]:
     Raises:
         StaError: a task names no file of its head, or the file is none.
     """
-    without = [task for task, files in tasks.items() if files.head is None]
-    if without:
+    if without := [task for task, files in tasks.items() if files.head is None]:
         raise StaError(
             f"model.heads was asked for, but no head file is given for {listed(without)}. Without an evaluation heads are read "
             "and not made: name them in model.files.head or model.tasks (head: FILE), or leave --evaluate=false out."

@@ -1,5 +1,3 @@
-"""One merge: which files it reads, what it does with them, what the file that it writes says."""
-
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -57,7 +55,7 @@ class Pretrained:
 
 
 class Job(ABC):
-    """What fusing and forgetting share.
+    """One merge: which files it reads, what it does with them, what the file that it writes says.
 
     Args:
         tasks: the models that are read: their files by task name.
@@ -124,23 +122,11 @@ class Job(ABC):
             digest = metadata.get("weights_sha256")
             if self.method.needs_importance and task in self.scored():
                 scores[task] = open_scores(
-                    files.importance,
-                    self._measure,
-                    what=f"importance of task {task!r}",
-                    finetuned=finetuned[task],
-                    pretrained=pretrained.tensors,
-                    digest=digest,
-                    stack=stack,
+                    task, files, self._measure, finetuned[task], pretrained.tensors, digest, stack
                 )
             if self.method.needs_grams and task in self.scored():
-                grams[task] = open_grams(
-                    files.gram,
-                    what=f"task {task!r}",
-                    title=self.method.title,
-                    finetuned=finetuned[task],
-                    digest=digest,
-                    stack=stack,
-                )
+                grams[task] = open_grams(task, files, self.method.title, finetuned[task], digest, stack)
+        read = self._measure in READ_MEASURES
         base, title = pretrained.tensors, "the pretrained encoder"
         if self.start is not None:
             base, _ = open_encoder(self.start, pretrained.tensors, self.start_title, stack)
@@ -153,14 +139,10 @@ class Job(ABC):
             grams=grams,
             base_title=title,
             origin_title="the pretrained encoder",
-            titles={
-                task: f"task {task!r} ('{files.finetuned or files.vector}')"
-                for task, files in self.tasks.items()
-            },
+            titles={t: f"task {t!r} ('{f.finetuned or f.vector}')" for t, f in self.tasks.items()},
             score_titles={
-                task: f"the importance of task {task!r}"
-                + (f" ('{self.tasks[task].importance}')" if self._measure in READ_MEASURES else "")
-                for task in scores
+                t: f"the importance of task {t!r}" + (f" ('{self.tasks[t].importance}')" if read else "")
+                for t in scores
             },
         )
 
@@ -171,11 +153,10 @@ class Job(ABC):
             StaError: a source is missing or does not fit, or an entry is NaN or infinite.
         """
         with self._opened(pretrained, Alone()) as problem:
-            like = {
-                name: torch.empty(shape, dtype=dtype)
-                for name, (shape, dtype) in self._planned(problem).items()
-            }
-            sink = MemorySink(like, None)
+            planned = self._planned(problem).items()
+            sink = MemorySink(
+                {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in planned}, None
+            )
             kept = self._run(problem, sink, Alone())
         return Merged(sink.weights, kept)
 
@@ -209,8 +190,7 @@ class Job(ABC):
             beside = head_tensors(heads or {}, planned)
             planned |= {name: (head.shape, head.dtype) for name, head in beside.items()}
             metadata = together(group, lambda: {} if group.rank else self.metadata(pretrained))[0]
-            if heads:
-                metadata = {**metadata, **head_metadata(heads)}
+            metadata |= head_metadata(heads) if heads else {}
             with streamed(output, planned, metadata, group) as file:
                 kept = self._run(problem, file.under(pretrained.prefix), group)
                 for name, head in beside.items() if group.rank == 0 else ():
@@ -250,21 +230,19 @@ class Job(ABC):
         """
         settings = {**self.described(pretrained), **more}
         found = provenance(f"{kind or self.kind}:{self.name}", settings, self._sources(pretrained))
-        if pretrained.digest is not None:
-            found["pretrained_sha256"] = pretrained.digest
-        return found
+        return found if pretrained.digest is None else {**found, "pretrained_sha256": pretrained.digest}
 
     def described(self, pretrained: Pretrained) -> dict[str, Any]:
         """The settings, for metadata and loggers."""
-        found = {
+        return {
             "method": self.name,
             "encoder": pretrained.name,
             "image_size": pretrained.image_size,
             **({} if pretrained.tag is None else {"pretrained": pretrained.tag}),
             **self.method.settings(),
             **({"measure": self._measure} if self.method.needs_importance else {}),
+            **self.settings(),
         }
-        return found | self.settings()
 
     def _sources(self, pretrained: Pretrained) -> dict[str, Path]:
         """Every file that is read, by its role; a checkpoint in shards is several."""

@@ -98,14 +98,7 @@ class MergeOptions(ABC):
         heads: Mapping[str, TaskHead] | None = None,
     ) -> Kept:
         """Write all that is asked for; see :meth:`Job.write` for arguments, result and errors."""
-        job = self.job()
-        kept = job.write(pretrained, output, processes, heads)
-        if processes is None or processes.rank == 0:
-            self.write_beside(job, pretrained)
-        return kept
-
-    def write_beside(self, job: Any, pretrained: Pretrained) -> None:  # noqa: B027  # a hook
-        """Write what goes into other files, on the first process; none by default."""
+        return self.job().write(pretrained, output, processes, heads)
 
 
 @dataclass
@@ -142,11 +135,7 @@ class FusionOptions(MergeOptions):
 
     @property
     def sources(self) -> dict[str, TaskSource]:
-        """Each task's files.
-
-        Raises:
-            StaError: a task is named twice.
-        """
+        """Each task's files; a StaError if a task is named twice."""
         return task_sources(self.tasks, self.files)
 
     @override
@@ -181,9 +170,17 @@ class FusionOptions(MergeOptions):
         return heads_of_files(self.sources) if self.heads else {}
 
     @override
-    def write_beside(self, job: FusionJob, pretrained: Pretrained) -> None:
-        if self.vectors is not None:
-            write_vectors(job, pretrained, self.vectors, torch_dtype(self.vectors_dtype))
+    def write(
+        self,
+        pretrained: Pretrained,
+        output: str | Path,
+        processes: Processes | None = None,
+        heads: Mapping[str, TaskHead] | None = None,
+    ) -> Kept:
+        kept = super().write(pretrained, output, processes, heads)
+        if self.vectors is not None and (processes is None or processes.rank == 0):
+            write_vectors(self.job(), pretrained, self.vectors, torch_dtype(self.vectors_dtype))
+        return kept
 
 
 @dataclass

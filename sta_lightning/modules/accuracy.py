@@ -1,5 +1,3 @@
-"""Accuracy over all processes, from whole counts."""
-
 from __future__ import annotations
 
 from typing import Any

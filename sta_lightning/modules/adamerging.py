@@ -1,15 +1,16 @@
-"""AdaMerging: the coefficients of a merge, learned from images without labels."""
-
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam
@@ -24,14 +25,13 @@ from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
 from sta_lightning.engine.files import task_sources
 from sta_lightning.errors import StaError, listed
-from sta_lightning.modules.evaluation import task_name
 from sta_lightning.modules.frozen import Frozen, read_frozen
-from sta_lightning.weights import provenance, save_weights
+from sta_lightning.modules.parts import QUIET, is_logged
+from sta_lightning.tasks import get_task
+from sta_lightning.weights import SAFETENSORS, provenance, save_weights
 
 Granularity = Literal["task", "tensor"]
-_GRANULARITIES = ("task", "tensor")
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-_SUFFIX = ".safetensors"
 
 
 class AdaMerging(LightningModule):
@@ -95,10 +95,9 @@ class AdaMerging(LightningModule):
     ) -> None:
         super().__init__()
         _check_settings(granularity, trim, init, learning_rate, output)
-        # Sorted, as in a merge: the result does not depend on the order in which the tasks are
-        # named.
+        # Sorted, as in a merge: the result does not depend on the order of the tasks.
         sources = task_sources(tasks, files or TaskSource())
-        named = sorted((task_name(spec), spec) for spec in sources)
+        named = sorted((get_task(spec).name, spec) for spec in sources)
         self._specs = dict(named)
         self._sources = {name: _checked(name, sources[spec]) for name, spec in named}
         if not named or len(self._sources) != len(tasks):
@@ -106,8 +105,7 @@ class AdaMerging(LightningModule):
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
         self._granularity, self._trim, self._init, self._rate = granularity, trim, init, learning_rate
         self._output = output
-        # Neither modules nor buffers of this one: they are in no checkpoint, and DDP does not send
-        # them around at every step.
+        # No modules or buffers: they are in no checkpoint, and DDP does not send them around.
         self._frozen: Frozen | None = None
         self._images: dict[str, Any] = {}
 
@@ -123,7 +121,6 @@ class AdaMerging(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Read the encoders and get the heads, unless they are there."""
         if stage != "fit":
             raise _nothing_to(str(getattr(stage, "value", stage)))  # Lightning hands an enumeration
         trainer: Any = self.trainer
@@ -131,8 +128,7 @@ class AdaMerging(LightningModule):
         given = getattr(trainer.datamodule, "task_names", None)
         if given is not None:
             self._check_tasks(given, "The datamodule")
-        describe = getattr(trainer.datamodule, "describe", None)
-        self._images = describe() if callable(describe) else {}
+        self._images = getattr(trainer.datamodule, "describe", dict)()
         self.build()
 
     def build(self) -> None:
@@ -144,13 +140,8 @@ class AdaMerging(LightningModule):
         """
         if self._frozen is not None:
             return
-        frozen = read_frozen(
-            {task: (self._specs[task], files) for task, files in self._sources.items()},
-            encoder_name=self._encoder_name,
-            pretrained=self._pretrained,
-            image_size=self._image_size,
-            trim=self._trim,
-        )
+        sources = {task: (self._specs[task], files) for task, files in self._sources.items()}
+        frozen = read_frozen(sources, self._encoder_name, self._pretrained, self._image_size, self._trim)
         tasks, tensors = len(frozen.vectors), len(floating_names(frozen.encoder.state_dict()))
         shape = (tasks,) if self._granularity == "task" else (tasks, tensors)
         self._frozen = frozen
@@ -203,49 +194,33 @@ class AdaMerging(LightningModule):
             name: entropy(heads[name](part).float()) for name, part in zip(self._sources, parts, strict=True)
         }
         loss = torch.stack(list(found.values())).sum()
-        if self._is_shown(batch_idx):
+        if is_logged(cast(Any, self.trainer), batch_idx):
             self._show({name: value.detach() for name, value in found.items()})
         return loss
 
-    def _is_shown(self, batch_idx: int) -> bool:
-        """Whether somebody looks at this step's numbers; the same on every process."""
-        every = cast(Any, self.trainer).log_every_n_steps
-        return bool(batch_idx == 0 or (every > 0 and (self.trainer.global_step + 1) % every == 0))
-
     def _show(self, found: Mapping[str, Tensor]) -> None:
-        size = len(found)
-        self.log(
-            "train/entropy",
-            torch.stack(list(found.values())).mean(),
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=size,
-        )
+        mean = torch.stack(list(found.values())).mean()
+        self.log("train/entropy", mean, prog_bar=True, sync_dist=True, batch_size=len(found))
         shown = {f"train/{name}/entropy": value for name, value in found.items()}
-        shown |= {
-            f"coefficient/{name}": torch.tensor(value) for name, value in self.task_coefficients().items()
-        }
-        self.log_dict(shown, sync_dist=True, batch_size=size)
+        learned = self.task_coefficients()
+        shown |= {f"coefficient/{name}": torch.tensor(value) for name, value in learned.items()}
+        self.log_dict(shown, sync_dist=True, batch_size=len(found))
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Refuse: without it Lightning would, before ``setup`` can say what to do instead."""
-        raise _nothing_to("test")
+        raise _nothing_to("test")  # Lightning would refuse before setup() can say what to do instead
 
     @override
     def configure_optimizers(self) -> Adam:
-        """Adam over the coefficients."""
         return Adam([self.coefficients], lr=self._rate)
 
     @override
     def on_train_start(self) -> None:
-        """Tell the loggers what is learned."""
         for logger in self.loggers:
             logger.log_hyperparams(self.describe())
 
     @override
     def on_train_end(self) -> None:
-        """Write the merged encoder, on the first process."""
         if self._output is None:
             return
         group, output = processes_of(self.trainer), self._output
@@ -272,9 +247,8 @@ class AdaMerging(LightningModule):
         """Write the merged encoder, whole or not at all.
 
         Args:
-            path: A safetensors file. Its tensors are named as in the pretrained model's file, and
-                its metadata holds the settings, each task's coefficient (the mean over the
-                tensors), the package's version and the SHA-256 of every source.
+            path: A safetensors file; see :meth:`~sta_lightning.engine.Job.write`. Its metadata
+                also holds each task's coefficient, the mean over the tensors.
 
         Returns:
             The path.
@@ -283,24 +257,21 @@ class AdaMerging(LightningModule):
             StaError: A source does not fit, or the file cannot be written; nothing has been changed
                 then.
         """
-        self.build()
-        assert self._frozen is not None
+        frozen = self._at_hand()
         learned = {name: round(value, 6) for name, value in self.task_coefficients().items()}
         steps = self.trainer.global_step if self._trainer is not None else None
         settings = {**self.describe(), "steps": steps, "coefficients": learned}
-        metadata = {**provenance("fused:adamerging", settings, {}), **self._frozen.origin}
+        metadata = {**provenance("fused:adamerging", settings, {}), **frozen.origin}
         prefix = encoder_spec(self._encoder_name, self._image_size).key_prefix
         save_weights(path, {prefix + name: value for name, value in self.merged_weights().items()}, metadata)
         return Path(path)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose coefficients they are."""
         checkpoint["adamerging"] = self._identity()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the coefficients of another merge."""
         found, own = checkpoint.get("adamerging"), self._identity()
         if found != own:
             raise StaError(
@@ -327,6 +298,49 @@ class AdaMerging(LightningModule):
         return self._frozen
 
 
+def learn(
+    module: AdaMerging,
+    datamodule: LightningDataModule,
+    *,
+    steps: int,
+    seed: int = 0,
+    accelerator: str = "cpu",
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Tensor]:
+    """Learn the coefficients from the start, on one device, without loggers, bar and checkpoints.
+
+    On the CPU the result is the same to the last bit for the same module, images, seed and number
+    of threads.
+
+    Args:
+        module: What is merged. Its coefficients start anew.
+        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is
+            begun again.
+        steps: Optimiser steps, 500 in the paper.
+        seed: Of whatever the datamodule draws from the global random generators, which are put back
+            afterwards; an ``UnlabelledDataModule`` has a seed of its own.
+        accelerator: ``cpu``, ``gpu`` or another of Lightning's.
+        callbacks: Such as a progress bar.
+
+    Returns:
+        The merged encoder's tensors by name, on the CPU.
+
+    Raises:
+        StaError: There is no step to take, a source is missing or does not fit, or the datamodule
+            has other tasks.
+    """
+    if steps < 1:
+        raise StaError(f"{steps} steps of AdaMerging were asked for: give 1 or more, 500 in the paper.")
+    module.reset()
+    trainer = Trainer(accelerator=accelerator, devices=1, max_steps=steps, callbacks=list(callbacks), **QUIET)
+    with isolate_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        trainer.fit(module, datamodule=datamodule)
+    return module.merged_weights()
+
+
 def _nothing_to(stage: str) -> StaError:
     return StaError(
         f"AdaMerging has nothing to {stage}: it learns coefficients. Fit it, and give the file that it leaves to "
@@ -345,12 +359,12 @@ def _checked(name: str, source: TaskSource) -> TaskSource:
 def _check_settings(
     granularity: str, trim: float | None, init: float, learning_rate: float, output: str | None
 ) -> None:
-    if granularity not in _GRANULARITIES:
-        raise StaError(f"granularity={granularity!r} was asked for; choose from {', '.join(_GRANULARITIES)}.")
+    if granularity not in get_args(Granularity):
+        known = ", ".join(get_args(Granularity))
+        raise StaError(f"granularity={granularity!r} was asked for; choose from {known}.")
     if trim is not None and not 0 < trim <= 1:
         raise StaError(
-            f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or "
-            "null."
+            f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or null."
         )
     # At the bounds clamp() passes no gradient: what starts there stays there.
     if not 0 < init < 1 or not learning_rate > 0:
@@ -358,9 +372,9 @@ def _check_settings(
             f"init={init} must lie between 0 and 1, within the coefficients' bounds, and learning_rate={learning_rate} above 0."
         )
     # Told now, and not when everything has been learned.
-    if output is not None and (Path(output).suffix != _SUFFIX or Path(output).is_dir()):
+    if output is not None and (Path(output).suffix != SAFETENSORS or Path(output).is_dir()):
         raise StaError(
-            f"output={output!r} cannot be written: give the name of a file that ends in {_SUFFIX}."
+            f"output={output!r} cannot be written: give the name of a file that ends in {SAFETENSORS}."
         )
 
 
@@ -373,6 +387,5 @@ def _check_trainer(trainer: Any) -> None:
         )
     if str(trainer.precision) not in _PRECISIONS:
         raise StaError(
-            f"AdaMerging learns in float32, but the trainer's precision is {trainer.precision}. Use one of "
-            f"{listed(_PRECISIONS)}."
+            f"AdaMerging learns in float32, but the trainer's precision is {trainer.precision}. Use one of {listed(_PRECISIONS)}."
         )

@@ -1,11 +1,9 @@
-"""Fine-tuning one image encoder on one task, by the recipe of the paper."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -22,12 +20,11 @@ from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.compiled import CompileSetting, compiled_forward
 from sta_lightning.modules.padding import accept_padding, real_samples, training_share
-from sta_lightning.modules.parts import head_for, start_encoder
+from sta_lightning.modules.parts import head_for, is_logged, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks import get_task
 
 Trainable = Literal["encoder", "head", "both"]
-_TRAINABLE = ("encoder", "head", "both")
 
 
 class CLIPClassifier(LightningModule):
@@ -95,8 +92,9 @@ class CLIPClassifier(LightningModule):
         compile: CompileSetting = False,
     ) -> None:
         super().__init__()
-        if trainable not in _TRAINABLE:
-            raise StaError(f"trainable={trainable!r} was asked for; choose from {', '.join(_TRAINABLE)}.")
+        if trainable not in get_args(Trainable):
+            known = ", ".join(get_args(Trainable))
+            raise StaError(f"trainable={trainable!r} was asked for; choose from {known}.")
         if warmup_steps < 0 or learning_rate < 0 or weight_decay < 0 or not 0 <= label_smoothing <= 1:
             raise StaError(
                 f"learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_steps={warmup_steps} must not be "
@@ -113,7 +111,6 @@ class CLIPClassifier(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Build encoder and head, unless they are there."""
         accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
         found, asked = getattr(getattr(datamodule, "task", None), "name", None), get_task(self._task).name
@@ -139,15 +136,14 @@ class CLIPClassifier(LightningModule):
         Raises:
             StaError: Weights, head or class names are missing or do not fit.
         """
-        task = get_task(self._task)
         original, encoder = start_encoder(
             self._encoder_name, self._pretrained, self._weights, self._image_size
         )
         head = head_for(
-            task,
-            encoder_name=self._encoder_name,
-            pretrained=self._pretrained,
-            encoder=original,
+            get_task(self._task),
+            self._encoder_name,
+            self._pretrained,
+            original,
             file=self._head_file,
             datamodule=datamodule,
             trainable=self._trainable != "encoder",
@@ -183,7 +179,7 @@ class CLIPClassifier(LightningModule):
 
         Args:
             checkpoint_path: The ``.ckpt`` file.
-            map_location: Where to put the tensors, as for ``torch.load``.
+            map_location: As for ``torch.load``.
             **settings: Arguments of the class to replace those in the checkpoint.
         """
         settings.setdefault("weights_only", True)
@@ -191,8 +187,7 @@ class CLIPClassifier(LightningModule):
 
     @override
     def on_train_epoch_start(self) -> None:
-        """Keep a frozen encoder in evaluation mode: no dropout, statistics as they are."""
-        if self._trainable == "head":
+        if self._trainable == "head":  # no dropout, statistics as they are
             self.encoder.eval()
 
     @override
@@ -222,25 +217,17 @@ class CLIPClassifier(LightningModule):
         # The sum of nothing is zero, with the gradients of zero that the other processes wait for.
         loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing) if count else logits.sum()
         self.train_acc.update(logits.detach(), labels)
-        if self._shows_loss(batch_idx):
+        # Only where it is looked at: reading the number waits for the GPU.
+        if is_logged(self.trainer, batch_idx) or self.trainer.is_last_batch:
             self.log("train/loss", loss.detach().cpu(), prog_bar=True)
         return loss if weight == 1 else loss * weight
 
-    def _shows_loss(self, batch_idx: int) -> bool:
-        """Whether this batch's loss is logged: reading the number waits for the GPU."""
-        trainer = self.trainer
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        logged = every > 0 and (trainer.global_step + 1) % every == 0
-        return bool(logged or batch_idx == 0 or trainer.is_last_batch)
-
     @override
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's accuracy."""
         self.log("train/acc", self.train_acc)
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count what a validation batch gets right."""
         logits, labels = self._evaluated(batch, batch_idx, self.trainer.val_dataloaders)
         self.val_loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.val_acc.update(logits, labels)
@@ -249,7 +236,6 @@ class CLIPClassifier(LightningModule):
 
     @override
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count what a test batch gets right."""
         logits, labels = self._evaluated(batch, batch_idx, self.trainer.test_dataloaders)
         self.test_acc.update(logits, labels)
         self.log(f"test/{get_task(self._task).name}/acc", self.test_acc)
@@ -269,25 +255,17 @@ class CLIPClassifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and cosine, or what was given instead, over what is trainable."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = (
-            self._optimizer(trained)
-            if self._optimizer
-            else AdamW(trained, lr=self._rate, weight_decay=self._decay)
-        )
+        make = self._optimizer or partial(AdamW, lr=self._rate, weight_decay=self._decay)
+        optimizer = make(trained)
         if self._scheduler:
-            return cast(
-                OptimizerLRScheduler,
-                {
-                    "optimizer": optimizer,
-                    "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"},
-                },
-            )
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise StaError(
-                "A cosine to zero needs a run with an end, but neither max_steps nor max_epochs bounds this one. "
-                "Give the trainer one of them, or this module an lr_scheduler."
-            )
-        factor = partial(warmup_cosine, warmup_steps=self._warmup, total_steps=int(total))
-        schedule = LambdaLR(optimizer, factor)
+            schedule: Any = self._scheduler(optimizer)
+        else:
+            total = self.trainer.estimated_stepping_batches
+            if total == float("inf"):
+                raise StaError(
+                    "A cosine to zero needs a run with an end, but neither max_steps nor max_epochs bounds this one. "
+                    "Give the trainer one of them, or this module an lr_scheduler."
+                )
+            factor = partial(warmup_cosine, warmup_steps=self._warmup, total_steps=int(total))
+            schedule = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

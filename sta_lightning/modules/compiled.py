@@ -1,5 +1,3 @@
-"""An encoder's forward under ``torch.compile``; names in checkpoints stay as they are."""
-
 from __future__ import annotations
 
 import inspect
@@ -19,15 +17,12 @@ def compiled_forward(encoder: nn.Module, setting: CompileSetting) -> Callable[[T
     """Return the encoder's forward, compiled at its first call; the encoder itself is not changed.
 
     Args:
-        encoder: What is called; training mode and weights are its own at every call.
+        encoder: What is called on images ``[B, 3, S, S]``, in its training mode of the moment.
         setting: ``True`` or keywords, see :data:`CompileSetting`.
 
-    Returns:
-        A function of images ``[B, 3, S, S]``. It raises a StaError where the compiler fails, such
-        as for want of a C++ compiler.
-
     Raises:
-        StaError: ``torch.compile`` refuses the setting.
+        StaError: ``torch.compile`` refuses the setting; at a call, the compiler fails, such as for
+            want of a C++ compiler.
     """
 
     def forward(images: Tensor) -> Tensor:
@@ -35,8 +30,7 @@ def compiled_forward(encoder: nn.Module, setting: CompileSetting) -> Callable[[T
 
     keywords = setting if isinstance(setting, dict) else {}
     known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
-    unknown = [name for name in keywords if name not in known]
-    if unknown:
+    if unknown := [name for name in keywords if name not in known]:
         raise StaError(
             f"compile was given {listed(unknown)}; torch.compile takes {listed(known, 10)}. `compile: true` is the plain form."
         )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from sta_lightning.encoders import build_clip, tokenize
+from sta_lightning.modules.accuracy import Accuracy
+from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks.miniature.scenes import SCENES
 from sta_lightning.weights import save_weights
 
@@ -83,7 +86,7 @@ class ContrastivePretraining(L.LightningModule):
         self.record = record or {}
         self._tokens: dict[str, Tensor] = {}
         self._heads: list[Tensor] = []
-        self._correct: list[Tensor] = []
+        self.accuracy = nn.ModuleList(Accuracy() for _ in SCENES)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Return the normalised features ``[U, D]`` of some texts."""
@@ -111,45 +114,35 @@ class ContrastivePretraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Make every set's zero-shot head from the text tower as it stands."""
-        self._heads, self._correct = [], []
+        self._heads = []
         for scene in SCENES.values():
             prompts = [template.format(name) for name in scene.class_names for template in scene.templates]
             with torch.no_grad():
                 features = self.encode_texts(prompts)
             features = features.reshape(len(scene.class_names), len(scene.templates), -1)
             self._heads.append(F.normalize(features.mean(dim=1), dim=-1))
-            self._correct.append(torch.zeros(2, device=self.device))
 
     def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the zero-shot hits of a batch of one set."""
         images, labels = batch
-        guess = (self.clip.visual(images) @ self._heads[dataloader_idx].T).argmax(dim=1)
-        self._correct[dataloader_idx] += torch.stack(
-            [(guess == labels).sum(), torch.tensor(len(labels), device=self.device)]
-        )
+        logits = self.clip.visual(images) @ self._heads[dataloader_idx].T
+        self.accuracy[dataloader_idx].update(logits, labels)  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         """Log the zero-shot accuracy of every set."""
-        for name, (hits, seen) in zip(SCENES, self._correct, strict=True):
-            self.log(f"val/{name}/acc", hits / seen, sync_dist=True)
+        for name, accuracy in zip(SCENES, self.accuracy, strict=True):
+            self.log(f"val/{name}/acc", cast(Accuracy, accuracy))
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine to zero, per step."""
-        decayed = [p for p in self.clip.parameters() if p.ndim >= 2]
-        plain = [p for p in self.clip.parameters() if p.ndim < 2]
+        weights = list(self.clip.parameters())
         groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": [p for p in weights if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         total = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
+        factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

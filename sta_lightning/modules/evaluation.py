@@ -1,5 +1,3 @@
-"""Evaluating one encoder on several tasks, each with its own head."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +11,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sta_lightning.callbacks.board import MergeBoard
-from sta_lightning.encoders import build_encoder
+from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.padding import accept_padding, real_samples
 from sta_lightning.modules.parts import head_for, read_encoder
-from sta_lightning.tasks import get_task
+from sta_lightning.tasks import Task
 
 
 class MultiTaskEvaluation(LightningModule):
@@ -52,8 +50,7 @@ class MultiTaskEvaluation(LightningModule):
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
         self._weights = weights
         self._head_files = dict(heads or {})
-        # In a tuple: as an attribute of its own it would become a child, with its tensors in every
-        # checkpoint.
+        # In a tuple: as an attribute it would become a child, with its tensors in every checkpoint.
         self._original: tuple[nn.Module, ...] = ()
         self._names: list[str] = []
         self.control: str | None = None
@@ -63,9 +60,9 @@ class MultiTaskEvaluation(LightningModule):
     def encoder_weights(self) -> Mapping[str, Tensor]:
         """Return the weights to evaluate, by tensor name."""
         state = self.original().state_dict()
-        return (
-            state if self._weights is None else read_encoder(self._weights, state, "the encoder to evaluate")
-        )
+        if self._weights is None:
+            return state
+        return read_encoder(self._weights, state, "the encoder to evaluate")
 
     def original(self) -> nn.Module:
         """Return the pretrained encoder, built once and never changed."""
@@ -94,32 +91,28 @@ class MultiTaskEvaluation(LightningModule):
         accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
         members = _members(datamodule)
-        self._names = list(
-            getattr(datamodule, "validation_names" if stage == "validate" else "task_names", members)
-        )
+        names = "validation_names" if stage == "validate" else "task_names"
+        self._names = list(getattr(datamodule, names, members))
         self.control = getattr(datamodule, "control_name", None)
         self.check_tasks([name for name in self._names if name != self.control])
         for name in self._names:
             if module_key(name) not in self.heads:
-                head = head_for(
-                    members[name].task,
-                    encoder_name=self._encoder_name,
-                    pretrained=self._pretrained,
-                    encoder=self.original(),
-                    file=self._head_files.get(name),
-                    datamodule=members[name],
-                )
-                self.heads[module_key(name)] = head
+                self.heads[module_key(name)] = self.head(members[name].task, members[name])
         self.load()
 
     def load(self) -> None:
-        """Get the encoder to evaluate and a metric for every task, unless they are there."""
-        for name in self._names:
-            if module_key(name) not in self.metrics:
-                self.metrics[module_key(name)] = Accuracy()
+        """Get a metric for every task, and the encoder to evaluate unless it is there."""
+        self.metrics = nn.ModuleDict({module_key(name): Accuracy() for name in self._names})
         if not hasattr(self, "encoder"):
             self.encoder = deepcopy(self.original()).requires_grad_(False)
             self.encoder.load_state_dict(dict(self.encoder_weights()))
+
+    def head(self, task: Task, datamodule: Any = None) -> ClassificationHead:
+        """Read a task's head, or make it; see :func:`~sta_lightning.modules.parts.head_for`."""
+        file = self._head_files.get(task.name)
+        return head_for(
+            task, self._encoder_name, self._pretrained, self.original(), file=file, datamodule=datamodule
+        )
 
     def check_tasks(self, names: list[str]) -> None:
         """Refuse tasks that this module cannot evaluate; overridden where tasks have a role."""
@@ -131,12 +124,10 @@ class MultiTaskEvaluation(LightningModule):
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count what a batch gets right, with the head of its task."""
         self._count(batch, batch_idx, dataloader_idx, self.trainer.val_dataloaders)
 
     @override
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count what a batch gets right, with the head of its task."""
         self._count(batch, batch_idx, dataloader_idx, self.trainer.test_dataloaders)
 
     def _count(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int, loaders: Any) -> None:
@@ -152,36 +143,37 @@ class MultiTaskEvaluation(LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Log accuracies under ``val/``."""
         self._log_accuracies("val")
 
     @override
     def on_test_epoch_end(self) -> None:
-        """Log accuracies under ``test/``."""
         self._log_accuracies("test")
 
-    def _log_accuracies(self, stage: str) -> None:
-        found = {name: accuracy_of(self.metrics[module_key(name)]) for name in self._names}
-        logged = {f"{stage}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
-        self.log_alike({**logged, **self.headline(stage, found)})
-
-    def log_alike(self, values: Mapping[str, Tensor]) -> None:
-        """Log numbers that are the same on every process: a maximum leaves them so, to the bit."""
-        for tag, value in values.items():
+    def _log_accuracies(self, place: str, *model: str) -> dict[str, float]:
+        """Log and return what has been counted of a model, by task; the counts begin anew."""
+        found: dict[str, Tensor] = {}
+        for name in self._names:
+            metric = cast(Accuracy, self.metrics[module_key(*model, name)])
+            found[name] = metric.compute()
+            metric.reset()
+        logged = {f"{place}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
+        for tag, value in {**logged, **self.headline(place, found)}.items():
+            # They are the same on every process: a maximum leaves them so, to the bit.
             self.log(tag, value, sync_dist=True, reduce_fx="max")
+        return {name: float(accuracy) for name, accuracy in found.items()}
 
-    def headline(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def headline(self, place: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what else is logged: the average over the tasks, for a test also under ``hp/``.
 
         Args:
-            stage: ``val`` or ``test``.
+            place: ``val`` or ``test``, and the model's name where there are several.
             found: Accuracy by task name, the control's too.
         """
         tasks = [accuracy for name, accuracy in found.items() if name != self.control]
         if not tasks:
             return {}
         average = torch.stack(tasks).mean()
-        tags = [f"{stage}/avg_acc"] + (["hp/avg_acc"] if stage == "test" else [])
+        tags = [f"{place}/avg_acc"] + (["hp/avg_acc"] if place == "test" else [])
         return dict.fromkeys(tags, average)
 
     def tag(self, name: str) -> str:
@@ -189,49 +181,26 @@ class MultiTaskEvaluation(LightningModule):
         return f"control/{name}" if name == self.control else name
 
 
-def accuracy_of(metric: nn.Module) -> Tensor:
-    """Return what an :class:`Accuracy` has counted on all processes, and let it begin anew."""
-    accuracy = cast(Accuracy, metric)
-    value: Tensor = accuracy.compute()
-    accuracy.reset()
-    return value
-
-
 def _members(datamodule: Any) -> Mapping[str, Any]:
-    members = getattr(datamodule, "members", None)
-    if members is not None:
-        return cast(Mapping[str, Any], members)
-    task = getattr(datamodule, "task", None)
-    if task is None:
-        found = "no datamodule" if datamodule is None else type(datamodule).__name__
-        raise StaError(
-            f"Evaluation across tasks needs a MultiTaskDataModule, but the trainer has {found}. "
-            "Give the trainer datamodule=MultiTaskDataModule(tasks=[...])."
-        )
-    return {task.name: datamodule}
+    if hasattr(datamodule, "members"):
+        return cast(Mapping[str, Any], datamodule.members)
+    if hasattr(datamodule, "task"):
+        return {datamodule.task.name: datamodule}
+    found = "no datamodule" if datamodule is None else type(datamodule).__name__
+    raise StaError(
+        f"Evaluation across tasks needs a MultiTaskDataModule, but the trainer has {found}. "
+        "Give the trainer datamodule=MultiTaskDataModule(tasks=[...])."
+    )
 
 
 def module_key(*names: str) -> str:
-    """Return names of tasks and models as a module's name, without dots."""
-    # "task" keeps them apart from the attributes of a ModuleDict.
+    """Return names as a module's, without dots, and apart from a ModuleDict's attributes."""
     return "_".join(["task", *(name.encode().hex() for name in names)])
 
 
-def task_name(spec: str) -> str:
-    """Return the name of the task that a name or a YAML file stands for."""
-    return get_task(spec).name
-
-
 def refuse_difference(asked: Sequence[str], given: Sequence[str], what: str) -> None:
-    """Raise a StaError if the datamodule's tasks are not those that a module knows.
-
-    Args:
-        asked: Tasks of the module.
-        given: Tasks of the datamodule.
-        what: What the module does with them, for the message.
-    """
-    unknown = [name for name in given if name not in asked]
-    if unknown:
+    """Raise a StaError if a datamodule brings tasks that a module, which does ``what``, has not."""
+    if unknown := [name for name in given if name not in asked]:
         raise StaError(
             f"The datamodule brings {listed(unknown)}, but {what} {listed(asked)}. Give both the same tasks; a set that is "
             "only watched is the datamodule's control."

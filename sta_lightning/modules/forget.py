@@ -1,5 +1,3 @@
-"""Making a model forget one task, and evaluating what it cost elsewhere."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,8 +8,9 @@ from typing_extensions import override
 
 from sta_lightning.engine import ForgettingOptions
 from sta_lightning.errors import StaError
-from sta_lightning.modules.evaluation import refuse_difference, task_name
+from sta_lightning.modules.evaluation import refuse_difference
 from sta_lightning.modules.merged import MergedEvaluation
+from sta_lightning.tasks import get_task
 
 
 class ForgetModule(MergedEvaluation):
@@ -31,10 +30,10 @@ class ForgetModule(MergedEvaluation):
     """
 
     def __init__(self, target: str, **options: Any) -> None:
-        self.target = task_name(target)
+        self.target = get_task(target).name
         made = ForgettingOptions(self.target, **options)
         super().__init__(made, {} if made.target_head is None else {self.target: made.target_head})
-        self._watched = None if made.control is None else task_name(made.control)
+        self._watched = None if made.control is None else get_task(made.control).name
 
     @override
     def check_tasks(self, names: list[str]) -> None:
@@ -50,7 +49,6 @@ class ForgetModule(MergedEvaluation):
         return "control" if name == self.control else "target"
 
     @override
-    def headline(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if stage != "test":
-            return {}
-        return {f"hp/{self.tag(name)}_acc": accuracy for name, accuracy in found.items()}
+    def headline(self, place: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        hp = {f"hp/{self.tag(name)}_acc": accuracy for name, accuracy in found.items()}
+        return hp if place == "test" else {}

@@ -1,5 +1,3 @@
-"""What a learned merge starts from and never changes: encoder, heads and task vectors."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -23,7 +21,7 @@ from sta_lightning.weights import provenance, tensor_digest
 
 @dataclass(frozen=True)
 class Frozen:
-    """What does not learn.
+    """What a learned merge starts from and never changes.
 
     Attributes:
         encoder: The pretrained encoder, in evaluation mode.
@@ -51,7 +49,6 @@ class Frozen:
 
 def read_frozen(
     tasks: Mapping[str, tuple[str, TaskSource]],
-    *,
     encoder_name: str,
     pretrained: str | None,
     image_size: int | None,
@@ -59,13 +56,8 @@ def read_frozen(
 ) -> Frozen:
     """Build the pretrained encoder, read or make the heads, and make the task vectors.
 
-    Args:
-        tasks: By task name: the name or YAML file that it is found by, and its files.
-        encoder_name: The encoder's name.
-        pretrained: Its pretrained weights.
-        image_size: Side of the input in pixels; ``None`` for the encoder's own.
-        trim: Share of the largest entries that each task vector keeps, less those that disagree
-            with the elected sign; ``None`` for whole task vectors.
+    ``tasks`` has by task name the name or YAML file that it is found by, and its files; the other
+    arguments are those of :class:`~sta_lightning.modules.AdaMerging`.
 
     Raises:
         StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf:
@@ -75,30 +67,21 @@ def read_frozen(
     base = encoder.state_dict()
     files = {task: str(source.finetuned) for task, (_, source) in tasks.items()}
     file = pretrained_file(encoder_name, pretrained)
+    roles: dict[str, str | Path] = {f"finetuned/{task}": path for task, path in files.items()}
+    roles |= {} if file is None else {"pretrained": file}
+    for role, path in roles.items():
+        if not Path(path).exists():
+            raise StaError(f"{role}: there is no weights file '{path}'. Check the path.")
     # The files are hashed when they are read: learning takes a while, and they may change.
-    roles = {f"finetuned/{task}": path for task, path in files.items()}
-    origin = _origin(roles if file is None else {"pretrained": str(file), **roles})
+    origin = {"sources": provenance("", {}, source_files(roles))["sources"]}
     if file is None:
         origin["pretrained_sha256"] = tensor_digest(base)
     vectors = _vectors(base, files, trim)
     heads = {
-        task: head_for(
-            get_task(spec),
-            encoder_name=encoder_name,
-            pretrained=pretrained,
-            encoder=encoder,
-            file=source.head,
-        ).eval()
+        task: head_for(get_task(spec), encoder_name, pretrained, encoder, file=source.head).eval()
         for task, (spec, source) in tasks.items()
     }
     return Frozen(encoder, heads, vectors, origin)
-
-
-def _origin(files: Mapping[str, str]) -> dict[str, str]:
-    for role, path in files.items():
-        if not Path(path).exists():
-            raise StaError(f"{role}: there is no weights file '{path}'. Check the path.")
-    return {"sources": provenance("", {}, source_files(files))["sources"]}
 
 
 def _vectors(

@@ -1,5 +1,3 @@
-"""Fusing fine-tuned encoders into one, and evaluating what came of it."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -8,9 +6,8 @@ from typing_extensions import override
 
 from sta_lightning.engine import FusionOptions, TaskHead, TaskSource
 from sta_lightning.errors import StaError, listed
-from sta_lightning.modules.evaluation import refuse_difference, task_name
+from sta_lightning.modules.evaluation import refuse_difference
 from sta_lightning.modules.merged import MergedEvaluation
-from sta_lightning.modules.parts import head_for
 from sta_lightning.tasks import get_task
 
 
@@ -33,7 +30,7 @@ class MergeModule(MergedEvaluation):
 
     def __init__(self, tasks: dict[str, TaskSource] | list[str], **options: Any) -> None:
         # By name: a task of one's own is found again by its file only.
-        self._specs = {task_name(spec): spec for spec in tasks}
+        self._specs = {get_task(spec).name: spec for spec in tasks}
         if len(self._specs) != len(tasks):
             raise StaError(f"Two of the tasks {listed(tasks)} are the same task; each can be merged once.")
         names = list(self._specs)
@@ -49,18 +46,8 @@ class MergeModule(MergedEvaluation):
         """The tasks' heads, from files or made as for an evaluation, if they are asked for."""
         if not self._with_heads:
             return {}
-        found: dict[str, TaskHead] = {}
-        for name, files in self.tasks.items():
-            task = get_task(self._specs[name])
-            head = head_for(
-                task,
-                encoder_name=self._encoder_name,
-                pretrained=self._pretrained,
-                encoder=self.original(),
-                file=files.head,
-            )
-            found[name] = head.for_file(task.class_names)
-        return found
+        tasks = {name: get_task(self._specs[name]) for name in self.tasks}
+        return {name: self.head(task).for_file(task.class_names) for name, task in tasks.items()}
 
     @override
     def check_tasks(self, names: list[str]) -> None:

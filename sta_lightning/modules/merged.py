@@ -1,5 +1,3 @@
-"""A merged encoder that is made once, and evaluated: what fusing and forgetting share."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -29,6 +27,7 @@ class MergedEvaluation(MultiTaskEvaluation):
     Attributes:
         output: The file that an evaluation writes before it begins, by all processes together;
             ``None`` to write none.
+        merged: The merged model, once it has been made.
 
     Raises:
         StaError: An option is unknown or out of range.
@@ -39,21 +38,13 @@ class MergedEvaluation(MultiTaskEvaluation):
         self.options = options
         self.job = options.job()
         self.output: Path | None = None
+        self.merged: Merged | None = None
         self._kept: Kept | None = None
-        self._merged: Merged | None = None
-        self._change: dict[str, float] | None = None
-
-    @property
-    def merged(self) -> Merged | None:
-        """The merged model, once it has been made."""
-        return self._merged
 
     @property
     def change(self) -> dict[str, float]:
         """Size of the change by the merge: ``norm``, ``relative_norm``, share ``changed``."""
-        if self._change is None:
-            self._change = change_size(self.original().state_dict(), self.merge().weights)
-        return self._change
+        return change_size(self.original().state_dict(), self.merge().weights)
 
     def merge(self) -> Merged:
         """Return the merged model, from the file that has been written or else made in memory.
@@ -62,25 +53,24 @@ class MergedEvaluation(MultiTaskEvaluation):
             StaError: A source is missing, or differs in names or shapes, or holds NaN or Inf: the
                 message names it.
         """
-        if self._merged is None:
+        if self.merged is None:
             if self._kept is None:
-                self._merged = self.job.in_memory(self._pretrained_for_merge())
+                self.merged = self.job.in_memory(self._pretrained_for_merge())
             else:
-                self._merged = Merged(dict(super().encoder_weights()), self._kept)
-        return self._merged
+                self.merged = Merged(dict(super().encoder_weights()), self._kept)
+        return self.merged
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:
         """Return the merged weights."""
         return self.merge().weights
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, processes: Processes | None = None) -> Path:
         """Write the merged encoder, whole; from here on the file is what is evaluated.
 
         Args:
-            path: A safetensors file. Its tensors are named as in the pretrained model's file, and
-                its metadata holds the method, its settings, the package's version and the SHA-256
-                of every source.
+            path: A safetensors file; see :meth:`~sta_lightning.engine.Job.write`.
+            processes: Who merges together; every one of them calls this.
 
         Returns:
             The path.
@@ -89,20 +79,16 @@ class MergedEvaluation(MultiTaskEvaluation):
             StaError: The merge is refused, or the file cannot be written; nothing has been changed
                 then.
         """
-        self._write(path, None)
+        self._kept = self.options.write(self._pretrained_for_merge(), path, processes, self.task_heads())
+        self._weights, self.merged = str(path), None
         return Path(path)
 
     @override
     def load(self) -> None:
         if self.output is not None and self._kept is None:
             with launched_processes() as processes:
-                self._write(self.output, processes)
+                self.save(self.output, processes)
         super().load()
-
-    def _write(self, path: str | Path, processes: Processes | None) -> None:
-        heads = self.task_heads()
-        self._kept = self.options.write(self._pretrained_for_merge(), path, processes, heads)
-        self._weights, self._merged, self._change = str(path), None, None
 
     def task_heads(self) -> dict[str, TaskHead]:
         """By task: the heads that go into the file beside the encoder; none by default."""

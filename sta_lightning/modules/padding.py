@@ -40,14 +40,14 @@ def training_share(loader: Any, batch_idx: int, size: int) -> tuple[int, float]:
     real samples than another; the mean of their means would then not be the mean over the samples.
 
     Args:
-        loader: The loader that the batch came from.
-        batch_idx: The batch's place in the loader, from 0.
+        loader: See :func:`real_samples`, as for the following.
+        batch_idx: The batch's place in the loader.
         size: Samples in the batch.
 
     Returns:
-        How many leading samples are real (see :func:`real_samples`), and the factor for the mean
-        loss over them with which the average over the processes is the mean over all real samples
-        of all processes. It is 1 where all have equally many.
+        How many leading samples are real, and the factor for the mean loss over them with which the
+        average over the processes is the mean over all real samples of all processes. It is 1 where
+        all have equally many.
     """
     count = real_samples(loader, batch_idx, size)
     found = _shared(loader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,21 @@ from sta_lightning.tasks import Task
 _PROTOTYPE_BATCH = 128
 
 
-def bare_trainer(**settings: Any) -> Trainer:
-    """A trainer on one device, without loggers, bar, checkpoints and summary.
+Weights = str | Path | Mapping[str, Tensor]
+"""A weights file, or an encoder's tensors by name."""
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Settings of a trainer that prints, logs and leaves nothing."""
 
-    Args:
-        settings: Of ``Trainer``; they come first.
-    """
-    bare = {
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return Trainer(**{**bare, **settings})
+
+def is_logged(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether somebody looks at this training step's numbers; the same on every process."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return bool(batch_idx == 0 or (every > 0 and (trainer.global_step + 1) % every == 0))
 
 
 def start_encoder(
@@ -50,12 +52,9 @@ def start_encoder(
 
 
 def read_encoder(path: str | Path, reference: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """Read an encoder's weights and check them against the pretrained ones.
+    """Read an encoder's weights and check them against the pretrained ones, ``reference``.
 
-    Args:
-        path: A weights file that holds the encoder, alone or inside a larger model.
-        reference: The pretrained encoder's tensors.
-        what: Whose weights they are, for messages: ``"task 'digits'"``.
+    ``path`` and ``what`` are as in :func:`~sta_lightning.engine.files.open_encoder`.
 
     Raises:
         StaError: The file is missing or broken, its names or shapes differ, or it holds NaN or Inf.
@@ -70,12 +69,31 @@ def read_encoder(path: str | Path, reference: Mapping[str, Tensor], what: str) -
     return state
 
 
+def encoder_with(like: nn.Module, weights: Weights, what: str) -> nn.Module:
+    """Return a copy of the pretrained encoder with other weights, frozen, in evaluation mode.
+
+    Tensors are taken as they are, since nothing writes to them: many models need no second copy.
+
+    Raises:
+        StaError: The weights cannot be read, or do not fit; ``what`` says whose they are.
+    """
+    encoder = deepcopy(like).requires_grad_(False)
+    reference = encoder.state_dict()
+    if isinstance(weights, Mapping):
+        check_compatible(reference, weights, reference_name="the pretrained encoder", other_name=what)
+    else:
+        weights = read_encoder(weights, reference, what)
+    state = {name: weights[name].to(tensor.dtype) for name, tensor in reference.items()}
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval()
+
+
 def head_for(
     task: Task,
-    *,
     encoder_name: str,
     pretrained: str | None,
     encoder: nn.Module,
+    *,
     file: str | None = None,
     datamodule: Any = None,
     trainable: bool = False,
@@ -84,9 +102,9 @@ def head_for(
 
     Args:
         task: The task.
-        encoder_name: The encoder's name.
-        pretrained: Its pretrained weights.
-        encoder: The pretrained encoder, for prototypes.
+        encoder_name: See :func:`~sta_lightning.encoders.make_head`, as for the following.
+        pretrained: The pretrained weights.
+        encoder: The pretrained encoder.
         file: A head's file to read in place of making one.
         datamodule: Whose ``dataset("train")`` makes prototypes where the encoder has no text tower.
         trainable: Whether weight and bias become parameters.
@@ -95,20 +113,17 @@ def head_for(
         StaError: The number of classes differs, or what the head is made of is missing.
     """
     if file is not None:
-        head = ClassificationHead.load(file, trainable=trainable)
+        head = ClassificationHead.load(file)
     else:
         loader = None
         if not has_text_tower(encoder_name) and task.head != "own" and datamodule is not None:
             loader = DataLoader(datamodule.dataset("train"), batch_size=_PROTOTYPE_BATCH)
-        made = make_head(encoder_name, task, pretrained=pretrained, encoder=encoder, loader=loader)
-        head = (
-            made
-            if not trainable
-            else ClassificationHead(made.weight, made.bias, normalize=made.normalize, trainable=True)
-        )
+        head = make_head(encoder_name, task, pretrained=pretrained, encoder=encoder, loader=loader)
     if head.num_classes != len(task.class_names):
         raise StaError(
             f"The task {task.name!r} has {len(task.class_names)} classes, the head"
             f"{f' in {file}' if file else ''} has {head.num_classes}. Give the head that was made for this task."
         )
+    if trainable:
+        head = ClassificationHead(head.weight, head.bias, normalize=head.normalize, trainable=True)
     return head

@@ -1,10 +1,6 @@
-"""Several encoders of one architecture, evaluated in one pass over the images."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,14 +8,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sta_lightning.arithmetic import check_compatible
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
-from sta_lightning.modules.evaluation import MultiTaskEvaluation, accuracy_of, module_key
-from sta_lightning.modules.parts import bare_trainer, read_encoder
-
-Weights = str | Path | Mapping[str, Tensor]
-"""A weights file, or an encoder's tensors by name."""
+from sta_lightning.modules.evaluation import MultiTaskEvaluation, module_key
+from sta_lightning.modules.parts import QUIET, Weights, encoder_with
 
 
 class MultiModelEvaluation(MultiTaskEvaluation):
@@ -59,8 +51,7 @@ class MultiModelEvaluation(MultiTaskEvaluation):
         super().__init__(encoder, pretrained, None, heads, image_size)
         if not models:
             raise StaError("models names nothing to evaluate: give one or more files, each by a name.")
-        wrong = [name for name in models if not name or "/" in name]
-        if wrong:
+        if wrong := [name for name in models if not name or "/" in name]:
             raise StaError(f"A model was named {wrong[0]!r}: use a name without slashes.")
         self._models: dict[str, Weights] = dict(models)
         self.encoders = nn.ModuleDict()
@@ -73,27 +64,12 @@ class MultiModelEvaluation(MultiTaskEvaluation):
     @override
     def load(self) -> None:
         """Load the encoders, and get a metric for every pair of model and task."""
+        keys = [module_key(model, task) for model in self._models for task in self._names]
+        self.metrics = nn.ModuleDict({key: Accuracy() for key in keys})
         for model, weights in self._models.items():
-            for task in self._names:
-                if module_key(model, task) not in self.metrics:
-                    self.metrics[module_key(model, task)] = Accuracy()
             if module_key(model) not in self.encoders:
-                self.encoders[module_key(model)] = self._encoder(model, weights)
-
-    def _encoder(self, model: str, weights: Weights) -> nn.Module:
-        encoder = deepcopy(self.original()).requires_grad_(False)
-        reference = encoder.state_dict()
-        if isinstance(weights, Mapping):
-            check_compatible(
-                reference, weights, reference_name="the pretrained encoder", other_name=f"model {model!r}"
-            )
-        else:
-            weights = read_encoder(weights, reference, f"model {model!r}")
-        # Nothing writes to them here: taken as they are, many models need no second copy of their
-        # weights.
-        state = {name: weights[name].to(tensor.dtype) for name, tensor in reference.items()}
-        encoder.load_state_dict(state, assign=True)
-        return encoder.eval()
+                encoder = encoder_with(self.original(), weights, f"model {model!r}")
+                self.encoders[module_key(model)] = encoder
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -109,15 +85,12 @@ class MultiModelEvaluation(MultiTaskEvaluation):
             metric.update(logits[:count], labels[:count])  # type: ignore[operator]
 
     @override
-    def _log_accuracies(self, stage: str) -> None:
-        for model in self._models:
-            found = {name: accuracy_of(self.metrics[module_key(model, name)]) for name in self._names}
-            self.accuracy[model] = {name: float(accuracy) for name, accuracy in found.items()}
-            values = {f"{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
-            tasks = [accuracy for name, accuracy in found.items() if name != self.control]
-            if tasks:
-                values["avg_acc"] = torch.stack(tasks).mean()
-            self.log_alike({f"{stage}/{model}/{tag}": value for tag, value in values.items()})
+    def on_validation_epoch_end(self) -> None:
+        self.accuracy = {model: self._log_accuracies(f"val/{model}", model) for model in self._models}
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self.accuracy = {model: self._log_accuracies(f"test/{model}", model) for model in self._models}
 
 
 def evaluate_many(
@@ -137,10 +110,10 @@ def evaluate_many(
     Args:
         models: Weights files, or tensors by name, by the models' names.
         datamodule: A ``MultiTaskDataModule``, or a ``TaskDataModule`` for one task.
-        encoder: See :class:`MultiTaskEvaluation`, as for the following.
-        pretrained: The pretrained weights, of which the heads are made.
+        encoder: See :class:`MultiTaskEvaluation`, as for the next three.
+        pretrained: The pretrained weights.
         heads: Head files by task name.
-        image_size: Side of the input in pixels.
+        image_size: Side of the input.
         group: How many encoders are in memory at once; the images are read once for every group.
             All if not given.
         split: Which images.
@@ -159,7 +132,7 @@ def evaluate_many(
         raise StaError(f"{len(names)} models in groups of {group} were asked for: give 1 or more of both.")
     if split not in ("test", "validation"):
         raise StaError(f"split={split!r} was asked for; choose test or validation.")
-    trainer = bare_trainer() if trainer is None else trainer
+    trainer = trainer or Trainer(devices=1, **QUIET)
     evaluate = trainer.test if split == "test" else trainer.validate
     found: dict[str, dict[str, float]] = {}
     made = nn.ModuleDict()

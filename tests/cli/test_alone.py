@@ -167,9 +167,9 @@ TASKS = "--model.tasks={a: {finetuned: a.safetensors}}"
         (["--evaluate=false", "--help"], ["evaluated"]),
         (["--evaluate=false", "--print_config"], ["evaluated"]),
         (["--evaluate=false", "--print_config=skip_default"], ["evaluated"]),
-        (["--evaluate=false", "--data.control=null"], ["alone"]),
-        (["--evaluate=false", "--trainer.accelerator=cpu", "--trainer.logger+=CSVLogger"], ["alone"]),
-        (["--evaluate=false", "--trainer=trainer.yaml", "--seed_everything=3"], ["alone"]),
+        (["--evaluate=false", "--data.control=null"], []),
+        (["--evaluate=false", "--trainer.accelerator=cpu", "--trainer.logger+=CSVLogger"], []),
+        (["--evaluate=false", "--trainer=trainer.yaml", "--seed_everything=3"], []),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -23,7 +23,7 @@ from sta_lightning.cli.main import main
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules import AdaMerging, TaskSource
-from sta_lightning.modules.learning import learn
+from sta_lightning.modules.adamerging import learn
 from sta_lightning.tasks import MultiTaskDataModule, UnlabelledDataModule
 from sta_lightning.weights import load_weights, read_metadata, save_weights, sha256
 from tests.launch import launch
