@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.find import get_task
-from sta_lightning.tasks.image_cache import CachedDataset, Source, cached
+from sta_lightning.tasks.image_cache import CachedDataset, cached
 from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.split import limited_indices
@@ -125,10 +125,11 @@ class TaskDataModule(L.LightningDataModule):
         if augment or split == "train" or not self.cache_images:
             return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
         if split not in self._cached:
-            chosen = f"limit {self.limits[split]}"
-            source = Source(self.task.name, split, chosen, lambda: self.task.fingerprint(split, self.root))
             data = PreparedDataset(self._base(split), self.preprocess)
-            self._cached[split] = cached(data, source, num_workers=self.num_workers)
+            chosen = f"limit {self.limits[split]}"
+            self._cached[split] = cached(
+                data, self.task, split, chosen, self.root, num_workers=self.num_workers
+            )
         return self._cached[split]
 
     def scoring_samples(self, n: int, seed: int = 0) -> list[int]:

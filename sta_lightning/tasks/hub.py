@@ -65,18 +65,7 @@ def load_hub_task(file: TaskFile) -> Task:
 
 @dataclass(frozen=True)
 class HubOpener:
-    """Opens a split of a Hugging Face data set.
-
-    Attributes:
-        file: The task's file.
-        path: A folder, or a repository of the hub.
-        name: A configuration of the data set.
-        revision: A commit of the repository.
-        image: The column of images.
-        label: The column of labels.
-        splits: The task's splits, and what the data set calls them.
-        classes: The labels that it may have.
-    """
+    """Opens a split of a Hugging Face data set; see ``load_hub_task`` for what decides it."""
 
     file: TaskFile
     path: str

@@ -11,8 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from sta_lightning.cache import cache_directory
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.prepared import PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
+from sta_lightning.tasks.task import Split, Task
 from sta_lightning.weights.atomic import atomic_path
 
 _FORMAT = 1
@@ -63,42 +63,25 @@ def _files(path: Path) -> Iterator[Path]:
         yield from (Path(folder) / file for file in sorted(files))
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a cache is made of.
-
-    Attributes:
-        task: The task's name.
-        split: The split's name.
-        chosen: Which images of the split, such as a limit.
-        fingerprint: Called for a text that changes whenever the images do.
-    """
-
-    task: str
-    split: str
-    chosen: str
-    fingerprint: Callable[[], str]
-
-    def path(self, data: PreparedDataset) -> Path:
-        """Return where the images of ``data`` belong."""
-        preprocess = data.preprocess
-        content = {
-            "format": _FORMAT,
-            # Another version of these may decode or resize to other bytes.
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "pillow": PIL.__version__,
-            "task": self.task,
-            "split": self.split,
-            "chosen": self.chosen,
-            "images": len(data),
-            "source": self.fingerprint(),
-            "size": preprocess.image_size,
-            "interpolation": preprocess.interpolation,
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        name = f"{self.split}-{preprocess.image_size}-{digest[:20]}.npy"
-        return cache_directory() / "images" / self.task / name
+def _cache_file(data: PreparedDataset, task: Task, split: Split, chosen: str, root: str | None) -> Path:
+    preprocess = data.preprocess
+    content = {
+        "format": _FORMAT,
+        # Another version of these may decode or resize to other bytes.
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "task": task.name,
+        "split": split,
+        "chosen": chosen,
+        "images": len(data),
+        "source": task.fingerprint(split, root),
+        "size": preprocess.image_size,
+        "interpolation": preprocess.interpolation,
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    name = f"{split}-{preprocess.image_size}-{digest[:20]}.npy"
+    return cache_directory() / "images" / task.name / name
 
 
 class CachedDataset(Dataset[tuple[Tensor, int]]):
@@ -145,7 +128,9 @@ class CachedDataset(Dataset[tuple[Tensor, int]]):
         return self._map
 
 
-def cached(data: PreparedDataset, source: Source, *, num_workers: int = 0) -> CachedDataset:
+def cached(
+    data: PreparedDataset, task: Task, split: Split, chosen: str, root: str | None, *, num_workers: int = 0
+) -> CachedDataset:
     """Return the images of a data set from its cache, which is filled first if it is not there.
 
     Several processes may ask at once: one of them decodes, the others wait for it. The file appears
@@ -153,26 +138,27 @@ def cached(data: PreparedDataset, source: Source, *, num_workers: int = 0) -> Ca
 
     Args:
         data: Images under the evaluation transform.
-        source: What they are.
+        task: Whose images they are; they lie below ``root``.
+        split: Of which split.
+        chosen: Which images of the split, such as a limit.
+        root: See ``Task.dataset``.
         num_workers: Processes that decode.
 
     Raises:
         StaError: The cache cannot be written, or the images' files change while they are read.
     """
-    path = source.path(data)
-    found = _opened(path, data)
-    if found is not None:
+    path = _cache_file(data, task, split, chosen, root)
+    if (found := _opened(path, data)) is not None:
         return found
     with _one_at_a_time(path.parent):
-        found = _opened(path, data)
-        if found is not None:
+        if (found := _opened(path, data)) is not None:
             return found
-        rank_zero_info(f"Decoding the {len(data)} {source.split} images of '{source.task}' once, into {path}")
+        rank_zero_info(f"Decoding the {len(data)} {split} images of '{task.name}' once, into {path}")
         with atomic_path(path) as temporary:
             _fill(temporary, data, num_workers)
-            if source.path(data) != path:
+            if _cache_file(data, task, split, chosen, root) != path:
                 raise StaError(
-                    f"The files of the {source.split} images of '{source.task}' changed while they were read. Nothing was "
+                    f"The files of the {split} images of '{task.name}' changed while they were read. Nothing was "
                     "cached: try again when nothing writes there."
                 )
     return CachedDataset(path, data.preprocess, len(data))

@@ -111,20 +111,18 @@ class UnlabelledDataModule(L.LightningDataModule):
         """Return the steps: task -> images ``[B, 3, S, S]``, without an end."""
         self.setup("fit")
         trainer: Any = self.trainer
-        if trainer is None:
-            return _Loader(self, Steps(self._images, self.batch_size, self.seed))
-        if trainer.max_steps < 0 and isinstance(trainer.limit_train_batches, float):
+        rank, processes = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if trainer is not None and trainer.max_steps < 0 and isinstance(trainer.limit_train_batches, float):
             raise StaError(
                 "The images without labels come without an end, and nothing ends this fit. Give the trainer max_steps, "
                 "500 in AdaMerging."
             )
-        if self.batch_size % trainer.world_size:
+        if self.batch_size % processes:
             raise StaError(
-                f"A batch of {self.batch_size} images cannot be shared out among {trainer.world_size} processes: let "
-                f"batch_size be a multiple of {trainer.world_size}, or change the number of processes."
+                f"A batch of {self.batch_size} images cannot be shared out among {processes} processes: let "
+                f"batch_size be a multiple of {processes}, or change the number of processes."
             )
-        steps = Steps(self._images, self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
-        return _Loader(self, steps)
+        return _Loader(self, Steps(self._images, self.batch_size, self.seed, rank, processes))
 
 
 class Unlabelled(Protocol):
@@ -155,7 +153,8 @@ class Steps(IterableDataset[Step]):
     ) -> None:
         self.images, self.batch_size = images, batch_size
         # Otherwise two tasks with equally many images would go through the same numbers.
-        self.seeds = {task: _seed_of(seed, task) for task in images}
+        digests = {task: hashlib.sha256(f"{seed}/{task}".encode()).digest() for task in images}
+        self.seeds = {task: int.from_bytes(digest[:4], "big") for task, digest in digests.items()}
         self.rank, self.processes = rank, processes
         self.first = 0
         self._order: dict[str, tuple[int, list[int]]] = {}
@@ -200,8 +199,3 @@ class _Loader(DataLoader[Step]):
         done = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
         cast(Steps, self.dataset).first = done
         return super().__iter__()
-
-
-def _seed_of(seed: int, task: str) -> int:
-    """A seed of a task's own, of 32 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{task}".encode()).digest()[:4], "big")
