@@ -20,12 +20,7 @@ def label_key(written: object) -> str:
 
 @dataclass(frozen=True)
 class LabelledClasses:
-    """The classes of a task whose labels are written in a file.
-
-    Attributes:
-        keys: The labels in order, as ``label_key`` gives them.
-        names: The classes' names in the same order.
-    """
+    """A task's labels in order, as ``label_key`` gives them, and the names that they stand for."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]

@@ -180,14 +180,7 @@ def _package(file: Path) -> Any:
 
 
 class HubImages(Dataset[tuple[Image.Image, int]]):
-    """Images of a ``datasets.Dataset``.
-
-    Args:
-        data: The data set.
-        image: Its column of images.
-        labels: A label for each row.
-        what: What they are, for messages.
-    """
+    """Images of a column of a ``datasets.Dataset``, and a label for each row."""
 
     def __init__(self, data: Any, image: str, labels: list[int], what: str) -> None:
         self.data = data.select_columns([image])

@@ -13,13 +13,7 @@ from sta_lightning.errors import StaError, listed
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The image in red, green and blue.
+    """Decode an image file to red, green and blue.
 
     Raises:
         StaError: that names the file, if it is not there or does not decode.
@@ -41,12 +35,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 class ImageList(Dataset[tuple[Image.Image, int]]):
-    """Image files and their labels.
-
-    Args:
-        files: The files.
-        labels: A label for each of them.
-    """
+    """Image files, and a label for each of them."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
         if len(files) != len(labels):
@@ -70,15 +59,10 @@ class ImageList(Dataset[tuple[Image.Image, int]]):
 
 
 def require_files(files: Sequence[Path], what: str, remedy: str) -> None:
-    """Refuse a list of files of which some are missing.
-
-    Args:
-        files: The files.
-        what: What they are, for the message: ``The training images of ...``.
-        remedy: A sentence on how to mend it.
+    """Refuse a list of files (``what``, "The training images of ...") of which some are missing.
 
     Raises:
-        StaError: that names some of the missing ones.
+        StaError: that names some of the missing ones, and says how to mend it.
     """
     missing = [str(file) for file in files if not file.is_file()]
     if missing:

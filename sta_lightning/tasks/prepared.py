@@ -83,13 +83,7 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """Return the order of an epoch's training images, whatever the number of processes.
-
-    Args:
-        size: How many images there are.
-        seed: Seed of all orders.
-        epoch: Which epoch, from 0.
-    """
+    """Return the order of an epoch's images; epochs count from 0."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     return torch.randperm(size, generator=generator).tolist()
 

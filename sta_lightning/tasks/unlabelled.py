@@ -126,13 +126,11 @@ class UnlabelledDataModule(L.LightningDataModule):
 
 
 class Unlabelled(Protocol):
-    """Images that can be read by number."""
+    """Images that can be read by number, ``[B, 3, S, S]``."""
 
-    def __len__(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int: ...
 
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images ``[B, 3, S, S]``."""
+    def batch(self, indices: Sequence[int]) -> Tensor: ...  # noqa: D102
 
 
 class Steps(IterableDataset[Step]):

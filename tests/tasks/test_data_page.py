@@ -52,7 +52,7 @@ def test_tree_has_every_file_that_is_asked_for() -> None:
     tree = PAGE.split("```\n", 1)[1].split("```", 1)[0]
     for task in PUBLISHED_TASKS.values():
         opener: Any = task.opener
-        for _, files in opener.files:
+        for files in opener.files.values():
             assert all(file.split("/")[0] in tree for file in files), task.name
         listed = f"| `{task.name}` | " in PAGE.split("## Files")[1]
         assert listed == (task.downloader is None), task.name

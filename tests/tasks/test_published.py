@@ -104,7 +104,7 @@ def test_says_which_files_to_put_where(name: str, split: Any, tmp_path: Path) ->
         task.dataset(split, tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message
-    for file in dict(cast(Any, task.opener).files)[part]:
+    for file in cast(Any, task.opener).files[part]:
         assert file in message
     assert ("download: true" in message) == (name not in NOT_FETCHED)
     assert (task.downloader is not None) == (name not in NOT_FETCHED)

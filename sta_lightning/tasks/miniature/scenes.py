@@ -1,8 +1,7 @@
 """The seven sets of the embedded suite: what each draws, class names, prompts, two styles.
 
-``web`` is how the pretraining corpus shows the domain, ``task`` how the task's own pictures look.
-The gap between them, and how seldom the corpus names a class, make zero-shot accuracy what it is:
-middling, as CLIP's is on the sets that these mirror.
+The gap between the styles, and how seldom the corpus names a class, make zero-shot accuracy what it
+is: middling, as CLIP's is on the sets that these mirror.
 """
 
 from __future__ import annotations

@@ -49,10 +49,6 @@ def _cached(name: str, split: str) -> npt.NDArray[np.uint8]:
 class MiniatureDataset(Dataset[tuple[Tensor, int]]):
     """One split of one set of the suite.
 
-    Args:
-        name: One of ``SCENES``.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-
     Attributes:
         images: Bytes, shape ``[N, 3, 32, 32]``.
         labels: Class indices, shape ``[N]``.

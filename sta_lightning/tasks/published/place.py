@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,6 @@ Build = Callable[[Split, Path, bool], Dataset[Any]]
 _EITHER = " or "
 
 
-def data_folder(task: str, root: Path | None) -> Path:
-    """Return the folder below which a published set is looked for.
-
-    Args:
-        task: The task's name, for the message.
-        root: What the user gave; by default the environment variable STA_DATA.
-
-    Raises:
-        StaError: if neither says.
-    """
-    if root is not None:
-        return root
-    named = os.environ.get(DATA_VARIABLE)
-    if not named:
-        raise StaError(
-            f"The task '{task}' needs the folder of its files: give it with the option `root`, or set the "
-            f"environment variable {DATA_VARIABLE}."
-        )
-    return Path(named).expanduser()
-
-
 @dataclass(frozen=True)
 class PublishedOpener:
     """Opens a published set, and says what is missing.
@@ -59,14 +38,13 @@ class PublishedOpener:
 
     task: str
     classes: int
-    files: tuple[tuple[Split, tuple[str, ...]], ...]
+    files: Mapping[Split, tuple[str, ...]]
     build: Build
-    advice: str = "Or let `download: true` fetch them."
+    advice: str
 
     def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
         """Open a split that ``files`` names."""
-        folder = data_folder(self.task, root)
-        wanted = dict(self.files)[split]
+        folder, wanted = self._folder(root), self.files[split]
         missing = [name for name in wanted if _present(folder, name) is None]
         if missing:
             raise StaError(
@@ -78,19 +56,26 @@ class PublishedOpener:
 
     def fingerprint(self, split: Split, root: Path | None) -> str:
         """Digest of the split's files: names, sizes and times of change."""
-        folder = data_folder(self.task, root)
-        names = (_present(folder, name) or name for name in dict(self.files)[split])
-        return files_fingerprint(folder, names)
+        folder = self._folder(root)
+        return files_fingerprint(folder, (_present(folder, name) or name for name in self.files[split]))
 
     def download(self, root: Path | None) -> None:
         """Let torchvision fetch the published files of all splits."""
-        folder = data_folder(self.task, root)
-        for split, _ in self.files:
-            self._built(split, folder, True)
+        for split in self.files:
+            self._built(split, self._folder(root), True)
+
+    def _folder(self, root: Path | None) -> Path:
+        named = root or os.environ.get(DATA_VARIABLE)
+        if not named:
+            raise StaError(
+                f"The task '{self.task}' needs the folder of its files: give it with the option `root`, or set the "
+                f"environment variable {DATA_VARIABLE}."
+            )
+        return Path(named).expanduser()
 
     def _built(self, split: Split, folder: Path, download: bool) -> Dataset[Any]:
         what = f"The {split} images of the task '{self.task}' below {folder}"
-        needed = listed(dict(self.files)[split], limit=10)
+        needed = listed(self.files[split], limit=10)
         try:
             data = self.build(split, folder, download)
             labels = known_labels(data)
@@ -125,9 +110,8 @@ def known_labels(data: Any) -> torch.Tensor | None:
     if isinstance(data, Subset):
         return known_labels(data.dataset)
     if isinstance(data, ConcatDataset):
-        parts = [known_labels(part) for part in data.datasets]
-        kept = [part for part in parts if part is not None]
-        return torch.cat(kept) if kept else None
+        parts = [part for part in map(known_labels, data.datasets) if part is not None]
+        return torch.cat(parts) if parts else None
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None:

@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights
 
 from sta_lightning.tasks.published import arrays, names, pictures, scenes, things
 from sta_lightning.tasks.published.place import Build, PublishedOpener
-from sta_lightning.tasks.task import SPLITS, Split, Task
+from sta_lightning.tasks.task import Split, Task
 
 _FETCH = "Or let `download: true` fetch them."
 
@@ -24,12 +24,9 @@ def _task(
 ) -> Task:
     """Describe a set: files of its splits (those of ``test`` are by default ``train``'s)."""
     classes = tuple(class_names)
-    given: dict[Split, tuple[str, ...] | None] = {
-        "train": train,
-        "validation": validation,
-        "test": test or train,
-    }
-    files = tuple((split, wanted) for split in SPLITS if (wanted := given[split]) is not None)
+    given: dict[Split, tuple[str, ...] | None]
+    given = {"train": train, "validation": validation, "test": test or train}
+    files = {split: wanted for split, wanted in given.items() if wanted}
     opener = PublishedOpener(name, len(classes), files, build, advice)
     return Task(
         name,
