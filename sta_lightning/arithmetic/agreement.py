@@ -74,20 +74,15 @@ def importance_agreement(
 def mean_agreement(agreements: Mapping[str, Agreement]) -> Agreement:
     """The mean over tensors, each counted by its size.
 
-    Args:
-        agreements: tensor name -> agreement, at least one.
-
     Raises:
         StaError: if there is none.
     """
     if not agreements:
         raise StaError("there is no tensor to take the mean agreement of.")
-    size = sum(agreement.size for agreement in agreements.values())
-    return Agreement(
-        sum(agreement.spearman * agreement.size for agreement in agreements.values()) / size,
-        sum(agreement.kept * agreement.size for agreement in agreements.values()) / size,
-        size,
-    )
+    found = agreements.values()
+    size = sum(one.size for one in found)
+    spearman, kept = sum(one.spearman * one.size for one in found), sum(one.kept * one.size for one in found)
+    return Agreement(spearman / size, kept / size, size)
 
 
 def _positions(name: str, size: int, entries: int, seed: int) -> Tensor:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
-from sta_lightning.arithmetic.sources import Derived, SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import Derived, TensorSource
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
 # can be made by itself.
@@ -57,43 +58,33 @@ class Dare:
                 for name, source in reference.items()
             },
             finetuned={
-                task: self._thinned(task, model, reference) for task, model in problem.finetuned.items()
+                task: {
+                    name: _Thinned(source, reference[name], self, f"{task}:{name}")
+                    if source.dtype.is_floating_point and name in reference
+                    else source
+                    for name, source in model.items()
+                }
+                for task, model in problem.finetuned.items()
             },
         )
 
-    def _thinned(self, task: str, model: SourceDict, reference: SourceDict) -> dict[str, TensorSource]:
-        return {
-            name: _Thinned(source, reference[name], self, f"{task}:{name}")
-            if source.dtype.is_floating_point and name in reference
-            else source
-            for name, source in model.items()
-        }
-
     def mask(self, label: str, piece: slice) -> Tensor:
-        """Which entries of a flattened tensor are kept.
+        """Which entries of a flattened tensor are kept: a piece of the one mask of the tensor.
 
         Args:
             label: whose tensor it is: ``"task:name"``.
-            piece: the entries asked for; whatever the pieces, they are parts of the one mask of the
-                tensor.
+            piece: the entries asked for.
 
         Returns:
             bool ``[piece.stop - piece.start]`` on the CPU.
         """
-        first, last = piece.start // _CHUNK, -(-piece.stop // _CHUNK)
-        parts = [
-            # Type and device are said, so that no default of the program's changes the mask.
-            torch.rand(
-                _CHUNK,
-                generator=tensor_generator(self.seed, f"{label}:{chunk}"),
-                dtype=torch.float32,
-                device="cpu",
-            )
-            >= self.rate
-            for chunk in range(first, last)
-        ]
-        if not parts:
-            return torch.zeros(0, dtype=torch.bool, device="cpu")
+        # Type and device are said, so that no default of the program's changes the mask.
+        parts = [torch.zeros(0, dtype=torch.bool, device="cpu")]
+        first = piece.start // _CHUNK
+        for chunk in range(first, -(-piece.stop // _CHUNK)):
+            generator = tensor_generator(self.seed, f"{label}:{chunk}")
+            drawn = torch.rand(_CHUNK, generator=generator, dtype=torch.float32, device="cpu")
+            parts.append(drawn >= self.rate)
         offset = first * _CHUNK
         return torch.cat(parts)[piece.start - offset : piece.stop - offset]
 
@@ -105,8 +96,8 @@ class _Thinned(Derived):
         super().__init__(finetuned, origin)
         self._dare, self._label = dare, label
 
+    @override
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        """The entries kept, rescaled, and zeros."""
         finetuned, origin = (part.read(piece, self.dtype) for part in self.parts)
         delta = finetuned - origin.to(finetuned.device)
         if self._dare.rescale:
@@ -119,6 +110,6 @@ class _Thinned(Derived):
 class _Zeros(Derived):
     """Zeros in the shape of another source."""
 
+    @override
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        """Zeros."""
         return torch.zeros(piece.stop - piece.start, dtype=dtype, device=self.device)

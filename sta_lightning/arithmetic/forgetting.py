@@ -72,9 +72,7 @@ class StaForgetting(MergeMethod):
 
 @dataclass(frozen=True)
 class RandomForgetting(MergeMethod):
-    """The control of :class:`StaForgetting`: a random mask of the same density.
-
-    It keeps numel - rank(numel, p) entries of each tensor.
+    """The control of :class:`StaForgetting`: numel - rank(numel, p) random entries of each tensor.
 
     Args:
         p: quantile in [0, 1].
@@ -94,9 +92,7 @@ class RandomForgetting(MergeMethod):
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:
         """The mask, bool ``[numel]``."""
-        return random_forget_mask(entries.shape, self.p, tensor_generator(self.seed, entries.name)).reshape(
-            -1
-        )
+        return random_forget_mask([entries.numel], self.p, tensor_generator(self.seed, entries.name))
 
     @override
     def combine(self, block: Block, state: Tensor) -> Combined:
@@ -124,8 +120,7 @@ def forget(
         finetuned: the model fine-tuned on the task to forget.
         importance: importance of every floating-point tensor of ``finetuned``.
         p: quantile in [0, 1]; 0.7 subtracts the top 30% of the entries, 1 nothing.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
-            Sums are made in float32 whatever the types (float64 if a source is float64).
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         A new model, names in the order of ``model``; integer buffers are copied from ``model``.

@@ -85,9 +85,7 @@ class Sta(MaskedFusion):
         found = survey.each(lambda entries: [entries.bounds(source) for source in entries.scores])
         full = {name: ranges for name, ranges in found.items() if survey.entries(name).numel}
         tasks = range(len(survey.problem.tasks))
-        by_task = [
-            grouped({name: ranges[task] for name, ranges in full.items()}, self.normalize) for task in tasks
-        ]
+        by_task = [grouped({n: ranges[task] for n, ranges in full.items()}, self.normalize) for task in tasks]
         return {name: [bounds[name] for bounds in by_task] for name in full}
 
     @override
@@ -136,9 +134,8 @@ class RandomMask(MaskedFusion):
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:
         """The masks, bool ``[N, numel]``."""
-        tasks = len(entries.finetuned)
-        mask = random_fusion_mask(tasks, entries.shape, self.p, tensor_generator(self.seed, entries.name))
-        return mask.reshape(tasks, -1)
+        generator = tensor_generator(self.seed, entries.name)
+        return random_fusion_mask(len(entries.finetuned), [entries.numel], self.p, generator)
 
     @override
     def masks(self, block: Block, state: Tensor) -> Iterator[Tensor]:
@@ -169,9 +166,8 @@ def fuse(
             but the smallest, 1 keeps nothing.
         normalize: over what Eq. 13 takes minimum and maximum: ``"tensor"`` (the paper's),
             ``"block"``, ``"model"`` or ``"none"``.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``. Sums are made in float32 whatever the types (float64 if a source is
-            float64).
+        dtype: floating-point type of the result; ``None`` keeps each tensor's type in the first
+            model. Sums are made in float32 whatever the types (float64 if a source is float64).
 
     Returns:
         A new model, names in the order of ``pretrained``; integer buffers are copied from

@@ -119,8 +119,7 @@ def average(
     Args:
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
@@ -144,15 +143,13 @@ def task_arithmetic(
         pretrained: tensor name -> tensor of any shape.
         finetuned: task name -> model of the same names and shapes, one or more.
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         A new model; integer buffers are copied from ``pretrained``.
 
     Raises:
-        StaError: if ``scale`` is not finite, there is no task, models do not match, or an entry is
-            not finite.
+        StaError: as :func:`average`, and if ``scale`` is not finite.
     """
     return run_in_memory(TaskArithmetic(scale), pretrained, finetuned, dtype=dtype).weights
 
@@ -172,13 +169,13 @@ def negate(
         pretrained: the model that ``finetuned`` started from; the same names and shapes.
         finetuned: the model fine-tuned on the task to forget.
         scale: the coefficient gamma.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         A new model; integer buffers are copied from ``model``.
 
     Raises:
-        StaError: if ``scale`` is not finite, models do not match, or an entry is not finite.
+        StaError: as :func:`average`, and if ``scale`` is not finite.
     """
     return run_in_memory(
         Negation(scale), model, {"target": finetuned}, origin=pretrained, base_title=FORGETS, dtype=dtype

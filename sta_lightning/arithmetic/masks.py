@@ -123,19 +123,11 @@ def random_fusion_mask(n: int, shape: Sequence[int], p: float, generator: torch.
 
 
 def random_forget_mask(shape: Sequence[int], p: float, generator: torch.Generator) -> Tensor:
-    """A random mask of the density of :func:`forget_mask`.
-
-    Args:
-        shape: shape of the tensor.
-        p: quantile in [0, 1].
-        generator: its device makes the mask; :func:`tensor_generator` gives one on the CPU.
+    """A random mask of the density of :func:`forget_mask`; see :func:`random_fusion_mask`.
 
     Returns:
         Boolean, shape ``shape``: exactly numel - :func:`rank` (numel, p) entries, every such choice
         equally likely.
-
-    Raises:
-        StaError: if ``p`` is outside [0, 1].
     """
     size = math.prod(shape)
     kept = size - rank(size, p) if size else rank(1, p) - 1

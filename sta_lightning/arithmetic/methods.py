@@ -83,15 +83,14 @@ def merge(
         finetuned: task name -> model of the same names and shapes.
         importance: task name -> importance; methods that need none leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.fuse`.
-        scale: coefficient of ``"task_arithmetic"``, 0.4 if ``None``; the other methods have none.
+        scale: coefficient of the methods that have one; ``None`` for its default.
         normalize: normalisation of ``"sta"``: ``"tensor"``, ``"block"``, ``"model"`` or ``"none"``.
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         dare: what is dropped from the task vectors before they are merged.
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods
             that read them.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in
-            ``pretrained``.
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         The merged model and the share kept per tensor and task.
@@ -103,10 +102,12 @@ def merge(
     made = make_method(
         method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
     )
-    if made.needs_importance and importance is None:
-        raise StaError(no_importance(method, made))
+    _require_importance(method, made, importance)
     if made.needs_grams and grams is None:
-        raise StaError(NO_GRAMS.format(method))
+        raise StaError(
+            f"method '{method}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every "
+            "fine-tuned model: sta score --measure=gram."
+        )
     return run_in_memory(
         made,
         pretrained,
@@ -140,15 +141,14 @@ def unlearn(
         model: the model that shall forget; tensor name -> tensor of any shape.
         pretrained: the model that ``finetuned`` started from.
         finetuned: the model fine-tuned on the task to forget.
-        importance: its importance; ``"sta"`` needs it, the others leave it unread.
+        importance: its importance; methods that need none leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.forget`.
-        scale: coefficient gamma of ``"task_arithmetic"``, 1 if ``None``; the other methods have
-            none.
+        scale: coefficient of the methods that have one; ``None`` for its default.
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         more: further models fine-tuned on the same task, for methods that take several.
         task: what to call the task in messages and in ``kept``.
-        dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
+        dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
         The model and the share kept per tensor, under ``task``.
@@ -157,8 +157,7 @@ def unlearn(
         StaError: as :func:`merge`.
     """
     made = make_method(method, FORGET_METHODS, scale=scale, settings=settings, p=p, seed=seed)
-    if made.needs_importance and importance is None:
-        raise StaError(no_importance(method, made))
+    _require_importance(method, made, importance)
     refuse_several(method, made, len(more))
     return run_in_memory(
         made,
@@ -185,20 +184,15 @@ def refuse_several(name: str, method: MergeMethod, more: int) -> None:
         )
 
 
-def no_importance(name: str, method: MergeMethod) -> str:
-    """What to say where a method's importance is missing."""
+def _require_importance(name: str, method: MergeMethod, importance: object) -> None:
+    if not method.needs_importance or importance is not None:
+        return
     if method.measure is not None:
-        return (
+        raise StaError(
             f"method '{name}' reads {method.measure!r} of every entry, and none was given. Score the fine-tuned models: sta "
             f"score --measure={method.measure}."
         )
-    return (
+    raise StaError(
         f"method '{name}' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
         "or compute importance_for('amp', ...), which needs no data."
     )
-
-
-NO_GRAMS = (
-    "method '{}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every fine-tuned "
-    "model: sta score --measure=gram."
-)

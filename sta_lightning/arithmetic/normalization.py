@@ -33,17 +33,10 @@ class Bounds:
     identity: bool = False
 
     def apply(self, importance: Tensor) -> Tensor:
-        """Eq. 13 on some entries of the group, in float64.
+        """Eq. 13 on some entries of the group: the same shape, in [0, 1]; zeros where low is high.
 
-        float64 keeps apart what was apart and, for float32 importances, makes equal what is equal:
-        rounding decides no tie. It is needed for a small piece at a time only.
-
-        Args:
-            importance: any shape, any real type.
-
-        Returns:
-            The same shape, float64, in [0, 1]; all zero where minimum and maximum of the group are
-            equal.
+        In float64, which keeps apart what was apart and, for float32 importances, makes equal what
+        is equal: rounding decides no tie.
         """
         values = to_double(importance)
         if self.identity:
@@ -68,10 +61,8 @@ def block_of(name: str) -> str:
     (``class_embedding``).
     """
     parts = name.split(".")
-    for position, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: position + 1])
-    return ".".join(parts[:-1]) or name
+    end = next((position + 1 for position, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[:end]) or name
 
 
 def grouped(ranges: Mapping[str, tuple[float, float]], mode: str) -> dict[str, Bounds]:

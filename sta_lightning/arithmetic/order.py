@@ -1,8 +1,7 @@
-"""Order statistics over a tensor or a whole model that is never held in memory, exactly.
+"""Order statistics over a tensor or a whole model, exactly.
 
-Several of the other methods compare every entry with a quantile over one flat vector of all
-tensors. Here the vector is never made: its digits are counted a piece at a time, and a pass over
-the models settles 16 bits of every statistic.
+No vector of all entries is made: its digits are counted a piece at a time, and a pass over the
+models settles 16 bits of every statistic.
 """
 
 from __future__ import annotations
@@ -41,15 +40,7 @@ _HELD_BUFFER = -1  # the others are numbered from 0
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:
-    """The k-th smallest importance of a tensor of one task, a piece in memory at a time.
-
-    Args:
-        entries: the tensor, with the importance of one task, finite.
-        k: rank, 1..numel.
-
-    Returns:
-        A tensor of shape ``[]``.
-    """
+    """The k-th smallest importance, shape ``[]``, of a tensor with one task's, finite; k from 1."""
     (source,) = entries.scores
     dtype = wide_dtype(source.dtype)
     if entries.numel <= SMALL:

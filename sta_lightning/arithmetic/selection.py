@@ -51,8 +51,7 @@ def kth_smallest(rows: Sequence[Tensor], k: int) -> Tensor:
     """The k-th smallest of N tensors at every position: s_k of Eq. 14, by minima and maxima alone.
 
     Args:
-        rows: N tensors of one shape and type, none of them with NaN. They are not changed and need
-            not be stacked.
+        rows: N tensors of one shape and type, none of them with NaN; they are not changed.
         k: rank, 1..N.
 
     Returns:

@@ -31,12 +31,7 @@ class TensorSource(ABC):
         """Entries of the flattened tensor, one dimension, in ``dtype``; not to be changed."""
 
     def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
-        """:meth:`read` in float32, the entries one after another, for a compiled loop.
-
-        Args:
-            piece: which entries.
-            buffer: float32 of that size on the CPU, where they may be put.
-        """
+        """:meth:`read` in float32, contiguous, for a compiled loop; ``buffer`` may be where."""
         return self.read(piece, torch.float32).contiguous()
 
     def bounds(self) -> tuple[float, float] | None:
@@ -87,12 +82,9 @@ class Derived(TensorSource):
 
 
 class Formula(Derived):
-    """Entry by entry what a formula gives.
+    """Entry by entry what a formula gives of sources of one shape.
 
-    Args:
-        formula: from pieces of the parts, each in its own type (float32 at least) and on the device
-            of the first one, to the same piece of the result.
-        parts: the sources, all of one shape.
+    It gets the same piece of each, in its own type (float32 at least), on the first one's device.
     """
 
     def __init__(self, formula: Callable[..., Tensor], *parts: TensorSource) -> None:

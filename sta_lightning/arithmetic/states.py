@@ -32,14 +32,9 @@ class Merged:
 
 
 def floating_names(state: StateDict) -> list[str]:
-    """The tensors that take part in the arithmetic: those of floating-point type.
+    """The names, in order, of the tensors that take part in the arithmetic, those of floating type.
 
-    Args:
-        state: tensor name -> tensor of any shape.
-
-    Returns:
-        Their names, in the order of ``state``. Integer and boolean buffers are never merged; they
-        are copied.
+    Integer and boolean buffers are never merged; they are copied.
     """
     return [name for name, tensor in state.items() if tensor.is_floating_point()]
 

@@ -48,12 +48,7 @@ class Workers:
             self._pool = None
 
     def buffer(self, number: int, size: int) -> Tensor:
-        """Memory of the calling thread, until it asks for that number again.
-
-        Args:
-            number: of the buffer.
-            size: how many entries it has, float32, one dimension.
-        """
+        """Float32 ``[size]`` of the calling thread, until it asks for that number again."""
         found = self._own.buffers.get(number)
         if found is None or found.numel() < size:
             found = self._own.buffers[number] = torch.empty(size, dtype=torch.float32, device="cpu")

@@ -42,12 +42,7 @@ int sta_fuse(const float *base, const float *const *finetuned, const float *cons
 
 
 def fused_source(n: int, k: int) -> str:
-    """The text of ``sta_fuse`` for n tasks and rank k.
-
-    Args:
-        n: number of tasks, at least 2.
-        k: rank of the threshold, 1..n.
-    """
+    """The text of ``sta_fuse`` for n tasks (2 at least) and rank k of the threshold, 1..n."""
     head = _HEAD.replace("{n}", str(n)).replace("{k}", str(k))
     return head + _form(n, k, quick=True) + _form(n, k, quick=False) + _DRIVER
 

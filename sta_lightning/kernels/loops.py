@@ -85,16 +85,10 @@ class Fused:
         out: int,
         size: int,
     ) -> tuple[bool, list[int]]:
-        """Fuse one piece.
+        """Fuse one piece; addresses and ``size`` as in :class:`Loops`.
 
-        Args:
-            base: address of the pretrained entries.
-            finetuned: addresses of the tasks' entries.
-            scores: addresses of their importances.
-            bounds: minimum and maximum that each task's importances are normalised by (Eq. 13);
-                ``None`` for importances that are compared as they are.
-            out: address for the result.
-            size: number of entries.
+        ``bounds`` are minimum and maximum that each task's importances are normalised by (Eq. 13);
+        ``None`` for importances that are compared as they are.
 
         Returns:
             Whether all entries read, and all results, are finite and the loop could take them; and
@@ -133,23 +127,13 @@ class Fused:
 
 
 def loops(*, compiling: bool = True) -> Loops | None:
-    """The loops for any number of tasks; ``None`` where they cannot be had.
-
-    Args:
-        compiling: whether they may be compiled now, if they have not been.
-    """
+    """The loops for any number of tasks; ``None`` where :func:`library` has none."""
     found = library(_LOOPS, compiling=compiling)
     return None if found is None else Loops(found)
 
 
 def fused(n: int, k: int, *, compiling: bool = True) -> Fused | None:
-    """Fusion through masks for n tasks and rank k; ``None`` where it cannot be had.
-
-    Args:
-        n: number of tasks.
-        k: rank of the threshold, 1..n.
-        compiling: whether it may be compiled now, if it has not been.
-    """
+    """Fusion through masks for n tasks and rank k, 1..n; ``None`` as in :func:`loops`."""
     if not 2 <= n <= MOST_TASKS:
         return None
     found = library(fused_source(n, k), compiling=compiling)
