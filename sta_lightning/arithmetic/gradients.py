@@ -59,9 +59,8 @@ def gradient_sums(
             up in float32.
         chunk_size: Samples that share one pass of ``vmap(grad)``, which holds a gradient of every
             parameter for each of them; halved where the memory is too small. 1 is a backward pass
-            for each sample, each parameter's gradient dropped as soon as it is added: as quick on a
-            CPU, and right for every module; taken, too, for what ``vmap`` cannot follow. None is 1
-            on a CPU and 8 elsewhere. The results differ by float32 rounding.
+            for each sample: as quick on a CPU, and taken, too, for what ``vmap`` cannot follow.
+            None is 1 on a CPU and 8 elsewhere. The results differ by float32 rounding.
 
     Returns:
         One float32 tensor ≥ 0 per name, with the parameter's shape.
@@ -122,20 +121,16 @@ def gradient_sums(
 def _adding(scored: Parameters, sums: Parameters, power: Literal[1, 2]) -> Iterator[None]:
     """Add each gradient to the sums and drop it as soon as a backward pass has it."""
     # Fresh pages for every gradient cost as much as the addition.
-    work = torch.empty_like(max(scored.values(), key=torch.numel).detach().flatten()) if scored else None
+    work = torch.empty_like(max(scored.values(), key=torch.numel, default=torch.empty(0)).detach().flatten())
 
     def adder(total: Tensor) -> Callable[[Tensor], None]:
         def add(leaf: Tensor) -> None:
             gradient, leaf.grad = leaf.grad, None
-            if gradient is None:
-                return
-            if power == 2:
+            if gradient is not None and power == 2:
                 total.addcmul_(gradient, gradient)
-            else:
+            elif gradient is not None:
                 # Not in place: it may share its memory with one that is still on its way back.
-                assert work is not None
-                room = work[: total.numel()].view(total.shape)
-                total.add_(torch.abs(gradient, out=room))
+                total.add_(torch.abs(gradient, out=work[: total.numel()].view(total.shape)))
 
         return add
 

@@ -33,11 +33,6 @@ class LinearLayerMethod(VectorMethod):
 
     @override
     def check(self, problem: Problem) -> None:
-        """Whether the Gram matrices are those of these models' linear layers.
-
-        Raises:
-            StaError: names the task and the tensor.
-        """
         problem.check_grams(self.title)
 
     @override

@@ -29,33 +29,29 @@ from sta_lightning.arithmetic.states import Merged, StateDict
 from sta_lightning.errors import StaError, listed
 
 FUSION_METHODS.update(
-    {
-        "sta": Sta,
-        "spectral_sta": SpectralSta,
-        "random_mask": RandomMask,
-        "average": Average,
-        "task_arithmetic": TaskArithmetic,
-        "fisher": Fisher,
-        "regmean": RegMean,
-        "tsv": Tsv,
-        "iso_c": IsoC,
-        "iso_cts": IsoCts,
-        "vectors": AddVectors,
-        "ties": Ties,
-        "pcb": Pcb,
-        "consensus": Consensus,
-        "lines": Lines,
-    }
+    sta=Sta,
+    spectral_sta=SpectralSta,
+    random_mask=RandomMask,
+    average=Average,
+    task_arithmetic=TaskArithmetic,
+    fisher=Fisher,
+    regmean=RegMean,
+    tsv=Tsv,
+    iso_c=IsoC,
+    iso_cts=IsoCts,
+    vectors=AddVectors,
+    ties=Ties,
+    pcb=Pcb,
+    consensus=Consensus,
+    lines=Lines,
 )
 
 FORGET_METHODS.update(
-    {
-        "sta": StaForgetting,
-        "random_mask": RandomForgetting,
-        "task_arithmetic": Negation,
-        "negmerge": NegMerge,
-        "vector": SubtractVector,
-    }
+    sta=StaForgetting,
+    random_mask=RandomForgetting,
+    task_arithmetic=Negation,
+    negmerge=NegMerge,
+    vector=SubtractVector,
 )
 
 

@@ -82,11 +82,7 @@ class FunctionMethod(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
-        """What the function makes of the tensor.
-
-        Raises:
-            StaError: if that is no tensor of the shape asked for.
-        """
+        """What the function makes of the tensor; a StaError if that has another shape."""
         deltas = torch.stack(list(block.deltas()))
         merged = type(self).function(block.base.clone(), deltas, **self.settings())
         if not isinstance(merged, Tensor) or merged.shape != block.base.shape:

@@ -21,13 +21,7 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 class Triples(NamedTuple):
-    """Some singular values of a matrix ``[m, n]``, largest first, with their vectors.
-
-    Attributes:
-        u: left vectors, float64 ``[m, k]``.
-        s: singular values, float64 ``[k]``.
-        v: right vectors, float64 ``[n, k]``.
-    """
+    """Some singular values of a matrix, largest first, and vectors ``[m, k]`` and ``[n, k]``."""
 
     u: Tensor
     s: Tensor
@@ -54,10 +48,8 @@ def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> 
             itself.
     """
     if not matrix.numel():
-        rank = min(matrix.shape)
-        return Triples(
-            *(matrix.new_zeros(shape) for shape in ((len(matrix), rank), (rank,), (matrix.shape[1], rank)))
-        )
+        rows, columns, rank = *matrix.shape, min(matrix.shape)
+        return Triples(*(matrix.new_zeros(shape) for shape in ((rows, rank), (rank,), (columns, rank))))
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     defined = s > max(matrix.shape) * _EPS * max(float(s[0]), magnitude)
     u, s, v = u * defined, s * defined, vh.mT * defined
@@ -76,10 +68,9 @@ def joined(parts: Sequence[Triples]) -> Triples:
 def orthogonalised(vectors: Tensor) -> Tensor:
     """The polar factor of some unit vectors: P Q^T for their singular value decomposition P S Q^T.
 
-    Of all matrices with orthonormal columns it is the nearest to the vectors. Where these depend on
-    each other, it is defined on what they span alone, and is zero on the rest (the partial
-    isometry): nothing is made up. Vectors that differ in less than half the digits of float64 count
-    as dependent, since rounding decides what little they differ in.
+    Of all matrices with orthonormal columns the nearest to the vectors. Where these depend on each
+    other it is zero beside what they span (the partial isometry). Vectors that differ in less than
+    half the digits of float64 count as dependent: rounding decides what little they differ in.
 
     Args:
         vectors: float64 ``[m, k]``, a vector of length one, or of zeros, in every column.
@@ -97,8 +88,7 @@ def orthogonalised(vectors: Tensor) -> Tensor:
 class Spectral(VectorMethod):
     """A method that works on the singular values of every matrix and averages the other tensors.
 
-    A matrix is a tensor of two dimensions, unless it is a text projection; a subclass has a setting
-    ``scale``, by which the result is multiplied.
+    A matrix is a tensor of two dimensions, unless it is a text projection.
     """
 
     scale: float

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -11,7 +9,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_finite
 from sta_lightning.arithmetic.gram import GramSums, input_gram_sums
-from sta_lightning.callbacks.sampled import SampledPass, Sums
+from sta_lightning.callbacks.sampled import Result, SampledPass, Sums
 from sta_lightning.callbacks.scorable import Scorable
 from sta_lightning.errors import StaError
 
@@ -52,9 +50,7 @@ class GramCollection(SampledPass):
         return {"sums": found.sums, "rows": rows}
 
     @override
-    def result(
-        self, module: LightningModule, sums: Sums
-    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    def result(self, module: LightningModule, sums: Sums) -> Result:
         """The means."""
         if not sums["sums"]:
             raise StaError(

@@ -16,7 +16,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic import find_measure, importance_for
 from sta_lightning.arithmetic.agreement import importance_agreement, mean_agreement
 from sta_lightning.arithmetic.gradients import Precision, gradient_sums
-from sta_lightning.callbacks.sampled import SampledPass, Sums
+from sta_lightning.callbacks.sampled import Result, SampledPass, Sums
 from sta_lightning.callbacks.scorable import Scorable, floating, pretrained_weights, scorable
 from sta_lightning.errors import StaError
 from sta_lightning.weights import all_bounds, write_bounds
@@ -98,9 +98,7 @@ class ImportanceScoring(SampledPass):
         return found
 
     @override
-    def result(
-        self, module: LightningModule, sums: Sums
-    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    def result(self, module: LightningModule, sums: Sums) -> Result:
         """The importance, and what there is to know of it."""
         weights = floating(scorable(module).encoder)
         pretrained = pretrained_weights(module) if self._measure.needs_pretrained else None

@@ -22,6 +22,9 @@ from sta_lightning.weights import provenance, save_weights, tensor_digest
 Sums = dict[str, dict[str, Tensor]]
 """What is summed over samples: kind of sum -> tensor name -> sum. Parts of the samples add up."""
 
+Result = tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]
+"""The tensors to write, settings for their provenance, further metadata."""
+
 
 class SampledPass(Callback, ABC):
     """When a fit or a plain validation ends, sum something over training samples into a file.
@@ -59,14 +62,8 @@ class SampledPass(Callback, ABC):
         """The sums over images ``[S, 3, H, W]`` with labels ``[S]``, without any collective."""
 
     @abstractmethod
-    def result(
-        self, module: LightningModule, sums: Sums
-    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-        """On process 0: the tensors to write, settings for their provenance, further metadata.
-
-        Args:
-            module: What was scored.
-            sums: Those over all samples.
+    def result(self, module: LightningModule, sums: Sums) -> Result:
+        """On process 0: what to write of the sums over all samples.
 
         Raises:
             StaError: They cannot be written.
@@ -103,11 +100,6 @@ class SampledPass(Callback, ABC):
     ) -> None:
         """Score ``module`` and write the file; every process of ``trainer`` calls it at one point.
 
-        Args:
-            trainer: The running trainer, whose strategy joins the processes.
-            module: Has ``encoder`` and ``head``.
-            datamodule: Has ``scoring_samples`` and ``dataset``.
-
         Raises:
             StaError: Something failed on some process; no file has been written or changed.
         """
@@ -141,10 +133,8 @@ class SampledPass(Callback, ABC):
         self, module: LightningModule, indices: list[int], more: Mapping[str, Any]
     ) -> dict[str, str]:
         hparams = dict(getattr(module, "hparams", {}))
-        settings: dict[str, Any] = {
-            "measure": self.measure,
-            **{name: hparams[name] for name in ("encoder", "task", "image_size") if name in hparams},
-        }
+        settings = {name: hparams[name] for name in ("encoder", "task", "image_size") if name in hparams}
+        settings["measure"] = self.measure
         if self.needs_samples:
             settings |= {"samples": self.samples, "seed": self.seed, "split": "train", "indices": indices}
         return provenance(self.kind, {**settings, **more}, {}) | {

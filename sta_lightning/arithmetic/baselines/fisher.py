@@ -70,11 +70,7 @@ class Fisher(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Sequence[float]) -> Tensor:
-        """The weighted mean of the task vectors: with theta_0, that of the models.
-
-        Raises:
-            StaError: if a Fisher information is negative.
-        """
+        """The weighted mean of the task vectors: with theta_0, that of the models."""
         moved, weights, mean = (torch.zeros_like(to_double(block.base)) for _ in range(3))
         for delta, score, share in zip(double_deltas(block), block.scores, state, strict=True):
             if bounds(score)[0] < 0:

@@ -7,7 +7,6 @@ Subspaces", ICML 2025.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,25 +46,13 @@ class IsoC(Spectral):
         return s.mean() * (u @ v.mT)
 
 
-class Shares(NamedTuple):
-    """Where a matrix's singular triples come from: ``common + tasks * specific`` is its rank.
-
-    Attributes:
-        common: from the sum of the task vectors.
-        specific: from each task's remainder.
-    """
-
-    common: int
-    specific: int
-
-
-def shares(rank: int, tasks: int, common: float) -> Shares:
-    """How Iso-CTS divides min(m, n) triples among the common subspace and the tasks.
+def shares(rank: int, tasks: int, common: float) -> tuple[int, int]:
+    """How many of ``rank`` triples Iso-CTS takes from the sum, and from each task's remainder.
 
     The common part gives or takes so many that the rest can be divided evenly.
     """
     specific = min(round((rank - int(rank * common)) / tasks), rank // tasks)
-    return Shares(rank - specific * tasks, specific)
+    return rank - specific * tasks, specific
 
 
 @dataclass(frozen=True)
