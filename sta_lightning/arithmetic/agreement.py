@@ -64,10 +64,14 @@ def importance_agreement(
     found = {}
     for name in floating_names(reference):
         if reference[name].numel():
-            where = _positions(name, reference[name].numel(), entries, seed)
+            size = reference[name].numel()
+            where = torch.arange(min(size, entries))
+            if size > entries:
+                drawn = torch.randint(size, (entries,), generator=tensor_generator(seed, name))
+                where = cast(Tensor, torch.unique(drawn))
             pair = [state[name].detach().flatten().cpu()[where] for state in (reference, other)]
             same = forget_mask(pair[0], p) == forget_mask(pair[1], p)
-            found[name] = Agreement(_spearman(*pair), float(same.double().mean()), reference[name].numel())
+            found[name] = Agreement(_spearman(*pair), float(same.double().mean()), size)
     return found
 
 
@@ -83,13 +87,6 @@ def mean_agreement(agreements: Mapping[str, Agreement]) -> Agreement:
     size = sum(one.size for one in found)
     spearman, kept = sum(one.spearman * one.size for one in found), sum(one.kept * one.size for one in found)
     return Agreement(spearman / size, kept / size, size)
-
-
-def _positions(name: str, size: int, entries: int, seed: int) -> Tensor:
-    if size <= entries:
-        return torch.arange(size)
-    drawn = torch.randint(size, (entries,), generator=tensor_generator(seed, name))
-    return cast(Tensor, torch.unique(drawn))
 
 
 def _spearman(first: Tensor, second: Tensor) -> float:

@@ -186,19 +186,15 @@ def function_method(
     Raises:
         StaError: if it does not take ``(pretrained, deltas, name=default, ...)``.
     """
-    known = _decorated.get((methods is FORGET_METHODS, function))
-    if known is not None:
+    if (known := _decorated.get((methods is FORGET_METHODS, function))) is not None:
         return known
     name = getattr(function, "__name__", repr(function))
     parameters = list(inspect.signature(function).parameters.values())
-    settings = parameters[2:]
-    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    if (
-        len(parameters) < 2
-        or any(p.kind not in plain for p in parameters[:2])
-        or any(p.kind not in named or p.default is inspect.Parameter.empty for p in settings)
-    ):
+    tensors, settings = parameters[:2], parameters[2:]
+    plain = [p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY) for p in tensors]
+    named = [p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in settings]
+    optional = [p.default is not p.empty for p in settings]
+    if len(tensors) < 2 or not all(plain + named + optional):
         raise StaError(
             f"the function '{name}' cannot merge: it must take (pretrained, deltas) and settings with defaults, and takes "
             f"{inspect.signature(function)}."

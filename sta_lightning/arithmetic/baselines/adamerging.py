@@ -39,7 +39,21 @@ def combine(
             tensor or has one of another shape.
     """
     names = floating_names(pretrained)
-    _check(pretrained, vectors, coefficients, names)
+    if not vectors:
+        raise StaError("there is nothing to merge: give at least one task vector.")
+    shapes = ((len(vectors),), (len(vectors), len(names)))
+    if tuple(coefficients.shape) not in shapes:
+        raise StaError(
+            f"coefficients must have the shape {shapes[0]}, one a task, or {shapes[1]}, one for every task and floating-point "
+            f"tensor, and have {tuple(coefficients.shape)}."
+        )
+    for task, vector in vectors.items():
+        wrong = [name for name in names if name not in vector or vector[name].shape != pretrained[name].shape]
+        if wrong:
+            raise StaError(
+                f"the task vector of '{task}' does not match the pretrained model: missing or of another shape are "
+                f"{listed(wrong)}. All must be of one architecture at one input size."
+            )
     grid = coefficients if coefficients.ndim == 2 else coefficients[:, None].expand(-1, len(names))
     merged = dict(pretrained)
     # Taken apart at once: indexing would make a gradient as large as the whole grid for every
@@ -88,23 +102,3 @@ def entropy(logits: Tensor) -> Tensor:
     others = below.exp().scatter(-1, place, 0.0)
     rest = others.sum(dim=-1)
     return (rest.log1p() - (others * below).sum(dim=-1) / (1 + rest)).mean()
-
-
-def _check(
-    pretrained: StateDict, vectors: Mapping[str, StateDict], coefficients: Tensor, names: list[str]
-) -> None:
-    if not vectors:
-        raise StaError("there is nothing to merge: give at least one task vector.")
-    shapes = ((len(vectors),), (len(vectors), len(names)))
-    if tuple(coefficients.shape) not in shapes:
-        raise StaError(
-            f"coefficients must have the shape {shapes[0]}, one a task, or {shapes[1]}, one for every task and floating-point "
-            f"tensor, and have {tuple(coefficients.shape)}."
-        )
-    for task, vector in vectors.items():
-        wrong = [name for name in names if name not in vector or vector[name].shape != pretrained[name].shape]
-        if wrong:
-            raise StaError(
-                f"the task vector of '{task}' does not match the pretrained model: missing or of another shape are "
-                f"{listed(wrong)}. All must be of one architecture at one input size."
-            )
