@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sta_lightning.benchmark.results import (
-    CurvePoint,
-    ForgettingResult,
-    FusionResult,
-    Setting,
-    TradeOffPoint,
-)
+from sta_lightning.benchmark.results import CurvePoint, ForgettingResult, FusionResult, Setting, TradeOffPoint
 
 Run = tuple[str, Setting, int]
 """A row of the fusion table for one seed: method, setting, seed."""

@@ -88,11 +88,7 @@ class Models:
         suite = self.suite
         key = suite.identity("train", name)
         step = self.runner.run(
-            f"head/{name}",
-            key,
-            lambda folder: make_head(suite, name, folder),
-            suite.files(name),
-            _SCORING,
+            f"head/{name}", key, lambda folder: make_head(suite, name, folder), suite.files(name), _SCORING
         )
         return step.file(HEAD)
 
@@ -134,12 +130,7 @@ class Models:
     def _statistic(self, task: str, what: str, samples: int) -> Path:
         """What ``sta score`` writes for a task: an importance by its measure, or ``gram``."""
         suite, encoder, head = self.suite, self.encoder(task), self.head(task)
-        key = {
-            **suite.identity("train", task),
-            "measure": what,
-            "samples": samples,
-            "seed": self.seed,
-        }
+        key = {**suite.identity("train", task), "measure": what, "samples": samples, "seed": self.seed}
         step = self.runner.run(
             f"scores/{task}/{what}_{samples}",
             key,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 from sta_lightning.benchmark.statistics import standard_error
 
 Setting = Literal["published", "tuned"]
 """Whether a method ran with its published settings, or with the best on validation."""
+
+Run = tuple[str, Setting]
+"""A method under a setting."""
 
 Group = Literal["reference", "sta", "data-free", "data", "control"]
 """References (zero-shot, fine-tuned) are no merges; controls tell what importance is worth."""
@@ -47,13 +50,30 @@ class MethodInfo:
 
 
 @dataclass(frozen=True)
-class FusionResult:
-    """One model for several tasks, on the test images.
+class Row:
+    """What every measured row has.
 
     Attributes:
         method: key of the method.
         setting: published or tuned.
         seed: of the fine-tuning, and of whatever the method draws.
+    """
+
+    method: str
+    setting: Setting
+    seed: int
+
+    @property
+    def run(self) -> Run:
+        """The method under its setting."""
+        return self.method, self.setting
+
+
+@dataclass(frozen=True)
+class FusionResult(Row):
+    """One model for several tasks, on the test images.
+
+    Attributes:
         tasks: the tasks that were fused.
         accuracy: task -> test accuracy in percent.
         chosen: the method's settings.
@@ -61,9 +81,6 @@ class FusionResult:
             where no setting was tuned.
     """
 
-    method: str
-    setting: Setting
-    seed: int
     tasks: tuple[str, ...]
     accuracy: Mapping[str, float]
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -76,16 +93,13 @@ class FusionResult:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(Row):
     """Two rows of one seed on the same test images, compared image by image.
 
     What both get right or wrong together cancels, so that even one seed has an error bar: the one
     that comes from the limited number of test images.
 
     Attributes:
-        method: key of the row's method.
-        setting: published or tuned.
-        seed: of both rows.
         other: key of the method it is compared with: that of the seed's best fused row, or the
             random mask.
         other_setting: of that row.
@@ -93,9 +107,6 @@ class PairedDifference:
         error: standard error of the difference, in points.
     """
 
-    method: str
-    setting: Setting
-    seed: int
     other: str
     other_setting: Setting
     difference: float
@@ -103,14 +114,12 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class ForgettingResult:
+class ForgettingResult(Row):
     """A model that was made to forget one task, on the test images, in percent.
 
+    Tuned is what forgets most among what keeps enough of the control's validation accuracy.
+
     Attributes:
-        method: key of the method.
-        setting: published, or tuned: what forgets most among what keeps enough of the control's
-            validation accuracy.
-        seed: of the fine-tuning.
         task: what was to be forgotten.
         target: accuracy on it, the lower the better.
         control: accuracy on the control, the higher the better.
@@ -119,9 +128,6 @@ class ForgettingResult:
             most.
     """
 
-    method: str
-    setting: Setting
-    seed: int
     task: str
     target: float
     control: float
@@ -172,26 +178,6 @@ class TradeOffPoint:
     x: float
     target: float
     control: float
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over the seeds.
-
-    Attributes:
-        mean: over the seeds.
-        std: sample standard deviation; ``None`` for one seed.
-        n: how many seeds.
-    """
-
-    mean: float
-    std: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """The spread of one number a seed."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)
@@ -250,7 +236,7 @@ class BenchmarkResults:
 
     def fused(self, key: str, setting: Setting) -> list[FusionResult]:
         """The results of one method under one setting, in the order of the seeds."""
-        rows = [row for row in self.fusion if (row.method, row.setting) == (key, setting)]
+        rows = [row for row in self.fusion if row.run == (key, setting)]
         return sorted(rows, key=lambda row: row.seed)
 
     def error(self, row: FusionResult) -> float:

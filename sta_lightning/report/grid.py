@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from statistics import fmean, stdev
 from typing import Literal
 
 Direction = Literal["high", "low"]
@@ -25,13 +26,18 @@ class Number:
 
     Attributes:
         mean: over the seeds.
-        std: standard deviation over the seeds; ``None`` for one seed.
+        std: sample standard deviation over the seeds; ``None`` for one seed.
         paper: what the paper reports in its place.
     """
 
     mean: float
     std: float | None = None
     paper: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float], paper: float | None = None) -> Number:
+        """Mean and spread of one value a seed."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, paper)
 
     @property
     def shown(self) -> str:
@@ -42,6 +48,9 @@ class Number:
     def spread(self) -> str:
         """`` ± 0.4``, or nothing."""
         return "" if self.std is None else f" ± {self.std:.1f}"
+
+    def __str__(self) -> str:
+        return self.shown + self.spread
 
     @property
     def published(self) -> str:
@@ -165,7 +174,7 @@ class Grid:
 
     def text(self, cell: Cell) -> str:
         """A cell as it reads, without the paper's number."""
-        return cell.shown + cell.spread if isinstance(cell, Number) else "–" if cell is None else cell
+        return "–" if cell is None else str(cell)
 
     def markdown(self) -> str:
         """The table as GitHub Markdown, with a legend of its marks."""

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sta_lightning.benchmark.report.numbers import spaced
-from sta_lightning.benchmark.report.tables import number, over
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Spread, TradeOffPoint
-from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
+from sta_lightning.benchmark.report.tables import over
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, TradeOffPoint
+from sta_lightning.report.grid import Column, Grid, Line, Number
 
 
-@dataclass(frozen=True)
-class Varied:
-    """What a curve is drawn against.
-
-    Attributes:
-        symbol: in a table's head.
-        axis: along the figure, with the unit.
-        title: of the figure.
-        reading: how its values are to be read.
-    """
+class Varied(NamedTuple):
+    """What a curve is drawn against; ``reading`` says how its values are to be read."""
 
     symbol: str
     axis: str
@@ -76,12 +68,12 @@ def levels(results: BenchmarkResults, points: Sequence[CurvePoint]) -> list[Curv
     return [point for point in results.curves if (point.curve, point.split) == ("level", points[0].split)]
 
 
-def by_method(points: Iterable[CurvePoint]) -> dict[str, dict[float, Spread]]:
+def by_method(points: Iterable[CurvePoint]) -> dict[str, dict[float, Number]]:
     """Method -> x -> spread over the seeds."""
     found: dict[str, dict[float, list[float]]] = {}
     for point in points:
         found.setdefault(point.method, {}).setdefault(point.x, []).append(point.average)
-    return {method: {x: Spread.of(values[x]) for x in sorted(values)} for method, values in found.items()}
+    return {method: {x: Number.of(values[x]) for x in sorted(values)} for method, values in found.items()}
 
 
 def curve_grid(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Grid:
@@ -89,11 +81,11 @@ def curve_grid(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Grid:
     found = by_method(points)
     symbol = VARIED[points[0].curve].symbol
     lines = [
-        Line(f"{x:g}", tuple(number(spreads.get(x)) for spreads in found.values()))
+        Line(f"{x:g}", tuple(spreads.get(x) for spreads in found.values()))
         for x in sorted({point.x for point in points})
     ]
     without = [
-        f"{results.method(method).label} {spreads[0.0].mean:.1f}"
+        f"{results.method(method).label} {spreads[0.0].shown}"
         for method, spreads in by_method(levels(results, points)).items()
     ]
     return Grid(
@@ -117,26 +109,22 @@ def curves_csv(results: BenchmarkResults) -> Grid:
     for key in sorted(found, key=lambda key: (order.index(key[0]), key[1])):
         curve, split, method, x = key
         by_task = [[point.accuracy[task] for point in found[key] if task in point.accuracy] for task in tasks]
-        cells: list[Cell] = [
-            results.method(method).label,
-            split,
-            None if curve == "level" else Number(x),
-            number(Spread.of([point.average for point in found[key]])),
-            *(number(Spread.of(values)) if values else None for values in by_task),
-        ]
-        lines.append(Line(curve, tuple(cells)))
+        place = None if curve == "level" else Number(x)
+        average = Number.of([point.average for point in found[key]])
+        accuracies = (Number.of(values) if values else None for values in by_task)
+        lines.append(Line(curve, (results.method(method).label, split, place, average, *accuracies)))
     names = ("method", "images", "x", "average accuracy", *map(spaced, tasks))
     return Grid("curves", "Curves", "curve", tuple(map(Column, names)), tuple(lines))
 
 
-def trade_off(results: BenchmarkResults) -> dict[str, dict[float, tuple[Spread, Spread]]]:
+def trade_off(results: BenchmarkResults) -> dict[str, dict[float, tuple[Number, Number]]]:
     """Method -> p or γ -> target and control over the seeds."""
     found: dict[str, dict[float, list[TradeOffPoint]]] = {}
     for point in results.trade_off:
         found.setdefault(point.method, {}).setdefault(point.x, []).append(point)
     return {
         method: {
-            x: (Spread.of([point.target for point in same]), Spread.of([point.control for point in same]))
+            x: (Number.of([point.target for point in same]), Number.of([point.control for point in same]))
             for x, same in sorted(points.items())
         }
         for method, points in found.items()
@@ -152,9 +140,9 @@ def trade_off_grid(results: BenchmarkResults) -> Grid:
         head="method",
         columns=tuple(map(Column, ("setting", "target", "control"))),
         lines=tuple(
-            Line(labels[method], (f"{symbol(results, method)} = {x:g}", number(target), number(control)))
+            Line(labels[method], (f"{symbol(results, method)} = {x:g}", *both))
             for method, spreads in trade_off(results).items()
-            for x, (target, control) in spreads.items()
+            for x, both in spreads.items()
         ),
         note=over(results),
     )

@@ -8,17 +8,9 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from sta_lightning.benchmark.report.curves import VARIED, by_method, levels, symbol, trade_off
-from sta_lightning.benchmark.report.numbers import (
-    Measure,
-    Run,
-    Scores,
-    looks_among,
-    pair_scores,
-    scores,
-    spaced,
-)
-from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, number, pair_name
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint
+from sta_lightning.benchmark.report.numbers import Measure, Scores, looks_among, pair_scores, scores, spaced
+from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, pair_name
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Run
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
@@ -58,7 +50,7 @@ def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
     series = [
         Dots(
             tuned if setting == "tuned" else "published settings",
-            [number(found.spread((key, setting))) for key in _keys(found)],
+            [found.spread((key, setting)) for key in _keys(found)],
             look=1 if setting == "tuned" else 0,
             hollow=setting == "published",
         )
@@ -119,7 +111,7 @@ def pairs(results: BenchmarkResults, theme: Theme) -> Figure:
     series = [
         Dots(
             total.named(run),
-            [number(found.spread(run)) for found in by_pair.values()],
+            [found.spread(run) for found in by_pair.values()],
             colours[run[0]],
             hollow=len(total.settings(run[0])) > 1 and run[1] == "published",
         )
@@ -171,7 +163,7 @@ def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme)
         [
             Band(
                 results.method(method).label,
-                [(x, number(spread)) for x, spread in spreads.items()],
+                list(spreads.items()),
                 colours[method],
                 _used(results, method, varied),
             )

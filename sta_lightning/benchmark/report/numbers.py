@@ -8,26 +8,18 @@ from statistics import fmean
 from typing import Any, Literal
 
 from sta_lightning.benchmark.report.verdict import Verdict
-from sta_lightning.benchmark.results import FINE_TUNED, BenchmarkResults, Group, MethodInfo, Setting, Spread
+from sta_lightning.benchmark.results import FINE_TUNED, BenchmarkResults, Group, MethodInfo, Run, Setting
+from sta_lightning.report.grid import Number
 
 Measure = Literal["fusion", "target", "control"]
 """Average accuracy after fusion, or accuracy on the target or the control after forgetting."""
-
-Run = tuple[str, Setting]
-"""A method under a setting."""
 
 SETTINGS: tuple[Setting, ...] = ("published", "tuned")
 
 
 @dataclass(frozen=True)
 class Duel:
-    """One method held against another.
-
-    Attributes:
-        own: a variant of STA.
-        other: any other method.
-        verdict: what the differences say.
-    """
+    """A variant of STA held against another method."""
 
     own: Run
     other: Run
@@ -87,10 +79,10 @@ class Scores:
         label, tag = self.infos[run[0]].label, self.tag(run)
         return f"{label} ({tag})" if tag else label
 
-    def spread(self, run: Run) -> Spread | None:
-        """Mean and spread over the seeds; ``None`` where it was not measured."""
+    def spread(self, run: Run, paper: float | None = None) -> Number | None:
+        """Mean and spread over the seeds beside the paper's number; ``None`` if not measured."""
         found = list(self.values.get(run, {}).values())
-        return Spread.of(found) if found else None
+        return Number.of(found, paper) if found else None
 
     def mean(self, run: Run) -> float:
         """Mean over the seeds."""
@@ -107,7 +99,7 @@ def scores(results: BenchmarkResults, measure: Measure = "fusion", task: str | N
         return Scores.of(
             results.methods,
             (
-                ((row.method, row.setting), row.seed, row.average if task is None else row.accuracy[task])
+                (row.run, row.seed, row.average if task is None else row.accuracy[task])
                 for row in results.fusion
                 if task is None or task in row.accuracy
             ),
@@ -115,7 +107,7 @@ def scores(results: BenchmarkResults, measure: Measure = "fusion", task: str | N
     return Scores.of(
         results.forget_methods,
         (
-            ((row.method, row.setting), row.seed, getattr(row, measure))
+            (row.run, row.seed, getattr(row, measure))
             for row in results.forgetting
             if task in (None, row.task)
         ),
@@ -124,38 +116,30 @@ def scores(results: BenchmarkResults, measure: Measure = "fusion", task: str | N
 
 def pair_scores(results: BenchmarkResults, pair: tuple[str, ...] | None = None) -> Scores:
     """Every method's average on one pair of tasks, or the mean over the pairs."""
-    return Scores.of(
-        results.methods,
-        (
-            ((row.method, row.setting), row.seed, row.average)
-            for row in results.pairs
-            if pair in (None, row.tasks)
-        ),
-    )
+    rows = [row for row in results.pairs if pair in (None, row.tasks)]
+    return Scores.of(results.methods, ((row.run, row.seed, row.average) for row in rows))
 
 
-def kept_accuracy(results: BenchmarkResults) -> dict[Run, Spread]:
+def kept_accuracy(results: BenchmarkResults) -> Scores:
     """Share of the fine-tuned models' accuracy that a run reaches, in percent, mean over the tasks.
 
-    Empty where they were not measured.
+    Without values where they were not measured.
     """
-    fine = [run for run in scores(results).runs("reference") if run[0] == FINE_TUNED]
-    bounds = {row.seed: row.accuracy for row in results.fusion if (row.method, row.setting) in fine}
-    shares: dict[Run, dict[int, float]] = {}
+    bounds = {row.seed: row.accuracy for row in results.fusion if row.method == FINE_TUNED}
+    shares = []
     for row in results.fusion:
         bound = bounds.get(row.seed, {})
         if all(bound.get(task) for task in row.accuracy):
-            shares.setdefault((row.method, row.setting), {})[row.seed] = 100 * fmean(
-                value / bound[task] for task, value in row.accuracy.items()
-            )
-    return {run: Spread.of([found[seed] for seed in sorted(found)]) for run, found in shares.items()}
+            share = 100 * fmean(value / bound[task] for task, value in row.accuracy.items())
+            shares.append((row.run, row.seed, share))
+    return Scores.of(results.methods, shares)
 
 
 def duels(results: BenchmarkResults, measure: Measure = "fusion") -> list[Duel]:
     """Every variant of STA against every other method, on average over the tasks."""
     found = scores(results, measure)
     image_errors = {
-        ((row.method, row.setting), (row.other, row.other_setting)): row.error
+        (row.run, (row.other, row.other_setting)): row.error
         for row in results.paired
         if measure == "fusion" and len(results.seeds) == 1
     }
@@ -167,7 +151,7 @@ def duels(results: BenchmarkResults, measure: Measure = "fusion") -> list[Duel]:
                 value - values[seed] for seed, value in found.values[own].items() if seed in values
             ]
             if own[0] != other[0] and differences:
-                verdict = Verdict.of(differences, measure == "target", image_errors.get((own, other)))
+                verdict = Verdict(differences, measure == "target", image_errors.get((own, other)))
                 met.append(Duel(own, other, verdict))
     return met
 
@@ -178,12 +162,7 @@ def spaced(name: str) -> str:
 
 
 def settings_text(chosen: list[Mapping[str, Any]], *, scale: str = "λ") -> str:
-    """Settings as they read in a table: ``λ = 0.3; p = 0.7``; by seed where the seeds differ.
-
-    Args:
-        chosen: the settings of every seed.
-        scale: what the coefficient is called.
-    """
+    """The settings of every seed, ``λ = 0.3; p = 0.7``; ``scale`` names the coefficient."""
     parts = []
     for name in dict.fromkeys(name for settings in chosen for name in settings):
         values = [plain(settings.get(name)) for settings in chosen]

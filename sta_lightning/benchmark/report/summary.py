@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from sta_lightning.benchmark.report.numbers import SETTINGS, Duel, Run, Scores, duels, kept_accuracy, scores
+from sta_lightning.benchmark.report.numbers import SETTINGS, Duel, Scores, duels, kept_accuracy, scores
 from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE
-from sta_lightning.benchmark.results import BenchmarkResults, Setting, Spread
+from sta_lightning.benchmark.results import BenchmarkResults, Run, Setting
 from sta_lightning.report.document import Item
+from sta_lightning.report.grid import Number
 
 _MOST_NAMES = 3
 _NEGATION = "task_arithmetic"
@@ -55,8 +56,8 @@ def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
     items = [_best(found, met)] if found.runs() else []
     for run in found.runs("sta"):
         text = f"{_value(found.spread(run))} on average"
-        if run in kept:
-            text += f", {_value(kept[run])} of the fine-tuned models' accuracy (mean over the tasks)"
+        if run in kept.values:
+            text += f", {_value(kept.spread(run))} of the fine-tuned models' accuracy (mean over the tasks)"
         own = [duel for duel in met if duel.own == run and found.group(duel.other) != "sta"]
         text += f". {_tally(found, own, len(results.seeds))}" if own else "."
         near = [
@@ -176,7 +177,5 @@ def _left(control: Scores, run: Run, before: Run) -> str:
     return f" ({fmean(shares):.1f}% of the {control.infos[before[0]].label} model's)" if shares else ""
 
 
-def _value(found: Spread | None) -> str:
-    if found is None:
-        return "–"
-    return f"{found.mean:.1f}%" if found.std is None else f"{found.mean:.1f} ± {found.std:.1f}%"
+def _value(found: Number | None) -> str:
+    return "–" if found is None else f"{found}%"

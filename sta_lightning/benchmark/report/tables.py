@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 from sta_lightning.benchmark.report import paper
 from sta_lightning.benchmark.report.numbers import (
     Duel,
     Measure,
-    Run,
     Scores,
     kept_accuracy,
     pair_scores,
@@ -18,7 +17,7 @@ from sta_lightning.benchmark.report.numbers import (
     settings_text,
     spaced,
 )
-from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Spread
+from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Run
 from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
 _SIDES: tuple[Measure, Measure] = ("target", "control")
@@ -31,20 +30,20 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
     by_task = {task: scores(results, "fusion", task) for task in tasks}
     chosen: dict[Run, list[Mapping[str, Any]]] = {}
     for row in sorted(results.fusion, key=lambda row: row.seed):
-        chosen.setdefault((row.method, row.setting), []).append(row.chosen)
+        chosen.setdefault(row.run, []).append(row.chosen)
     lines = []
     for run in found.values:
         published = _published(found, run)
         cells: list[Cell] = [
-            number(by_task[task].spread(run), paper.fusion(published, task, tasks)) for task in tasks
+            by_task[task].spread(run, paper.fusion(published, task, tasks)) for task in tasks
         ]
-        cells.append(number(found.spread(run), paper.fusion(published, paper.AVERAGE, tasks)))
-        if shares:
-            cells.append(number(shares.get(run)))
+        cells.append(found.spread(run, paper.fusion(published, paper.AVERAGE, tasks)))
+        if shares.values:
+            cells.append(shares.spread(run))
         cells.append(settings_text(chosen[run]) or None)
         lines.append(_line(found, run, cells))
     columns = [Column(spaced(task), better="high") for task in (*tasks, paper.AVERAGE)]
-    columns += [Column("of fine-tuned (%)")] if shares else []
+    columns += [Column("of fine-tuned (%)")] if shares.values else []
     grid = Grid(
         name="fusion",
         title=f"Fusion of {len(tasks)} fine-tuned models into one: test accuracy in percent",
@@ -82,13 +81,10 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
     lines = []
     for run in found.values:
         cells: list[Cell] = [
-            number(
-                one.spread(run),
-                paper.forgetting(_published(found, run), name, side, tasks, control),
-            )
+            one.spread(run, paper.forgetting(_published(found, run), name, side, tasks, control))
             for name, side, one in measured
         ]
-        chosen = [row.chosen for row in results.forgetting if (row.method, row.setting) == run]
+        chosen = [row.chosen for row in results.forgetting if row.run == run]
         lines.append(_line(found, run, [*cells, _distinct(chosen)]))
     grid = Grid(
         name="forgetting",
@@ -112,11 +108,12 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
 def pairs_grid(results: BenchmarkResults) -> Grid:
     """A row per pair of tasks, a column per method."""
     total = pair_scores(results)
-    lines = [
-        Line(pair_name(pair), _row(pair_scores(results, pair), total))
-        for pair in dict.fromkeys(row.tasks for row in results.pairs)
-    ]
-    lines.append(Line("mean of all pairs", _row(total, total), compete=False, kind="total"))
+    lines = []
+    for pair in dict.fromkeys(row.tasks for row in results.pairs):
+        found = pair_scores(results, pair)
+        lines.append(Line(pair_name(pair), tuple(map(found.spread, total.values))))
+    means = tuple(map(total.spread, total.values))
+    lines.append(Line("mean of all pairs", means, compete=False, kind="total"))
     return Grid(
         name="pairs",
         title="Two tasks fused: average test accuracy in percent",
@@ -167,13 +164,7 @@ def conflict_grid(results: BenchmarkResults) -> Grid:
 
 
 def duel_grid(results: BenchmarkResults, measures: Mapping[Measure, Sequence[Duel]], title: str) -> Grid:
-    """A row per other method and setting, a column per variant of STA and measure.
-
-    Args:
-        results: what was found.
-        measures: fusion alone, or target and control, with its duels.
-        title: of the table.
-    """
+    """A row per other method and setting, a column per variant of STA and measure."""
     found = scores(results, next(iter(measures)))
     met = {
         (name, duel.own, duel.other): duel.verdict.cell for name, duels in measures.items() for duel in duels
@@ -210,15 +201,12 @@ def duels_csv(results: BenchmarkResults, measures: Mapping[Measure, Sequence[Due
         infos = scores(results, measure).infos
         for duel in duels:
             verdict = duel.verdict
-            error = verdict.image_error if verdict.error is None else verdict.error
-            cells = (
-                *(infos[duel.own[0]].label, duel.own[1], infos[duel.other[0]].label, duel.other[1]),
-                Number(verdict.difference.mean),
-                None if error is None else Number(error),
-                *(str(verdict.difference.n), verdict.outcome),
-            )
+            difference = Number(verdict.difference.mean)
+            error = None if verdict.known_error is None else Number(verdict.known_error)
+            who = (infos[duel.own[0]].label, duel.own[1], infos[duel.other[0]].label, duel.other[1])
+            cells = (*who, difference, error, str(len(verdict.differences)), verdict.outcome)
             lines.append(Line(measure, cells))
-    names = (
+    names = [
         "method",
         "setting",
         "against",
@@ -227,17 +215,8 @@ def duels_csv(results: BenchmarkResults, measures: Mapping[Measure, Sequence[Due
         "standard error",
         "seeds",
         "outcome",
-    )
+    ]
     return Grid("verdicts", "Verdicts", "measure", tuple(map(Column, names)), tuple(lines))
-
-
-@overload
-def number(found: Spread, published: float | None = None) -> Number: ...
-@overload
-def number(found: Spread | None, published: float | None = None) -> Number | None: ...
-def number(found: Spread | None, published: float | None = None) -> Number | None:
-    """A cell of a spread."""
-    return None if found is None else Number(found.mean, found.std, published)
 
 
 def pair_name(tasks: Sequence[str]) -> str:
@@ -257,10 +236,6 @@ def over(results: BenchmarkResults) -> str:
         return f"One seed ({results.seeds[0]}): no spread."
     seeds = ", ".join(map(str, results.seeds))
     return f"Mean ± standard deviation over {len(results.seeds)} seeds of fine-tuning ({seeds})."
-
-
-def _row(found: Scores, of: Scores) -> tuple[Cell, ...]:
-    return tuple(number(found.spread(run)) for run in of.values)
 
 
 def _line(found: Scores, run: Run, cells: Sequence[Cell]) -> Line:

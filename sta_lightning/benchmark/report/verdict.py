@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from scipy.stats import t as student
 
 from sta_lightning.benchmark import statistics
-from sta_lightning.benchmark.results import Spread
+from sta_lightning.report.grid import Number
 
 Outcome = Literal["wins", "ties", "loses", "above", "below", "level"]
 """The last three: there is one seed, and nothing can be said of the spread."""
@@ -32,29 +33,32 @@ class Verdict:
     """What a difference says.
 
     Attributes:
-        difference: own minus other, in points.
+        differences: own minus other in points, one a seed.
         lower_is_better: whether a smaller number is the better one, as for the accuracy on a
             forgotten task.
         image_error: standard error of one seed's difference, image by image on the same test
             images, in points; ``None`` for several seeds or where it was not measured.
     """
 
-    difference: Spread
+    differences: Sequence[float]
     lower_is_better: bool = False
     image_error: float | None = None
 
-    @classmethod
-    def of(
-        cls, differences: Sequence[float], lower_is_better: bool = False, image_error: float | None = None
-    ) -> Verdict:
-        """From one difference (own minus other) a seed."""
-        return cls(Spread.of(list(differences)), lower_is_better, image_error)
+    @cached_property
+    def difference(self) -> Number:
+        """The mean over the seeds and its spread."""
+        return Number.of(self.differences)
 
     @property
     def error(self) -> float | None:
         """Standard error of the mean difference over the seeds; ``None`` for one seed."""
-        std, n = self.difference.std, self.difference.n
-        return None if std is None else std / math.sqrt(n)
+        std = self.difference.std
+        return None if std is None else std / math.sqrt(len(self.differences))
+
+    @property
+    def known_error(self) -> float | None:
+        """Standard error over the seeds, or else over the test images."""
+        return self.image_error if self.error is None else self.error
 
     @property
     def outcome(self) -> Outcome:
@@ -66,7 +70,7 @@ class Verdict:
             gain = -gain
         # Few seeds make the standard error itself uncertain: Student's t, not the normal
         # distribution.
-        errors = float(student.ppf((1 + CONFIDENCE) / 2, self.difference.n - 1))
+        errors = float(student.ppf((1 + CONFIDENCE) / 2, len(self.differences) - 1))
         threshold = max(errors * self.error, MARGIN)
         return "wins" if gain > threshold else "loses" if gain < -threshold else "ties"
 
@@ -95,5 +99,4 @@ class Verdict:
 
     @property
     def _spread(self) -> str:
-        error = self.image_error if self.error is None else self.error
-        return "" if error is None else f" ± {error:.1f}"
+        return "" if self.known_error is None else f" ± {self.known_error:.1f}"
