@@ -9,9 +9,6 @@ from typing import Any
 
 from sta_lightning.benchmark.results import CurvePoint, ForgettingResult, FusionResult, Setting, TradeOffPoint
 
-Run = tuple[str, Setting, int]
-"""A row of the fusion table for one seed: method, setting, seed."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,14 +36,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """What a cell adds to the results.
+    """What a cell adds to the results; the points of the trade-off are of one task each.
 
     Attributes:
-        fusion: rows of the fusion table.
-        pairs: pairs of tasks.
-        forgetting: rows of the forgetting table.
-        curves: points of curves.
-        trade_off: points of the trade-off, of one task each.
         correct: (method, setting, seed) of a fused row -> task -> which test images were classified
             rightly, see :func:`~sta_lightning.benchmark.evaluation.unpack`.
         extra: whatever else, by name.
@@ -56,18 +48,13 @@ class Found:
     pairs: tuple[FusionResult, ...] = ()
     forgetting: tuple[ForgettingResult, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
-    trade_off: tuple[tuple[str, TradeOffPoint], ...] = ()
-    correct: Mapping[Run, Mapping[str, str]] = field(default_factory=dict)
+    trade_off: tuple[TradeOffPoint, ...] = ()
+    correct: Mapping[tuple[str, Setting, int], Mapping[str, str]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def windows(tasks: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    """Subsets of neighbours on a ring: the fewest that have every task equally often.
-
-    Args:
-        tasks: the list.
-        size: of each subset.
-    """
+    """Subsets of neighbours on a ring: the fewest that have every task equally often."""
     count = len(tasks)
     ring = [*tasks, *tasks]
     starts = [(size * number) % count for number in range(count // math.gcd(size, count))]

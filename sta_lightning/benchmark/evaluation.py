@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sta_lightning.benchmark.settings import ModelSettings
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import encoder_with
@@ -35,49 +37,52 @@ def device_of(accelerator: str) -> torch.device:
     return torch.device("cuda")
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.inference_mode()
 def classified(
-    models: Mapping[str, Weights],
+    models: Sequence[Weights],
     images: Mapping[str, Dataset[tuple[Tensor, int]]],
     heads: Mapping[str, Path],
-    *,
-    encoder: str,
-    pretrained: str | None,
-    image_size: int | None,
-    batch_size: int,
-    device: torch.device,
-) -> dict[str, dict[str, Bits]]:
+    settings: ModelSettings,
+) -> list[dict[str, Bits]]:
     """Evaluate several encoders of one architecture; every batch goes through all of them.
 
     Args:
-        models: encoders by name, all in memory at once.
+        models: encoders, all in memory at once.
         images: set -> images ``(float32 [3, S, S], label)``.
         heads: set -> file of its head.
-        encoder: name of the architecture.
-        pretrained: as :func:`~sta_lightning.encoders.empty_encoder` takes it.
-        image_size: side of the input in pixels; ``None`` for the encoder's own.
-        batch_size: images in a batch.
-        device: where it is computed.
+        settings: architecture, batch size and device.
 
     Returns:
-        Model -> set -> whether each image was classified rightly, in the order of the images.
+        Of each model, set -> whether each image was classified rightly, in the order of the images.
 
     Raises:
         StaError: if weights or a head cannot be read, or do not fit.
     """
-    empty = empty_encoder(encoder, pretrained, image_size)
-    built = {n: encoder_with(empty, weights, f"model {n!r}").to(device) for n, weights in models.items()}
-    found: dict[str, dict[str, Bits]] = {name: {} for name in models}
+    device = device_of(settings.accelerator)
+    empty = empty_encoder(settings.encoder, settings.pretrained, settings.image_size)
+    encoders = [encoder_with(empty, weights, f"model {n}").to(device) for n, weights in enumerate(models)]
+    found: list[dict[str, Bits]] = [{} for _ in models]
     for name, data in images.items():
         head = ClassificationHead.load(heads[name]).to(device).eval()
-        right: dict[str, list[Tensor]] = {model: [] for model in models}
-        for batch, labels in DataLoader(data, batch_size=batch_size):
+        right: list[list[Tensor]] = [[] for _ in models]
+        for batch, labels in DataLoader(data, batch_size=settings.evaluation_batch_size):
             moved, wanted = batch.to(device), labels.to(device)
-            for model, network in built.items():
-                logits = head(network(moved)).float()
-                right[model].append((logits.argmax(dim=-1) == wanted).cpu())
-        for model, parts in right.items():
-            found[model][name] = torch.cat(parts).numpy()
+            for encoder, parts in zip(encoders, right, strict=True):
+                logits = head(encoder(moved)).float()
+                parts.append((logits.argmax(dim=-1) == wanted).cpu())
+        for bits, parts in zip(found, right, strict=True):
+            bits[name] = torch.cat(parts).numpy()
     return found
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
 from sta_lightning.benchmark.cells import Cell, Found
-from sta_lightning.benchmark.kinds import Context, compute
+from sta_lightning.benchmark.evaluation import threads
+from sta_lightning.benchmark.kinds import compute, every_seed
+from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.progress import bar, quiet, say
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.benchmark.steps import UnfinishedError
@@ -63,14 +65,21 @@ def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell]) -> dict[str, D
             finished before are kept.
     """
     found: dict[str, Done] = {}
-    with _Display(cells) as display:
+    progress = bar("benchmark", sum(round(cell.images) for cell in cells), unit="image")
+    try:
         for _ in range(_MOST_POOLS):
             try:
                 with _executor(settings) as executor:
-                    _run(executor, settings, cells, found, display)
+                    for cell in _run(executor, settings, cells, found):
+                        _tell(progress, cell, found[cell.id])
                 return {cell.id: found[cell.id] for cell in cells}
             except BrokenProcessPool:
                 say("A process was killed, perhaps for want of memory: its cells are computed again.")
+    finally:
+        progress.close()
+        kept = sum(not done.computed for done in found.values())
+        if kept:
+            say(f"{kept} cells found done (--force computes everything again)")
     raise StaError(
         f"Processes were killed {_MOST_POOLS} times, perhaps for want of memory. What is done is kept in "
         f"{settings.output}; ask for fewer devices or a smaller cache_gigabytes."
@@ -84,12 +93,12 @@ def unfinished(settings: BenchmarkSettings, cells: Sequence[Cell]) -> list[Cell]
         settings: checked and expanded.
         cells: of the plan, each after those that it needs.
     """
-    context = Context(settings, compute=False)
+    seeds = every_seed(settings, compute=False)
     waiting: dict[str, Cell] = {}
     for cell in cells:
         try:
             if not waiting.keys() & set(cell.needs):
-                compute(context, cell)
+                compute(seeds, cell)
                 continue
         except UnfinishedError:
             pass
@@ -97,14 +106,19 @@ def unfinished(settings: BenchmarkSettings, cells: Sequence[Cell]) -> list[Cell]
     return list(waiting.values())
 
 
+def _tell(progress: Any, cell: Cell, done: Done) -> None:
+    if done.computed:
+        say(f"{cell.id:<58} {done.outcome:<34} {sum(done.seconds.values()):6.1f} s")
+        progress.update(round(cell.images))
+    else:
+        # What was there already says nothing about the speed.
+        progress.total -= round(cell.images)
+
+
 def _run(
-    executor: Executor,
-    settings: BenchmarkSettings,
-    cells: Sequence[Cell],
-    found: dict[str, Done],
-    display: _Display,
-) -> None:
-    """Hand out every cell whose needs are found, until all are; fills ``found``."""
+    executor: Executor, settings: BenchmarkSettings, cells: Sequence[Cell], found: dict[str, Done]
+) -> Iterator[Cell]:
+    """Hand out every cell whose needs are found, until all are; yields what it put in ``found``."""
     waiting = [cell for cell in cells if cell.id not in found]
     running: dict[Future[Done], Cell] = {}
     while waiting or running:
@@ -117,11 +131,11 @@ def _run(
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             cell = running.pop(future)
             found[cell.id] = future.result()
-            display.finished(cell, found[cell.id])
+            yield cell
 
 
-# The context of the last settings: it holds the images in memory.
-_context: tuple[BenchmarkSettings, Context] | None = None
+# The models of the last settings: they hold the images in memory.
+_last: tuple[BenchmarkSettings, dict[int, Models]] | None = None
 # Lightning and PyTorch's random state are those of a process: one cell at a time.
 _alone = threading.Lock()
 
@@ -134,18 +148,18 @@ def work(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:
         cell: what is computed; the cells that it needs are done.
         folder: the working folder that relative paths start from.
     """
-    global _context
-    with _alone, quiet(), isolate_rng(), _threads(settings.threads):
+    global _last
+    with _alone, quiet(), isolate_rng(), threads(settings.threads):
         if os.getcwd() != folder:
             os.chdir(folder)
-        if _context is None or _context[0] != settings:
-            _context = settings, Context(settings)
-        context = _context[1]
-        before = {seed: len(models.runner.steps) for seed, models in context.seeds.items()}
-        found = compute(context, cell)
+        if _last is None or _last[0] != settings:
+            _last = settings, every_seed(settings)
+        seeds = _last[1]
+        before = {seed: len(models.runner.steps) for seed, models in seeds.items()}
+        found = compute(seeds, cell)
         steps = {
             f"seed_{seed}/{step.name}": step
-            for seed, models in context.seeds.items()
+            for seed, models in seeds.items()
             for step in models.runner.steps[before[seed] :]
         }
     outcomes = [str(step.result.get("outcome", "")) for step in steps.values()]
@@ -155,16 +169,6 @@ def work(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:
         {name: step.seconds for name, step in steps.items()},
         outcomes[-1] if outcomes else "",
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Here(Executor):
@@ -177,21 +181,15 @@ class _Here(Executor):
         return future
 
 
-@contextmanager
-def _executor(settings: BenchmarkSettings) -> Iterator[Executor]:
+def _executor(settings: BenchmarkSettings) -> AbstractContextManager[Executor]:
     """What the cells are computed on.
 
     Raises:
         StaError: if the cluster cannot be reached, or what it takes is not installed.
     """
     if settings.cluster is not None:
-        with _dask(settings.cluster, gpus=settings.models.accelerator != "cpu") as executor:
-            yield executor
-    elif settings.devices == 1:
-        yield _Here()
-    else:
-        with _pool(settings) as executor:
-            yield executor
+        return _dask(settings.cluster, gpus=settings.models.accelerator != "cpu")
+    return nullcontext(_Here()) if settings.devices == 1 else _pool(settings)
 
 
 @contextmanager
@@ -205,9 +203,8 @@ def _dask(cluster: str, *, gpus: bool) -> Iterator[Executor]:
     try:
         if cluster.endswith(".json"):
             Path(cluster).stat()  # Dask would wait for the file
-            client = Client(scheduler_file=cluster, timeout="30s", set_as_default=False)
-        else:
-            client = Client(cluster, timeout="30s", set_as_default=False)
+        where = {"scheduler_file" if cluster.endswith(".json") else "address": cluster}
+        client = Client(**where, timeout="30s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise StaError(
             f"cluster: no Dask scheduler answers at '{cluster}': {error}. Start it, or give its address or "
@@ -259,29 +256,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-class _Display:
-    """One bar over the images of all cells, and a line for each cell that was computed."""
-
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self._bar = bar("benchmark", sum(round(cell.images) for cell in cells), unit="image")
-        self._found = 0
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-        if self._found:
-            say(f"{self._found} cells found done (--force computes everything again)")
-
-    def finished(self, cell: Cell, done: Done) -> None:
-        """Tell of a cell."""
-        if not done.computed:
-            # What was there already says nothing about the speed.
-            self._found += 1
-            self._bar.total -= round(cell.images)
-            return
-        say(f"{cell.id:<58} {done.outcome:<34} {sum(done.seconds.values()):6.1f} s")
-        self._bar.update(round(cell.images))

@@ -47,7 +47,7 @@ def fine_tune(suite: Suite, task: str, seed: int, head: Path, folder: Path, runs
         suite: tasks and settings of the run.
         task: name of the task.
         seed: of the order of the images.
-        head: safetensors file of the task's frozen head.
+        head: file of the task's frozen head.
         folder: where ``encoder.safetensors`` and ``head.safetensors`` go, and the checkpoint while
             it is unfinished.
         runs: folder of the TensorBoard runs.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -53,6 +55,10 @@ class Remembered(Dataset[tuple[Tensor, int]]):
                     self._samples[index] = (image.clone(), label)
         return [self._samples[index] if index in self._samples else fresh[index] for index in indices]
 
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Images ``[B, 3, S, S]`` without their labels, as AdaMerging takes them."""
+        return torch.stack([image for image, _ in self.__getitems__(indices)])
+
 
 @dataclass
 class Memory:
@@ -68,17 +74,9 @@ class Memory:
         return True
 
 
-@dataclass(frozen=True)
-class Member:
-    """One task of a run.
+class Member(NamedTuple):
+    """One task of a run: its registered name or YAML file, and its images' folder, if given."""
 
-    Attributes:
-        name: of the task.
-        spec: as the settings have it: a registered name or the path of a YAML file.
-        root: folder of its images, if the settings name one.
-    """
-
-    name: str
     spec: str
     root: str | None
 
@@ -105,7 +103,7 @@ class Suite:
                 raise StaError(
                     f"the task {name!r} was given twice; tasks and control need names of their own"
                 )
-            self.members[name] = Member(name, spec, settings.roots.get(name, settings.roots.get(spec)))
+            self.members[name] = Member(spec, settings.roots.get(name, settings.roots.get(spec)))
         *tasks, self.control = self.members
         self.tasks = tuple(tasks)
         for what, given, allowed in (
@@ -118,8 +116,8 @@ class Suite:
                     f"{what}: {listed(stray)} is no task of this run; they are {listed(allowed, 20)}"
                 )
         self._memory = Memory(int(settings.cache_gigabytes * 1e9))
-        self._images: dict[tuple[str, Split], Remembered] = {}
-        self._fingerprints: dict[tuple[str, Split], str | None] = {}
+        self.images = functools.cache(self._images)
+        self._fingerprint = functools.cache(self._known_fingerprint)
 
     def open_all(self) -> None:
         """Open every split once, with a bar: the embedded suite is rendered on its first use.
@@ -158,18 +156,13 @@ class Suite:
             download=settings.download,
         )
 
-    def images(self, task: str, split: Split) -> Remembered:
+    def _images(self, task: str, split: Split) -> Remembered:
         """Evaluation images of one split, decoded once for the whole run."""
-        if (task, split) not in self._images:
-            data: Dataset[tuple[Tensor, int]]
-            if self._sets_aside(task):
-                whole = self.datamodule(task).dataset("test")
-                kept, aside = split_indices(len(whole))
-                data = Subset(whole, kept if split == "test" else aside)
-            else:
-                data = self.datamodule(task).dataset(split)
-            self._images[task, split] = Remembered(data, self._memory)
-        return self._images[task, split]
+        data: Dataset[tuple[Tensor, int]] = self.datamodule(task).dataset(self._opened(task, split))
+        if self._sets_aside(task):
+            kept, aside = split_indices(len(data))  # type: ignore[arg-type]
+            data = Subset(data, kept if split == "test" else aside)
+        return Remembered(data, self._memory)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> set -> number of images."""
@@ -192,13 +185,8 @@ class Suite:
             "pretrained": settings.pretrained if self.pretrained_file() is None else None,
             "split": split,
             "tasks": {
-                name: [
-                    self.members[name].spec,
-                    self.members[name].root,
-                    self._limit(name, self._opened(name, split)),
-                    self._fingerprint(name, self._opened(name, split)),
-                ]
-                for name in sets
+                name: [*self.members[name], self._limit(name, opened), self._fingerprint(name, opened)]
+                for name, opened in ((name, self._opened(name, split)) for name in sets)
             },
         }
 
@@ -241,15 +229,12 @@ class Suite:
         """The split whose images serve as a split's."""
         return "test" if split == "validation" and self._sets_aside(task) else split
 
-    def _fingerprint(self, name: str, split: Split) -> str | None:
+    def _known_fingerprint(self, name: str, split: Split) -> str | None:
         """What changes with the images; ``None`` if nothing tells, as of an opener of one's own."""
-        if (name, split) not in self._fingerprints:
-            member = self.members[name]
-            task = get_task(member.spec)
-            try:
-                # A control has test images alone.
-                known = task.fingerprint(split, member.root) if split in task.splits else None
-            except StaError:
-                known = None
-            self._fingerprints[name, split] = known
-        return self._fingerprints[name, split]
+        spec, root = self.members[name]
+        task = get_task(spec)
+        try:
+            # A control has test images alone.
+            return task.fingerprint(split, root) if split in task.splits else None
+        except StaError:
+            return None

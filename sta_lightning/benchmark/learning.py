@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
-from sta_lightning.benchmark.images import Remembered, Suite
+from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.settings import MethodEntry
 from sta_lightning.engine import TaskSource
 from sta_lightning.modules.adamerging import AdaMerging, learn
 from sta_lightning.tasks.unlabelled import Step, Steps
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Evaluation images in memory, without their labels."""
-
-    data: Remembered
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images ``[B, 3, S, S]``."""
-        return torch.stack([image for image, _ in self.data.__getitems__(indices)])
 
 
 class _Unlabelled(LightningDataModule):
@@ -38,7 +22,7 @@ class _Unlabelled(LightningDataModule):
     def __init__(self, suite: Suite, tasks: Sequence[str], batch_size: int, seed: int) -> None:
         super().__init__()
         self.task_names = tuple(tasks)
-        images = {task: _Images(suite.images(task, "test")) for task in tasks}
+        images = {task: suite.images(task, "test") for task in tasks}
         self._steps = Steps(images, batch_size, seed)
 
     def train_dataloader(self) -> DataLoader[Step]:
@@ -49,14 +33,7 @@ class _Unlabelled(LightningDataModule):
 def adamerged(
     suite: Suite, entry: MethodEntry, sources: Mapping[str, TaskSource], seed: int
 ) -> dict[str, Tensor]:
-    """The weights that AdaMerging learns for some tasks.
-
-    Args:
-        suite: tasks and images.
-        entry: of the method ``adamerging``.
-        sources: the files of the tasks that are merged.
-        seed: of the order of the images.
-    """
+    """The weights that AdaMerging learns for some tasks; the seed orders the images."""
     chosen = {**LEARNED_METHODS[entry.method].settings, **entry.settings}
     steps, batch_size = int(chosen.pop("steps")), int(chosen.pop("batch_size"))
     settings = suite.settings

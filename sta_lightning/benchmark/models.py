@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sta_lightning.arithmetic.sources import whole
 from sta_lightning.benchmark.entries import (
     dropping,
     entry_files,
@@ -21,13 +22,13 @@ from sta_lightning.benchmark.entries import (
     made,
     statistic,
 )
-from sta_lightning.benchmark.evaluation import Weights, accuracy, classified, device_of, pack, unpack
+from sta_lightning.benchmark.evaluation import Weights, accuracy, classified, pack, unpack
 from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.learning import adamerged
 from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
-from sta_lightning.benchmark.steps import Step, StepRunner
+from sta_lightning.benchmark.steps import StepRunner
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.errors import StaError
@@ -47,7 +48,7 @@ Kept = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is to be evaluated: how it is made, and what it depends on.
+    """A model that is to be evaluated: what it depends on, and how it is made.
 
     Attributes:
         key: settings, for a step's key.
@@ -58,8 +59,27 @@ class Candidate:
 
     key: dict[str, Any]
     inputs: dict[str, Path]
-    source: set[str]
+    source: Collection[str]
     make: Callable[[Path], tuple[Weights, Kept]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that was evaluated on some sets.
+
+    Attributes:
+        correct: set -> which images were classified rightly, see ``evaluation.unpack``.
+        kept: tensor -> task -> share of the entries that the merge keeps; empty of one of several
+            candidates.
+    """
+
+    correct: Mapping[str, str]
+    kept: Kept
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Set -> accuracy in percent."""
+        return {name: accuracy(unpack(text)) for name, text in self.correct.items()}
 
 
 class Models:
@@ -69,12 +89,20 @@ class Models:
         settings: of the benchmark, checked and expanded.
         suite: its tasks and images.
         seed: the seed.
-        compute: whether steps that are not done are computed; see
-            :class:`~sta_lightning.benchmark.steps.StepRunner`.
+        peers: the models of every seed, these among them.
+        compute: as :class:`~sta_lightning.benchmark.steps.StepRunner` takes it.
     """
 
-    def __init__(self, settings: BenchmarkSettings, suite: Suite, seed: int, *, compute: bool = True) -> None:
-        self.settings, self.suite, self.seed = settings, suite, seed
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        suite: Suite,
+        seed: int,
+        peers: Mapping[int, Models],
+        *,
+        compute: bool = True,
+    ) -> None:
+        self.settings, self.suite, self.seed, self.peers = settings, suite, seed, peers
         output = Path(settings.output)
         self.runs = output / "tensorboard" / f"seed_{seed}"
         self.runner = StepRunner(output / f"seed_{seed}" / "steps", compute=compute)
@@ -85,12 +113,9 @@ class Models:
 
     def _head(self, name: str) -> Path:
         """The head of a task or of the control."""
-        suite = self.suite
-        key = suite.identity("train", name)
-        step = self.runner.run(
-            f"head/{name}", key, lambda folder: make_head(suite, name, folder), suite.files(name), _SCORING
-        )
-        return step.file(HEAD)
+        suite, key = self.suite, self.suite.identity("train", name)
+        make = functools.partial(make_head, suite, name)
+        return self.runner.run(f"head/{name}", key, make, suite.files(name), _SCORING).file(HEAD)
 
     def _encoder(self, task: str) -> Path:
         """The fine-tuned encoder of a task.
@@ -118,27 +143,17 @@ class Models:
             "validation_limit": settings.validation_limit,
             "seed": self.seed,
         }
-        step = self.runner.run(
-            f"finetune/{task}",
-            key,
-            lambda folder: fine_tune(suite, task, self.seed, head, folder, self.runs),
-            {**suite.files(task), "head": head},
-            _FINETUNING,
-        )
-        return step.file(ENCODER)
+        make = functools.partial(fine_tune, suite, task, self.seed, head, runs=self.runs)
+        inputs = {**suite.files(task), "head": head}
+        return self.runner.run(f"finetune/{task}", key, make, inputs, _FINETUNING).file(ENCODER)
 
     def _statistic(self, task: str, what: str, samples: int) -> Path:
         """What ``sta score`` writes for a task: an importance by its measure, or ``gram``."""
         suite, encoder, head = self.suite, self.encoder(task), self.head(task)
         key = {**suite.identity("train", task), "measure": what, "samples": samples, "seed": self.seed}
-        step = self.runner.run(
-            f"scores/{task}/{what}_{samples}",
-            key,
-            lambda folder: make_scores(suite, task, self.seed, what, samples, encoder, head, folder),
-            {**suite.files(task), "head": head, "encoder": encoder},
-            _SCORING,
-        )
-        return step.file(SCORES)
+        make = functools.partial(make_scores, suite, task, self.seed, what, samples, encoder, head)
+        inputs = {**suite.files(task), "head": head, "encoder": encoder}
+        return self.runner.run(f"scores/{task}/{what}_{samples}", key, make, inputs, _SCORING).file(SCORES)
 
     @cached_property
     def pretrained(self) -> Pretrained:
@@ -149,10 +164,7 @@ class Models:
     @cached_property
     def pretrained_weights(self) -> dict[str, Tensor]:
         """The pretrained encoder's tensors by name."""
-        return {
-            name: source.read(slice(0, source.shape.numel()), source.dtype).reshape(source.shape)
-            for name, source in self.pretrained.tensors.items()
-        }
+        return {name: whole(source) for name, source in self.pretrained.tensors.items()}
 
     def sources(
         self, entry: MethodEntry, tasks: Iterable[str], *, forgetting: bool = False
@@ -173,30 +185,21 @@ class Models:
 
     def zero_shot(self) -> Candidate:
         """The pretrained encoder."""
-        return Candidate({"method": "pretrained"}, {}, set(), lambda folder: (self.pretrained_weights, {}))
+        return Candidate({"method": "pretrained"}, {}, (), lambda folder: (self.pretrained_weights, {}))
 
     def finetuned(self, task: str) -> Candidate:
         """A task's fine-tuned encoder."""
         file = self.encoder(task)
-        return Candidate(
-            {"method": "finetuned"}, {f"finetuned/{task}": file}, set(), lambda folder: (file, {})
-        )
+        return Candidate({"method": "finetuned"}, {f"finetuned/{task}": file}, (), lambda folder: (file, {}))
 
     def fused(self, entry: MethodEntry, tasks: Sequence[str], *, write: bool = False) -> Candidate:
-        """One encoder for some tasks, by a method's settings.
-
-        Args:
-            entry: the method; its grid is not looked at.
-            tasks: what is fused.
-            write: whether it is written to ``fused.safetensors`` in the step's folder.
-        """
+        """One encoder for some tasks; with ``write``, also as a file in the step's folder."""
         sources = self.sources(entry, tasks)
 
         def make(folder: Path) -> tuple[Weights, Kept]:
             if is_learned(entry):
                 return adamerged(self.suite, entry, sources, self.seed), {}
-            drops = dropping(entry, self.seed)
-            method = made(entry, self.seed)
+            method, drops = made(entry, self.seed), dropping(entry, self.seed)
             job = FusionJob(sources, entry.method, method, measure=entry.measure, dare=drops)
             if write:
                 return folder / FUSED, job.write(self.pretrained, folder / FUSED)
@@ -208,13 +211,7 @@ class Models:
         return Candidate(key, _files(sources, statistic(entry)) | entry_files(entry), source, make)
 
     def amnesic(self, entry: MethodEntry, task: str, more: Sequence[Path] = ()) -> Candidate:
-        """The pretrained encoder without a task, by a method's settings.
-
-        Args:
-            entry: the method; its grid is not looked at.
-            task: what is forgotten.
-            more: further fine-tunings of the task, for a method that takes several.
-        """
+        """The pretrained encoder without a task; ``more`` are further fine-tunings of it."""
         sources = self.sources(entry, [task], forgetting=True)
 
         def make(folder: Path) -> tuple[Weights, Kept]:
@@ -229,38 +226,19 @@ class Models:
         source = {"sta_lightning.engine.forgetting", *entry_source(entry, forgetting=True)}
         return Candidate(entry_key(entry, self.seed, forgetting=True), inputs, source, make)
 
-    def measured(self, name: str, candidates: Sequence[Candidate], sets: Sequence[str], split: Split) -> Step:
-        """Every candidate on some sets' images of a split; one step.
-
-        Args:
-            name: of the step.
-            candidates: the models.
-            sets: tasks, and the control if it is among them.
-            split: which images.
-
-        Returns:
-            The step, whose result holds ``models``: for each candidate in order ``correct`` (set ->
-            which images were classified rightly, see ``evaluation.unpack``)
-            and ``kept`` (tensor -> task -> share, of a single candidate).
-        """
-        suite, settings = self.suite, self.suite.settings
-        heads = {each: self.head(each) for each in sets}
+    def measured(
+        self, name: str, candidates: Sequence[Candidate], sets: Sequence[str], split: Split
+    ) -> list[Measured]:
+        """Every candidate, in order, on a split of some tasks (and the control); one step."""
+        suite, heads = self.suite, {each: self.head(each) for each in sets}
 
         def work(folder: Path) -> dict[str, Any]:
             found: list[dict[str, Any]] = []
             for first in range(0, len(candidates), TOGETHER):
                 part = [each.make(folder) for each in candidates[first : first + TOGETHER]]
-                correct = classified(
-                    {str(number): weights for number, (weights, _) in enumerate(part)},
-                    {each: suite.images(each, split) for each in sets},
-                    heads,
-                    encoder=settings.encoder,
-                    pretrained=settings.pretrained,
-                    image_size=settings.image_size,
-                    batch_size=settings.evaluation_batch_size,
-                    device=device_of(settings.accelerator),
-                )
-                for (_, kept), bits in zip(part, correct.values(), strict=True):
+                images = {each: suite.images(each, split) for each in sets}
+                correct = classified([weights for weights, _ in part], images, heads, suite.settings)
+                for (_, kept), bits in zip(part, correct, strict=True):
                     packed = {each: pack(values) for each, values in bits.items()}
                     found.append({"correct": packed, "kept": kept if len(candidates) == 1 else {}})
             return {"models": found, "outcome": self._outcome(found)}
@@ -270,20 +248,16 @@ class Models:
         source = set(_EVALUATING)
         for each in candidates:
             inputs |= each.inputs
-            source |= each.source
-        return self.runner.run(name, key, work, inputs, source)
+            source.update(each.source)
+        result = self.runner.run(name, key, work, inputs, source).result
+        return [Measured(**each) for each in result["models"]]
 
     def _outcome(self, found: Sequence[Mapping[str, Any]]) -> str:
         """The best average over the tasks, and what the last model has on the control."""
-        rows = [accuracies(each) for each in found]
+        rows = [Measured(**each).accuracy for each in found]
         control = rows[-1].get(self.suite.control)
         best = max(fmean(v for name, v in row.items() if name != self.suite.control) for row in rows)
         return f"{best:.1f}%" + ("" if control is None else f", control {control:.1f}%")
-
-
-def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
-    """Set -> accuracy in percent of one of the ``models`` of a measurement."""
-    return {name: accuracy(unpack(text)) for name, text in found["correct"].items()}
 
 
 def _files(sources: Mapping[str, TaskSource], what: str | None) -> dict[str, Path]:

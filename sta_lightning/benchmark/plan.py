@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,7 +15,7 @@ from sta_lightning.arithmetic import rank
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.cells import Cell, windows
 from sta_lightning.benchmark.entries import is_learned, made, statistics_wanted
-from sta_lightning.benchmark.evaluation import device_of
+from sta_lightning.benchmark.evaluation import device_of, threads
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.encoders import build_encoder
@@ -42,53 +43,49 @@ def plan(settings: BenchmarkSettings) -> list[Cell]:
     """
     suite = Suite(settings.models)
     sizes = _Sizes(settings, suite)
-    cells: list[Cell] = []
-    for seed in settings.seeds:
-        cells.append(Cell("heads", seed))
-    for seed in settings.seeds:
+    cells = [Cell("heads", seed) for seed in settings.seeds]
+    for head in tuple(cells):
         for task in suite.tasks:
-            cells.append(Cell("models", seed, (task,), (Cell("heads", seed).id,), sizes.training(task)))
+            cells.append(Cell("models", head.seed, (task,), (head.id,), sizes.training(task)))
     for seed in settings.seeds:
-        cells += _of_seed(settings, suite.tasks, seed, sizes)
+        cells += _of_seed(settings, suite, seed, sizes)
     return cells
 
 
-def _of_seed(settings: BenchmarkSettings, tasks: tuple[str, ...], seed: int, sizes: _Sizes) -> list[Cell]:
+def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes) -> list[Cell]:
+    tasks, curves, cells = suite.tasks, settings.curves, []
     needs = tuple(Cell("models", seed, (task,)).id for task in tasks)
-    test = sizes.of(tasks, "test")
-    cells = [Cell("references", seed, (), needs, 2 * test + sizes.control("test"))]
+    test = sizes.merged(tasks, "test")
+
+    def add(kind: str, images: float, *names: str, more: tuple[str, ...] = ()) -> None:
+        cells.append(Cell(kind, seed, names, tuple(dict.fromkeys((*needs, *more))), images))
+
+    add("references", 2 * sizes.of(tasks, "test") + sizes.of([suite.control], "test"))
     if seed == settings.seeds[0]:
-        cells.append(Cell("conflict", seed, (), needs, _MERGED))
+        add("conflict", _MERGED)
     for key, entry in settings.methods.items():
-        cells.append(Cell("fusion", seed, (key,), needs, sizes.fusion(entry, tasks)))
+        add("fusion", sizes.fusion(entry, tasks), key)
     if settings.pairs:
         for pair in itertools.combinations(tasks, 2):
-            images = len(settings.pairs) * (_MERGED + sizes.of(pair, "test"))
-            cells.append(Cell("pair", seed, pair, needs, images))
+            add("pair", len(settings.pairs) * sizes.merged(pair, "test"), *pair)
     if settings.forget_methods:
         everyone = any(made(entry, 0, forgetting=True).many for entry in settings.forget_methods.values())
         for task in tasks:
             others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
-            wanted = tuple(dict.fromkeys((*needs, *others)))
-            cells.append(Cell("forgetting", seed, (task,), wanted, sizes.forgetting(task)))
-        if settings.trade_off.methods:
-            values = sum(len(v) for varied in settings.trade_off.methods.values() for v in varied.values())
-            for task in tasks:
-                images = values * (_MERGED + sizes.of((task,), "test") + sizes.control("test"))
-                cells.append(Cell("trade_off", seed, (task,), needs, images))
-    curves = settings.curves
-    stairs = len({rank(len(tasks), p) for p in curves.p})
+            add("forgetting", sizes.forgetting(task), task, more=others)
+        values = sum(len(v) for varied in settings.trade_off.methods.values() for v in varied.values())
+        for task in tasks if values else ():
+            add("trade_off", values * sizes.merged((task, suite.control), "test"), task)
     for key in curves.p_methods if curves.p else ():
-        images = stairs * (_MERGED + sizes.of(tasks, curves.p_split))
-        cells.append(Cell("curve_p", seed, (key,), needs, images))
+        stairs = len({rank(len(tasks), p) for p in curves.p})
+        add("curve_p", stairs * sizes.merged(tasks, curves.p_split), key)
     for key in curves.samples_methods if curves.samples else ():
-        cells.append(Cell("curve_samples", seed, (key,), needs, len(curves.samples) * (_MERGED + test)))
-    for key in curves.tasks_methods if curves.tasks else ():
-        for size in curves.tasks:
-            images = sum(_MERGED + sizes.of(subset, "test") for subset in windows(tasks, size))
-            cells.append(Cell("curve_tasks", seed, (key, str(size)), needs, images))
+        add("curve_samples", len(curves.samples) * test, key)
+    for key, size in itertools.product(curves.tasks_methods, curves.tasks):
+        subsets = windows(tasks, size)
+        add("curve_tasks", sum(sizes.merged(subset, "test") for subset in subsets), key, str(size))
     for key in curves.level_methods:
-        cells.append(Cell("level", seed, (key,), needs, _MERGED + sizes.of(tasks, "validation")))
+        add("level", sizes.merged(tasks, "validation"), key)
     return cells
 
 
@@ -97,24 +94,21 @@ class _Sizes:
 
     def __init__(self, settings: BenchmarkSettings, suite: Suite) -> None:
         self.settings, self.suite = settings, suite
-        self._counts: dict[tuple[str, Split], int] = {}
+        self.count = functools.cache(self._count)
 
-    def count(self, name: str, split: Split) -> int:
+    def _count(self, name: str, split: Split) -> int:
         """Images of one split of one set."""
-        if (name, split) not in self._counts:
-            if split == "validation" and split not in get_task(self.suite.members[name].spec).splits:
-                self._counts[name, split] = self.count(name, "test") // 10
-            else:
-                self._counts[name, split] = len(self.suite.datamodule(name).dataset(split))
-        return self._counts[name, split]
+        if split == "validation" and split not in get_task(self.suite.members[name].spec).splits:
+            return self.count(name, "test") // 10
+        return len(self.suite.datamodule(name).dataset(split))
 
-    def of(self, tasks: Sequence[str], split: Split) -> float:
-        """Images of some tasks."""
-        return float(sum(self.count(task, split) for task in tasks))
+    def of(self, sets: Iterable[str], split: Split) -> float:
+        """Images of some tasks, or the control."""
+        return float(sum(self.count(name, split) for name in sets))
 
-    def control(self, split: Split) -> float:
-        """Images of the control."""
-        return float(self.count(self.suite.control, split))
+    def merged(self, sets: Iterable[str], split: Split) -> float:
+        """What one merged model takes on some sets."""
+        return _MERGED + self.of(sets, split)
 
     def training(self, task: str) -> float:
         """Images of a fine-tuning, as forward passes."""
@@ -127,20 +121,20 @@ class _Sizes:
 
     def fusion(self, entry: MethodEntry, tasks: tuple[str, ...]) -> float:
         """Images of one method of the table."""
-        test = _MERGED + self.of(tasks, "test")
         learning = 0.0
         if is_learned(entry):
             own = {**LEARNED_METHODS[entry.method].settings, **entry.settings}
             learning = _TRAINED * own["steps"] * own["batch_size"] * len(tasks)
-        tuning = len(entry.choices()) * (_MERGED + learning + self.of(tasks, "validation"))
-        return (2 if entry.tune else 1) * (test + learning) + tuning
+        tested = self.merged(tasks, "test") + learning
+        tuning = len(entry.choices()) * (self.merged(tasks, "validation") + learning)
+        return (2 if entry.tune else 1) * tested + tuning
 
     def forgetting(self, task: str) -> float:
         """Images of one forgotten task, by all methods."""
-        test = _MERGED + self.of((task,), "test") + self.control("test")
-        one = _MERGED + self.of((task,), "validation") + self.control("validation")
+        sets = (task, self.suite.control)
         return sum(
-            (2 if entry.tune else 1) * test + len(entry.choices()) * one
+            (2 if entry.tune else 1) * self.merged(sets, "test")
+            + len(entry.choices()) * self.merged(sets, "validation")
             for entry in self.settings.forget_methods.values()
         )
 
@@ -154,19 +148,13 @@ def images_per_second(settings: BenchmarkSettings) -> float:
     suite, models = Suite(settings.models), settings.models
     loader = DataLoader(suite.images(suite.tasks[0], "test"), batch_size=models.evaluation_batch_size)
     batches = [images for (images, _), _ in zip(loader, range(_MEASURED_BATCHES), strict=False)]
-    encoder = build_encoder(models.encoder, models.pretrained, models.image_size).eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
     device = device_of(models.accelerator)
-    encoder.to(device)
-    try:
-        with torch.inference_mode():
-            encoder(batches[0].to(device))
-            begun = time.perf_counter()
-            total = sum(encoder(batch.to(device)).cpu().shape[0] for batch in batches)
-            return float(total / (time.perf_counter() - begun))
-    finally:
-        torch.set_num_threads(threads)
+    encoder = build_encoder(models.encoder, models.pretrained, models.image_size).eval().to(device)
+    with threads(settings.threads), torch.inference_mode():
+        encoder(batches[0].to(device))
+        begun = time.perf_counter()
+        total = sum(encoder(batch.to(device)).cpu().shape[0] for batch in batches)
+        return float(total / (time.perf_counter() - begun))
 
 
 def described(
@@ -186,22 +174,12 @@ def described(
         own = [cell for cell in cells if kind in (cell.kind, None)]
         to_do = [cell for cell in own if cell.id in left]
         images = sum(cell.images for cell in to_do)
-        rows.append(
-            (
-                "together" if kind is None else _NAMES.get(kind, kind),
-                str(len(own)),
-                str(len(own) - len(to_do)),
-                f"{images:,.0f}".replace(",", " "),
-                duration(images / rate / settings.devices) if rate else "?",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
+        name = "together" if kind is None else _NAMES.get(kind, kind)
+        expected = duration(images / rate / settings.devices) if rate else "?"
+        done = len(own) - len(to_do)
+        rows.append((name, str(len(own)), str(done), f"{images:,.0f}".replace(",", " "), expected))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
 
 
 def duration(seconds: float) -> str:

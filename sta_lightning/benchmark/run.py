@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sta_lightning.arithmetic import MergeMethod
-from sta_lightning.benchmark.cells import Cell, Run
+from sta_lightning.benchmark.cells import Cell, Found
 from sta_lightning.benchmark.checks import check_settings
 from sta_lightning.benchmark.entries import method_info
 from sta_lightning.benchmark.evaluation import unpack
@@ -33,12 +33,11 @@ from sta_lightning.benchmark.results import (
     PRETRAINED,
     ZERO_SHOT,
     BenchmarkResults,
-    FusionResult,
     MethodInfo,
     PairedDifference,
     TradeOffPoint,
 )
-from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, expand
+from sta_lightning.benchmark.settings import BenchmarkSettings, expand
 from sta_lightning.benchmark.statistics import paired_difference
 from sta_lightning.benchmark.steps import write_text
 from sta_lightning.errors import StaError
@@ -136,7 +135,6 @@ def assembled(
     extra: dict[str, Any] = {name: value for each in found for name, value in each.extra.items()}
     suite = Suite(settings.models)
     seconds = {name: value for each in done.values() for name, value in each.seconds.items()}
-    fusion = tuple(row for each in found for row in each.fusion)
     return BenchmarkResults(
         title=settings.title,
         encoder=settings.models.encoder,
@@ -153,18 +151,14 @@ def assembled(
             *(method_info(key, entry, forgetting=True) for key, entry in settings.forget_methods.items()),
         ),
         images=extra[f"counts/{settings.seeds[0]}"],
-        fusion=fusion,
+        fusion=tuple(row for each in found for row in each.fusion),
         pairs=tuple(row for each in found for row in each.pairs),
         forgetting=tuple(row for each in found for row in each.forgetting) if settings.forget_methods else (),
         curves=tuple(point for each in found for point in each.curves),
-        trade_off=_over_tasks([point for each in found for point in each.trade_off]),
+        trade_off=_over_tasks(point for each in found for point in each.trade_off),
         kept=extra.get("kept", {}),
         conflict=extra.get("conflict", {}),
-        paired=_paired(
-            settings.methods,
-            fusion,
-            {run: correct for each in found for run, correct in each.correct.items()},
-        ),
+        paired=_paired(settings, found),
         record={
             **record(settings),
             "hashes": {
@@ -180,31 +174,29 @@ def _reference(key: str, label: str, summary: str, paper: str | None = None) -> 
     return MethodInfo(key, label, summary, MergeMethod.data, False, "", "reference", paper)
 
 
-def _paired(
-    methods: Mapping[str, MethodEntry],
-    fusion: Sequence[FusionResult],
-    correct: Mapping[Run, Mapping[str, str]],
-) -> tuple[PairedDifference, ...]:
+def _paired(settings: BenchmarkSettings, found: Sequence[Found]) -> tuple[PairedDifference, ...]:
     """Every fused row against the seed's best one and against the random mask, image by image."""
-    averages = {(row.method, row.setting, row.seed): row.average for row in fusion}
-    bits = {run: {task: unpack(text) for task, text in packed.items()} for run, packed in correct.items()}
-    random = [key for key, entry in methods.items() if entry.method == "random_mask"]
-    found = []
-    for run in bits:
-        seed = run[2]
-        best = max((other for other in bits if other[2] == seed), key=averages.__getitem__)
-        others: list[Run] = [best, *((key, "published", seed) for key in random)]
-        for other in dict.fromkeys(others):
-            if other != run:
-                difference, error = paired_difference(bits[run], bits[other])
-                found.append(PairedDifference(*run, other[0], other[1], difference, error))
-    return tuple(found)
+    averages = {(*row.run, row.seed): row.average for each in found for row in each.fusion}
+    bits = {
+        row: {task: unpack(text) for task, text in packed.items()}
+        for each in found
+        for row, packed in each.correct.items()
+    }
+    random = [key for key, entry in settings.methods.items() if entry.method == "random_mask"]
+    pairs = []
+    for row in bits:
+        rivals = [other for other in bits if other[2] == row[2]]
+        best = max(rivals, key=averages.__getitem__)
+        for other in dict.fromkeys([best, *((key, "published", row[2]) for key in random)]):
+            if other != row:
+                pairs.append(PairedDifference(*row, *other[:2], *paired_difference(bits[row], bits[other])))
+    return tuple(pairs)
 
 
-def _over_tasks(points: Sequence[tuple[str, TradeOffPoint]]) -> tuple[TradeOffPoint, ...]:
+def _over_tasks(points: Iterable[TradeOffPoint]) -> tuple[TradeOffPoint, ...]:
     """Means over the tasks of what was measured for each of them."""
     groups: dict[tuple[str, int, float], list[TradeOffPoint]] = defaultdict(list)
-    for _, point in points:
+    for point in points:
         groups[point.method, point.seed, point.x].append(point)
     return tuple(
         TradeOffPoint(

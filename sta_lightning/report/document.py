@@ -9,18 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Grid, markdown_text
-from sta_lightning.report.theme import Theme
+from sta_lightning.report.style import Theme
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item of a list.
-
-    Attributes:
-        text: plain.
-        lead: stands in bold before it.
-        children: a list of its own.
-    """
+    """An item of a list, its lead in bold before it, with a list of its own."""
 
     text: str
     lead: str = ""
@@ -60,13 +54,7 @@ Block = str | tuple[Item, ...] | Picture | Grid | Details
 
 @dataclass(frozen=True)
 class Section:
-    """A section.
-
-    Attributes:
-        key: its anchor.
-        title: its heading.
-        blocks: what it holds.
-    """
+    """A section; its key is the anchor."""
 
     key: str
     title: str
@@ -75,13 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report.
-
-    Attributes:
-        title: its heading.
-        subtitle: below it, in a line.
-        sections: in order.
-    """
+    """A report."""
 
     title: str
     subtitle: str
@@ -103,14 +85,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure ready for the page.
-
-    Attributes:
-        light: data URI for light pages and print.
-        dark: data URI for dark pages.
-        width: in CSS pixels.
-        height: in CSS pixels.
-    """
+    """A figure for the page: data URIs for light pages (and print) and dark ones, CSS pixels."""
 
     light: str
     dark: str

@@ -10,39 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Number
-from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import LEVELS, LIGHT, Theme
+from sta_lightning.report.style import LEVELS, LIGHT, Theme, legend_below, new_figure, paint, tidy
 
 WIDTH = 7.6
 
 
 @dataclass(frozen=True)
 class Dots:
-    """One series of dots.
-
-    Attributes:
-        label: in the legend.
-        values: one for each row; ``None`` where there is none.
-        look: number of its colour and marker; ``None`` for grey.
-        hollow: drawn as an outline.
-    """
+    """One series of dots, one for each row or ``None``; its look is the number of its colour."""
 
     label: str
     values: Sequence[Number | None]
-    look: int | None
+    look: int
     hollow: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
-
-    Attributes:
-        heading: above it.
-        x_label: with the unit.
-        series: what is drawn.
-        levels: upright lines by their names in the legend.
-    """
+    """One pair of axes; levels are upright lines by their names in the legend."""
 
     heading: str
     x_label: str
@@ -59,14 +44,14 @@ def dot_figure(
     bold: Sequence[int] = (),
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Dots in rows, panels side by side.
+    """Dots in rows, named from top to bottom, panels side by side.
 
     Args:
-        rows: names from top to bottom.
+        rows: their names.
         panels: one or several.
         title: of the figure.
         apart: whether the series of a row lie below each other rather than on one line.
-        bold: rows whose names are printed bold.
+        bold: places of the rows whose names are printed bold.
         theme: of the figure.
     """
     most = max(len(panel.series) for panel in panels)

@@ -29,19 +29,13 @@ def svg(figure: Figure) -> str:
     return re.sub(r' (?:d|x|y|x1|x2|y1|y2)="[^"]*"', lambda match: _NUMBER.sub("", match.group()), text)
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_PNG_DOTS_PER_INCH)
-    return stream.getvalue()
-
-
 def data_uri(figure: Figure) -> str:
     """The figure for an ``img`` element."""
-    drawing = svg(figure).encode()
-    kind = "svg+xml"
+    drawing, kind = svg(figure).encode(), "svg+xml"
     if len(drawing) > _LARGEST_SVG:
-        drawing, kind = min(((drawing, kind), (png(figure), "png")), key=lambda form: len(form[0]))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=_PNG_DOTS_PER_INCH)
+        drawing, kind = min((drawing, kind), (stream.getvalue(), "png"), key=lambda form: len(form[0]))
     return f"data:image/{kind};base64,{base64.b64encode(drawing).decode('ascii')}"
 
 

@@ -82,7 +82,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Its heading with an arrow that says which end is the better one."""
+        """Its heading with an arrow to the better end."""
         return self.name + _ARROWS[self.better]
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from sta_lightning.report.style import new_figure, paint
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.style import LIGHT, Theme, new_figure, paint
 
 
 def heat_figure(
@@ -20,16 +19,7 @@ def heat_figure(
     bar_label: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Shares by row and column.
-
-    Args:
-        rows: names from top to bottom.
-        columns: names from left to right.
-        shares: a row of values in percent for each row; ``None`` where there is none.
-        title: of the figure.
-        bar_label: of the colour bar, with the unit.
-        theme: of the figure.
-    """
+    """Shares in percent by row (top to bottom) and column; ``None`` where there is none."""
     figure = new_figure(7.6, 0.31 * len(rows) + 1.9, title)
     axes = figure.add_subplot()
     present = [share for line in shares for share in line if share is not None]

@@ -16,8 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import Bbox
 
 from sta_lightning.report.grid import Number
-from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import LEVELS, LIGHT, Theme
+from sta_lightning.report.style import LEVELS, LIGHT, Theme, legend_below, new_figure, paint, tidy
 
 # Where a label may lie, seen from its point, in steps: right and up.
 _OFFSETS = (
@@ -53,13 +52,7 @@ class Station(NamedTuple):
 
 @dataclass(frozen=True)
 class Path:
-    """A line through the plane of two measured numbers.
-
-    Attributes:
-        label: in the legend.
-        stations: in the order of the setting.
-        look: number of its colour, marker and dash.
-    """
+    """A line through the plane of two measured numbers, in the order of the setting."""
 
     label: str
     stations: Sequence[Station]
@@ -140,13 +133,7 @@ def path_figure(
 ) -> Figure:
     """Paths through the plane, the first and last station of each labelled.
 
-    Args:
-        paths: what to draw.
-        title: of the figure.
-        x_label: with the unit.
-        y_label: with the unit.
-        start: name and place of where all begin, such as the pretrained model.
-        theme: of the figure.
+    ``start`` is the name and place of where all begin, such as the pretrained model.
     """
     figure = new_figure(7.6, 5.4, title)
     axes = figure.add_subplot()

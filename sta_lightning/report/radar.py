@@ -10,8 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from sta_lightning.report.style import legend_below, new_figure, paint
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.style import LIGHT, Theme, legend_below, new_figure, paint
 
 
 def radar_figure(
@@ -22,10 +21,10 @@ def radar_figure(
     title: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Accuracy in percent by task, from the centre outwards.
+    """Accuracy in percent by task (three at least), from the centre outwards.
 
     Args:
-        tasks: names around the circle, three at least.
+        tasks: names around the circle.
         values: method -> a value for each task.
         looks: method -> number of its colour and marker; grey where there is none.
         title: of the figure.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Column, Grid, Line, Number, csv_text
-from sta_lightning.report.style import legend_below, new_figure, paint, tidy
-from sta_lightning.report.theme import LIGHT, Theme
+from sta_lightning.report.style import LIGHT, Theme, legend_below, new_figure, paint, tidy
 
 # A block's number is the first number that stands alone between dots:
 # "transformer.resblocks.7.ln_1.weight", "blocks.7.norm1.weight".
@@ -35,11 +34,7 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What one merge kept.
-
-    Attributes:
-        kept: tensor -> task -> entries kept / entries, in [0, 1].
-    """
+    """What one merge kept: tensor -> task -> entries kept / entries, in [0, 1]."""
 
     kept: Mapping[str, Mapping[str, float]]
 
@@ -92,18 +87,9 @@ def split_name(tensor: str) -> tuple[int | None, str]:
     return (int(match.group(1)), match.group(2)) if match else (None, tensor)
 
 
-def selection_figure(
-    selection: Selection, *, title: str, kinds: Sequence[str] | None = None, theme: Theme = LIGHT
-) -> Figure:
-    """Share of entries kept per layer, a curve per task, a panel per kind of parameter (Fig. 4).
-
-    Args:
-        selection: what was kept; it has kinds to show.
-        title: of the whole figure.
-        kinds: which kinds of parameter get a panel; the default is ``selection.main_kinds()``.
-        theme: of the figure.
-    """
-    shown = list(kinds) if kinds is not None else selection.main_kinds()
+def selection_figure(selection: Selection, *, title: str, theme: Theme = LIGHT) -> Figure:
+    """Share of entries kept per layer, a curve per task, a panel per main kind of parameter."""
+    shown = selection.main_kinds()
     columns = 2 if len(shown) <= 4 else 3
     rows = -(-len(shown) // columns)
     figure = new_figure(3.7 * columns, 2.6 * rows + 0.9, title)

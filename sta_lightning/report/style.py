@@ -1,9 +1,11 @@
-"""How every figure looks: its canvas, axes, colours and legend, and how it becomes a PNG."""
+"""How every figure looks: its theme, canvas, axes and legend, and how it becomes a PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -11,10 +13,80 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from sta_lightning.report.theme import LIGHT, Theme
 from sta_lightning.weights.atomic import atomic_path
 
 DOTS_PER_INCH = 150
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", "--", "-.", ":")
+LEVELS = ("--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure, for light pages and print or for dark pages.
+
+    Attributes:
+        background: of figure and page.
+        text: of titles, labels and ticks.
+        grey: of references and of whatever is no series.
+        grid: of the lines behind the data.
+        colours: of the series, to be told apart by colour-blind readers too; marker and dash help.
+        heat: name of matplotlib's colour map for heat maps.
+    """
+
+    background: str
+    text: str
+    grey: str
+    grid: str
+    colours: tuple[str, ...]
+    heat: str
+
+    def colour(self, look: int | None) -> str:
+        """The colour of a series; grey for a reference (``None``)."""
+        return self.grey if look is None else self.colours[look % len(self.colours)]
+
+    def marker(self, look: int | None) -> str:
+        """The marker of a series: another one once the colours begin again."""
+        if look is None:
+            return "*"
+        return MARKERS[(look + look // len(self.colours)) % len(MARKERS)]
+
+    def dash(self, look: int | None) -> str:
+        """The line style of a series: neighbours differ, and so do series of one colour."""
+        if look is None:
+            return ":"
+        return DASHES[(look + look // len(self.colours)) % len(DASHES)]
+
+    def line(self, look: int | None) -> dict[str, Any]:
+        """Colour, dash and marker of a series, as matplotlib's ``plot`` takes them."""
+        return {"color": self.colour(look), "linestyle": self.dash(look), "marker": self.marker(look)}
+
+
+# Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two
+# of Tol's.
+LIGHT = Theme(
+    background="#FFFFFF",
+    text="#000000",
+    grey="#7F7F7F",
+    grid="#E6E6E6",
+    colours=(
+        *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+        *("#56B4E9", "#000000", "#882255", "#7F7F1F"),
+    ),
+    heat="Blues",
+)
+# The same hues, as light as a dark page needs them.
+DARK = Theme(
+    background="#15181D",
+    text="#E4E6EA",
+    grey="#9AA0A8",
+    grid="#2E333B",
+    colours=(
+        *("#4AA8EC", "#FF8447", "#2BC79A", "#E59CC8", "#F2B632"),
+        *("#A6DBFF", "#FFFFFF", "#D9638F", "#C9C94F"),
+    ),
+    heat="Blues_r",
+)
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
@@ -26,7 +98,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     return figure
 
 
-def tidy(axes: Axes, theme: Theme = LIGHT) -> None:
+def tidy(axes: Axes, theme: Theme) -> None:
     """Take the box away and lay a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color=theme.grid, linewidth=0.8)
@@ -49,12 +121,7 @@ def paint(figure: Figure, theme: Theme) -> Figure:
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
-    """A legend below the axes, in as many columns as the longest label leaves room for.
-
-    Args:
-        figure: it gets the legend.
-        entries: label -> what it names; no legend if there are none.
-    """
+    """A legend (label -> artist) below the axes, in as many columns as there is room for."""
     if not entries:
         return
     across = figure.get_figwidth() * 72 / (5.0 * max(map(len, entries)) + 40)

@@ -19,7 +19,8 @@ from sta_lightning.arithmetic import average, fuse, negate
 from sta_lightning.benchmark.cells import Cell
 from sta_lightning.benchmark.executor import Done, run_cells, unfinished
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.kinds import Context, compute, other_fine_tunings
+from sta_lightning.benchmark.kinds import compute, other_fine_tunings
+from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.plan import plan
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.run import dry_run, run_benchmark
@@ -254,12 +255,11 @@ def test_every_seed_forgets_by_fine_tunings_of_its_own() -> None:
     from types import SimpleNamespace as Simple
 
     for seeds in ([0, 1, 2], [5, 6, 7, 8]):
-        context = Simple(
-            settings=Simple(seeds=seeds),
-            seeds={seed: Simple(encoder=lambda task, seed=seed: Path(f"{task}_{seed}")) for seed in seeds},
-        )
+        peers = {seed: Simple(encoder=lambda task, seed=seed: Path(f"{task}_{seed}")) for seed in seeds}
+        models = [Simple(settings=Simple(seeds=seeds), seed=seed, peers=peers) for seed in seeds]
         chosen = [
-            frozenset({f"t_{seed}", *map(str, other_fine_tunings(context, seed, "t"))}) for seed in seeds
+            frozenset({f"t_{own.seed}", *map(str, other_fine_tunings(own, "t"))})  # type: ignore[arg-type]
+            for own in models
         ]
         assert len(set(chosen)) == len(seeds)
         assert {len(one) for one in chosen} == {len(seeds) - 1}
@@ -271,10 +271,10 @@ def test_what_was_finished_before_an_interruption_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stop(context: Context, cell: Cell) -> object:
+    def stop(seeds: dict[int, Models], cell: Cell) -> object:
         if cell.id == "seed_0/fusion/regmean":
             raise KeyboardInterrupt
-        return compute(context, cell)
+        return compute(seeds, cell)
 
     small = replace(settings, seeds=[0], forget_methods={}, trade_off=TradeOff())
     monkeypatch.setattr("sta_lightning.benchmark.executor.compute", stop)

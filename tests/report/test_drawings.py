@@ -15,8 +15,7 @@ from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
-from sta_lightning.report.style import save_png
-from sta_lightning.report.theme import DARK, LIGHT, Theme
+from sta_lightning.report.style import DARK, LIGHT, Theme, save_png
 
 
 def dots(theme: Theme = LIGHT) -> Figure:

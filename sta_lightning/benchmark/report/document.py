@@ -18,8 +18,7 @@ from sta_lightning.report.document import Block, Details, Document, Drawn, Pictu
 from sta_lightning.report.embed import data_uri, pixels
 from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
-from sta_lightning.report.style import save_png
-from sta_lightning.report.theme import DARK, LIGHT
+from sta_lightning.report.style import DARK, LIGHT, save_png
 
 _SIDES: tuple[Measure, Measure] = ("target", "control")
 _BELOW = "The numbers stand in the table below."

@@ -17,7 +17,7 @@ from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
-from sta_lightning.report.theme import Theme
+from sta_lightning.report.style import Theme
 
 
 def ranking(results: BenchmarkResults, theme: Theme) -> Figure:
