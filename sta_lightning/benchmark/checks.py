@@ -7,9 +7,9 @@ from dataclasses import replace
 from string import Formatter
 
 from sta_lightning.arithmetic.checks import check_share
-from sta_lightning.benchmark.entries import check_entry, check_varied, is_learned, made, statistic
+from sta_lightning.benchmark.entries import check_entry, is_learned, made, statistic
 from sta_lightning.benchmark.results import ZERO_SHOT
-from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, ModelSettings
+from sta_lightning.benchmark.settings import BenchmarkSettings, ModelSettings
 from sta_lightning.errors import StaError, listed
 
 
@@ -38,8 +38,8 @@ def check_settings(settings: BenchmarkSettings) -> None:
     for key, entry in settings.methods.items():
         check_entry(f"methods.{key}", entry)
     for key, entry in settings.forget_methods.items():
-        check_entry(f"forget_methods.{key}", entry, forgetting=True)
-        if made(entry, 0, forgetting=True).many and len(settings.seeds) < 2:
+        check_entry(f"forget_methods.{key}", entry)
+        if made(entry, 0).many and len(settings.seeds) < 2:
             raise StaError(
                 f"forget_methods.{key}: {entry.method!r} takes several fine-tunings of a task, which are "
                 f"those of several seeds; found seeds {settings.seeds}. Ask for more seeds, or leave the "
@@ -115,7 +115,7 @@ def _check_curves(settings: BenchmarkSettings) -> None:
             f"curves.scale_methods: {listed(untuned)} must tune exactly one setting to be drawn against it."
         )
     for key in curves.p_methods if curves.p else ():
-        _check_varied(f"curves.p_methods: {key}", known[key], "p")
+        check_entry(f"curves.p_methods: {key}", replace(known[key], tune={"p": curves.p}))
 
 
 def _check_trade_off(settings: BenchmarkSettings) -> None:
@@ -124,17 +124,9 @@ def _check_trade_off(settings: BenchmarkSettings) -> None:
         if len(varied) != 1:
             raise StaError(f"{where}: one setting is varied, found {listed(varied)}.")
         ((name, values),) = varied.items()
-        _check_varied(where, entry, name, forgetting=True)
-        check_entry(where, replace(entry, tune={name: values}), forgetting=True)
-        if made(entry, 0, forgetting=True).many:
+        check_entry(where, replace(entry, tune={name: values}))
+        if made(entry, 0).many:
             raise StaError(f"{where}: a method of several fine-tunings cannot be varied here.")
-
-
-def _check_varied(where: str, entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
-    try:
-        check_varied(entry, name, forgetting=forgetting)
-    except StaError as error:
-        raise StaError(f"{where}: {error}") from error
 
 
 def _check_pattern(pattern: str, seeds: int) -> None:

@@ -12,7 +12,7 @@ from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, Dare, Merge
 from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.arithmetic.registry import LEARNED_METHODS, find_method
 from sta_lightning.benchmark.results import MethodInfo
-from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, MethodEntry
+from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, ForgettingEntry, MethodEntry
 from sta_lightning.errors import StaError, listed
 
 
@@ -21,7 +21,7 @@ def is_learned(entry: MethodEntry) -> bool:
     return entry.method in LEARNED_METHODS
 
 
-def made(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> MergeMethod:
+def made(entry: MethodEntry, seed: int) -> MergeMethod:
     """The method with the entry's settings.
 
     Raises:
@@ -29,7 +29,7 @@ def made(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> MergeMet
     """
     return make_method(
         entry.method,
-        _methods(forgetting),
+        _methods(entry),
         scale=entry.scale,
         settings=entry.settings,
         p=entry.p,
@@ -43,11 +43,11 @@ def dropping(entry: MethodEntry, seed: int) -> Dare | None:
     return None if entry.dare is None else Dare(entry.dare, seed=seed)
 
 
-def statistic(entry: MethodEntry, *, forgetting: bool = False) -> str | None:
+def statistic(entry: MethodEntry) -> str | None:
     """The measure of ``sta score`` that it needs; ``None`` if the weights are enough."""
     if is_learned(entry):
         return None
-    method = made(entry, 0, forgetting=forgetting)
+    method = made(entry, 0)
     if method.needs_grams:
         return "gram"
     measure = MEASURES.get(method.measure or entry.measure)
@@ -57,9 +57,9 @@ def statistic(entry: MethodEntry, *, forgetting: bool = False) -> str | None:
 def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
     """Every (measure, samples) that some method or curve asks for."""
     wanted: dict[tuple[str, int], None] = {}
-    for table, forgetting in ((settings.methods, False), (settings.forget_methods, True)):
-        for variant in [variant for entry in table.values() for variant in entry.variants]:
-            what = statistic(variant, forgetting=forgetting)
+    for entry in (*settings.methods.values(), *settings.forget_methods.values()):
+        for variant in entry.variants:
+            what = statistic(variant)
             if what is not None:
                 wanted[what, variant.samples or settings.models.samples] = None
     for key in settings.curves.samples_methods if settings.curves.samples else ():
@@ -69,11 +69,11 @@ def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
     return list(wanted)
 
 
-def entry_key(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> dict[str, Any]:
+def entry_key(entry: MethodEntry, seed: int) -> dict[str, Any]:
     """Everything that the result depends on besides files and source, for a step's key."""
     if is_learned(entry):
         return {"method": entry.method, "settings": entry.settings, "seed": seed}
-    method = made(entry, seed, forgetting=forgetting)
+    method = made(entry, seed)
     key: dict[str, Any] = {"method": entry.method, **method.settings()}
     if method.needs_importance:
         key["measure"] = method.measure or entry.measure
@@ -81,9 +81,9 @@ def entry_key(entry: MethodEntry, seed: int, *, forgetting: bool = False) -> dic
     return key if drops is None else {**key, "dare": asdict(drops)}
 
 
-def entry_files(entry: MethodEntry, *, forgetting: bool = False) -> dict[str, Path]:
+def entry_files(entry: MethodEntry) -> dict[str, Path]:
     """The files of methods of one's own, on whose content the result depends."""
-    methods = _methods(forgetting)
+    methods = _methods(entry)
     found: dict[str, Path] = {}
     for name in (entry.method, *entry.settings.values()):
         if isinstance(name, str) and name not in methods and ("." in name or ":" in name):
@@ -93,22 +93,22 @@ def entry_files(entry: MethodEntry, *, forgetting: bool = False) -> dict[str, Pa
     return found
 
 
-def entry_source(entry: MethodEntry, *, forgetting: bool = False) -> set[str]:
+def entry_source(entry: MethodEntry) -> set[str]:
     """The modules that define the method, for ``source_digest``."""
     if is_learned(entry):
         return {"sta_lightning.benchmark.learning"}
-    methods = _methods(forgetting)
+    methods = _methods(entry)
     # LiNeS and its like name a method inside their settings.
     names = [entry.method, *(name for name in entry.settings.values() if name in list(methods))]
     return {base.__module__ for name in names for base in find_method(name, methods).__mro__}
 
 
-def shown(entry: MethodEntry, choice: Choice, *, forgetting: bool = False) -> dict[str, Any]:
+def shown(entry: MethodEntry, choice: Choice) -> dict[str, Any]:
     """The settings for a reader: the coefficient, what was tuned, what the entry sets."""
     chosen = entry.with_choice(choice)
     if is_learned(chosen):
         return dict(chosen.settings)
-    has = made(chosen, 0, forgetting=forgetting).settings()
+    has = made(chosen, 0).settings()
     names = [name for name in ("p", "scale") if name in has]
     found = {name: has[name] for name in (*names, *chosen.settings)}
     if "normalize" in has and has["normalize"] != "tensor":
@@ -118,14 +118,14 @@ def shown(entry: MethodEntry, choice: Choice, *, forgetting: bool = False) -> di
     return found | {name: value for name, value in choice.items() if name not in has}
 
 
-def method_info(key: str, entry: MethodEntry, *, forgetting: bool = False) -> MethodInfo:
+def method_info(key: str, entry: MethodEntry) -> MethodInfo:
     """The row's name and properties."""
     if is_learned(entry):
         card: Any = LEARNED_METHODS[entry.method]
         data = card.data
     else:
-        card = find_method(entry.method, _methods(forgetting))
-        needs = statistic(entry, forgetting=forgetting) is not None or not card.needs_importance
+        card = find_method(entry.method, _methods(entry))
+        needs = statistic(entry) is not None or not card.needs_importance
         data = card.data if needs else MergeMethod.data
     return MethodInfo(
         key,
@@ -139,16 +139,11 @@ def method_info(key: str, entry: MethodEntry, *, forgetting: bool = False) -> Me
     )
 
 
-def check_entry(where: str, entry: MethodEntry, *, forgetting: bool = False) -> None:
+def check_entry(where: str, entry: MethodEntry) -> None:
     """Refuse an entry that cannot be run.
 
-    Args:
-        where: the field it stands in, such as ``methods.ties``.
-        entry: the entry.
-        forgetting: whether it is to forget.
-
     Raises:
-        StaError: names the field.
+        StaError: names the field it stands in (``where``), such as ``methods.ties``.
     """
     for name, values in entry.tune.items():
         if not values:
@@ -156,31 +151,26 @@ def check_entry(where: str, entry: MethodEntry, *, forgetting: bool = False) -> 
     try:
         for variant in entry.variants:
             if is_learned(variant):
-                _check_learned(variant, forgetting)
+                _check_learned(variant)
             else:
-                made(variant, 0, forgetting=forgetting)
+                made(variant, 0)
             dropping(variant, 0)
-        if forgetting and entry.dare is not None:
+        if isinstance(entry, ForgettingEntry) and entry.dare is not None:
             raise StaError("dare goes in front of merging methods; leave it out of a forgetting.")
         if is_learned(entry) and entry.tune:
             raise StaError(f"{entry.method!r} learns its coefficients; leave tune out.")
         for name in entry.tune:
-            check_varied(entry, name, forgetting=forgetting)
+            _check_varied(entry, name)
     except StaError as error:
         raise StaError(f"{where}: {error}") from error
 
 
-def check_varied(entry: MethodEntry, name: str, *, forgetting: bool = False) -> None:
-    """Refuse to vary a setting that changes nothing.
-
-    Raises:
-        StaError: if the method has no such setting.
-    """
-    method = made(entry, 0, forgetting=forgetting)
+def _check_varied(entry: MethodEntry, name: str) -> None:
+    method = made(entry, 0)
     allowed = [*method.settings()]
     if method.needs_importance and method.measure is None:
         allowed.append("measure")
-    if not forgetting:
+    if not isinstance(entry, ForgettingEntry):
         allowed.append("dare")
     if name not in allowed:
         raise StaError(
@@ -189,8 +179,8 @@ def check_varied(entry: MethodEntry, name: str, *, forgetting: bool = False) -> 
         )
 
 
-def _check_learned(entry: MethodEntry, forgetting: bool) -> None:
-    if forgetting:
+def _check_learned(entry: MethodEntry) -> None:
+    if isinstance(entry, ForgettingEntry):
         raise StaError(f"{entry.method!r} merges; it makes nothing forget.")
     known = LEARNED_METHODS[entry.method].settings
     unknown = [name for name in entry.settings if name not in known]
@@ -202,5 +192,5 @@ def _check_learned(entry: MethodEntry, forgetting: bool) -> None:
         raise StaError(f"{entry.method!r} takes neither scale nor dare; leave them out.")
 
 
-def _methods(forgetting: bool) -> dict[str, type[MergeMethod]]:
-    return FORGET_METHODS if forgetting else FUSION_METHODS
+def _methods(entry: MethodEntry) -> dict[str, type[MergeMethod]]:
+    return FORGET_METHODS if isinstance(entry, ForgettingEntry) else FUSION_METHODS

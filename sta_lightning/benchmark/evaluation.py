@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sta_lightning.benchmark.settings import ModelSettings
+from sta_lightning.benchmark.statistics import Bits
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import encoder_with
 
 Weights = Path | Mapping[str, Tensor]
 """A weights file, or an encoder's tensors by name."""
-
-Bits = np.ndarray[Any, np.dtype[np.bool_]]
-"""One truth value an image."""
 
 
 def device_of(accelerator: str) -> torch.device:

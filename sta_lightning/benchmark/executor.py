@@ -35,7 +35,6 @@ class Done:
     """A cell that was computed or found.
 
     Attributes:
-        found: what it adds to the results.
         computed: how many of its steps were computed now.
         seconds: step -> how long it took, whenever that was.
         outcome: of its last step, in a few words.
@@ -52,10 +51,6 @@ def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell]) -> dict[str, D
 
     What a cell computes is on the disk when it is finished, and a cell depends on nothing else: one
     that was lost with its process is computed again, and no number changes.
-
-    Args:
-        settings: checked and expanded.
-        cells: each after those that it needs.
 
     Returns:
         Identity of a cell -> what came of it, in the order of ``cells``.
@@ -87,12 +82,7 @@ def run_cells(settings: BenchmarkSettings, cells: Sequence[Cell]) -> dict[str, D
 
 
 def unfinished(settings: BenchmarkSettings, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that are not whole yet, told without computing anything.
-
-    Args:
-        settings: checked and expanded.
-        cells: of the plan, each after those that it needs.
-    """
+    """The cells of a plan that are not whole yet, told without computing anything."""
     seeds = every_seed(settings, compute=False)
     waiting: dict[str, Cell] = {}
     for cell in cells:
@@ -141,13 +131,7 @@ _alone = threading.Lock()
 
 
 def work(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:
-    """Compute a cell in whatever process this is.
-
-    Args:
-        settings: checked and expanded.
-        cell: what is computed; the cells that it needs are done.
-        folder: the working folder that relative paths start from.
-    """
+    """Compute a cell in whatever process this is; relative paths start from ``folder``."""
     global _last
     with _alone, quiet(), isolate_rng(), threads(settings.threads):
         if os.getcwd() != folder:

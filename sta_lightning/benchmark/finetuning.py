@@ -24,9 +24,6 @@ class ResumePoint(Checkpoint):
 
     A checkpoint of a finished fit would make Lightning skip the fit and with it the export of the
     weights.
-
-    Args:
-        path: of the checkpoint; written whole or not at all.
     """
 
     def __init__(self, path: Path) -> None:

@@ -184,12 +184,12 @@ def forgetting(own: Models, task: str) -> Found:
     """One task forgotten by every method, as published and as the control allows."""
     rows = []
     for key, entry in own.settings.forget_methods.items():
-        more = other_fine_tunings(own, task) if made(entry, own.seed, forgetting=True).many else ()
+        more = other_fine_tunings(own, task) if made(entry, own.seed).many else ()
         chosen: list[tuple[Setting, Choice, bool]] = [("published", {}, True)]
         if entry.tune:
             chosen.append(("tuned", *_most_forgotten(own, key, task, more)))
         for setting, choice, enough in chosen:
-            name, what = f"forget/{task}/{key}/{setting}", shown(entry, choice, forgetting=True)
+            name, what = f"forget/{task}/{key}/{setting}", shown(entry, choice)
             ((target, control),) = _forgotten(own, name, entry, task, "test", [choice], more)
             rows.append(ForgettingResult(key, setting, own.seed, task, target, control, what, enough))
     return Found(forgetting=tuple(rows))
@@ -276,10 +276,8 @@ KINDS: Mapping[str, Callable[..., Found]] = {function.__name__: function for fun
 def every_seed(settings: BenchmarkSettings, *, compute: bool = True) -> dict[int, Models]:
     """The models of every seed, as one process sees them.
 
-    Args:
-        settings: checked and expanded.
-        compute: whether what is not done is computed; otherwise it raises
-            :class:`~sta_lightning.benchmark.steps.UnfinishedError`.
+    Without ``compute`` what is not done raises
+    :class:`~sta_lightning.benchmark.steps.UnfinishedError`.
     """
     suite = Suite(settings.models)
     seeds: dict[int, Models] = {}

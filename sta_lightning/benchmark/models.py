@@ -88,7 +88,7 @@ class Models:
     Args:
         settings: of the benchmark, checked and expanded.
         suite: its tasks and images.
-        seed: the seed.
+        seed: of the fine-tunings and of whatever is drawn.
         peers: the models of every seed, these among them.
         compute: as :class:`~sta_lightning.benchmark.steps.StepRunner` takes it.
     """
@@ -166,11 +166,9 @@ class Models:
         """The pretrained encoder's tensors by name."""
         return {name: whole(source) for name, source in self.pretrained.tensors.items()}
 
-    def sources(
-        self, entry: MethodEntry, tasks: Iterable[str], *, forgetting: bool = False
-    ) -> dict[str, TaskSource]:
+    def sources(self, entry: MethodEntry, tasks: Iterable[str]) -> dict[str, TaskSource]:
         """The files of the tasks that a method reads."""
-        what = statistic(entry, forgetting=forgetting)
+        what = statistic(entry)
         samples = entry.samples or self.suite.settings.samples
         found: dict[str, TaskSource] = {}
         for task in tasks:
@@ -212,19 +210,19 @@ class Models:
 
     def amnesic(self, entry: MethodEntry, task: str, more: Sequence[Path] = ()) -> Candidate:
         """The pretrained encoder without a task; ``more`` are further fine-tunings of it."""
-        sources = self.sources(entry, [task], forgetting=True)
+        sources = self.sources(entry, [task])
 
         def make(folder: Path) -> tuple[Weights, Kept]:
-            method = made(entry, self.seed, forgetting=True)
+            method = made(entry, self.seed)
             paths = [str(path) for path in more]
             job = ForgettingJob(task, sources[task], entry.method, method, more=paths, measure=entry.measure)
             merged = job.in_memory(self.pretrained)
             return merged.weights, merged.kept
 
-        inputs = _files(sources, statistic(entry, forgetting=True)) | entry_files(entry, forgetting=True)
+        inputs = _files(sources, statistic(entry)) | entry_files(entry)
         inputs |= {f"more/{number}": path for number, path in enumerate(more)}
-        source = {"sta_lightning.engine.forgetting", *entry_source(entry, forgetting=True)}
-        return Candidate(entry_key(entry, self.seed, forgetting=True), inputs, source, make)
+        source = {"sta_lightning.engine.forgetting", *entry_source(entry)}
+        return Candidate(entry_key(entry, self.seed), inputs, source, make)
 
     def measured(
         self, name: str, candidates: Sequence[Candidate], sets: Sequence[str], split: Split

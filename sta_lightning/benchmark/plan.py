@@ -35,9 +35,6 @@ _MEASURED_BATCHES = 3
 def plan(settings: BenchmarkSettings) -> list[Cell]:
     """Every cell, each after those that it needs.
 
-    Args:
-        settings: checked and expanded.
-
     Raises:
         StaError: if a task is unknown, or given twice.
     """
@@ -69,7 +66,7 @@ def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes
         for pair in itertools.combinations(tasks, 2):
             add("pair", len(settings.pairs) * sizes.merged(pair, "test"), *pair)
     if settings.forget_methods:
-        everyone = any(made(entry, 0, forgetting=True).many for entry in settings.forget_methods.values())
+        everyone = any(made(entry, 0).many for entry in settings.forget_methods.values())
         for task in tasks:
             others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
             add("forgetting", sizes.forgetting(task), task, more=others)

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from sta_lightning.benchmark.statistics import standard_error
-
 Setting = Literal["published", "tuned"]
 """Whether a method ran with its published settings, or with the best on validation."""
 
@@ -238,10 +236,6 @@ class BenchmarkResults:
         """The results of one method under one setting, in the order of the seeds."""
         rows = [row for row in self.fusion if row.run == (key, setting)]
         return sorted(rows, key=lambda row: row.seed)
-
-    def error(self, row: FusionResult) -> float:
-        """Standard error of a row's average in points, from the number of test images."""
-        return standard_error(row.accuracy, self.images["test"])
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""

@@ -148,7 +148,7 @@ def assembled(
         ),
         forget_methods=(
             _reference(PRETRAINED, "pretrained", "before anything is forgotten", paper=PRETRAINED),
-            *(method_info(key, entry, forgetting=True) for key, entry in settings.forget_methods.items()),
+            *(method_info(key, entry) for key, entry in settings.forget_methods.items()),
         ),
         images=extra[f"counts/{settings.seeds[0]}"],
         fusion=tuple(row for each in found for row in each.fusion),

@@ -38,15 +38,7 @@ def make_scores(
 ) -> dict[str, Any]:
     """Write what ``sta score`` writes of a fine-tuned encoder to ``scores.safetensors``.
 
-    Args:
-        suite: tasks and settings of the run.
-        task: name of the task.
-        seed: of the drawn samples.
-        what: an importance by its measure, or ``gram``.
-        samples: number of training images.
-        encoder: file of the fine-tuned encoder.
-        head: file of its head.
-        folder: where the file goes.
+    ``what`` is an importance's measure or ``gram``; ``seed`` draws ``samples`` training images.
     """
     settings = suite.settings
     module = CLIPClassifier(
@@ -58,13 +50,6 @@ def make_scores(
         image_size=settings.image_size,
     )
     trainer = Trainer(accelerator=settings.accelerator, devices=1, **QUIET)
-    score(
-        trainer,
-        module,
-        suite.datamodule(task, seed),
-        output=folder / SCORES,
-        measure=what,
-        samples=samples,
-        seed=seed,
-    )
+    data = suite.datamodule(task, seed)
+    score(trainer, module, data, output=folder / SCORES, measure=what, samples=samples, seed=seed)
     return {"outcome": f"{what} on {samples} images"}

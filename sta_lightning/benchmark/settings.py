@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from sta_lightning.benchmark.results import Group
@@ -16,6 +16,7 @@ Choice = dict[str, Any]
 
 Part = TypeVar("Part")
 
+_EMBEDDED = ("digits", "vehicles", "street_numbers", "traffic_signs", "textures", "land_cover")
 # Settings of the entry itself; a grid's other names are the method's own.
 _OWN = ("p", "scale", "normalize", "measure", "dare")
 
@@ -74,16 +75,7 @@ class ModelSettings:
     encoder: str = "miniature"
     pretrained: str | None = None
     image_size: int | None = None
-    tasks: list[str] = field(
-        default_factory=lambda: [
-            "digits",
-            "vehicles",
-            "street_numbers",
-            "traffic_signs",
-            "textures",
-            "land_cover",
-        ]
-    )
+    tasks: list[str] = field(default_factory=lambda: [*_EMBEDDED])
     roots: dict[str, str] = field(default_factory=dict)
     control: str = "objects"
     overrides: dict[str, TaskOverride] = field(default_factory=dict)
@@ -163,11 +155,8 @@ class MethodEntry:
 
     def choices(self) -> list[Choice]:
         """Every combination of the grid, in its order."""
-        if not self.tune:
-            return []
-        return [
-            dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())
-        ]
+        grid = itertools.product(*self.tune.values()) if self.tune else ()
+        return [dict(zip(self.tune, values, strict=True)) for values in grid]
 
     def with_choice(self, choice: Choice) -> MethodEntry:
         """The entry with some settings changed, and nothing left to tune."""
@@ -180,6 +169,10 @@ class MethodEntry:
     def variants(self) -> list[MethodEntry]:
         """The entry as published, and with every choice of the grid."""
         return [self.with_choice(choice) for choice in ({}, *self.choices())]
+
+
+class ForgettingEntry(MethodEntry):
+    """One row of a benchmark whose method forgets a task."""
 
 
 @dataclass(frozen=True)
@@ -274,9 +267,10 @@ class BenchmarkSettings:
     cluster: str | None = None
 
     def __post_init__(self) -> None:
-        """Let the parts be given as plain mappings."""
-        for name in ("methods", "forget_methods"):
-            object.__setattr__(self, name, _built(MethodEntry, name, getattr(self, name)))
+        """Let the parts be given as plain mappings; what forgets is made a ForgettingEntry."""
+        object.__setattr__(self, "methods", _built(MethodEntry, "methods", self.methods))
+        forgetting = _built(ForgettingEntry, "forget_methods", self.forget_methods)
+        object.__setattr__(self, "forget_methods", forgetting)
 
 
 def expand(settings: BenchmarkSettings) -> BenchmarkSettings:
@@ -285,27 +279,23 @@ def expand(settings: BenchmarkSettings) -> BenchmarkSettings:
     Raises:
         StaError: when an environment variable is not set.
     """
-    models = settings.models
-    return replace(
-        settings,
-        output=_path(settings.output, "output"),
-        finetuned=None if settings.finetuned is None else _path(settings.finetuned, "finetuned"),
-        cluster=None if settings.cluster is None else _path(settings.cluster, "cluster"),
-        models=replace(
-            models,
-            pretrained=None if models.pretrained is None else _path(models.pretrained, "pretrained"),
-            tasks=[_path(task, "tasks") for task in models.tasks],
-            control=_path(models.control, "control"),
-            roots={task: _path(root, f"roots.{task}") for task, root in models.roots.items()},
-        ),
-    )
+    models = {name: getattr(settings.models, name) for name in ("pretrained", "tasks", "control", "roots")}
+    own = {name: getattr(settings, name) for name in ("output", "finetuned", "cluster")}
+    return replace(settings, **_expanded(own), models=replace(settings.models, **_expanded(models)))
 
 
-def _path(text: str, field_name: str) -> str:
-    expanded = os.path.expandvars(os.path.expanduser(text))
+def _expanded(value: Any, name: str = "") -> Any:
+    """A path, or paths in mappings and lists; ``name`` is that of the field."""
+    if isinstance(value, dict):
+        return {key: _expanded(each, f"{name}.{key}".lstrip(".")) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each, name) for each in value]
+    if value is None:
+        return None
+    expanded = os.path.expandvars(os.path.expanduser(value))
     if "${" in expanded:
-        name = expanded.split("${", 1)[1].split("}", 1)[0]
-        raise StaError(f"{field_name}: {text!r} needs the environment variable {name}, which is not set")
+        variable = expanded.split("${", 1)[1].split("}", 1)[0]
+        raise StaError(f"{name}: {value!r} needs the environment variable {variable}, which is not set")
     return expanded
 
 
@@ -315,16 +305,14 @@ def _built(kind: type[Part], where: str, given: Mapping[str, Any]) -> dict[str, 
     Raises:
         StaError: if one has an unknown field.
     """
+    allowed = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
     built: dict[str, Part] = {}
     for key, value in given.items():
-        if isinstance(value, kind):
-            built[key] = value
-            continue
-        allowed = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-        unknown = [name for name in value or {} if name not in allowed]
+        own = vars(value) if is_dataclass(value) else value or {}
+        unknown = [name for name in own if name not in allowed]
         if unknown:
             raise StaError(
                 f"{where}.{key}: {listed(unknown)} is no field there; the fields are {listed(allowed, 20)}."
             )
-        built[key] = kind(**(value or {}))
+        built[key] = kind(**own)
     return built

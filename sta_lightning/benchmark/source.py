@@ -44,7 +44,7 @@ def source_digest(roots: Iterable[str]) -> str:
         roots: full names of modules, such as ``sta_lightning.callbacks.score``.
     """
     digest = hashlib.sha256()
-    modules = sorted(_closure(frozenset(root for root in roots if _file(root) is not None)))
+    modules = sorted(_closure(frozenset(filter(_file, roots))))
     for name in modules:
         digest.update(f"{name} {_module_digest(name)}\n".encode())
     for folder in sorted({_path(name).parent for name in modules}):
@@ -57,24 +57,20 @@ def source_digest(roots: Iterable[str]) -> str:
 @functools.cache
 def _closure(roots: frozenset[str]) -> frozenset[str]:
     found: set[str] = set()
-    waiting = list(roots)
+    waiting = set(roots)
     while waiting:
         name = waiting.pop()
-        if name not in found and not name.startswith(_LEFT_OUT):
+        if not name.startswith(_LEFT_OUT):
             found.add(name)
-            waiting += _imported(name)
+            waiting |= _imported(name) - found
     return frozenset(found)
 
 
 @functools.cache
-def _imported(name: str) -> tuple[str, ...]:
+def _imported(name: str) -> set[str]:
     """Modules of the package that a module imports, wherever it does."""
-    found: dict[str, None] = {}
-    for module, attribute in _imports(name):
-        target = _defining(module, attribute)
-        if target is not None:
-            found[target] = None
-    return tuple(found)
+    targets = (_defining(module, attribute) for module, attribute in _imports(name))
+    return {target for target in targets if target is not None}
 
 
 def _imports(name: str) -> Iterator[tuple[str, str | None]]:
@@ -121,7 +117,6 @@ def _path(name: str) -> Path:
 def _tree(name: str) -> ast.Module:
     tree = ast.parse(_path(name).read_bytes())
     for node in ast.walk(tree):
-        # A string alone is a docstring, of a module, class, function or attribute.
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
@@ -129,11 +124,11 @@ def _tree(name: str) -> ast.Module:
 
 
 def _is_text(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    """Whether it is a string alone: a docstring of a module, class, function or attribute."""
+    match node:
+        case ast.Expr(ast.Constant(str())):
+            return True
+    return False
 
 
 @functools.cache

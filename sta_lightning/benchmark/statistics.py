@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
+"""Whether each image was classified rightly."""
 
 
 def standard_error(accuracy: Mapping[str, float], images: Mapping[str, int]) -> float:
     """Standard error of the average accuracy over tasks, in points.
 
-    Each task's accuracy is a proportion of its own independent images: the variances a(1 - a)/n add
-    up.
-
-    Args:
-        accuracy: task -> accuracy in percent.
-        images: task -> number of test images.
+    Each task's accuracy (percent) is a proportion of its own independent images: the variances
+    a(1 - a)/n add up.
     """
     variance = 0.0
     for task, percent in accuracy.items():
@@ -35,11 +32,8 @@ def paired_difference(first: Mapping[str, Bits], second: Mapping[str, Bits]) -> 
     cancels.
 
     Args:
-        first: task -> whether each image was classified rightly.
+        first: by task.
         second: the same images under the other method.
-
-    Returns:
-        ``first - second`` and its standard error.
     """
     difference, variance = 0.0, 0.0
     for task, bits in first.items():

@@ -29,7 +29,7 @@ class Step:
     """A finished unit of work.
 
     Attributes:
-        name: readable path-like name, such as ``finetune/digits``.
+        name: path-like, such as ``finetune/digits``.
         folder: where its files lie.
         result: what the work returned, read back from its record.
         seconds: how long the work took when it was done (of the last attempt, if it was

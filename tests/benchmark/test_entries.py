@@ -17,7 +17,7 @@ from sta_lightning.benchmark.entries import (
     shown,
     statistic,
 )
-from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
+from sta_lightning.benchmark.settings import BenchmarkSettings, ForgettingEntry, MethodEntry
 from sta_lightning.errors import StaError
 
 
@@ -137,14 +137,14 @@ def test_what_cannot_be_run_is_refused_by_the_entrys_name(entry: MethodEntry, me
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (MethodEntry("task_arithmetic", dare=0.5), "dare goes in front of merging methods"),
-        (MethodEntry("adamerging"), "makes nothing forget"),
-        (MethodEntry("ties"), "forgetting method 'ties' is unknown"),
+        (ForgettingEntry("task_arithmetic", dare=0.5), "dare goes in front of merging methods"),
+        (ForgettingEntry("adamerging"), "makes nothing forget"),
+        (ForgettingEntry("ties"), "forgetting method 'ties' is unknown"),
     ],
 )
 def test_what_cannot_forget_is_refused(entry: MethodEntry, message: str) -> None:
     with pytest.raises(StaError, match=f"methods.x: .*{message}"):
-        check_entry("methods.x", entry, forgetting=True)
+        check_entry("methods.x", entry)
 
 
 def test_every_measure_of_a_grid_is_scored() -> None:

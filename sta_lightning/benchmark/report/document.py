@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sta_lightning.benchmark.report import curves, drawings, tables
-from sta_lightning.benchmark.report.numbers import Measure, duels, plain, scores, spaced
+from sta_lightning.benchmark.report.numbers import SIDES, Measure, duels, plain, scores, spaced
 from sta_lightning.benchmark.report.summary import forgetting_items, fusion_items, reading
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.steps import write_text
@@ -20,19 +20,13 @@ from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
 from sta_lightning.report.style import DARK, LIGHT, save_png
 
-_SIDES: tuple[Measure, Measure] = ("target", "control")
 _BELOW = "The numbers stand in the table below."
 
 
 def write_report(results: BenchmarkResults, output: Path) -> Path:
-    """Write the report and everything that it is made of, each file whole or not at all.
+    """Write report.html, whose path is returned, and report.md, a CSV a table and a PNG a figure.
 
-    Args:
-        results: what the benchmark found.
-        output: folder for report.html, report.md, a CSV for each table and a PNG for each figure.
-
-    Returns:
-        The path of report.html.
+    Each file is written whole or not at all.
     """
     document = describe(results)
     for name, text in csv_tables(results).items():
@@ -58,7 +52,7 @@ def csv_tables(results: BenchmarkResults) -> dict[str, str]:
         grids.append(curves.curves_csv(results))
     if results.conflict:
         grids.append(tables.conflict_grid(results))
-    verdicts = tables.duels_csv(results, {name: duels(results, name) for name in ("fusion", *_SIDES)})
+    verdicts = tables.duels_csv(results, {name: duels(results, name) for name in ("fusion", *SIDES)})
     if verdicts.lines:
         grids.append(verdicts)
     found = {grid.name: grid.csv() for grid in grids}
@@ -104,27 +98,21 @@ def _summary(results: BenchmarkResults) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if results.fusion:
         blocks += ["Fusion: one model for all tasks.", fusion_items(results)]
-        grid = tables.duel_grid(
-            results,
-            {"fusion": duels(results)},
-            "Fusion: difference of the averages in points, STA minus the other method",
-        )
-        if grid.lines:
-            blocks.append(Details("Every comparison of fusion", (grid,)))
+        blocks += _comparisons(results, "fusion", "difference of the averages", "fusion")
     if results.forgetting:
         blocks += [
             "Forgetting: one task is to be lost (target, lower is better), the rest to be kept "
             f"(control: {spaced(results.control)}, higher is better).",
             forgetting_items(results),
+            *_comparisons(results, "forgetting", "difference", *SIDES),
         ]
-        grid = tables.duel_grid(
-            results,
-            {side: duels(results, side) for side in _SIDES},
-            "Forgetting: difference in points, STA minus the other method",
-        )
-        if grid.lines:
-            blocks.append(Details("Every comparison of forgetting", (grid,)))
     return (reading(results), *blocks) if blocks else ()
+
+
+def _comparisons(results: BenchmarkResults, what: str, number: str, *measures: Measure) -> list[Block]:
+    title = f"{what.capitalize()}: {number} in points, STA minus the other method"
+    grid = tables.duel_grid(results, {name: duels(results, name) for name in measures}, title)
+    return [Details(f"Every comparison of {what}", (grid,))] if grid.lines else []
 
 
 def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:

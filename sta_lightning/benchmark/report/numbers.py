@@ -14,6 +14,7 @@ from sta_lightning.report.grid import Number
 Measure = Literal["fusion", "target", "control"]
 """Average accuracy after fusion, or accuracy on the target or the control after forgetting."""
 
+SIDES: tuple[Measure, Measure] = ("target", "control")
 SETTINGS: tuple[Setting, ...] = ("published", "tuned")
 
 

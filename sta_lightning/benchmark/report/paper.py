@@ -35,12 +35,9 @@ def covers(tasks: Sequence[str]) -> bool:
 
 
 def fusion(row: str | None, task: str, tasks: Sequence[str]) -> float | None:
-    """Test accuracy in percent after fusing the six tasks.
+    """Test accuracy in percent of a row of Table 2, on one task or on ``"average"``.
 
-    Args:
-        row: of the paper's Table 2.
-        task: which column, or ``"average"``.
-        tasks: what was fused here; the paper's average is that of its six data sets.
+    ``tasks`` were fused here; the paper's average is that of its six data sets.
     """
     table = _tables()["fusion"]
     name = (AVERAGE if covers(tasks) else None) if task == AVERAGE else column(task)
@@ -50,10 +47,10 @@ def fusion(row: str | None, task: str, tasks: Sequence[str]) -> float | None:
 
 
 def forgetting(row: str | None, task: str, side: str, tasks: Sequence[str], control: str) -> float | None:
-    """Test accuracy in percent after forgetting one task.
+    """Test accuracy in percent of a row of Table 3.
 
     Args:
-        row: of the paper's Table 3: its method.
+        row: the paper's method.
         task: which was forgotten, or ``"average"``.
         side: ``target``, accuracy on that task, or ``control``, on the control set.
         tasks: every task that was forgotten here.

@@ -8,6 +8,7 @@ from typing import Any
 
 from sta_lightning.benchmark.report import paper
 from sta_lightning.benchmark.report.numbers import (
+    SIDES,
     Duel,
     Measure,
     Scores,
@@ -18,9 +19,8 @@ from sta_lightning.benchmark.report.numbers import (
     spaced,
 )
 from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Run
+from sta_lightning.benchmark.statistics import standard_error
 from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
-
-_SIDES: tuple[Measure, Measure] = ("target", "control")
 
 
 def fusion_grid(results: BenchmarkResults) -> Grid:
@@ -76,7 +76,7 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
     for task in (None, *tasks):
         name = task or paper.AVERAGE
         columns += [Column("target", spaced(name), "low"), Column("control", spaced(name), "high")]
-        measured += [(name, side, scores(results, side, task)) for side in _SIDES]
+        measured += [(name, side, scores(results, side, task)) for side in SIDES]
     found = scores(results, "control")
     lines = []
     for run in found.values:
@@ -288,7 +288,8 @@ def _sampling_note(results: BenchmarkResults) -> str:
     if len(results.seeds) > 1 or not images:
         return ""
     references = {info.key for info in results.methods if info.group == "reference"}
-    largest = max(results.error(row) for row in results.fusion if row.method not in references)
+    rows = [row for row in results.fusion if row.method not in references]
+    largest = max(standard_error(row.accuracy, images) for row in rows)
     counts = ", ".join(f"{spaced(task)} {images[task]}" for task in results.tasks)
     if len({images[task] for task in results.tasks}) == 1:
         counts = f"{images[results.tasks[0]]} per task"
