@@ -127,16 +127,8 @@ def method_info(key: str, entry: MethodEntry) -> MethodInfo:
         card = find_method(entry.method, _methods(entry))
         needs = statistic(entry) is not None or not card.needs_importance
         data = card.data if needs else MergeMethod.data
-    return MethodInfo(
-        key,
-        entry.label or card.title,
-        card.summary,
-        data,
-        card.coefficient is not None,
-        card.source,
-        entry.group,
-        entry.paper,
-    )
+    label, tunes = entry.label or card.title, card.coefficient is not None
+    return MethodInfo(key, label, card.summary, data, tunes, card.source, entry.group, entry.paper)
 
 
 def check_entry(where: str, entry: MethodEntry) -> None:

@@ -15,10 +15,7 @@ from sta_lightning.benchmark.settings import ModelSettings
 from sta_lightning.benchmark.statistics import Bits
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
-from sta_lightning.modules.parts import encoder_with
-
-Weights = Path | Mapping[str, Tensor]
-"""A weights file, or an encoder's tensors by name."""
+from sta_lightning.modules.parts import Weights, encoder_with
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -86,7 +86,6 @@ def fine_tune(suite: Suite, task: str, seed: int, head: Path, folder: Path, runs
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=True,
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     checkpoint.unlink(missing_ok=True)

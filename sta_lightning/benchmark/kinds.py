@@ -27,6 +27,7 @@ from sta_lightning.benchmark.results import (
 from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, MethodEntry
 from sta_lightning.modules.parts import read_encoder
 from sta_lightning.tasks.task import Split
+from sta_lightning.weights.hashes import sha256
 
 
 def heads(own: Models) -> Found:
@@ -41,7 +42,7 @@ def models(own: Models, task: str) -> Found:
     encoder = own.encoder(task)
     for what, samples in statistics_wanted(own.settings):
         own.statistic(task, what, samples)
-    return Found(extra={f"hash/{task}/{own.seed}": own.runner.digest(encoder)})
+    return Found(extra={f"hash/{task}/{own.seed}": sha256(encoder)})
 
 
 def references(own: Models) -> Found:

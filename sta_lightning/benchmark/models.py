@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sta_lightning.arithmetic.run import Kept
 from sta_lightning.arithmetic.sources import whole
 from sta_lightning.benchmark.entries import (
     dropping,
@@ -22,7 +23,7 @@ from sta_lightning.benchmark.entries import (
     made,
     statistic,
 )
-from sta_lightning.benchmark.evaluation import Weights, accuracy, classified, pack, unpack
+from sta_lightning.benchmark.evaluation import accuracy, classified, pack, unpack
 from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.learning import adamerged
@@ -32,6 +33,7 @@ from sta_lightning.benchmark.steps import StepRunner
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.errors import StaError
+from sta_lightning.modules.parts import Weights
 from sta_lightning.tasks.task import Split
 
 FUSED = "fused.safetensors"
@@ -41,9 +43,6 @@ TOGETHER = 8
 _SCORING = ("sta_lightning.benchmark.scoring",)
 _FINETUNING = ("sta_lightning.benchmark.finetuning",)
 _EVALUATING = ("sta_lightning.benchmark.evaluation", "sta_lightning.benchmark.images")
-
-Kept = Mapping[str, Mapping[str, float]]
-"""Tensor -> task -> share of the entries that a merge keeps."""
 
 
 @dataclass(frozen=True)

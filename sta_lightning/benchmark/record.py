@@ -42,17 +42,14 @@ def _hardware(settings: BenchmarkSettings) -> str:
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
+        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     text = f"{name}, {os.cpu_count()} cores"
     if settings.models.accelerator != "cpu" and torch.cuda.is_available():
         text += f", {torch.cuda.get_device_name()}"
     threads = f"{settings.threads} thread" + ("s" if settings.threads != 1 else "")
-    return text + (
-        f", {threads}" if settings.devices == 1 else f", {settings.devices} processes of {threads}"
-    )
+    processes = "" if settings.devices == 1 else f"{settings.devices} processes of "
+    return f"{text}, {processes}{threads}"
 
 
 def _versions() -> dict[str, str]:

@@ -161,14 +161,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class TradeOffPoint:
-    """Forgetting at one value of p or γ: mean over the tasks, test images, in percent.
+    """Accuracy on the forgotten tasks and on the control at one value x of p or γ.
 
-    Attributes:
-        method: key of the method.
-        seed: of the fine-tuning.
-        x: p or γ.
-        target: mean accuracy on the forgotten tasks.
-        control: mean accuracy on the control.
+    Mean over the tasks, test images, in percent.
     """
 
     method: str
@@ -183,11 +178,8 @@ class BenchmarkResults:
     """Every number of a benchmark.
 
     Attributes:
-        title: of the report.
-        encoder: its name.
         tasks: task names in the order of the tables.
         control: name of the control set.
-        seeds: of the fine-tunings.
         methods: of the fusion tables, in the order of their rows, references first.
         forget_methods: of the forgetting table, in the order of their columns; ``pretrained``
             first.

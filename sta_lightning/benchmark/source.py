@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sta_lightning
+from sta_lightning.weights.hashes import sha256
 
 _NAME = sta_lightning.__name__
 _FOLDER = Path(sta_lightning.__file__).parent
@@ -50,7 +51,7 @@ def source_digest(roots: Iterable[str]) -> str:
     for folder in sorted({_path(name).parent for name in modules}):
         for path in sorted(folder.iterdir()):
             if path.suffix in _DATA:
-                digest.update(f"{path.relative_to(_FOLDER)} {_bytes_digest(path)}\n".encode())
+                digest.update(f"{path.relative_to(_FOLDER)} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -134,11 +135,6 @@ def _is_text(node: ast.stmt) -> bool:
 @functools.cache
 def _module_digest(name: str) -> str:
     return hashlib.sha256(ast.dump(_tree(name)).encode()).hexdigest()
-
-
-@functools.cache
-def _bytes_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def checkout() -> tuple[str | None, bool | None]:

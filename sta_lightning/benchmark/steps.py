@@ -15,6 +15,7 @@ from typing import Any
 from sta_lightning import __version__
 from sta_lightning.benchmark.source import source_digest
 from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.hashes import sha256
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 _RECORD = "step.json"
@@ -71,7 +72,6 @@ class StepRunner:
         self.compute = compute
         self.steps: list[Step] = []
         self._finished: dict[tuple[str, str], Step] = {}
-        self._hashes: dict[tuple[str, int, int], str] = {}
 
     def run(
         self,
@@ -91,9 +91,6 @@ class StepRunner:
             source: modules of the package whose source, with all that they import, the result
                 depends on; see :func:`~sta_lightning.benchmark.source.source_digest`.
 
-        Returns:
-            The finished step.
-
         Raises:
             UnfinishedError: if it is not done, and the runner does not compute.
         """
@@ -101,7 +98,7 @@ class StepRunner:
             "step": name,
             "source": source_digest(source),
             "settings": dict(settings),
-            "inputs": {label: self.digest(path) for label, path in (inputs or {}).items()},
+            "inputs": {label: sha256(path) for label, path in (inputs or {}).items()},
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         known = self._finished.get((name, key))
@@ -123,7 +120,7 @@ class StepRunner:
             result = json.loads(json.dumps(dict(work(partial))))
             seconds = round(time.monotonic() - begun, 2)
             files = {
-                path.relative_to(partial).as_posix(): (path.stat().st_size, self.digest(path))
+                path.relative_to(partial).as_posix(): (path.stat().st_size, sha256(path))
                 for path in sorted(partial.rglob("*"))
                 if path.is_file() and path.name != _RECORD
             }
@@ -136,15 +133,6 @@ class StepRunner:
         self._finished[name, key] = done
         return done
 
-    def digest(self, path: Path) -> str:
-        """SHA-256 of a file, remembered as long as its size and time of change stay the same."""
-        status = path.stat()
-        key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-        if key not in self._hashes:
-            with path.open("rb") as stream:
-                self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return self._hashes[key]
-
     def _read(self, name: str, key: str, folder: Path) -> Step | None:
         """The finished step, or ``None`` when it is missing, of another key, or damaged."""
         try:
@@ -153,7 +141,7 @@ class StepRunner:
                 return None
             for file, (size, digest) in record["files"].items():
                 path = folder / file
-                if path.stat().st_size != size or self.digest(path) != digest:
+                if path.stat().st_size != size or sha256(path) != digest:
                     return None
             return Step(name, folder, record["result"], float(record["seconds"]), skipped=True)
         except (OSError, ValueError, KeyError, TypeError):

@@ -33,23 +33,14 @@ def heat_figure(
     colours = matplotlib.colormaps[theme.heat]
     for y, line in enumerate(shares):
         for x, share in enumerate(line):
-            if share is None:
-                axes.text(x + 0.5, y + 0.5, "–", ha="center", va="center", fontsize=9, color=theme.grey)
-                continue
-            red, green, blue, _ = colours((share - low) / (high - low))
-            bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45
-            axes.text(
-                x + 0.5,
-                y + 0.5,
-                f"{share:.0f}" if high >= 10 else f"{share:.1f}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="#111111" if bright else "#FFFFFF",
-            )
-    axes.set_xticks(
-        [x + 0.5 for x in range(len(columns))], list(columns), fontsize=9, rotation=30, ha="right"
-    )
+            text, colour = "–", theme.grey
+            if share is not None:
+                red, green, blue, _ = colours((share - low) / (high - low))
+                bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45
+                text, colour = f"{share:.{int(high < 10)}f}", "#111111" if bright else "#FFFFFF"
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9, color=colour)
+    places = [x + 0.5 for x in range(len(columns))]
+    axes.set_xticks(places, list(columns), fontsize=9, rotation=30, ha="right")
     axes.set_yticks([y + 0.5 for y in range(len(rows))], list(rows), fontsize=9)
     axes.invert_yaxis()
     axes.tick_params(length=0)

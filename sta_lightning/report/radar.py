@@ -53,16 +53,9 @@ def radar_figure(
     for ring in rings:
         # Between two spokes, where no polygon has a corner, and above the lines: tick labels lie
         # below them.
-        axes.text(
-            math.pi / len(tasks),
-            ring,
-            f"{ring}%",
-            ha="center",
-            va="center",
-            fontsize=8,
-            zorder=4,
-            bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
-        )
+        box = {"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+        place = (math.pi / len(tasks), ring)
+        axes.text(*place, f"{ring}%", ha="center", va="center", fontsize=8, zorder=4, bbox=box)
     axes.set_xticks(angles, [task.replace("_", " ") for task in tasks], fontsize=9.5)
     for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
         side = math.sin(angle)

@@ -137,13 +137,9 @@ def trade_offs(results: BenchmarkResults, theme: Theme) -> Figure:
         label = next(info.label for info in results.forget_methods if info.key == method)
         ends = f"{name} from {min(points):g} to {max(points):g}"
         paths.append(Path(f"{label}, {ends}", stations, colours[method]))
-    start = next(
-        (
-            (target.infos[run[0]].label, target.mean(run), control.mean(run))
-            for run in target.runs("reference")
-        ),
-        None,
-    )
+    start = None
+    for run in target.runs("reference"):
+        start = (target.infos[run[0]].label, target.mean(run), control.mean(run))
     return path_figure(
         paths,
         title="Forgetting: the better a method, the farther up and left",

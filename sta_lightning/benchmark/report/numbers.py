@@ -46,14 +46,12 @@ class Scores:
         for run, seed, value in rows:
             found.setdefault(run, {}).setdefault(seed, []).append(value)
         order: list[Run] = [(info.key, setting) for info in methods for setting in SETTINGS]
-        return cls(
-            {info.key: info for info in methods},
-            {
-                run: {seed: fmean(values) for seed, values in sorted(found[run].items())}
-                for run in order
-                if run in found
-            },
-        )
+        means = {
+            run: {seed: fmean(values) for seed, values in sorted(found[run].items())}
+            for run in order
+            if run in found
+        }
+        return cls({info.key: info for info in methods}, means)
 
     def runs(self, *groups: Group) -> list[Run]:
         """The runs of these groups; without any, those that are no reference."""
@@ -97,22 +95,11 @@ class Scores:
 def scores(results: BenchmarkResults, measure: Measure = "fusion", task: str | None = None) -> Scores:
     """Every method's accuracy in one measure, on one task or on average over the tasks."""
     if measure == "fusion":
-        return Scores.of(
-            results.methods,
-            (
-                (row.run, row.seed, row.average if task is None else row.accuracy[task])
-                for row in results.fusion
-                if task is None or task in row.accuracy
-            ),
-        )
-    return Scores.of(
-        results.forget_methods,
-        (
-            (row.run, row.seed, getattr(row, measure))
-            for row in results.forgetting
-            if task in (None, row.task)
-        ),
-    )
+        fused = [row for row in results.fusion if task is None or task in row.accuracy]
+        values = ((row, row.average if task is None else row.accuracy[task]) for row in fused)
+        return Scores.of(results.methods, ((row.run, row.seed, value) for row, value in values))
+    rows = [row for row in results.forgetting if task in (None, row.task)]
+    return Scores.of(results.forget_methods, ((row.run, row.seed, getattr(row, measure)) for row in rows))
 
 
 def pair_scores(results: BenchmarkResults, pair: tuple[str, ...] | None = None) -> Scores:
