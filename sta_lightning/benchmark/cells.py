@@ -16,7 +16,6 @@ class Cell:
 
     Attributes:
         kind: which of :data:`~sta_lightning.benchmark.kinds.KINDS`.
-        seed: the seed.
         names: what it is about: the key of a method, tasks.
         needs: identities of the cells that must be done before.
         images: forward passes of one image that it takes; what the time is expected from.

@@ -40,14 +40,9 @@ class ResumePoint(Checkpoint):
 def fine_tune(suite: Suite, task: str, seed: int, head: Path, folder: Path, runs: Path) -> dict[str, Any]:
     """Fine-tune the encoder on one task and export it.
 
-    Args:
-        suite: tasks and settings of the run.
-        task: name of the task.
-        seed: of the order of the images.
-        head: file of the task's frozen head.
-        folder: where ``encoder.safetensors`` and ``head.safetensors`` go, and the checkpoint while
-            it is unfinished.
-        runs: folder of the TensorBoard runs.
+    ``encoder.safetensors`` and ``head.safetensors`` go to ``folder``, and the checkpoint while it
+    is unfinished; ``runs`` is the folder of the TensorBoard runs, and ``head`` the file of the
+    task's frozen head.
 
     Returns:
         Validation accuracy in percent and the number of images and optimiser steps.

@@ -85,7 +85,7 @@ class Models:
     """Heads, fine-tuned encoders and what is scored on them, and the merges of them, of one seed.
 
     Args:
-        settings: of the benchmark, checked and expanded.
+        settings: checked and expanded.
         suite: its tasks and images.
         seed: of the fine-tunings and of whatever is drawn.
         peers: the models of every seed, these among them.

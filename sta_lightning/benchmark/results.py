@@ -141,9 +141,6 @@ class CurvePoint:
         curve: what is varied: ``p``, ``scale`` (λ), ``samples`` (for the importance) or ``tasks``
             (how many are fused); ``level`` for a method (or ``zero_shot``) without any of these,
             drawn as a line beside the others (``x`` is 0).
-        method: key of the method.
-        seed: of the fine-tuning.
-        x: the value.
         average: mean over the tasks, and over the subsets of tasks that were fused.
         split: which images; ``scale`` and ``level`` are always of validation images, ``p`` of
             those that the settings ask for.

@@ -14,6 +14,7 @@ from typing import Any
 
 from sta_lightning import __version__
 from sta_lightning.benchmark.source import source_digest
+from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.hashes import sha256
 
@@ -144,7 +145,7 @@ class StepRunner:
                 if path.stat().st_size != size or sha256(path) != digest:
                     return None
             return Step(name, folder, record["result"], float(record["seconds"]), skipped=True)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, StaError, ValueError, KeyError, TypeError):
             return None
 
 

@@ -20,6 +20,7 @@ from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
 from sta_lightning.report.style import DARK, LIGHT, save_png
 
+_AXIS = "The axis does not begin at zero."
 _BELOW = "The numbers stand in the table below."
 
 
@@ -125,8 +126,7 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
         Picture(
             "fusion",
             "Average accuracy of every method",
-            f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. The axis does "
-            "not begin at zero.",
+            f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. {_AXIS}",
             f"Dot plot of the average test accuracy in percent after fusion. {numbers}.",
             partial(drawings.ranking, results),
         ),
@@ -164,8 +164,7 @@ def _pairs(results: BenchmarkResults) -> tuple[Block, ...]:
     picture = Picture(
         "pairs",
         "Two tasks fused",
-        f"As the paper's Fig. 3, which has STA and task arithmetic. {_dots(results)}The axis does not begin "
-        "at zero.",
+        f"As the paper's Fig. 3, which has STA and task arithmetic. {_dots(results)}{_AXIS}",
         f"Dot plot of the average test accuracy of {len(grid.lines) - 1} pairs of tasks. Means of all "
         f"pairs: {means}.",
         partial(drawings.pairs, results),
@@ -218,8 +217,7 @@ def _sensitivity(results: BenchmarkResults) -> tuple[Block, ...]:
             Picture(
                 name,
                 varied.title,
-                f"Average over the tasks, {split} images. {varied.reading} {band}{beside}"
-                "The axis does not begin at zero.",
+                f"Average over the tasks, {split} images. {varied.reading} {band}{beside}{_AXIS}",
                 f"Lines of the average {split} accuracy in percent, a line per method. {_BELOW}",
                 partial(drawings.curve, results, points),
             ),
@@ -282,13 +280,8 @@ def _record(results: BenchmarkResults) -> tuple[Block, ...]:
     if record.get("published"):
         rows.append(("fused model", plain(record["published"])))
     grids = [_pairs_of("How the numbers came about", rows)]
-    for name, title in (
-        ("versions", "Versions"),
-        ("settings", "Settings"),
-        ("hashes", "SHA-256 of the input files"),
-    ):
-        if record.get(name):
-            grids.append(_pairs_of(title, _flat(record[name])))
+    titles = {"versions": "Versions", "settings": "Settings", "hashes": "SHA-256 of the input files"}
+    grids += [_pairs_of(title, _flat(record[name])) for name, title in titles.items() if record.get(name)]
     if results.images:
         splits = list(results.images)
         counts = dict.fromkeys(name for split in splits for name in results.images[split])
@@ -319,6 +312,6 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 def _duration(seconds: float) -> str:
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{seconds:.1f} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{seconds:.1f} s"
