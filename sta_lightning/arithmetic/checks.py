@@ -40,33 +40,21 @@ def check_range(value: object, interval: str, what: str, hint: str = "") -> floa
 
 
 def check_share(p: object) -> float:
-    """The quantile p of Eq. 15 as a float.
-
-    Raises:
-        StaError: if ``p`` is not a number in [0, 1].
-    """
+    """The quantile p of Eq. 15 as a float; a StaError if it is no number in [0, 1]."""
     return check_range(
         p, "[0, 1]", "p", "0 keeps all but the smallest, 1 keeps none; the paper's value is 0.7."
     )
 
 
 def check_scale(scale: object, name: str = "scale") -> float:
-    """A coefficient of task arithmetic as a float.
-
-    Raises:
-        StaError: if ``scale`` is not a finite number.
-    """
+    """A coefficient of task arithmetic as a float; a StaError if it is no finite number."""
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale):
         raise StaError(f"{name} must be a finite number, and is {scale!r}.")
     return float(scale)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
-    """The type asked for the result.
-
-    Raises:
-        StaError: if it is neither ``None`` nor a floating-point type.
-    """
+    """Refuse, by a StaError, a type that is neither ``None`` nor a floating-point one."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise StaError(
             f"dtype must be a floating-point torch type such as torch.float16, or None, and is {dtype!r}."

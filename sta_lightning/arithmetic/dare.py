@@ -69,14 +69,9 @@ class Dare:
         )
 
     def mask(self, label: str, piece: slice) -> Tensor:
-        """Which entries of a flattened tensor are kept: a piece of the one mask of the tensor.
+        """Which entries of the flattened tensor ``"task:name"`` are kept: bool, on the CPU.
 
-        Args:
-            label: whose tensor it is: ``"task:name"``.
-            piece: the entries asked for.
-
-        Returns:
-            bool ``[piece.stop - piece.start]`` on the CPU.
+        Whatever the pieces, they are parts of the one mask of the tensor.
         """
         # Type and device are said, so that no default of the program's changes the mask.
         parts = [torch.zeros(0, dtype=torch.bool, device="cpu")]

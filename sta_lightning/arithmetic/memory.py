@@ -105,11 +105,7 @@ def run_in_memory(
 
 
 def check_models(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> None:
-    """Whether there are finite fine-tuned models of the names and shapes of the pretrained one.
-
-    Raises:
-        StaError: names the model and the tensors that differ or are not finite.
-    """
+    """Refuse, by a StaError, models that are none, not finite, or of other names or shapes."""
     check_tasks(finetuned)
     check_state(pretrained, PRETRAINED)
     for task, model in finetuned.items():
@@ -118,11 +114,7 @@ def check_models(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> N
 
 
 def check_tasks(finetuned: Mapping[str, object]) -> None:
-    """Whether there is something to merge.
-
-    Raises:
-        StaError: if it is no mapping, or empty.
-    """
+    """Refuse, by a StaError, what is no mapping, or empty."""
     if not isinstance(finetuned, Mapping):
         raise StaError(
             f"finetuned must map task names to state dicts, and is a {type(finetuned).__name__}. "

@@ -167,11 +167,7 @@ def unlearn(
 
 
 def refuse_several(name: str, method: MergeMethod, more: int) -> None:
-    """Refuse further fine-tunings where a method takes one.
-
-    Raises:
-        StaError: if there are some.
-    """
+    """Refuse, by a StaError, further fine-tunings where a method takes one."""
     if more and not method.many:
         several = [name for name, other in FORGET_METHODS.items() if other.many]
         raise StaError(

@@ -66,11 +66,9 @@ def block_of(name: str) -> str:
 
 
 def grouped(ranges: Mapping[str, tuple[float, float]], mode: str) -> dict[str, Bounds]:
-    """The bounds of each tensor's group.
+    """The bounds of each tensor's group, from those of every tensor (that is not empty).
 
-    Args:
-        ranges: tensor name -> smallest and largest entry, of tensors that are not empty.
-        mode: ``"tensor"``, ``"block"`` or ``"model"``, see :func:`normalize`.
+    ``mode`` is ``"tensor"``, ``"block"`` or ``"model"``, see :func:`normalize`.
     """
     groups = {
         name: name if mode == "tensor" else block_of(name) if mode == "block" else "" for name in ranges
@@ -83,11 +81,7 @@ def grouped(ranges: Mapping[str, tuple[float, float]], mode: str) -> dict[str, B
 
 
 def check_normalization(mode: str) -> None:
-    """Whether there is such a normalisation.
-
-    Raises:
-        StaError: lists those that there are.
-    """
+    """Refuse, by a StaError, a normalisation that there is not."""
     if mode not in NORMALIZATIONS:
         raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
 

@@ -107,11 +107,7 @@ class Entries:
             yield self.block(piece, whole=whole)
 
     def block(self, piece: slice, *, whole: bool = False) -> Block:
-        """Read some entries of every model.
-
-        Args:
-            piece: which.
-            whole: give the weights the tensor's own shape; ``piece`` covers all of it.
+        """Read a piece of every model; if ``whole``, all of it, in the tensor's own shape.
 
         Raises:
             StaError: if an entry is NaN or infinite.
@@ -156,12 +152,9 @@ class Entries:
         return min(low for low, _ in parts), max(high for _, high in parts)
 
     def over(self, source: TensorSource, look: Callable[[Tensor, Loops | None], Result]) -> list[Result]:
-        """Look at every piece of one of the sources.
+        """What ``look`` finds in every piece of one of the sources.
 
-        Args:
-            source: one of ``sources``.
-            look: (the entries, one dimension; the loops that may read them, ``None`` for the eager
-                form) -> what is found.
+        It gets the entries, one dimension, and the loops that may read them, or ``None``.
         """
         dtype = wide_dtype(source.dtype)
         native = dtype == torch.float32 and source.device.type == "cpu"
@@ -281,10 +274,7 @@ class Problem:
             compare_scores(self.base, scores, self._score_title(task))
 
     def check_grams(self, title: str) -> None:
-        """Whether every task has the Gram matrices of the same linear layers, of the right shapes.
-
-        Args:
-            title: the method that reads them, for the message.
+        """Whether every task has Gram matrices of the same layers, which method ``title`` needs.
 
         Raises:
             StaError: names the task and the tensor.

@@ -110,17 +110,12 @@ def kth_by_digits(flat: Tensor, k: int) -> Tensor:
 
 
 def kth_from_counts(count: Callable[[int, int], Counts], k: int, dtype: torch.dtype) -> Tensor:
-    """The k-th smallest of some entries, digit by digit, the highest first.
+    """The k-th smallest of some entries, shape ``[]`` on the CPU, digit by digit from the highest.
 
     Args:
-        count: (shift, prefix) -> how often each value of the digit at that shift occurs, among the
-            entries whose higher digits are the prefix: :func:`count_digits` summed over all
-            entries.
+        count: (shift, prefix) -> :func:`count_digits` summed over all entries.
         k: rank, 1..number of entries.
         dtype: float32, float64 or int64.
-
-    Returns:
-        A tensor of shape ``[]`` on the CPU.
     """
     width = 8 * dtype.itemsize
     prefix, left = 0, k
@@ -134,16 +129,13 @@ def kth_from_counts(count: Callable[[int, int], Counts], k: int, dtype: torch.dt
 
 
 def count_digits(values: Tensor, shift: int, prefix: int) -> Counts:
-    """How often each value of a 16-bit digit of the ordered bits occurs.
+    """How often each value of a 16-bit digit of the ordered bits occurs, int64 ``[65536]``.
 
     Args:
         values: one dimension, float32, float64 or int64, no NaN.
         shift: the digit's place in bits; the highest carries the sign and is counted from -32768.
         prefix: all higher digits together; entries with others are left out. Not read for the
             highest digit.
-
-    Returns:
-        int64 ``[65536]``.
     """
     keys = _ordered(values)
     if shift == 8 * values.element_size() - _DIGIT:

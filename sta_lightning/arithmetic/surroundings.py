@@ -12,11 +12,7 @@ from torch import Tensor, nn
 
 
 def check_parameters(module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse names that are none of a module's floating-point parameters.
-
-    Raises:
-        ValueError: names them.
-    """
+    """Refuse, by a ValueError, names that are none of a module's floating-point parameters."""
     parameters = dict(module.named_parameters())
     foreign = [n for n in names if n not in parameters or not parameters[n].is_floating_point()]
     if foreign:
@@ -29,10 +25,6 @@ def exact(module: nn.Module, device: torch.device) -> Iterator[None]:
 
     Inference mode is left, as its tensors cannot take part in autograd and ``enable_grad`` does not
     end it.
-
-    Args:
-        module: what runs inside.
-        device: where.
     """
     with (
         torch.inference_mode(False),
