@@ -47,10 +47,8 @@ def files_fingerprint(root: Path, names: Iterable[str] = (".",)) -> str:
     digest = hashlib.sha256()
     for name in sorted(names):
         for file in _files(root / name):
-            status = file.stat()
-            digest.update(
-                f"{file.relative_to(root).as_posix()}:{status.st_size}:{status.st_mtime_ns};".encode()
-            )
+            status, path = file.stat(), file.relative_to(root).as_posix()
+            digest.update(f"{path}:{status.st_size}:{status.st_mtime_ns};".encode())
     return digest.hexdigest()
 
 

@@ -34,6 +34,7 @@ class MultiTaskDataModule(L.LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
+        folders = roots or {}
         specs = [*tasks, *([] if control is None else [control])]
         if not specs:
             raise StaError("No task was given: name one or more in `tasks`.")
@@ -45,13 +46,10 @@ class MultiTaskDataModule(L.LightningDataModule):
                 raise StaError(
                     f"The task '{name}' was given twice: tasks (and the control) need names of their own."
                 )
-            member.root = (roots or {}).get(name, (roots or {}).get(spec))
+            member.root = folders.get(name, folders.get(spec))
             self.members[name] = member
-        unknown = set(roots or {}) - set(self.members) - set(specs)
-        if unknown:
-            raise StaError(
-                f"`roots` names {listed(sorted(unknown))}, but the tasks are {listed(self.members)}."
-            )
+        if unknown := sorted(set(folders) - set(self.members) - set(specs)):
+            raise StaError(f"`roots` names {listed(unknown)}, but the tasks are {listed(self.members)}.")
         self.control_name = None if control is None else list(self.members)[-1]
 
     @property

@@ -105,14 +105,9 @@ def _rgb(image: Any) -> Any:
     """Grey images (and palettes, and transparency) become red, green, blue."""
     if isinstance(image, Image.Image):
         return image if image.mode == "RGB" else image.convert("RGB")
-    if (
-        isinstance(image, Tensor)
-        and image.dtype == torch.uint8
-        and image.ndim in (3, 4)
-        and image.shape[-3] in (1, 3)
-    ):
-        return image.expand(*image.shape[:-3], 3, -1, -1)
-    found = (
-        f"a tensor {image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-    )
+    found = type(image).__name__
+    if isinstance(image, Tensor):
+        if image.dtype == torch.uint8 and image.ndim in (3, 4) and image.shape[-3] in (1, 3):
+            return image.expand(*image.shape[:-3], 3, -1, -1)
+        found = f"a tensor {image.dtype} {tuple(image.shape)}"
     raise StaError(f"An image must be a PIL image or a uint8 tensor [3, height, width]; found {found}.")
