@@ -22,6 +22,9 @@ from sta_lightning.tasks import TaskDataModule
 from sta_lightning.weights import load_weights
 from tests.toys import quiet_trainer
 
+# Lightning's own command line calls jsonargparse by names that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore::DeprecationWarning")
+
 
 def run(folder: Path, pretrained: Path, model: dict[str, Any], trainer: dict[str, Any]) -> LightningCLI:
     """Fit for an epoch of three batches, as a YAML file says."""
@@ -79,7 +82,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler; there is no g++")
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 @pytest.mark.usefixtures("small")
 def test_a_compiled_fit_leaves_what_a_plain_one_does(pretrained: Path, tmp_path: Path) -> None:
     setting = {"dynamic": False, "fullgraph": True}
@@ -99,7 +101,6 @@ def test_a_compiled_fit_leaves_what_a_plain_one_does(pretrained: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_every_step_runs_the_compiled_forward(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +180,6 @@ def test_settings_that_the_compiler_does_not_know(
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true"])
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 @pytest.mark.filterwarnings("ignore:You passed .Trainer.accelerator='cpu', precision='16-mixed'")
 @pytest.mark.usefixtures("small")
 def test_16_bit_precision_from_yaml(pretrained: Path, tmp_path: Path, precision: str) -> None:
