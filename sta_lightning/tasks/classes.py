@@ -50,11 +50,9 @@ def decide_classes(file: TaskFile, found: Iterable[object], where: str) -> Label
         raise StaError(f"{file.path}: there is no image in {where}.")
     mapping = {label_key(label): name for label, name in file.mapping("class_names").items()}
     names = file.names()
-    numeric = all(_INTEGER.fullmatch(key) for key in keys)
+    numeric = all(map(_INTEGER.fullmatch, keys))
     if mapping:
-        order = (
-            sorted(mapping, key=int) if all(_INTEGER.fullmatch(key) for key in mapping) else sorted(mapping)
-        )
+        order = sorted(mapping, key=int if all(map(_INTEGER.fullmatch, mapping)) else None)
         classes = LabelledClasses(tuple(order), tuple(mapping[key] for key in order))
     elif names and numeric and not keys <= {label_key(name) for name in names}:
         classes = LabelledClasses(tuple(str(number) for number in range(len(names))), names)
@@ -67,21 +65,16 @@ def decide_classes(file: TaskFile, found: Iterable[object], where: str) -> Label
         )
     else:
         classes = LabelledClasses(tuple(sorted(keys)), tuple(key.replace("_", " ") for key in sorted(keys)))
-    _agree(file, keys, classes, where)
-    return classes
-
-
-def _agree(file: TaskFile, keys: set[str], classes: LabelledClasses, where: str) -> None:
-    if len(set(classes.keys)) < len(classes.keys):
-        return  # two classes of one name: refused with the names
     outside = sorted(keys - set(classes.keys))
-    if outside:
+    # Two classes of one name are refused with the names.
+    if outside and len(set(classes.keys)) == len(classes.keys):
         numbered = classes.keys == tuple(str(number) for number in range(len(classes.keys)))
         can = f"0 to {len(classes.keys) - 1}" if numbered else listed(classes.keys, limit=10)
         raise StaError(
             f"The labels {listed(outside)} in {where} are none of the {len(classes.keys)} classes of {file.path}; a label can be "
             f"{can}. Mend the labels, or `class_names`."
         )
+    return classes
 
 
 def require_every_class(

@@ -124,7 +124,13 @@ class HubOpener:
         Raises:
             StaError: if the package, the data set, the split or a column is not there.
         """
-        package = _package(self.file.path)
+        try:
+            package = importlib.import_module("datasets")
+        except ImportError as error:
+            raise StaError(
+                f"{self.file.path} asks for a Hugging Face data set, which takes the package datasets: "
+                "pip install 'sta-lightning[hf]'."
+            ) from error
         theirs = self.splits[split]
         what = f"The {split} images of {self.file.path} (split '{theirs}' of '{self.path}')"
         try:
@@ -168,15 +174,6 @@ class HubOpener:
                 f"{folder} was saved as one split without a name: save a `DatasetDict` of all splits, `DatasetDict(test=...)`."
             )
         return package.load_dataset(str(folder), self.name, split=theirs)
-
-
-def _package(file: Path) -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise StaError(
-            f"{file} asks for a Hugging Face data set, which takes the package datasets: pip install 'sta-lightning[hf]'."
-        ) from error
 
 
 class HubImages(Dataset[tuple[Image.Image, int]]):

@@ -38,11 +38,9 @@ Rows = npt.NDArray[np.void]
 
 
 def files_fingerprint(root: Path, names: Iterable[str] = (".",)) -> str:
-    """Return a digest of files' names, sizes and times of change; no file is read.
+    """Return a digest of files' names below ``root``, sizes and times of change; none is read.
 
-    Args:
-        root: The folder that the names are relative to; where it lies does not matter.
-        names: Files, or folders with all that is below them.
+    ``names`` are files, or folders with all that is below them; where ``root`` lies is no matter.
     """
     digest = hashlib.sha256()
     for name in sorted(names):

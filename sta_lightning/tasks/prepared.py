@@ -55,8 +55,7 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
     def pixels(self, indices: Sequence[int | Turn]) -> tuple[Tensor, list[int]]:
         """Return images before normalisation, uint8 ``[B, 3, S, S]``, and their labels.
 
-        Args:
-            indices: Which images; without a turn's epoch, a random crop is that of epoch 0.
+        Without a turn's epoch, a random crop is that of epoch 0.
         """
         turns = [index if isinstance(index, Turn) else Turn(index, 0) for index in indices]
         samples = self._samples([turn.image for turn in turns])
