@@ -159,11 +159,7 @@ def described(
 ) -> str:
     """The plan as text: kinds of cells, how many are done, the time expected.
 
-    Args:
-        settings: of the benchmark.
-        cells: all.
-        waiting: those that are not done.
-        rate: images a second and process; ``None`` if it is not known.
+    ``rate`` is in images a second and process; ``None`` if it is not known.
     """
     rows = [("what", "cells", "done", "images", "expected")]
     left = {cell.id for cell in waiting}

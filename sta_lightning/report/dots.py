@@ -46,13 +46,8 @@ def dot_figure(
 ) -> Figure:
     """Dots in rows, named from top to bottom, panels side by side.
 
-    Args:
-        rows: their names.
-        panels: one or several.
-        title: of the figure.
-        apart: whether the series of a row lie below each other rather than on one line.
-        bold: places of the rows whose names are printed bold.
-        theme: of the figure.
+    The series of a row lie below each other if ``apart``, otherwise on one line; ``bold`` are the
+    places of the rows whose names are printed bold.
     """
     most = max(len(panel.series) for panel in panels)
     height = max(0.34, 0.105 * most + 0.1) if apart else 0.34

@@ -201,11 +201,7 @@ class Grid:
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """The table with every digit.
-
-        A column of means is followed by one of standard deviations and one of the paper's numbers,
-        where there are any.
-        """
+        """The table with every digit; after the means, deviations and the paper's numbers."""
         extra = [
             [
                 name

@@ -72,15 +72,8 @@ def band_figure(
 ) -> Figure:
     """A line and a band for each series.
 
-    Args:
-        bands: what to draw.
-        title: of the figure.
-        x_label: with the unit.
-        y_label: with the unit.
-        levels: level lines, of what is not varied, by their names in the legend.
-        powers: the x axis is logarithmic, to base 2.
-        whole: x are whole numbers.
-        theme: of the figure.
+    ``levels`` are level lines, of what is not varied, by their names in the legend. With
+    ``powers`` the x axis is logarithmic, to base 2; with ``whole`` x are whole numbers.
     """
     figure = new_figure(7.6, 4.9, title)
     axes = figure.add_subplot()

@@ -23,12 +23,7 @@ def radar_figure(
 ) -> Figure:
     """Accuracy in percent by task (three at least), from the centre outwards.
 
-    Args:
-        tasks: names around the circle.
-        values: method -> a value for each task.
-        looks: method -> number of its colour and marker; grey where there is none.
-        title: of the figure.
-        theme: of the figure.
+    ``values`` has a value a task for each method, ``looks`` its colour; grey where there is none.
     """
     figure = new_figure(7.6, 6.6, title)
     axes = cast(PolarAxes, figure.add_subplot(projection="polar"))

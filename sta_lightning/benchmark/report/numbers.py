@@ -55,11 +55,8 @@ class Scores:
 
     def runs(self, *groups: Group) -> list[Run]:
         """The runs of these groups; without any, those that are no reference."""
-        return [
-            run
-            for run in self.values
-            if (self.group(run) in groups if groups else self.group(run) != "reference")
-        ]
+        every = ("sta", "data-free", "data", "control")
+        return [run for run in self.values if self.group(run) in (groups or every)]
 
     def group(self, run: Run) -> Group:
         """Which kind of method it is."""

@@ -47,14 +47,10 @@ def fusion(row: str | None, task: str, tasks: Sequence[str]) -> float | None:
 
 
 def forgetting(row: str | None, task: str, side: str, tasks: Sequence[str], control: str) -> float | None:
-    """Test accuracy in percent of a row of Table 3.
+    """Test accuracy in percent of a row of Table 3, where a task (or ``"average"``) was forgotten.
 
-    Args:
-        row: the paper's method.
-        task: which was forgotten, or ``"average"``.
-        side: ``target``, accuracy on that task, or ``control``, on the control set.
-        tasks: every task that was forgotten here.
-        control: name of the control set here; the paper's is ImageNet.
+    ``side`` is ``target``, that task, or ``control``; ``tasks`` were forgotten here, and
+    ``control`` is the control set here (the paper's is ImageNet).
     """
     name = (AVERAGE if covers(tasks) else None) if task == AVERAGE else column(task)
     if name is None or (side == "control" and control != _tables()["control"]):
