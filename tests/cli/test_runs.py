@@ -254,22 +254,14 @@ def test_a_checkpoint_with_code_in_it_is_not_run(
 
 def test_demo_runs(tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tiny_suite / "demo"
-    words = [
-        *(
-            "demo",
-            f"--pretrained={write_pretrained(tiny_suite / 'clip.safetensors')}",
-            "--tasks=[digits,textures]",
-        ),
-        *(
-            "--epochs=1",
-            "--warmup_steps=1",
-            "--batch_size=24",
-            "--samples=2",
-            "--scale_grid=[0.4]",
-            "--p_grid=[0.7]",
-        ),
-        *("--train_limit=24", "--test_limit=12", "--validation_limit=12", f"--output={output}"),
-    ]
+    models = {
+        "pretrained": write_pretrained(tiny_suite / "clip.safetensors"),
+        "tasks": "[digits,textures]",
+        **dict.fromkeys(("epochs", "warmup_steps"), 1),
+        **{"batch_size": 24, "train_limit": 24, "test_limit": 12, "validation_limit": 12, "samples": 2},
+    }
+    words = ["demo", *(f"--models.{key}={value}" for key, value in models.items()), "--curves.p=[0.7]"]
+    words += ["--methods.task_arithmetic.tune={scale: [0.4]}", f"--output={output}"]
     assert sta(*words) == 0
     assert (output / "report.md").is_file()
     assert (output / "fused.safetensors").is_file()
