@@ -23,6 +23,9 @@ nitpicky = True
 toc_object_entries = False
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
+# What overrides a method without a word of its own is described where that method is; Lightning's
+# texts use directives of their own.
+autodoc_inherit_docstrings = False
 # A name is described once, in the file that defines it.
 autodoc_default_options = {"ignore-module-all": True}
 apidoc_modules = [
