@@ -17,6 +17,8 @@ from sta_lightning.kernels import Loops
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_SHARES = 4  # of each thread, so that a slow one holds nobody up for long
+
 
 class _Buffers(threading.local):
     def __init__(self) -> None:
@@ -56,9 +58,15 @@ class Workers:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Do the work on every item; the first error stops the others and is raised."""
-        if self._pool is None:
-            return [work(item) for item in items]
-        return list(self._pool.map(work, items))  # on an error it cancels what has not begun
+        waiting = list(items)
+        if self._pool is None or len(waiting) < 2:
+            return [work(item) for item in waiting]
+        # A future for each item would cost as much as a piece; on an error the pool's map cancels
+        # what has not begun.
+        step = -(-len(waiting) // (_SHARES * self.threads))
+        shares = [waiting[at : at + step] for at in range(0, len(waiting), step)]
+        found = self._pool.map(lambda share: [work(item) for item in share], shares)
+        return [result for share in found for result in share]
 
 
 class Processes(Protocol):
