@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sta_lightning.arithmetic.baselines.actmat import ActMat, Tact
 from sta_lightning.arithmetic.baselines.consensus import Consensus
 from sta_lightning.arithmetic.baselines.fisher import Fisher
 from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts
@@ -16,6 +17,7 @@ from sta_lightning.arithmetic.baselines.pcb import Pcb
 from sta_lightning.arithmetic.baselines.regmean import RegMean
 from sta_lightning.arithmetic.baselines.ties import Ties
 from sta_lightning.arithmetic.baselines.tsv import Tsv
+from sta_lightning.arithmetic.baselines.wudi import Swudi, SwudiA, Wudi
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
@@ -39,6 +41,11 @@ FUSION_METHODS.update(
     tsv=Tsv,
     iso_c=IsoC,
     iso_cts=IsoCts,
+    wudi=Wudi,
+    swudi=Swudi,
+    swudi_a=SwudiA,
+    actmat=ActMat,
+    tact=Tact,
     vectors=AddVectors,
     ties=Ties,
     pcb=Pcb,

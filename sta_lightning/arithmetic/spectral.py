@@ -35,6 +35,14 @@ def double_deltas(block: Block) -> Iterator[Tensor]:
         yield to_double(finetuned) - origin
 
 
+def total_delta(block: Block) -> Tensor:
+    """The sum of the task vectors in float64."""
+    total = torch.zeros_like(to_double(block.base))
+    for delta in double_deltas(block):
+        total += delta
+    return total
+
+
 def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> Triples:
     """The largest singular triples of a matrix.
 

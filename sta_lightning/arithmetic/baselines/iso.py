@@ -14,15 +14,14 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.spectral import Spectral, double_deltas, joined, orthogonalised, triples
-from sta_lightning.arithmetic.states import to_double
-
-
-def _total(block: Block) -> Tensor:
-    total = torch.zeros_like(to_double(block.base))
-    for delta in double_deltas(block):
-        total += delta
-    return total
+from sta_lightning.arithmetic.spectral import (
+    Spectral,
+    double_deltas,
+    joined,
+    orthogonalised,
+    total_delta,
+    triples,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class IsoC(Spectral):
 
     @override
     def spectral(self, block: Block) -> Tensor:
-        u, s, v = triples(_total(block))
+        u, s, v = triples(total_delta(block))
         return s.mean() * (u @ v.mT)
 
 
@@ -83,7 +82,7 @@ class IsoCts(Spectral):
     def spectral(self, block: Block) -> Tensor:
         rank = min(block.base.shape)
         common, specific = shares(rank, len(block.finetuned), self.common)
-        shared = triples(_total(block), common)
+        shared = triples(total_delta(block), common)
         # The task vectors are subtracted once more rather than kept: all of them in float64 are a
         # lot of memory.
         own = [

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sta_lightning.arithmetic import Dare, average, merge
-from sta_lightning.arithmetic.baselines.regmean import RegMean, times_inverse
+from sta_lightning.arithmetic.baselines.regmean import RegMean
+from sta_lightning.arithmetic.quadratic import times_inverse
 from sta_lightning.errors import StaError
 from tests.arithmetic.by_name import by_name
 from tests.oracles import spectral as oracle

@@ -1,0 +1,76 @@
+"""ACTMat and TACT: RegMean with the Gram matrices of the task vectors in place of the inputs'.
+
+"Model Merging via Data-Free Covariance Estimation", arXiv 2604.01329: a layer's gradients, and so
+its task vector, lie in the span of its inputs, which makes delta_i^T delta_i an estimate of X^T X.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.checks import check_range
+from sta_lightning.arithmetic.quadratic import Quadratic
+from sta_lightning.arithmetic.selection import kth_smallest_entry
+
+
+@dataclass(frozen=True)
+class ActMat(Quadratic):
+    """ACTMat: (sum of delta_i C_i) (sum of C_i)^+ with C_i = delta_i^T delta_i.
+
+    Args:
+        cutoff: eigenvalues of the sum of C_i up to this share of the largest, times their number,
+            count as zero. The default is that of the authors' pseudo-inverse, the rounding error of
+            float32: for 768 inputs 9.2e-5.
+        scale: the coefficient of the merged vector; the authors have none.
+    """
+
+    cutoff: float = torch.finfo(torch.float32).eps
+    scale: float = 1.0
+
+    anchored = False
+    title = "ACTMat"
+    summary = "RegMean with the task vectors' own Gram matrices in place of the inputs': no data"
+    source = "arXiv 2604.01329"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self.cutoff, "[0, 1)", "cutoff", "The authors' is float32's rounding error, 1.2e-7.")
+
+    @override
+    def factor(self, delta: Tensor) -> Tensor:
+        return delta
+
+    @override
+    def respond(self, values: Tensor) -> Tensor:
+        return (values > self.cutoff * len(values) * values[0]).to(values)
+
+
+@dataclass(frozen=True)
+class Tact(ActMat):
+    """TACT: ACTMat whose C_i are made of the largest entries of the task vectors alone.
+
+    Args:
+        keep: share of the entries of a matrix, largest magnitudes first, that make up its C_i, in
+            (0, 1]; the task vectors that are merged stay whole.
+    """
+
+    keep: float = 0.5
+
+    title = "TACT"
+    summary = "ACTMat with Gram matrices of the largest entries of the task vectors"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self.keep, "(0, 1]", "keep, the share of the entries,", "The authors use 0.5.")
+
+    @override
+    def factor(self, delta: Tensor) -> Tensor:
+        if not delta.numel():
+            return delta
+        sizes = delta.abs()
+        dropped = delta.numel() - max(1, round(self.keep * delta.numel()))
+        return delta.where(sizes >= kth_smallest_entry(sizes, dropped + 1), 0.0)  # ties are kept

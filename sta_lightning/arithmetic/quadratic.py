@@ -1,0 +1,120 @@
+"""Merges that solve one quadratic problem in every matrix: a metric, a spectral filter, an anchor.
+
+Of all tau ``[out, in]`` the one with the least sum of tr((tau - delta_i) C_i (tau - delta_i)^T),
+but approached from an anchor tau_0 only as far as a filter h of the eigenvalues says:
+
+    C = sum of C_i = Q diag(lambda) Q^T
+    tau = tau_0 + (sum of (delta_i - tau_0) C_i) Q diag(h / lambda) Q^T
+
+With h = 1 it is the minimum itself where C has an inverse, and the anchor where C is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.spectral import Spectral, double_deltas, total_delta
+
+_EPS = torch.finfo(torch.float64).eps
+
+Filter = Callable[[Tensor], Tensor]
+"""Eigenvalues ``[in]``, none negative, largest first -> h ``[in]``, 0 to 1."""
+
+
+def sums(deltas: Iterable[Tensor], metrics: Iterable[Tensor], anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """What a problem comes down to: the sum of (delta_i - tau_0) C_i, and C.
+
+    Args:
+        deltas: the task vectors of a matrix, float64 ``[out, in]``.
+        metrics: C_i of each, symmetric and positive semidefinite, float64 ``[in, in]``.
+        anchor: tau_0, float64 ``[out, in]``.
+    """
+    residual, total = torch.zeros_like(anchor), anchor.new_zeros(anchor.shape[1], anchor.shape[1])
+    for delta, metric in zip(deltas, metrics, strict=True):
+        residual += (delta - anchor) @ metric
+        total += metric
+    return residual, total
+
+
+def times_filtered(left: Tensor, metric: Tensor, respond: Filter) -> Tensor:
+    """``left`` Q diag(h / lambda) Q^T; eigenvalues that are zero to float64's precision left out.
+
+    Args:
+        left: float64 ``[out, in]``.
+        metric: Q diag(lambda) Q^T, float64 ``[in, in]``.
+        respond: gives h.
+    """
+    if not len(metric):
+        return left
+    values, vectors = torch.linalg.eigh(metric)
+    values, vectors = values.flip(0), vectors.flip(1)
+    kept = values > len(values) * _EPS * values[0]
+    values = values.where(kept, 0.0)
+    weights = torch.where(kept, respond(values) / values.where(kept, 1.0), 0.0)
+    found: Tensor = ((left @ vectors) * weights) @ vectors.mT
+    return found
+
+
+def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
+    """``left`` times the (pseudo-)inverse of a sum of Gram matrices, whose inputs may be dependent.
+
+    The inputs are first scaled to length one, so that the test for dependence knows no units. With
+    a ratio below 1 no eigenvalue of the scaled matrix is then below 1 - ratio, and Cholesky's
+    factors serve; if it is singular to the precision of its entries, the directions without inputs
+    are left out: the answer has nothing there.
+
+    Args:
+        left: float64 ``[out, in]``, each row in the span of the inputs.
+        gram: float64 ``[in, in]``, positive semidefinite.
+        precision: relative error of the entries of ``gram``.
+
+    Returns:
+        Float64 ``[out, in]``.
+    """
+    size = len(gram)
+    lengths = gram.diagonal().sqrt()
+    dead = lengths == 0
+    scale = torch.where(dead, 0.0, 1 / lengths.where(~dead, 1.0))
+    scaled = gram * scale * scale[:, None]
+    scaled.diagonal().masked_fill_(dead, 1.0)  # ``left`` is zero there, once scaled
+    # What rounding makes of an eigenvalue zero: of the entries, at random, and of the decomposition
+    # itself.
+    noise = 10 * (math.sqrt(size) * precision + size * _EPS)
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if not size or (not int(failed) and float(factor.diagonal().min()) ** 2 > noise):
+        return torch.cholesky_solve((left * scale).mT, factor).mT * scale
+    return times_filtered(left * scale, scaled, lambda values: (values > noise).to(values)) * scale
+
+
+class Quadratic(Spectral):
+    """A method that solves the problem with metrics made of the task vectors alone: no data.
+
+    Attributes:
+        anchored: whether the anchor is the sum of the task vectors; zero if not.
+    """
+
+    anchored = True
+
+    @abstractmethod
+    def factor(self, delta: Tensor) -> Tensor:
+        """F_i ``[rows, in]`` of the metric C_i = F_i^T F_i of a task vector ``[out, in]``."""
+
+    @abstractmethod
+    def respond(self, values: Tensor) -> Tensor:
+        """The filter, see :data:`Filter`."""
+
+    @override
+    def spectral(self, block: Block) -> Tensor:
+        anchor = total_delta(block)
+        if not self.anchored:
+            anchor.zero_()
+        metrics = (factor.mT @ factor for factor in map(self.factor, double_deltas(block)))
+        residual, total = sums(double_deltas(block), metrics, anchor)
+        return anchor + times_filtered(residual, total, self.respond)
