@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ def classify(
     from sta_lightning.cli.pictures import find_pictures
     from sta_lightning.encoders.predictor import open_predictor
 
-    files = find_pictures(pictures)
+    files, others = find_pictures(pictures)
     predictor = open_predictor(
         model,
         task=task,
@@ -113,6 +113,8 @@ def classify(
     if not found:
         raise StaError(f"none of the {len(files)} pictures can be decoded, the first because: {broken[0]}")
     _write(output, predictor.class_names, found, count)
+    if others:
+        say(f"left out, by their endings: {listed(map(str, others))}")
     for reason in broken:
         say(f"skipped: {reason}")
     best = Counter(predictor.class_names[ranked[0][0]] for _, ranked in found)
@@ -141,15 +143,15 @@ def _classified(
     """
     import torch
 
-    from sta_lightning.cli.pictures import read_picture
+    from sta_lightning.encoders.pictures import read_image
 
     def prepared() -> "Iterator[tuple[Path, Tensor]]":
         for path in pictures:
             try:
-                image = predictor.prepare(read_picture(path))
+                image = predictor.prepare(read_image(path))
             except StaError as error:
                 if broken is None:
-                    raise
+                    raise StaError(f"{error} With --skip_broken such files are left out.") from error
                 broken.append(str(error))
             else:
                 yield path, image

@@ -1,38 +1,38 @@
-"""Pictures in files and folders, in a natural order; an error in decoding names the file."""
+"""Pictures in files and folders, in a natural order."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from sta_lightning.errors import StaError, listed
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+from sta_lightning.encoders.pictures import ENDINGS, Found, find_images
+from sta_lightning.errors import StaError
 
 
-def find_pictures(places: Sequence[Path]) -> list[Path]:
+def find_pictures(places: Sequence[Path]) -> Found:
     """List pictures.
 
     Args:
         places: Files, which are taken whatever they are called, and folders, in which every file
             with a picture's ending is found, at any depth, in the order in which people count:
-            ``2.png`` before ``10.png``. What begins with a dot is left out.
+            ``2.png`` before ``10.png``. Hidden files are left out.
 
     Returns:
-        Every picture once, in the order of ``places``.
+        Every picture once, in the order of ``places``, and the folders' other files.
 
     Raises:
         StaError: a place is not there, or a folder holds no picture.
     """
     found: dict[str, Path] = {}
+    others: list[Path] = []
     for place in places:
         if place.is_dir():
-            pictures = _inside(place)
+            inside = find_images(place)
+            pictures = sorted(inside.images, key=natural_key)
+            others += inside.others
             if not pictures:
                 raise StaError(
-                    f"the folder '{place}' holds no pictures, at any depth: files that end in {listed(SUFFIXES, limit=20)} are "
+                    f"the folder '{place}' holds no pictures, at any depth: files that end in {', '.join(ENDINGS)} are "
                     "looked for. Name the files themselves if they end otherwise."
                 )
         elif place.is_file():
@@ -43,28 +43,7 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
             )
         for picture in pictures:
             found.setdefault(os.path.abspath(picture), picture)
-    return list(found.values())
-
-
-def read_picture(path: Path) -> Image.Image:
-    """Decode a picture, in red, green and blue; of an animation the first frame.
-
-    Raises:
-        StaError: names the file, if it does not decode.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise all kinds on broken files
-        # Pillow says "cannot identify image file" and names the file in its own way: the path is
-        # told here already.
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-        raise StaError(
-            f"the picture '{path}' cannot be decoded: {why}. Take it out, put a whole one in its place, or leave such files "
-            "out with --skip_broken."
-        ) from error
+    return Found(list(found.values()), others)
 
 
 def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
@@ -74,15 +53,3 @@ def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
         (piece.lower(), 0) if place % 2 == 0 else ("", int(piece)) for place, piece in enumerate(pieces)
     ]
     return counted, str(path)
-
-
-def _inside(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
-    return sorted(found, key=natural_key)

@@ -13,6 +13,7 @@ from sta_lightning.encoders.architectures import MINIATURE, has_text_tower, is_h
 from sta_lightning.encoders.build import empty_encoder
 from sta_lightning.encoders.head import ClassificationHead
 from sta_lightning.encoders.heads import Classes, zeroshot_head
+from sta_lightning.encoders.pictures import rgb
 from sta_lightning.encoders.sources import tag_config, weights_file
 from sta_lightning.encoders.spec import EncoderSpec, encoder_spec
 from sta_lightning.engine import TaskHead, read_head_file, read_heads
@@ -51,8 +52,12 @@ class Predictor:
         return self
 
     def prepare(self, image: Any) -> Tensor:
-        """Turn a PIL image into the encoder's input, float32 ``[3, S, S]``."""
-        prepared: Tensor = self._transform(image)
+        """Turn a PIL image into the encoder's input, float32 ``[3, S, S]``.
+
+        Raises:
+            StaError: see :func:`~sta_lightning.encoders.pictures.rgb`.
+        """
+        prepared: Tensor = self._transform(rgb(image))
         return prepared
 
     @torch.no_grad()

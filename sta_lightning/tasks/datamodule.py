@@ -99,7 +99,7 @@ class TaskDataModule(L.LightningDataModule):
         self.global_batch = global_batch
         self.cache_images = cache_images
         self._opened: dict[Split, Dataset[Any]] = {}
-        self._cached: dict[Split, CachedDataset] = {}
+        self._cached: dict[Split, PreparedDataset | CachedDataset] = {}
 
     def prepare_data(self) -> None:
         """Fetch the published files, if asked for."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from lightning.pytorch.utilities import rank_zero_warn
 
+from sta_lightning.encoders.pictures import ENDINGS, find_images, is_hidden, subfolders
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.image_cache import files_fingerprint
-from sta_lightning.tasks.images import ImageList, read_image
+from sta_lightning.tasks.images import ImageList
 from sta_lightning.tasks.task import SPLITS, Split, Task
 from sta_lightning.tasks.task_file import COMMON_KEYS, TaskFile
 
 _KEYS = (*COMMON_KEYS, "layout", *SPLITS, "include", "csv", "huggingface")
+_ANY = ", ".join(ENDINGS)
 
 
 def load_folder_task(file: TaskFile) -> Task:
@@ -60,6 +60,15 @@ class _Opener:
             )
         return path
 
+    def tell_others(self, split: Split, files: Iterable[Path]) -> None:
+        """Warn of files beside the images that are left out."""
+        others = [str(file) for file in files]
+        if others:
+            rank_zero_warn(
+                f"The {split} images of {self.file.path}: {len(others)} files are left out, {listed(others, limit=3)}. "
+                f"Images end in {_ANY}."
+            )
+
     def fingerprint(self, split: Split, root: Path | None) -> str:
         """Digest of the split's files (names, sizes, times of change) and the classes."""
         return f"{files_fingerprint(self.folder(split, root))} as {getattr(self, 'classes', 'flat')}"
@@ -67,7 +76,7 @@ class _Opener:
 
 @dataclass(frozen=True)
 class FolderOpener(_Opener):
-    """Opens one folder a class, through torchvision's ``ImageFolder``.
+    """Opens one folder a class, with the images at any depth of it; hidden files are none.
 
     Attributes:
         classes: The class folders in label order.
@@ -77,7 +86,7 @@ class FolderOpener(_Opener):
     classes: tuple[str, ...] = ()
     every: bool = False
 
-    def __call__(self, split: Split, root: Path | None) -> Dataset[Any]:
+    def __call__(self, split: Split, root: Path | None) -> ImageList:
         """Open a split; every class needs images in it."""
         path = self.folder(split, root)
         if missing := [name for name in self.classes if not (path / name).is_dir()]:
@@ -85,35 +94,20 @@ class FolderOpener(_Opener):
                 f"The classes {listed(missing)} of {self.file.path} have no folder in {path}: one folder a "
                 "class is needed."
             )
-        if self.every and (others := sorted(set(_subfolders(path)) - set(self.classes))):
+        if self.every and (others := sorted(set(subfolders(path)) - set(self.classes))):
             raise StaError(
                 f"{path} has the folders {listed(others)}, which are none of the {len(self.classes)} classes of "
                 f"{self.file.path}: move them away, or choose the classes with `include`."
             )
-        try:
-            return _ChosenFolders(path, self.classes)
-        except FileNotFoundError as error:
+        found = [find_images(path / name, links=True) for name in self.classes]
+        self.tell_others(split, (file for one in found for file in one.others))
+        if empty := [name for name, one in zip(self.classes, found, strict=True) if not one.images]:
             raise StaError(
-                f"The {split} images of {self.file.path} cannot be read: {error}. Put images there, or leave "
-                "the class out with `include`."
-            ) from error
-
-
-class _ChosenFolders(ImageFolder):
-    """An ``ImageFolder`` whose classes are chosen beforehand."""
-
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._chosen = classes
-        super().__init__(str(path), loader=read_image)
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the chosen classes."""
-        return list(self._chosen), {name: label for label, name in enumerate(self._chosen)}
-
-
-def _subfolders(path: Path) -> list[str]:
-    """Return the names of a folder's folders in sorted order, without hidden ones."""
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+                f"The classes {listed(empty)} of {self.file.path} have no {split} image in {path}, which is a file that ends in "
+                f"{_ANY}. Put images there, or leave the classes out with `include`."
+            )
+        files = [file for one in found for file in one.images]
+        return ImageList(files, [label for label, one in enumerate(found) for _ in one.images])
 
 
 @dataclass(frozen=True)
@@ -134,8 +128,10 @@ class FlatOpener(_Opener):
 
     def files(self, split: Split, root: Path | None = None) -> list[Path]:
         """Return the image files of a split in label order."""
-        found = self.folder(split, root).iterdir()
-        return sorted(file for file in found if file.suffix.lower() in IMG_EXTENSIONS)
+        found = [file for file in self.folder(split, root).iterdir() if not is_hidden(file.name)]
+        images = sorted(file for file in found if file.name.lower().endswith(ENDINGS))
+        self.tell_others(split, sorted(file for file in set(found) - set(images) if file.is_file()))
+        return images
 
 
 def _folders(file: TaskFile) -> tuple[tuple[str, ...], FolderOpener]:
@@ -146,7 +142,7 @@ def _folders(file: TaskFile) -> tuple[tuple[str, ...], FolderOpener]:
     every = not folders
     if every:
         folder = _Opener(file).folder("train" if file.settings.get("train") is not None else "test")
-        folders = tuple(_subfolders(folder))
+        folders = tuple(subfolders(folder))
         if not folders:
             raise StaError(f"{file.path}: there is no class folder in {folder}.")
     return file.names_of(folders, "class folders"), FolderOpener(file, folders, every)

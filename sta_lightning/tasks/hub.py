@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
+from sta_lightning.encoders.pictures import rgb
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.classes import LabelledClasses, decide_classes, label_key, require_every_class
 from sta_lightning.tasks.task import SPLITS, Split, Task
@@ -190,7 +191,7 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         try:
-            image: Image.Image = self.data[index][self.image].convert("RGB")
+            image = rgb(self.data[index][self.image])
         except MemoryError:
             raise
         except Exception as error:  # decoders raise all kinds on broken files

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import PIL
 import torch
 import torchvision
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,9 +29,9 @@ from sta_lightning.errors import StaError
 from sta_lightning.tasks.prepared import PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.task import Split, Task
-from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.atomic import CannotWriteError, atomic_path
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 64  # images held in memory while a cache is filled
 
 Rows = npt.NDArray[np.void]
@@ -126,11 +126,12 @@ class CachedDataset(Dataset[tuple[Tensor, int]]):
 
 def cached(
     data: PreparedDataset, task: Task, split: Split, chosen: str, root: str | None, *, num_workers: int = 0
-) -> CachedDataset:
+) -> CachedDataset | PreparedDataset:
     """Return the images of a data set from its cache, which is filled first if it is not there.
 
     Several processes may ask at once: one of them decodes, the others wait for it. The file appears
-    whole or not at all.
+    whole or not at all. Where it cannot be written, a warning says so, and the images are decoded
+    each time: they are the same.
 
     Args:
         data: Images under the evaluation transform.
@@ -141,7 +142,7 @@ def cached(
         num_workers: Processes that decode.
 
     Raises:
-        StaError: The cache cannot be written, or the images' files change while they are read.
+        StaError: An image does not decode, or the images' files change while they are read.
     """
     path = _cache_file(data, task, split, chosen, root)
     if (found := _opened(path, data)) is not None:
@@ -150,13 +151,20 @@ def cached(
         if (found := _opened(path, data)) is not None:
             return found
         rank_zero_info(f"Decoding the {len(data)} {split} images of '{task.name}' once, into {path}")
-        with atomic_path(path) as temporary:
-            _fill(temporary, data, num_workers)
-            if _cache_file(data, task, split, chosen, root) != path:
-                raise StaError(
-                    f"The files of the {split} images of '{task.name}' changed while they were read. Nothing was "
-                    "cached: try again when nothing writes there."
-                )
+        try:
+            with atomic_path(path) as temporary:
+                _fill(temporary, data, num_workers)
+                if _cache_file(data, task, split, chosen, root) != path:
+                    raise StaError(
+                        f"The files of the {split} images of '{task.name}' changed while they were read. Nothing was "
+                        "cached: try again when nothing writes there."
+                    )
+        except CannotWriteError as error:
+            rank_zero_warn(
+                f"The {split} images of '{task.name}' could not be kept, and are decoded each time: {error} The folder is "
+                "that of STA_CACHE."
+            )
+            return data
     return CachedDataset(path, data.preprocess, len(data))
 
 

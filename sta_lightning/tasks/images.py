@@ -1,37 +1,16 @@
-"""Images in files: decoding that names the file at fault, and lists of files with labels."""
+"""Lists of image files with labels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
+from sta_lightning.encoders.pictures import is_hidden, read_image
 from sta_lightning.errors import StaError, listed
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file to red, green and blue.
-
-    Raises:
-        StaError: that names the file, if it is not there or does not decode.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except FileNotFoundError as error:
-        raise StaError(f"The image {path} is not there: it was moved or removed. Put it back.") from error
-    except Exception as error:  # decoders raise all kinds on broken files
-        # Pillow says "cannot identify image file" and names the open file in its own way: the path
-        # is in the message already.
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-        raise StaError(
-            f"The image {path} cannot be decoded: {why}. Replace the file by a whole one, or take it out of the data set."
-        ) from error
 
 
 class ImageList(Dataset[tuple[Image.Image, int]]):
@@ -56,6 +35,16 @@ class ImageList(Dataset[tuple[Image.Image, int]]):
             status = file.stat()
             digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns}:{label};".encode())
         return digest.hexdigest()
+
+
+def published_list(samples: Iterable[tuple[str | Path, int]], root: Path) -> ImageList:
+    """Images and labels that a class of torchvision's found below a folder, but hidden ones."""
+    files, labels = [], []
+    for name, label in samples:
+        if not any(map(is_hidden, Path(name).relative_to(root).parts)):
+            files.append(Path(name))
+            labels.append(label)
+    return ImageList(files, labels)
 
 
 def require_files(files: Sequence[Path], what: str, remedy: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from sta_lightning.encoders.pictures import rgb
 from sta_lightning.errors import StaError
 
 _SMALLEST_CROP = 0.9
@@ -104,7 +105,7 @@ class Preprocess:
 def _rgb(image: Any) -> Any:
     """Grey images (and palettes, and transparency) become red, green, blue."""
     if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return image if image.mode == "RGB" else rgb(image)
     found = type(image).__name__
     if isinstance(image, Tensor):
         if image.dtype == torch.uint8 and image.ndim in (3, 4) and image.shape[-3] in (1, 3):

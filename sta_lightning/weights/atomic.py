@@ -17,6 +17,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTEMPTY, er
 _LONGEST_NAME = 255
 
 
+class CannotWriteError(StaError):
+    """A file or folder cannot be written; what was there is untouched."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
@@ -36,8 +40,8 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         The temporary path.
 
     Raises:
-        StaError: if ``path`` cannot be written: it is a folder or a device, it is read-only, the
-            folder cannot be made, or the disk is full.
+        CannotWriteError: ``path`` is a folder or a device, it is read-only, the folder cannot be
+            made, or the disk is full.
 
     Example:
         >>> with atomic_path(tmp / "table.csv") as temporary:
@@ -61,13 +65,13 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         else:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise StaError(
+        raise CannotWriteError(
             f"cannot write '{path}': {error.strerror}. Choose a folder that can be written."
         ) from error
     try:
         yield temporary
         if not temporary.exists():
-            raise StaError(f"cannot write '{path}': its temporary file was moved away.")
+            raise CannotWriteError(f"cannot write '{path}': its temporary file was moved away.")
         for item in (*(temporary.iterdir() if folder else ()), temporary):
             _flush(item)
         if target.is_file():
@@ -75,7 +79,7 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         os.replace(temporary, target)
     except OSError as error:
         if error.errno in _FULL:
-            raise StaError(
+            raise CannotWriteError(
                 f"cannot write '{path}': {error.strerror}. Nothing was changed; make room and try again."
             ) from error
         raise
@@ -94,20 +98,22 @@ def _check_file(target: Path, asked: str | os.PathLike[str]) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StaError(f"cannot write '{asked}': {error.strerror}.") from error
+        raise CannotWriteError(f"cannot write '{asked}': {error.strerror}.") from error
     if stat.S_ISDIR(mode):
-        raise StaError(f"cannot write '{asked}': it is a folder. Give the name of a file.")
+        raise CannotWriteError(f"cannot write '{asked}': it is a folder. Give the name of a file.")
     if not stat.S_ISREG(mode):
-        raise StaError(f"cannot write '{asked}': it is not an ordinary file. Give the name of a file.")
+        raise CannotWriteError(
+            f"cannot write '{asked}': it is not an ordinary file. Give the name of a file."
+        )
     if not os.access(target, os.W_OK):
-        raise StaError(
+        raise CannotWriteError(
             f"cannot write '{asked}': the file there is read-only. Remove it or choose another name."
         )
 
 
 def _check_folder(target: Path, asked: str | os.PathLike[str]) -> None:
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise StaError(
+        raise CannotWriteError(
             f"cannot write the folder '{asked}': there is something already. Remove it, or choose another name."
         )
 

@@ -34,7 +34,7 @@ def test_numbered_folders_are_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     for name in ("2024/12/1.PNG", "2024/3/11.png", "2024/3/2.png"):
         (tmp_path / name).write_text("")
-    found = find_pictures([tmp_path / "2024"])
+    found, _ = find_pictures([tmp_path / "2024"])
     assert [p.relative_to(tmp_path).as_posix() for p in found] == [
         "2024/3/2.png",
         "2024/3/11.png",

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sta_lightning.cli import predict
 from sta_lightning.cli.main import main
-from sta_lightning.cli.pictures import read_picture
 from sta_lightning.encoders import ClassificationHead, build_encoder, encoder_spec, zeroshot_head
+from sta_lightning.encoders.pictures import read_image
 from sta_lightning.engine import TaskSource, read_heads
 from sta_lightning.modules import MergeModule
 from sta_lightning.tasks import Preprocess, get_task
@@ -97,7 +97,7 @@ def expected(work: Path, paths: list[str], head: ClassificationHead, model: str 
         {n.removeprefix("visual."): t for n, t in state.items() if n.startswith("visual.")}
     )
     with torch.no_grad():
-        images = [prepare(read_picture(Path(path))) for path in paths]
+        images = [prepare(read_image(Path(path))) for path in paths]
         return torch.cat([head(encoder(image[None])).softmax(-1) for image in images])
 
 
@@ -125,7 +125,7 @@ def test_a_folder_becomes_a_table(work: Path, capsys: pytest.CaptureFixture[str]
         assert float(row["probability"]) == pytest.approx(float(probabilities[order[0]]), abs=2e-5)
         assert "label_3" not in row
     said = capsys.readouterr().out
-    assert said.startswith("11 pictures: ")
+    assert said.startswith("left out, by their endings: 'pictures/notes.txt'\n11 pictures: ")
     assert f"written: {output}" in said
 
 
@@ -181,14 +181,14 @@ def test_a_broken_picture(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
     words = ["--model=fused.safetensors", "--task=spots", "broken", "--output=broken.csv"]
     assert sta(*words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("sta: error: the picture 'broken/2.png' cannot be decoded")
+    assert error.startswith("sta: error: The image broken/2.png cannot be decoded")
     assert "--skip_broken" in error
     assert error.count("\n") == 1
     assert not (work / "broken.csv").exists()
     assert sta(*words, "--skip_broken") == 0
     said = capsys.readouterr().out
     assert "1 pictures, 2 skipped" in said
-    assert "skipped: the picture 'broken/3.jpg' cannot be decoded: it is no image" in said
+    assert "skipped: The image broken/3.jpg cannot be decoded: it is no image" in said
     assert [row["path"] for row in rows(work / "broken.csv")] == ["broken/1.png"]
     before = (work / "broken.csv").read_bytes()
     assert sta(*words[:2], "broken/3.jpg", "--output=broken.csv", "--skip_broken") == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +23,9 @@ def data(tmp_path: Path) -> Path:
                     (6 + number, 6),
                     "L" if image else "RGB",
                 )
-    for name in ("n02_big_dog.JPEG", "n01_tench.jpg", "n03_ping-pong_ball.PNG", "notes.txt"):
+    for name in ("n02_big_dog.JPEG", "n01_tench.jpg", "n03_ping-pong_ball.PNG"):
         path = tmp_path / "data" / "flat" / name
-        picture(path) if path.suffix != ".txt" else path.write_text("not an image")
+        picture(path)
     return tmp_path / "data"
 
 
@@ -173,3 +174,46 @@ def test_an_image_that_does_not_decode_is_named_when_met(data: Path) -> None:
         data_set[2]
     with pytest.raises(StaError, match=r"big_dog\.JPEG cannot be decoded"):
         cast(Any, load(data, "{layout: flat, test: flat}").dataset("test"))[1]
+
+
+def test_hidden_files_and_folders_are_no_images(data: Path) -> None:
+    train = data / "train"
+    picture(train / "n02" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    picture(train / "n02" / "__MACOSX" / "0.png")
+    picture(train / "__MACOSX" / "n02" / "0.png")
+    picture(train / "n02" / "more" / "5.png")
+    (train / "n02" / "._0.png").write_bytes(b"\0\5\26\7")
+    (data / "flat" / "._n01_tench.jpg").write_bytes(b"\0\5\26\7")
+    opened = load(data, "{test: train}").dataset("test")
+    assert labels(opened) == [0] * 4 + [1] * 5 + [2] * 4
+    assert len(cast(Any, load(data, "{layout: flat, test: flat}").dataset("test"))) == 3
+
+
+def test_every_ending_that_is_read_and_what_is_left_out_is_told(data: Path) -> None:
+    folder = data / "val" / "n02"
+    whole = Image.new("RGB", (8, 8), "red")
+    for ending in (".gif", ".JFIF", ".webp", ".avif", ".jpe", ".pgm", ".jp2", ".tga", ".dib", ".apng"):
+        kind = {".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG"}.get(ending.lower())
+        whole.convert("L" if ending == ".pgm" else "RGB").save(folder / f"x{ending}", kind)
+    opened = cast(Any, load(data, "{test: val}").dataset("test"))
+    assert labels(opened) == [0] * 2 + [1] * 12 + [2] * 2
+    assert all(opened[index][0].mode == "RGB" for index in range(len(opened)))
+    (folder / "x.heic").write_bytes(b"of a telephone")
+    with pytest.warns(UserWarning, match=r"test images of .*: 1 files are left out, '.*x\.heic'.*\.webp"):
+        assert labels(load(data, "{test: val}").dataset("test")) == labels(opened)
+    (data / "flat" / "notes.txt").write_text("not an image")
+    with pytest.warns(UserWarning, match=r"1 files are left out, '.*notes\.txt'"):
+        load(data, "{layout: flat, test: flat}").dataset("test")
+    for image in (data / "val" / "n03").iterdir():
+        image.rename(image.with_suffix(".heic"))
+    with (
+        pytest.warns(UserWarning, match="3 files are left out"),
+        pytest.raises(StaError, match=r"'n03'.*no test image"),
+    ):
+        load(data, "{test: val}").dataset("test")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take rights there")
+def test_linked_folders_are_followed(data: Path) -> None:
+    (data / "val" / "n02" / "more").symlink_to(data / "train" / "n02", target_is_directory=True)
+    assert labels(load(data, "{test: val}").dataset("test")) == [0] * 2 + [1] * 6 + [2] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -182,13 +183,32 @@ def test_files_that_change_while_they_are_read_are_told(
     assert list((cache / "fruit").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_is_told(
-    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("hindrance", ["a file in the way", "a full disk"])
+def test_where_the_cache_cannot_be_written_the_images_are_decoded(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hindrance: str
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("STA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(StaError, match="cannot write"):
-        module(task).setup("test")
+    plain = module(task)
+    plain.cache_images = False
+    plain.setup("test")
+    if hindrance == "a full disk":
+        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setenv("STA_CACHE", str(tmp_path / "cache"))
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("STA_CACHE", str(tmp_path / "file"))
+    data = module(task)
+    with pytest.warns(
+        UserWarning, match=r"test images of 'fruit' could not be kept.*cannot write.*STA_CACHE"
+    ):
+        data.setup("test")
+    pairs = list(zip(data.dataset("test"), plain.dataset("test"), strict=True))
+    assert pairs
+    assert all(torch.equal(ours[0], theirs[0]) and ours[1] == theirs[1] for ours, theirs in pairs)
+    assert not list(tmp_path.glob("cache/images/*/*"))
 
 
 class Nothing(Dataset[tuple[Image.Image, int]]):

@@ -119,6 +119,26 @@ def test_labels_follow_the_publishers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert labels(get_task("cars").dataset("test", tmp_path)) == [4, 195]
 
 
+@pytest.mark.parametrize(
+    ("name", "write", "folder"),
+    [
+        ("eurosat", layouts.write_eurosat, "eurosat/2750/Forest"),
+        ("gtsrb", layouts.write_gtsrb, "gtsrb/GTSRB/Training/00003"),
+    ],
+)
+def test_hidden_files_are_no_images(name: str, write: Any, folder: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    before = labels(get_task(name).dataset("train", tmp_path))
+    for hidden in (".ipynb_checkpoints/0-checkpoint", "._0"):
+        for ending in ("ppm", "jpg"):
+            layouts.picture(tmp_path / folder / f"{hidden}.{ending}")
+    assert labels(get_task(name).dataset("train", tmp_path)) == before
+    # torchvision takes every folder beside the classes for one more.
+    layouts.picture((tmp_path / folder).parent / ".hidden" / "0.ppm")
+    with pytest.raises(StaError, match=r"'\.hidden'"):
+        get_task(name).dataset("train", tmp_path)
+
+
 def test_dtd_trains_on_both_published_lists(tmp_path: Path) -> None:
     layouts.write_dtd(tmp_path)
     task = get_task("dtd")

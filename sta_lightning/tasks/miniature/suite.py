@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from sta_lightning.cache import cache_directory
 from sta_lightning.tasks.miniature.scenes import SCENES, VERSION, render
-from sta_lightning.weights import atomic_path
+from sta_lightning.weights.atomic import CannotWriteError, atomic_path
 
 SPLIT_SIZES = {"train": 4000, "validation": 600, "test": 1000}
 """Images in each split of each set."""
@@ -39,7 +39,7 @@ def _cached(name: str, split: str) -> npt.NDArray[np.uint8]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, images)
-    except OSError as error:
+    except (OSError, CannotWriteError) as error:
         warnings.warn(
             f"The rendered set could not be kept in {path.parent} ({error}); set STA_CACHE.", stacklevel=2
         )

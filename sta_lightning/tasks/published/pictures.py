@@ -12,8 +12,9 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
+from sta_lightning.encoders.pictures import read_image, subfolders
 from sta_lightning.errors import StaError
-from sta_lightning.tasks.images import ImageList, read_image, require_files
+from sta_lightning.tasks.images import ImageList, published_list, require_files
 from sta_lightning.tasks.published.arrays import by_split
 from sta_lightning.tasks.published.names import DTD_FOLDERS, EUROSAT_FOLDERS, GTSRB_NAMES
 from sta_lightning.tasks.published.place import check_classes
@@ -35,7 +36,12 @@ SUN397_LISTS = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 """The first of the publisher's ten partitions."""
 
 flowers102 = partial(by_split, datasets.Flowers102, loader=read_image)
-rendered_sst2 = partial(by_split, datasets.RenderedSST2, loader=read_image)
+
+
+def rendered_sst2(split: Split, root: Path, download: bool) -> Dataset[Any]:
+    """Rendered SST2."""
+    data = by_split(datasets.RenderedSST2, split, root, download)
+    return published_list(cast(Any, data)._samples, root)
 
 
 def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
@@ -43,10 +49,11 @@ def gtsrb(split: Split, root: Path, download: bool) -> Dataset[Any]:
     data = datasets.GTSRB(str(root), split=split, download=download)
     if split == "train":
         folder = root / "gtsrb" / "GTSRB" / "Training"
+        # Hidden ones count: torchvision would shift the labels of all that come after them.
         found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         check_classes("gtsrb", found, tuple(f"{label:05d}" for label in range(len(GTSRB_NAMES))), folder)
     # The class has read the annotations; our reader names a broken file, its own does not.
-    return ImageList([Path(file) for file, _ in data._samples], [label for _, label in data._samples])
+    return published_list(data._samples, root)
 
 
 def dtd(split: Split, root: Path, download: bool) -> Dataset[Any]:
@@ -67,10 +74,11 @@ def eurosat(split: Split, root: Path, download: bool) -> Dataset[Any]:
     one) is for testing, drawn by ``torch.randperm`` with a generator seeded 0, class after class in
     alphabetical order.
     """
-    whole = datasets.EuroSAT(str(root), download=download, loader=read_image)
-    check_classes("eurosat", whole.classes, EUROSAT_FOLDERS, root / "eurosat" / "2750")
+    data = datasets.EuroSAT(str(root), download=download)
+    check_classes("eurosat", data.classes, EUROSAT_FOLDERS, root / "eurosat" / "2750")
+    whole = published_list(data.samples, root)
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    labels = torch.tensor(whole.targets)
+    labels = torch.tensor(whole.labels)
     tested = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(len(EUROSAT_FOLDERS)):
         own = (labels == label).nonzero().flatten()
@@ -94,9 +102,9 @@ def _letters(name: str) -> str:
 def imagenet(split: Split, root: Path, download: bool) -> Dataset[Any]:
     """ImageNet-1k; its validation images are the test split here."""
     part = "train" if split == "train" else "val"
-    data = datasets.ImageNet(str(root / "imagenet"), split=part, loader=read_image)
+    data = datasets.ImageNet(str(root / "imagenet"), split=part)
     check_classes("imagenet", [str(len(data.classes))], ("1000",), root / "imagenet")
-    return cast(Dataset[Any], data)
+    return published_list(data.samples, root)
 
 
 def sun397(split: Split, root: Path, download: bool) -> Dataset[Any]:
@@ -125,8 +133,7 @@ def resisc45(split: Split, root: Path, download: bool) -> Dataset[Any]:
             "unchanged to the line ends."
         )
     folder = base / "NWPU-RESISC45"
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    check_classes("resisc45", found, RESISC45_FOLDERS, folder)
+    check_classes("resisc45", subfolders(folder), RESISC45_FOLDERS, folder)
     files = [folder / line.rsplit("_", 1)[0] / line for line in (base / name).read_text().split()]
     require_files(files, f"Of the images that {base / name} lists", "Unpack NWPU-RESISC45.rar there.")
     labels = {name: label for label, name in enumerate(RESISC45_FOLDERS)}
