@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -29,3 +30,31 @@ def listed(names: Iterable[str], limit: int = 5) -> str:
     shown = ", ".join(f"'{name}'" for name in everything[:limit])
     more = len(everything) - limit
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def printable(text: str, *, longest: int | None = None) -> str:
+    r"""A text as a terminal may have it: what is not for reading is spelt out, as ``\u001b``.
+
+    Args:
+        text: any text; names and metadata of files, and values of configurations, may hold orders
+            to a terminal. Line ends stay.
+        longest: how many characters are shown, the beginning and the end; ``None`` for all.
+    """
+    if longest is not None and len(text) > longest:
+        end = longest // 3
+        text = f"{text[: longest - end - 1]}…{text[-end:]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter == "\n" or unicodedata.category(letter) not in _UNREADABLE else _spelt(letter)
+        for letter in text
+    )
+
+
+_UNREADABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def _spelt(letter: str) -> str:
+    """A character as JSON and Python spell it."""
+    pairs = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{pairs[at : at + 2].hex()}" for at in range(0, len(pairs), 2))

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from sta_lightning.errors import printable
+
 # Lightning tells these on its own loggers at every start of a Trainer.
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 # Warnings that this package causes on purpose, by the beginning of their text: short epochs on
@@ -49,7 +51,7 @@ def bar(description: str, total: int, *, unit: str) -> tqdm:
     """A progress bar that shows itself after one second and leaves nothing behind."""
     return tqdm(
         total=total,
-        desc=f"  {description}",
+        desc=f"  {printable(description)}",
         unit=unit,
         delay=1.0,
         leave=False,
@@ -60,5 +62,5 @@ def bar(description: str, total: int, *, unit: str) -> tqdm:
 
 def say(text: str) -> None:
     """Print one line without breaking a bar."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(printable(text), file=sys.stdout)
     sys.stdout.flush()

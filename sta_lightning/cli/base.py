@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, cast
 import lightning
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
 
 from sta_lightning.cli.checks import check_checkpoint
 from sta_lightning.cli.configs import asked_for
@@ -20,7 +22,7 @@ from sta_lightning.cli.explain import explain
 from sta_lightning.cli.parser import RaisingParser, RejectedError
 from sta_lightning.cli.placeholders import fill_placeholders
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, printable
 from sta_lightning.weights.atomic import atomic_path
 
 # Words that Lightning understands in place of a checkpoint's path.
@@ -161,6 +163,11 @@ class StaCLI(LightningCLI):
         except RejectedError as error:
             raise StaError(self._explained(str(error))) from error
         self.complete(self.config[self._name])
+        seed = self._setting("seed_everything")
+        if type(seed) is int and not 0 <= seed <= max_seed_value:
+            raise StaError(
+                f"--seed_everything={seed} was asked for: give a number from 0 to {max_seed_value}."
+            )
         self._check_links()
 
     def complete(self, config: Namespace) -> None:
@@ -189,6 +196,10 @@ class StaCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint before Lightning reads the hyper-parameters in it."""
         asked = self._setting("ckpt_path")
+        if asked == "best":
+            raise StaError(
+                "--ckpt_path=best is the best checkpoint of a fit in the same process, and none has run. Give its path."
+            )
         if asked and str(asked) not in _CHECKPOINT_WORDS and "://" not in str(asked):
             check_checkpoint(Path(asked))
         try:
@@ -199,18 +210,22 @@ class StaCLI(LightningCLI):
             ) from error
 
     def before_instantiate_classes(self) -> None:
-        """Make the parser remember what callbacks refuse, as it does for models and data."""
-        self.parser.add_instantiator(lambda kind, *args, **kwargs: kind(*args, **kwargs), Callback)
+        """Remember what callbacks and loggers refuse, as is done for models and data."""
+        for kind in (Callback, Logger):
+            self.parser.add_instantiator(lambda kind, *args, **kwargs: kind(*args, **kwargs), kind)
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a mistake that one of them finds comes out as raised."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             faults = cast(StaParser, self.parser).faults
-            if faults:
-                raise faults[-1] from error
-            raise
+            if not faults:
+                raise
+            kind, fault = faults[-1]
+            if isinstance(fault, StaError):
+                raise fault from error
+            raise StaError(f"{kind.__name__} refuses its settings: {' '.join(str(fault).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses is the user's setting."""
@@ -223,6 +238,9 @@ class StaCLI(LightningCLI):
             ) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "fit":
+            # It would evaluate the model as configured, which nobody asked for.
+            warnings.filterwarnings("error", message=".*there is no last checkpoint available")
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
@@ -234,6 +252,11 @@ class StaCLI(LightningCLI):
                     "Give the checkpoint of this architecture, or the --config it was trained with."
                 ) from error
             raise
+        except UserWarning as error:
+            raise StaError(
+                "--ckpt_path=last: there is no last checkpoint where the configuration's ModelCheckpoint would leave one. Give "
+                "the path of a checkpoint."
+            ) from error
 
 
 def _members(message: str) -> list[str]:
@@ -255,6 +278,7 @@ def _descendants(base: type) -> list[type]:
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     text = record.getMessage()
+    record.msg, record.args = printable(text), ()
     return "litlogger" not in text and "litmodels" not in text and "Seed set to" not in text
 
 
@@ -266,5 +290,7 @@ for _name in (
     "lightning.fabric.utilities.seed",
 ):
     logging.getLogger(_name).addFilter(_is_wanted)
+_format_warning = warnings.formatwarning
+warnings.formatwarning = lambda *args, **settings: printable(_format_warning(*args, **settings))
 # Lightning's own use of an older PyTorch interface: nothing that a user could mend.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

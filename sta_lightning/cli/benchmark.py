@@ -6,6 +6,7 @@ from pathlib import Path
 import sta_lightning.benchmark
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.cli.parser import RaisingParser, parse
+from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 
 DESCRIPTION = (
@@ -51,6 +52,6 @@ def run(name: str, words: Sequence[str]) -> None:
     from sta_lightning.benchmark.run import dry_run, run_benchmark
 
     if dry:
-        print(dry_run(settings))
+        say(dry_run(settings))
     else:
         run_benchmark(settings, force=force)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from sta_lightning.cli.explain import nearest
+from sta_lightning.documents import read_yaml
 from sta_lightning.errors import StaError
 
 
@@ -25,7 +26,7 @@ def read_config(name: str) -> dict[str, Any]:
             f"--config {name!r}: the file {kind} (looked from {Path.cwd()}).{hint} Give the path of a YAML file."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -86,6 +87,6 @@ def check_keys(name: str, config: Mapping[str, Any], options: Iterable[str], com
 def _value(text: str) -> Any:
     """What a word means, or the word itself where it is no YAML: the parser will say so."""
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text

@@ -1,29 +1,21 @@
+"""What a subcommand raises, as one message and an exit status."""
+
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 
+from sta_lightning.cli.screen import complain, process_rank
 from sta_lightning.errors import StaError
 
 EXIT_INTERNAL_ERROR = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-# What the operating system says about a path that the user named.
-_PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-
-
-def process_rank() -> int:
-    """Rank of this process by the variables that launchers set; 0 outside of distributed runs."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 0
-
-
-def complain(message: str) -> None:
-    """Print one error message on stderr; only the first process of a distributed run speaks."""
-    if process_rank() == 0:
-        print(f"sta: error: {message}", file=sys.stderr)
+# What of the libraries looks at a user's settings, and the errors by which it refuses them.
+_LIBRARIES = ("lightning", "torchmetrics", "torch.optim", "torch.utils.data", "torch.utils.tensorboard")
+_REFUSALS = (ValueError, RuntimeError, ImportError, NotImplementedError, FileNotFoundError)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -46,11 +38,32 @@ def user_message(error: BaseException) -> str | None:
             text = str(link)
             # A loader's own process sends its traceback along, as text.
             return text.rsplit("StaError: ", 1)[-1].strip() if "Original Traceback" in text else text
-    if isinstance(error, _PATH_ERRORS) and error.filename is not None:
-        return f"{error.strerror}: {error.filename!r}. Give a path that exists and that you may use."
-    if type(error).__name__ == "MisconfigurationException":  # by name: importing Lightning here would be slow
-        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{text}. Make room, and run it again."
+        if error.filename is not None:
+            return f"{error.strerror}: {str(error.filename)!r}. Give a path that exists and that you may use."
+        return f"the system refuses something that the run needs: {text}."
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+        return f"there is not enough memory. {text} Ask for less at once: smaller batches or images, fewer workers."
+    library = _raised_in(error)
+    # By name: importing Lightning here would be slow.
+    if type(error).__name__ == "MisconfigurationException" or (library and isinstance(error, _REFUSALS)):
+        return f"{library or 'lightning'} refuses this: {text}"
     return None
+
+
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
+
+
+def _raised_in(error: BaseException) -> str | None:
+    """The library whose own line has raised an error, of those that look at settings."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return next((library for library in _LIBRARIES if f"{name}.".startswith(f"{library}.")), None)
 
 
 def guarded(call: Callable[[], None], *, debug: bool) -> int:
@@ -86,8 +99,12 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
             return EXIT_USER_ERROR
         rank = process_rank()
         where = f" (process {rank})" if rank else ""
-        text = f"internal error{where}: {type(error).__name__}: {' '.join(str(error).split())}"[:600]
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         # Every process speaks here: the one that fails may be the only one that knows why.
-        print(f"sta: {text} -- run again with --debug for the stack trace", file=sys.stderr)
+        complain(
+            f"{text} -- run again with --debug for the stack trace",
+            kind=f"internal error{where}",
+            every_process=True,
+        )
         return EXIT_INTERNAL_ERROR
     return 0

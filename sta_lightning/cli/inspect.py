@@ -92,7 +92,7 @@ def described(one: Mapping[str, Any]) -> Iterator[str]:
 
 def _row(label: str, value: object) -> Iterator[str]:
     if value is not None and value != "":
-        text = _printable(" ".join(str(value).split()))
+        text = " ".join(str(value).split())
         yield f"  {label:<13} {text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
 
 
@@ -109,15 +109,13 @@ def _table(label: str, content: Any) -> Iterator[str]:
 
 
 def _norms(norms: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    if not norms:
+        yield from _row("task vector", "none: no tensor of it holds floating-point numbers")
+        return
     width = max(len(block) for block in norms)
     yield f"  {'task vector':<{width + 2}}  {'norm':>12}  {'relative':>10}"
     for block, row in norms.items():
-        yield f"    {_printable(block):<{width}}  {row['norm']:12.6g}  {row['relative']:10.3e}"
-
-
-def _printable(text: str) -> str:
-    """A file's own words, without characters that a terminal would take for orders."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+        yield f"    {block:<{width}}  {row['norm']:12.6g}  {row['relative']:10.3e}"
 
 
 def _bytes(count: int) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sta_lightning import __version__
-from sta_lightning.cli.guard import EXIT_USER_ERROR, complain, guarded
+from sta_lightning.cli.guard import EXIT_USER_ERROR, guarded
+from sta_lightning.cli.screen import complain
 
 
 class Command(NamedTuple):

@@ -1,6 +1,7 @@
 """The argument parser behind every subcommand: what it refuses is one ``StaError``."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +13,10 @@ from jsonargparse import (  # type: ignore[attr-defined]  # its __all__ is put t
 
 from sta_lightning.cli.configs import check_keys, read_config
 from sta_lightning.cli.explain import explain
+from sta_lightning.documents import check_values
 from sta_lightning.errors import StaError
+
+_DEEPEST = 64  # brackets in each other, in one word
 
 
 class RejectedError(Exception):
@@ -24,15 +28,15 @@ class RaisingParser(ArgumentParser):
 
     Attributes:
         configs: What the configuration files of a command line hold, in their order.
-        faults: The mistakes found while classes were instantiated, in order: jsonargparse makes
-            the text of a ``ValueError`` of them, and the originals would be lost.
+        faults: What classes have raised while they were instantiated, in order: jsonargparse makes
+            the text of a ``ValueError`` of it, and the originals would be lost.
         linked: Options that follow from others.
         constructors: What builds the classes: function, class, and whether its subclasses too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.configs: list[dict[str, Any]] = []
-        self.faults: list[StaError] = []
+        self.faults: list[tuple[type[Any], Exception]] = []
         self.constructors: list[tuple[Callable[..., Any], type[Any], bool]] = []
         self.linked: list[str] = []
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -56,6 +60,26 @@ class RaisingParser(ArgumentParser):
             super().error(message, ex)
         raise RejectedError(message) from ex
 
+    def parse_args(  # type: ignore[override]  # argparse has three forms of it
+        self, args: Sequence[str] | None = None, *more: Any, **settings: Any
+    ) -> Namespace:
+        """Parse, and refuse values that no option can have; see ``check_values``."""
+        for word in args or ():
+            if _depth(word) > _DEEPEST:
+                raise StaError(
+                    f"{word[:60]!r}… is nested more than {_DEEPEST} deep. Give a value as `--help` says."
+                )
+        try:
+            found: Namespace = super().parse_args(args, *more, **settings)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise StaError(f"a number or a value on the command line cannot be read: {error}.") from error
+        for key, value in found.items():
+            try:
+                check_values(value, f"--{key.removeprefix(f'{self.command}.')}")
+            except ValueError as error:
+                raise StaError(f"{error}.") from error
+        return found
+
     # Lightning 2.6 calls the next two by names that jsonargparse 4.49 has deprecated.
 
     def add_instantiator(
@@ -65,13 +89,13 @@ class RaisingParser(ArgumentParser):
         subclasses: bool = True,
         prepend: bool = False,
     ) -> None:
-        """Keep an instantiator; a ``StaError`` that is raised in it is put into ``faults``."""
+        """Keep an instantiator; what is raised in it is put into ``faults``."""
 
-        def remembering(*args: Any, **kwargs: Any) -> Any:
+        def remembering(kind: type[Any], *args: Any, **kwargs: Any) -> Any:
             try:
-                return instantiator(*args, **kwargs)
-            except StaError as fault:
-                self.faults.append(fault)
+                return instantiator(kind, *args, **kwargs)
+            except Exception as fault:
+                self.faults.append((kind, fault))
                 raise
 
         functools.update_wrapper(remembering, instantiator)
@@ -119,3 +143,9 @@ def parse(
                 text, words, command=parser.command, options=parser.options(), members=list(members)
             )
         raise StaError(missing) from error
+
+
+def _depth(word: str) -> int:
+    """How deep brackets are nested in a word."""
+    deep = (("[{".count(letter) - "]}".count(letter)) for letter in word if letter in "[]{}")
+    return max(itertools.accumulate(deep), default=0)

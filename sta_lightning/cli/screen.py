@@ -1,9 +1,38 @@
+"""What the command line writes to the terminal: nothing of it is an order to the terminal."""
+
+import os
+import sys
 from collections.abc import Mapping
+
+from sta_lightning.errors import printable
+
+_LONGEST = 800  # characters of a message
+
+
+def process_rank() -> int:
+    """Rank of this process by the variables that launchers set; 0 outside of distributed runs."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
 
 
 def say(text: str) -> None:
     """Print on standard output at once."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
+
+
+def complain(message: str, *, kind: str = "error", every_process: bool = False) -> None:
+    """Print a message on stderr, in one line.
+
+    Args:
+        message: what to say; the middle of a very long one is left out.
+        kind: what sort of message it is.
+        every_process: whether every process of a distributed run speaks, or the first alone.
+    """
+    if every_process or process_rank() == 0:
+        text = printable(message.replace("\n", " "), longest=_LONGEST)
+        print(f"sta: {kind}: {text}", file=sys.stderr)
 
 
 def accuracy_table(metrics: Mapping[str, float]) -> str:

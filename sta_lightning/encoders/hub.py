@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
 
 HUB_PREFIX = "hf-hub:"
@@ -72,7 +72,7 @@ class Repository:
         """
         path = self.file(CONFIG_FILE)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise StaError(
                 f"{path} of the repository '{self}' cannot be read: {error}. Remove it and fetch it again."

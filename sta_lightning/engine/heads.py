@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import whole
+from sta_lightning.documents import read_json
 from sta_lightning.engine.files import TaskSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, TensorFile, load_weights, read_metadata
@@ -105,7 +106,7 @@ def read_heads(path: str | Path) -> dict[str, TaskHead]:
                     bool(said["normalize"]),
                     _names(said[CLASSES_ENTRY]),
                 )
-                for task, said in json.loads(text).items()
+                for task, said in read_json(text).items()
             }
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StaError(
@@ -125,7 +126,7 @@ def read_head_file(path: str | Path) -> TaskHead:
             f"{path} is not a classification head: it should hold 'weight' and say 'normalize' in its metadata."
         )
     try:
-        names = _names(json.loads(metadata.get(CLASSES_ENTRY, "null")))
+        names = _names(read_json(metadata.get(CLASSES_ENTRY, "null")))
     except (ValueError, TypeError) as error:
         raise StaError(
             f"The class names in the metadata of '{path}' are no list of texts. Make the head again."

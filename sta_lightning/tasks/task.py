@@ -50,15 +50,17 @@ class Task:
     downloader: Callable[[Path | None], None] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or any(letter.isspace() or letter in "/." for letter in self.name):
-            raise StaError(f"A task was named '{self.name}': use a name without spaces, slashes and dots.")
+        # Tables of Lightning's show it, and files carry it.
+        wrong = (letter.isspace() or letter in "/." or not letter.isprintable() for letter in self.name)
+        if not self.name or any(wrong):
+            raise StaError(f"A task was named {self.name!r}: use a name without spaces, slashes and dots.")
         if not self.class_names:
             raise StaError(f"The task '{self.name}' has no classes.")
-        wrong = [template for template in self.templates if "{}" not in template]
-        if not self.templates or wrong:
+        unfit = [template for template in self.templates if "{}" not in template]
+        if not self.templates or unfit:
             raise StaError(
                 f"Prompt templates of '{self.name}' need '{{}}' in the class name's place; without it: "
-                f"{listed(wrong)}."
+                f"{listed(unfit)}."
             )
 
     def dataset(self, split: Split, root: str | Path | None = None) -> Dataset[Any]:

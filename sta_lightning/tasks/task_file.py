@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
+from sta_lightning.documents import read_yaml
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.registry import named_task
 from sta_lightning.tasks.task import SPLITS, Opener, Split, Task
@@ -43,7 +44,7 @@ class TaskFile:
         if not path.is_file():
             raise StaError(f"The task file {path} was asked for, but there is no such file.")
         try:
-            settings = yaml.safe_load(path.read_text())
+            settings = read_yaml(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise StaError(f"{path} is not a YAML file: {error}") from error
         if not isinstance(settings, dict):

@@ -77,6 +77,9 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         if target.is_file():
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
+    except StaError as error:
+        # Of a writer inside, which knows the temporary name alone.
+        raise StaError(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
         if error.errno in _FULL:
             raise CannotWriteError(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sta_lightning.arithmetic.states import bounds, floating_names
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 
 KEY = "extents"
@@ -53,7 +54,7 @@ def read_bounds(metadata: Mapping[str, str]) -> dict[str, tuple[float, float]] |
     if text is None:
         return None
     try:
-        found = {str(name): (float(low), float(high)) for name, (low, high) in json.loads(text).items()}
+        found = {str(name): (float(low), float(high)) for name, (low, high) in read_json(text).items()}
         for name, (low, high) in found.items():
             if not -math.inf < low <= high < math.inf:
                 raise ValueError(f"'{name}': {low} to {high}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sta_lightning.cache import cache_directory
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 from sta_lightning.weights.format import packed
 
@@ -76,7 +77,7 @@ def _place(path: str | os.PathLike[str]) -> Path:
 
 def _remembered(path: str | os.PathLike[str], descriptor: int) -> str | None:
     try:
-        content = json.loads(_place(path).read_text(encoding="utf-8"))
+        content = read_json(_place(path).read_text(encoding="utf-8"))
         if content["identity"] == _identity(descriptor) and len(content["sha256"]) == 64:
             return str(content["sha256"])
     except (OSError, ValueError, KeyError, TypeError):

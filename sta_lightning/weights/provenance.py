@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sta_lightning import __version__
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 from sta_lightning.weights.hashes import sha256
 
@@ -22,7 +23,7 @@ def decoded(metadata: Mapping[str, str], key: str) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text)
+        return read_json(text)
     except ValueError:
         return text
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Alone
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.streamed import FileSink, streamed
@@ -89,7 +90,7 @@ def open_vector(path: PathLike, stack: ExitStack) -> tuple[dict[str, SparseTenso
         )
     found: dict[str, SparseTensor] = {}
     try:
-        for name, shape in json.loads(file.metadata[_SHAPES]).items():
+        for name, shape in read_json(file.metadata[_SHAPES]).items():
             size = torch.Size(shape)
             mask, values = file[_MASK + name], file[_VALUES + name]
             if mask.shape.numel() != -(-size.numel() // 8) or mask.dtype != torch.uint8:

@@ -1,5 +1,8 @@
 """Exit statuses and the one message."""
 
+import errno
+import types
+
 import pytest
 
 from sta_lightning.cli.guard import guarded
@@ -28,7 +31,13 @@ def wrapped(error: Exception) -> None:
         (FileNotFoundError(2, "No such file or directory", "weights.safetensors"), 2, "weights.safetensors"),
         (PermissionError(13, "Permission denied", "runs/x"), 2, "runs/x"),
         (MisconfigurationException("no such device"), 2, "no such device"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300), 2, "File name too long: 'nnn"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "Make room"),
+        (OSError(errno.EADDRINUSE, "Address already in use"), 2, "Address already in use"),
+        (MemoryError(), 2, "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "smaller batches"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError("disk full"), 1, "internal error: OSError: disk full"),
         (ZeroDivisionError("by zero"), 1, "internal error: ZeroDivisionError: by zero"),
         (ValueError("two\nlines"), 1, "ValueError: two lines"),
     ],
@@ -95,3 +104,24 @@ def test_an_internal_error_of_another_process_is_not_hidden(
     monkeypatch.setenv("RANK", "3")
     assert guarded(lambda: raise_(OSError("disk full")), debug=False) == 1
     assert "process 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "status"),
+    [
+        ("lightning.pytorch.trainer.trainer", "ValueError", 2),
+        ("lightning.pytorch.callbacks.early_stopping", "RuntimeError", 2),
+        ("torch.optim.sgd", "ValueError", 2),
+        ("lightning.pytorch.trainer.trainer", "KeyError", 1),
+        ("lightning_of_mine", "ValueError", 1),
+        ("torch.nn.functional", "RuntimeError", 1),
+        ("sta_lightning.modules.classifier", "ValueError", 1),
+    ],
+)
+def test_what_lightning_itself_raises_about_settings_is_a_refusal(
+    module: str, error: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = types.ModuleType(module)
+    exec(f"def refuse():\n    raise {error}('monitor is not\\nknown')", library.__dict__)
+    assert guarded(library.refuse, debug=False) == status
+    assert ("refuses this: monitor is not known" in capsys.readouterr().err) == (status == 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.layout import Layout, recognise
@@ -185,8 +185,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise StaError(f"'{path}' is not readable as JSON ({error}). Copy or make it again.") from error
     if not isinstance(content, dict):
         raise StaError(f"'{path}' holds a {type(content).__name__}, not a table. Copy or make it again.")
