@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -106,3 +108,18 @@ def quiet_trainer(**settings: Any) -> Trainer:
             **settings,
         }
     )
+
+
+def entered(events: EventAccumulator) -> tuple[dict[str, float | str], tuple[str, ...]]:
+    """The settings of a TensorBoard run in HPARAMS, and the metrics that it declares."""
+    contents = events.PluginTagToContent("hparams")
+    start, experiment = (
+        HParamsPluginData.FromString(contents[f"_hparams_/{tag}"])
+        for tag in ("session_start_info", "experiment")
+    )
+    found = start.session_start_info.hparams
+    settings = {
+        key: value.string_value if value.HasField("string_value") else value.number_value
+        for key, value in found.items()
+    }
+    return settings, tuple(metric.name.tag for metric in experiment.experiment.metric_infos)

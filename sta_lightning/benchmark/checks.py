@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from string import Formatter
 
 from sta_lightning.arithmetic.checks import check_share
-from sta_lightning.benchmark.entries import check_entry, is_learned, made, statistic
+from sta_lightning.benchmark.entries import check_entry, is_learned, made, needs_no_coefficient, statistic
 from sta_lightning.benchmark.results import ZERO_SHOT
-from sta_lightning.benchmark.settings import BenchmarkSettings, ModelSettings
+from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, ModelSettings
 from sta_lightning.errors import StaError, listed
 
 
@@ -73,17 +74,20 @@ def _check_keys(settings: BenchmarkSettings) -> None:
         ("curves.scale_methods", curves.scale_methods),
         ("curves.level_methods", [key for key in curves.level_methods if key != ZERO_SHOT]),
         ("selection", [settings.selection] if settings.selection is not None else []),
-        ("publish", [settings.publish] if settings.publish is not None else []),
+        ("publish", [key for key in settings.publish.values() if key != BEST]),
     ):
         unknown = [key for key in keys if key not in known]
         if unknown:
             raise StaError(
                 f"{name}: {listed(unknown)} is no key of methods; they are {listed(known, len(known))}."
             )
-    if settings.publish is not None and is_learned(known[settings.publish]):
-        raise StaError(
-            f"publish: {settings.publish!r} is learned, and only a computed merge is written to a file."
-        )
+    for file, key in settings.publish.items():
+        if Path(file).name != file or Path(file).suffix != ".safetensors":
+            raise StaError(f"publish: {file!r} is no name of a safetensors file in the output folder.")
+        if key != BEST and is_learned(known[key]):
+            raise StaError(f"publish: {key!r} is learned, and only a computed merge is written to a file.")
+        if key == BEST and not any(map(needs_no_coefficient, known.values())):
+            raise StaError("publish: every one of the methods has a coefficient to tune; name one of them.")
     unknown = [key for key in settings.trade_off.methods if key not in settings.forget_methods]
     if unknown:
         allowed = listed(settings.forget_methods, len(settings.forget_methods))

@@ -108,9 +108,12 @@ def shown(entry: MethodEntry, choice: Choice) -> dict[str, Any]:
     chosen = entry.with_choice(choice)
     if is_learned(chosen):
         return dict(chosen.settings)
-    has = made(chosen, 0).settings()
+    method = made(chosen, 0)
+    has = method.settings()
     names = [name for name in ("p", "scale") if name in has]
     found = {name: has[name] for name in (*names, *chosen.settings)}
+    if method.needs_importance:
+        found["measure"] = method.measure or chosen.measure
     if "normalize" in has and has["normalize"] != "tensor":
         found["normalize"] = has["normalize"]
     if chosen.dare is not None:
@@ -128,7 +131,16 @@ def method_info(key: str, entry: MethodEntry) -> MethodInfo:
         needs = statistic(entry) is not None or not card.needs_importance
         data = card.data if needs else MergeMethod.data
     label, tunes = entry.label or card.title, card.coefficient is not None
-    return MethodInfo(key, label, card.summary, data, tunes, card.source, entry.group, entry.paper)
+    forgets = entry.method in FORGET_METHODS or isinstance(entry, ForgettingEntry)
+    fuses = entry.method not in FORGET_METHODS or entry.method in FUSION_METHODS
+    return MethodInfo(
+        key, label, card.summary, data, tunes, card.source, entry.group, entry.paper, fuses, forgets
+    )
+
+
+def needs_no_coefficient(entry: MethodEntry) -> bool:
+    """Whether it is computed, not learned, by a method without a coefficient to tune."""
+    return not is_learned(entry) and find_method(entry.method, _methods(entry)).coefficient is None
 
 
 def check_entry(where: str, entry: MethodEntry) -> None:

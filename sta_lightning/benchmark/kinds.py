@@ -71,9 +71,9 @@ def fusion(own: Models, key: str) -> Found:
     """One method on all tasks, as published and, if there is a grid, as tuned on validation."""
     settings, seed, tasks = own.settings, own.seed, own.suite.tasks
     entry, first = settings.methods[key], seed == settings.seeds[0]
-    candidate = own.fused(entry, tasks, write=first and key == settings.publish)
-    (published,) = own.measured(f"fusion/{key}/published", [candidate], tasks, "test")
-    rows = [FusionResult(key, "published", seed, tasks, published.accuracy, shown(entry, {}))]
+    (published,) = own.measured(f"fusion/{key}/published", [own.fused(entry, tasks)], tasks, "test")
+    how = shown(entry, {})
+    rows = [FusionResult(key, "published", seed, tasks, published.accuracy, how, seconds=published.seconds)]
     correct = [published.correct]
     points: list[CurvePoint] = []
     extra: dict[str, Any] = {}
@@ -83,8 +83,6 @@ def fusion(own: Models, key: str) -> Found:
             tensor: {task: shares[task] for task in tasks if task in shares}
             for tensor, shares in published.kept.items()
         }
-    if first and key == settings.publish:
-        extra["published"] = candidate.key["written"]
     if entry.tune:
         choices = entry.choices()
         grid = [own.fused(entry.with_choice(choice), tasks) for choice in choices]
@@ -96,7 +94,9 @@ def fusion(own: Models, key: str) -> Found:
         if entry_key(entry.with_choice(choices[best]), seed) != entry_key(entry, seed):
             (tuned,) = own.measured(f"fusion/{key}/tuned", [grid[best]], tasks, "test")
         chosen = shown(entry, choices[best])
-        rows.append(FusionResult(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best]))
+        rows.append(
+            FusionResult(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best], tuned.seconds)
+        )
         correct.append(tuned.correct)
         if key in settings.curves.scale_methods:
             (name,) = entry.tune

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,10 +71,12 @@ class Measured:
         correct: set -> which images were classified rightly, see ``evaluation.unpack``.
         kept: tensor -> task -> share of the entries that the merge keeps; empty of one of several
             candidates.
+        seconds: how long it took to make.
     """
 
     correct: Mapping[str, str]
     kept: Kept
+    seconds: float | None = None
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -189,23 +192,34 @@ class Models:
         file = self.encoder(task)
         return Candidate({"method": "finetuned"}, {f"finetuned/{task}": file}, (), lambda folder: (file, {}))
 
-    def fused(self, entry: MethodEntry, tasks: Sequence[str], *, write: bool = False) -> Candidate:
-        """One encoder for some tasks; with ``write``, also as a file in the step's folder."""
+    def fused(self, entry: MethodEntry, tasks: Sequence[str]) -> Candidate:
+        """One encoder for some tasks."""
         sources = self.sources(entry, tasks)
 
         def make(folder: Path) -> tuple[Weights, Kept]:
             if is_learned(entry):
                 return adamerged(self.suite, entry, sources, self.seed), {}
-            method, drops = made(entry, self.seed), dropping(entry, self.seed)
-            job = FusionJob(sources, entry.method, method, measure=entry.measure, dare=drops)
-            if write:
-                return folder / FUSED, job.write(self.pretrained, folder / FUSED)
-            merged = job.in_memory(self.pretrained)
+            merged = self._job(entry, sources).in_memory(self.pretrained)
             return merged.weights, merged.kept
 
-        key = {**entry_key(entry, self.seed), **({"written": FUSED} if write else {})}
         source = {"sta_lightning.engine.fusion", *entry_source(entry)}
-        return Candidate(key, _files(sources, statistic(entry)) | entry_files(entry), source, make)
+        inputs = _files(sources, statistic(entry)) | entry_files(entry)
+        return Candidate(entry_key(entry, self.seed), inputs, source, make)
+
+    def written(self, key: str) -> Path:
+        """The file of the encoder that a method, as published, makes for all tasks."""
+        entry, tasks = self.settings.methods[key], self.suite.tasks
+        found = self.fused(entry, tasks)
+
+        def work(folder: Path) -> dict[str, Any]:
+            self._job(entry, self.sources(entry, tasks)).write(self.pretrained, folder / FUSED)
+            return {}
+
+        return self.runner.run(f"written/{key}", found.key, work, found.inputs, found.source).file(FUSED)
+
+    def _job(self, entry: MethodEntry, sources: Mapping[str, TaskSource]) -> FusionJob:
+        method, drops = made(entry, self.seed), dropping(entry, self.seed)
+        return FusionJob(sources, entry.method, method, measure=entry.measure, dare=drops)
 
     def amnesic(self, entry: MethodEntry, task: str, more: Sequence[Path] = ()) -> Candidate:
         """The pretrained encoder without a task; ``more`` are further fine-tunings of it."""
@@ -232,12 +246,18 @@ class Models:
         def work(folder: Path) -> dict[str, Any]:
             found: list[dict[str, Any]] = []
             for first in range(0, len(candidates), TOGETHER):
-                part = [each.make(folder) for each in candidates[first : first + TOGETHER]]
-                images = {each: suite.images(each, split) for each in sets}
+                part: list[tuple[Weights, Kept]] = []
+                seconds: list[float] = []
+                for each in candidates[first : first + TOGETHER]:
+                    begun = time.perf_counter()
+                    part.append(each.make(folder))
+                    seconds.append(round(time.perf_counter() - begun, 3))
+                images = {name: suite.images(name, split) for name in sets}
                 correct = classified([weights for weights, _ in part], images, heads, suite.settings)
-                for (_, kept), bits in zip(part, correct, strict=True):
-                    packed = {each: pack(values) for each, values in bits.items()}
-                    found.append({"correct": packed, "kept": kept if len(candidates) == 1 else {}})
+                for (_, kept), took, bits in zip(part, seconds, correct, strict=True):
+                    packed = {name: pack(values) for name, values in bits.items()}
+                    kept = kept if len(candidates) == 1 else {}
+                    found.append({"correct": packed, "kept": kept, "seconds": took})
             return {"models": found, "outcome": self._outcome(found)}
 
         key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}

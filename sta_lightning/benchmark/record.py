@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import shlex
-import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from sta_lightning import __version__
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.benchmark.source import checkout
+from sta_lightning.callbacks.board import command_line
 
 _PACKAGES = ("torch", "torchvision", "lightning", "open_clip_torch", "timm", "numpy")
 
@@ -25,7 +24,7 @@ def record(settings: BenchmarkSettings) -> dict[str, Any]:
     """What ``BenchmarkResults.record`` holds besides what the cells tell."""
     commit, clean = checkout()
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "hardware": _hardware(settings),
         "versions": _versions(),

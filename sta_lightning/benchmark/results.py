@@ -35,6 +35,8 @@ class MethodInfo:
         group: which kind of row it is.
         paper: its row in the paper's Table 2 or 3, such as ``task_arithmetic``; ``None`` if
             the paper has none.
+        fuses: whether it makes one model of several.
+        forgets: whether it makes a model forget a task.
     """
 
     key: str
@@ -45,6 +47,8 @@ class MethodInfo:
     source: str
     group: Group
     paper: str | None = None
+    fuses: bool = True
+    forgets: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,15 @@ class FusionResult(Row):
         chosen: the method's settings.
         validation: average validation accuracy in percent under these settings; ``None``
             where no setting was tuned.
+        seconds: how long the merge took, its files read, on the threads of the benchmark; ``None``
+            if it was not measured. It is no part of a comparison.
     """
 
     tasks: tuple[str, ...]
     accuracy: Mapping[str, float]
     chosen: Mapping[str, Any] = field(default_factory=dict)
     validation: float | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def average(self) -> float:
@@ -195,8 +202,8 @@ class BenchmarkResults:
         record: how the numbers came about: ``command``, ``date``, ``hardware``, ``versions``,
             ``settings``, ``hashes`` (name of a file -> SHA-256), ``seconds``, ``commit`` (git's
             SHA-1 of the package's checkout; ``None`` outside one), ``clean`` (whether that checkout
-            had no changes; ``None`` outside one), ``published`` (name of the file in the output
-            folder with the fused model that is handed out; ``None`` if there is none).
+            had no changes; ``None`` outside one), ``published`` (file in the output folder -> key
+            of the method whose fused model it holds).
     """
 
     title: str

@@ -10,24 +10,23 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
-
 from sta_lightning.arithmetic import MergeMethod
 from sta_lightning.benchmark.cells import Cell, Found
 from sta_lightning.benchmark.checks import check_settings
-from sta_lightning.benchmark.entries import method_info
-from sta_lightning.benchmark.evaluation import unpack
+from sta_lightning.benchmark.entries import method_info, needs_no_coefficient
+from sta_lightning.benchmark.evaluation import threads, unpack
 from sta_lightning.benchmark.executor import Done, run_cells, unfinished
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.models import FUSED
+from sta_lightning.benchmark.kinds import every_seed
 from sta_lightning.benchmark.plan import described, images_per_second, plan
 from sta_lightning.benchmark.progress import quiet, say
 from sta_lightning.benchmark.record import record
-from sta_lightning.benchmark.report import console, figures, write_report
+from sta_lightning.benchmark.report import console, handed_out, write_board, write_report
 from sta_lightning.benchmark.results import (
     FINE_TUNED,
     PRETRAINED,
@@ -37,7 +36,7 @@ from sta_lightning.benchmark.results import (
     PairedDifference,
     TradeOffPoint,
 )
-from sta_lightning.benchmark.settings import BenchmarkSettings, expand
+from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, expand
 from sta_lightning.benchmark.statistics import paired_difference
 from sta_lightning.benchmark.steps import write_text
 from sta_lightning.errors import StaError
@@ -76,18 +75,15 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
             for seed in settings.seeds:
                 shutil.rmtree(output / f"seed_{seed}" / "steps", ignore_errors=True)
         results = assembled(settings, cells, run_cells(settings, cells))
-        if results.record["published"] is not None:
-            steps = output / f"seed_{settings.seeds[0]}" / "steps"
-            with atomic_path(output / FUSED) as temporary:
-                shutil.copyfile(steps / f"fusion/{settings.publish}/published" / FUSED, temporary)
+        results = replace(results, record={**results.record, "published": _publish(settings, results)})
         write_text(output / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
         report = write_report(results, output)
-        _draw(results, output)
+        write_board(results, output / "tensorboard" / "benchmark")
     say(f"\n{console(results)}\n")
     say(f"Report: {report}")
     say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
-    if results.record["published"] is not None:
-        say(f"Fused model: {output / FUSED}")
+    for file, text in handed_out(results).items():
+        say(f"{output / file}: {text}")
     return results
 
 
@@ -165,9 +161,25 @@ def assembled(
                 name.removeprefix("hash/"): value for name, value in extra.items() if name.startswith("hash/")
             },
             "seconds": round(sum(seconds.values()), 1),
-            "published": extra.get("published"),
         },
     )
+
+
+def _publish(settings: BenchmarkSettings, results: BenchmarkResults) -> dict[str, str]:
+    """Write the fused models that are handed out; file -> key of its method."""
+    free = [key for key, entry in settings.methods.items() if needs_no_coefficient(entry)]
+    best = max(
+        free, key=lambda key: fmean(row.average for row in results.fused(key, "published")), default=""
+    )
+    chosen = {file: best if key == BEST else key for file, key in settings.publish.items()}
+    models = every_seed(settings)[settings.seeds[0]] if chosen else None
+    for file, key in chosen.items():
+        assert models is not None
+        with quiet(), threads(settings.threads):
+            written = models.written(key)
+        with atomic_path(Path(settings.output) / file) as temporary:
+            shutil.copyfile(written, temporary)
+    return chosen
 
 
 def _reference(key: str, label: str, summary: str, paper: str | None = None) -> MethodInfo:
@@ -204,15 +216,3 @@ def _over_tasks(points: Iterable[TradeOffPoint]) -> tuple[TradeOffPoint, ...]:
         )
         for (method, seed, x), group in groups.items()
     )
-
-
-def _draw(results: BenchmarkResults, output: Path) -> None:
-    """Every figure and the averages in TensorBoard."""
-    shutil.rmtree(output / "tensorboard" / "benchmark" / "report", ignore_errors=True)
-    logger = TensorBoardLogger(output / "tensorboard", name="benchmark", version="report")
-    for name, figure in figures(results).items():
-        logger.experiment.add_figure(f"benchmark/{name}", figure, close=True)
-    for row in results.fusion:
-        tag = f"seed_{row.seed}/{row.method}" + ("_tuned" if row.setting == "tuned" else "")
-        logger.experiment.add_scalar(f"fusion/{tag}/avg_acc", row.average / 100)
-    logger.finalize("success")

@@ -17,6 +17,8 @@ Choice = dict[str, Any]
 Part = TypeVar("Part")
 
 _EMBEDDED = ("digits", "vehicles", "street_numbers", "traffic_signs", "textures", "land_cover")
+BEST = "best"
+"""In place of a method's key: the best one that needs no tuned coefficient."""
 # Settings of the entry itself; a grid's other names are the method's own.
 _OWN = ("p", "scale", "normalize", "measure", "dare")
 
@@ -238,8 +240,9 @@ class BenchmarkSettings:
         trade_off: forgetting against p and γ.
         selection: key of the method whose shares kept are drawn (the paper's Fig. 4); ``None`` for
             no drawing.
-        publish: key of the method whose fused model, as published and of the first seed, is written
-            to ``fused.safetensors`` in the output folder; ``None`` for no file.
+        publish: file in the output folder -> key of the method whose fused model, as published and
+            of the first seed, is written there, or ``best`` for the one with the highest average
+            among those without a coefficient to tune.
         devices: processes that work at the same time: on a CPU, or one a GPU. The numbers do not
             depend on it.
         threads: threads of each process on a CPU; the numbers may depend on it in their last
@@ -261,7 +264,7 @@ class BenchmarkSettings:
     curves: Curves = field(default_factory=Curves)
     trade_off: TradeOff = field(default_factory=TradeOff)
     selection: str | None = None
-    publish: str | None = None
+    publish: dict[str, str] = field(default_factory=dict)
     devices: int = 1
     threads: int = 1
     cluster: str | None = None

@@ -1,16 +1,29 @@
-"""What a merge leaves in the loggers besides accuracies."""
+"""What a merge leaves in the loggers besides accuracies, and the one form of a run in HPARAMS."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from typing_extensions import override
 
 from sta_lightning.arithmetic.run import Kept
+from sta_lightning.report.grid import Column, Grid, Line, Number
 from sta_lightning.report.selection import Selection, selection_figure
 
+RESULTS = ("accuracy/average", "accuracy/target", "accuracy/control")
+"""The metrics of HPARAMS, shares from 0 to 1; a run has those that it measures."""
+
+# TensorBoard takes the columns from the first run that it finds: all runs declare the same.
+_COLUMNS = ("method", "measure", "p", "scale", "seed", "settings")
 _LAYOUT = {
     "accuracy": {
         "tasks": ["Multiline", [r"(val|test)/.*acc"]],
@@ -19,15 +32,45 @@ _LAYOUT = {
 }
 
 
+def log_settings(writer: Any, settings: Mapping[str, Any], name: str) -> None:
+    """Enter a run in HPARAMS.
+
+    The columns are method, measure, p, scale and seed; what a run has besides is one text.
+
+    Args:
+        writer: a ``SummaryWriter``, which gets the run's :data:`RESULTS` as scalars elsewhere.
+        settings: by name; ``None`` is left out.
+        name: of the run, which no other has.
+    """
+    own = {key: value for key, value in settings.items() if value is not None}
+    others = ", ".join(f"{key} = {value}" for key, value in own.items() if key not in _COLUMNS)
+    row = {key: own[key] for key in _COLUMNS if key in own} | ({"settings": others} if others else {})
+    plain = {
+        key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in row.items()
+    }
+    metrics = [hparams.Metric(tag, display_name=tag.split("/")[1]) for tag in RESULTS]
+    for summary in (
+        hparams.hparams_config_pb([hparams.HParam(column) for column in _COLUMNS], metrics),
+        hparams.hparams_pb(plain, trial_id=name),
+    ):
+        writer.file_writer.add_summary(summary)
+
+
+def command_line() -> str:
+    """The command that runs, as it would be typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 class MergeBoard(Callback):
     """Log what a merged encoder is made of, once its test is over.
 
     The evaluation modules attach it by themselves.
 
-    Every logger gets ``selection/<task>/<tensor>`` (share of the task vector's entries kept, 0 to
-    1) and ``change/…`` (size of the change from the pretrained weights). A TensorBoardLogger gets
-    besides: the settings with the result ``hp/…`` in HPARAMS, a figure of the shares kept per layer
-    (the paper's Fig. 4), a table of them, and the accuracies on one chart.
+    Every logger gets ``change/…`` (size of the change from the pretrained weights). A
+    TensorBoardLogger gets besides: the settings with the :data:`RESULTS` in HPARAMS; of the shares
+    kept a figure per layer (the paper's Fig. 4) and a histogram; as text the accuracies and the
+    command; and the accuracies on one chart. Any other logger gets the shares as numbers,
+    ``selection/<task>/<tensor>``, 0 to 1.
     """
 
     @override
@@ -37,29 +80,41 @@ class MergeBoard(Callback):
             return
         merged = getattr(pl_module, "merged", None)
         kept: Kept = {} if merged is None else merged.kept
-        scalars = {f"selection/{task}/{name}": x for name, row in kept.items() for task, x in row.items()}
-        if merged is not None:
-            scalars |= {f"change/{what}": size for what, size in getattr(pl_module, "change", {}).items()}
+        change = {} if merged is None else getattr(pl_module, "change", {})
+        sizes = {f"change/{what}": size for what, size in change.items()}
+        shares = {f"selection/{task}/{name}": x for name, row in kept.items() for task, x in row.items()}
         settings: dict[str, Any] = getattr(pl_module, "describe", dict)()
-        results = {tag: float(x) for tag, x in trainer.callback_metrics.items() if tag.startswith("hp/")}
         for logger in trainer.loggers:
+            board = isinstance(logger, TensorBoardLogger)
+            scalars = sizes if board else sizes | shares
             if scalars:
                 logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                # HPARAMS shows a run only if its metrics come with the settings.
-                logger.log_hyperparams(settings, results)
-                _draw(logger, kept, trainer.global_step)
+                logger.log_hyperparams(settings, {})  # into its YAML file alone
+                found = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+                _draw(logger, settings, kept, found, trainer.global_step)
             else:
                 logger.log_hyperparams(settings)
 
 
-def _draw(logger: TensorBoardLogger, kept: Kept, step: int) -> None:
-    board = logger.experiment
-    board.add_custom_scalars(_LAYOUT)
+def _draw(
+    logger: TensorBoardLogger, settings: Mapping[str, Any], kept: Kept, found: Mapping[str, float], step: int
+) -> None:
+    writer = logger.experiment
+    log_settings(writer, {"seed": os.environ.get("PL_GLOBAL_SEED"), **settings}, str(logger.log_dir))
+    writer.add_custom_scalars(_LAYOUT)
+    lines = tuple(
+        Line(tag[5:-4], (Number(100 * value),))
+        for tag, value in found.items()
+        if tag.startswith("test/") and tag.endswith("/acc")
+    )
+    title = f"{settings.get('method', 'evaluation')}: test accuracy in percent"
+    writer.add_text("report", Grid("", title, "images", (Column("accuracy"),), lines).markdown(), step)
+    writer.add_text("command", f"`{command_line()}`", step)
     if not kept:
         return
     selection = Selection(kept)
-    board.add_text("selection/table", selection.grid().markdown(), step)
+    writer.add_histogram("kept", np.array([x for row in kept.values() for x in row.values()]), step)
     if selection.main_kinds():
         figure = selection_figure(selection, title="Share of entries kept, by layer")
-        board.add_figure("selection/layers", figure, step, close=True)
+        writer.add_figure("kept/layers", figure, step, close=True)

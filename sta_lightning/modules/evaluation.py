@@ -163,7 +163,9 @@ class MultiTaskEvaluation(LightningModule):
         return {name: float(accuracy) for name, accuracy in found.items()}
 
     def headline(self, place: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what else is logged: the average over the tasks, for a test also under ``hp/``.
+        """Return what else is logged: the average over the tasks, and a test's results.
+
+        The latter are the metrics of TensorBoard's HPARAMS, ``accuracy/…``.
 
         Args:
             place: ``val`` or ``test``, and the model's name where there are several.
@@ -172,9 +174,12 @@ class MultiTaskEvaluation(LightningModule):
         tasks = [accuracy for name, accuracy in found.items() if name != self.control]
         if not tasks:
             return {}
-        average = torch.stack(tasks).mean()
-        tags = [f"{place}/avg_acc"] + (["hp/avg_acc"] if place == "test" else [])
-        return dict.fromkeys(tags, average)
+        logged = {f"{place}/avg_acc": torch.stack(tasks).mean()}
+        if place == "test":
+            logged["accuracy/average"] = logged["test/avg_acc"]
+            if self.control is not None:
+                logged["accuracy/control"] = found[self.control]
+        return logged
 
     def tag(self, name: str) -> str:
         """Return what stands between ``test/`` and ``/acc`` for a task."""

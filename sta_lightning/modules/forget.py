@@ -50,5 +50,5 @@ class ForgetModule(MergedEvaluation):
 
     @override
     def headline(self, place: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        hp = {f"hp/{self.tag(name)}_acc": accuracy for name, accuracy in found.items()}
-        return hp if place == "test" else {}
+        results = {f"accuracy/{self.tag(name)}": accuracy for name, accuracy in found.items()}
+        return results if place == "test" else {}

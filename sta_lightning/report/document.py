@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from sta_lightning.report.embed import palette
 from sta_lightning.report.grid import Grid, markdown_text
-from sta_lightning.report.style import Theme
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,26 @@ class Picture:
         title: first words of its caption.
         caption: what is drawn and how it is to be read.
         alt: what it shows, for readers who do not see it.
-        draw: the figure in a theme.
+        draw: the figure.
     """
 
     name: str
     title: str
     caption: str
     alt: str
-    draw: Callable[[Theme], Figure]
+    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True)
 class Details:
-    """Tables that open on demand."""
+    """What opens on demand."""
 
     summary: str
-    grids: tuple[Grid, ...]
+    blocks: tuple[Block, ...]
 
 
 Block = str | tuple[Item, ...] | Picture | Grid | Details
-"""A paragraph, a list, a figure, a table, or tables that open on demand."""
+"""A paragraph, a list, a figure, a table, or any of these that open on demand."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Document:
 
     title: str
     subtitle: str
+    headline: str
     sections: tuple[Section, ...]
 
     def grids(self) -> list[Grid]:
@@ -80,25 +81,17 @@ class Document:
     def _flat(self) -> Iterator[Block]:
         for section in self.sections:
             for block in section.blocks:
-                yield from block.grids if isinstance(block, Details) else (block,)
+                yield from block.blocks if isinstance(block, Details) else (block,)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure for the page: data URIs for light pages (and print) and dark ones, CSS pixels."""
+def html(document: Document, drawn: Mapping[str, str]) -> str:
+    """The document as a page that needs nothing beside it: no network, no other file.
 
-    light: str
-    dark: str
-    width: int
-    height: int
-
-
-def html(document: Document, drawn: Mapping[str, Drawn]) -> str:
-    """The document as a page that needs nothing beside it: no network, no script, no other file.
+    Without scripts it shows the same; with them the tables' columns can be sorted.
 
     Args:
         document: what to show; its text is escaped.
-        drawn: the figures under their pictures' names.
+        drawn: the figures as ``svg`` elements under their pictures' names.
     """
     environment = Environment(
         loader=PackageLoader("sta_lightning.report"),
@@ -109,13 +102,14 @@ def html(document: Document, drawn: Mapping[str, Drawn]) -> str:
     )
     environment.tests["table"] = lambda block: isinstance(block, Grid)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
-    page = environment.get_template("page.html").render(document=document, drawn=drawn)
+    page = environment.get_template("page.html").render(document=document, drawn=drawn, palette=palette())
     return page.strip() + "\n"
 
 
 def markdown(document: Document) -> str:
-    """The document as GitHub Markdown; a picture is the file ``<name>.png`` beside it."""
-    parts = [f"# {markdown_text(document.title)}", markdown_text(document.subtitle)]
+    """The document as GitHub Markdown; a picture is the file ``<name>.svg`` beside it."""
+    texts = (document.subtitle, document.headline)
+    parts = [f"# {markdown_text(document.title)}", *map(markdown_text, texts)]
     for section in document.sections:
         parts += [f"## {markdown_text(section.title)}", *map(_markdown, section.blocks)]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
@@ -128,10 +122,10 @@ def _markdown(block: Block) -> str:
         case tuple():
             return "\n".join(_items(block))
         case Picture():
-            shown = f"![{markdown_text(block.alt)}]({block.name}.png)"
+            shown = f"![{markdown_text(block.alt)}]({block.name}.svg)"
             return f"{shown}\n\n**{markdown_text(block.title)}.** {markdown_text(block.caption)}"
-        case Details(summary, grids):
-            inner = "\n\n".join(grid.markdown().rstrip("\n") for grid in grids)
+        case Details(summary, blocks):
+            inner = "\n\n".join(_markdown(inner).rstrip("\n") for inner in blocks)
             return f"<details>\n<summary>{markdown_text(summary)}</summary>\n\n{inner}\n\n</details>"
         case Grid():
             return block.markdown()

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Number
-from sta_lightning.report.style import LEVELS, LIGHT, Theme, legend_below, new_figure, paint, tidy
+from sta_lightning.report.style import LEVELS, LIGHT, legend_below, new_figure, paint, tell, tidy
 
 WIDTH = 7.6
 
@@ -42,7 +42,6 @@ def dot_figure(
     title: str,
     apart: bool = True,
     bold: Sequence[int] = (),
-    theme: Theme = LIGHT,
 ) -> Figure:
     """Dots in rows, named from top to bottom, panels side by side.
 
@@ -55,33 +54,33 @@ def dot_figure(
     shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}
     for axes, panel in zip(shown, panels, strict=True):
-        _draw(axes, panel, apart, theme, entries)
+        _draw(axes, rows, panel, apart, entries)
         axes.set_xlabel(panel.x_label)
         if panel.heading:
             axes.set_title(panel.heading, loc="left", fontsize=10)
-        tidy(axes, theme)
+        tidy(axes)
         axes.margins(x=0.06)
     for place in range(len(rows)):
         if apart and place % 2:
             for axes in shown:
-                axes.axhspan(place - 0.5, place + 0.5, color=theme.grid, alpha=0.35, linewidth=0, zorder=0)
+                axes.axhspan(place - 0.5, place + 0.5, color=LIGHT.grid, alpha=0.35, linewidth=0, zorder=0)
     shown[0].set_yticks(range(len(rows)), list(rows), fontsize=9.5)
     shown[0].set_ylim(len(rows) - 0.45, -0.55)
     for place in bold:
         shown[0].get_yticklabels()[place].set_fontweight("bold")
     legend_below(figure, entries)
-    return paint(figure, theme)
+    return paint(figure)
 
 
-def _draw(axes: Axes, panel: Panel, apart: bool, theme: Theme, entries: dict[str, Artist]) -> None:
+def _draw(axes: Axes, rows: Sequence[str], panel: Panel, apart: bool, entries: dict[str, Artist]) -> None:
     for number, (label, value) in enumerate(panel.levels.items()):
-        line = axes.axvline(value, color=theme.grey, linestyle=LEVELS[number % 3], linewidth=1.4, zorder=1)
+        line = axes.axvline(value, color=LIGHT.grey, linestyle=LEVELS[number % 3], linewidth=1.4, zorder=1)
         entries.setdefault(label, line)
     count = len(panel.series)
     for number, series in enumerate(panel.series):
         shift = (number - (count - 1) / 2) * min(0.24, 0.78 / max(count, 1)) if apart else 0.0
         present = [(cell, place + shift) for place, cell in enumerate(series.values) if cell is not None]
-        colour = theme.colour(series.look)
+        colour = LIGHT.colour(series.look)
         spread = [(cell.mean, place, cell.std) for cell, place in present if cell.std is not None]
         if spread:
             x, y, reach = zip(*spread, strict=True)
@@ -90,11 +89,15 @@ def _draw(axes: Axes, panel: Panel, apart: bool, theme: Theme, entries: dict[str
             [cell.mean for cell, _ in present],
             [place for _, place in present],
             linestyle="none",
-            marker=theme.marker(series.look),
-            markersize=6.2,
+            marker=LIGHT.marker(series.look),
+            # A ring around the dot of another series that lies at the same place.
+            markersize=9 if series.hollow else 5.6,
             color=colour,
-            markerfacecolor=theme.background if series.hollow else colour,
+            markerfacecolor=LIGHT.background if series.hollow else colour,
             markeredgewidth=1.3,
-            zorder=3,
+            zorder=3 if series.hollow else 4,
         )
+        names = [rows[place] for place, cell in enumerate(series.values) if cell is not None]
+        texts = [f"{name}, {series.label}: {cell}%" for name, (cell, _) in zip(names, present, strict=True)]
+        tell(line, texts)
         entries.setdefault(series.label, line)

@@ -28,26 +28,28 @@ class Number:
         mean: over the seeds.
         std: sample standard deviation over the seeds; ``None`` for one seed.
         paper: what the paper reports in its place.
+        digits: how many are shown after the point; the CSV has all of them.
     """
 
     mean: float
     std: float | None = None
     paper: float | None = None
+    digits: int = 1
 
     @classmethod
-    def of(cls, values: Sequence[float], paper: float | None = None) -> Number:
+    def of(cls, values: Sequence[float], paper: float | None = None, digits: int = 1) -> Number:
         """Mean and spread of one value a seed."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, paper)
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, paper, digits)
 
     @property
     def shown(self) -> str:
-        """The mean as it reads: one digit after the point; the CSV has all of them."""
-        return f"{self.mean:.1f}"
+        """The mean as it reads."""
+        return f"{self.mean:.{self.digits}f}"
 
     @property
     def spread(self) -> str:
         """`` ± 0.4``, or nothing."""
-        return "" if self.std is None else f" ± {self.std:.1f}"
+        return "" if self.std is None else f" ± {self.std:.{self.digits}f}"
 
     def __str__(self) -> str:
         return self.shown + self.spread
@@ -189,7 +191,8 @@ class Grid:
             "|---|" + "".join(sides),
         ]
         for row, line in enumerate(self.lines):
-            cells = [markdown_text(f"{line.label}, {line.detail}" if line.detail else line.label)]
+            name = markdown_text(f"{line.label}, {line.detail}" if line.detail else line.label)
+            cells = [f"**{name}**" if line.kind == "sta" else name]
             for place, cell in enumerate(line.cells):
                 mark = _MARKS[self.ranks.get((row, place))]
                 published = cell.published if isinstance(cell, Number) else ""

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import Bbox
 
 from sta_lightning.report.grid import Number
-from sta_lightning.report.style import LEVELS, LIGHT, Theme, legend_below, new_figure, paint, tidy
+from sta_lightning.report.style import LEVELS, LIGHT, legend_below, new_figure, paint, tell, tidy
 
 # Where a label may lie, seen from its point, in steps: right and up.
 _OFFSETS = (
@@ -68,7 +68,6 @@ def band_figure(
     levels: Mapping[str, float] | None = None,
     powers: bool = False,
     whole: bool = False,
-    theme: Theme = LIGHT,
 ) -> Figure:
     """A line and a band for each series.
 
@@ -80,10 +79,11 @@ def band_figure(
     entries: dict[str, Artist] = {}
     stars = None
     for band in bands:
-        colour = theme.colour(band.look)
+        colour = LIGHT.colour(band.look)
         x = [value for value, _ in band.points]
         mean = [found.mean for _, found in band.points]
-        (line,) = axes.plot(x, mean, **theme.line(band.look), markersize=5, linewidth=1.7, zorder=3)
+        (line,) = axes.plot(x, mean, **LIGHT.line(band.look), markersize=5, linewidth=1.7, zorder=3)
+        tell(line, [f"{band.label} at {value:g}: {found}%" for value, found in band.points])
         entries[band.label] = line
         reach = [found.std or 0.0 for _, found in band.points]
         if any(reach):
@@ -93,11 +93,11 @@ def band_figure(
             axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
         for value, found in band.points:
             if value in band.used:
-                axes.plot(value, found.mean, **_star(colour, theme), zorder=4)
-                stars = Line2D([], [], **_star(theme.background, theme))
+                axes.plot(value, found.mean, **_star(colour), zorder=4)
+                stars = Line2D([], [], **_star(LIGHT.background))
     for number, (label, value) in enumerate((levels or {}).items()):
         entries[label] = axes.axhline(
-            value, color=theme.grey, linestyle=LEVELS[number % 3], linewidth=1.3, zorder=1
+            value, color=LIGHT.grey, linestyle=LEVELS[number % 3], linewidth=1.3, zorder=1
         )
     if stars is not None:
         entries["setting used in the tables"] = stars
@@ -110,9 +110,9 @@ def band_figure(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    tidy(axes, theme)
+    tidy(axes)
     legend_below(figure, entries)
-    return paint(figure, theme)
+    return paint(figure)
 
 
 def path_figure(
@@ -122,7 +122,6 @@ def path_figure(
     x_label: str,
     y_label: str,
     start: tuple[str, float, float] | None = None,
-    theme: Theme = LIGHT,
 ) -> Figure:
     """Paths through the plane, the first and last station of each labelled.
 
@@ -135,32 +134,33 @@ def path_figure(
         (line,) = axes.plot(
             [station.x for station in path.stations],
             [station.y for station in path.stations],
-            **theme.line(path.look),
+            **LIGHT.line(path.look),
             markersize=5.5,
             linewidth=1.7,
             zorder=3,
         )
+        tell(line, [f"{path.label}: {each.label}: {each.x:.1f}%, {each.y:.1f}%" for each in path.stations])
         entries[path.label] = line
     if start is not None:
         name, x, y = start
-        (entries[name],) = axes.plot(x, y, **_star(theme.grey, theme), zorder=4)
+        (entries[name],) = axes.plot(x, y, **_star(LIGHT.grey), zorder=4)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(0.14, 0.12)
-    tidy(axes, theme)
+    tidy(axes)
     legend_below(figure, entries)
-    paint(figure, theme)
-    _label_ends(figure, axes, paths, start, theme)
+    paint(figure)
+    _label_ends(figure, axes, paths, start)
     return figure
 
 
-def _star(colour: str, theme: Theme) -> dict[str, Any]:
-    style = {"linestyle": "none", "marker": "*", "color": colour, "markeredgecolor": theme.text}
+def _star(colour: str) -> dict[str, Any]:
+    style = {"linestyle": "none", "marker": "*", "color": colour, "markeredgecolor": LIGHT.text}
     return {**style, "markersize": 14}
 
 
 def _label_ends(
-    figure: Figure, axes: Axes, paths: Sequence[Path], start: tuple[str, float, float] | None, theme: Theme
+    figure: Figure, axes: Axes, paths: Sequence[Path], start: tuple[str, float, float] | None
 ) -> None:
     """Write the ends' labels where nothing else lies; leave one out that fits nowhere."""
     figure.draw_without_rendering()
@@ -174,7 +174,7 @@ def _label_ends(
         for station in dict.fromkeys((path.stations[0], path.stations[-1])):
             point: tuple[float, ...] = tuple(place(station[:2]))
             for right, up in _OFFSETS:
-                label = _annotate(axes, station, right, up, theme, theme.colour(path.look))
+                label = _annotate(axes, station, right, up, LIGHT.colour(path.look))
                 label.update_positions(renderer)
                 # Of the text alone: the annotation's own box holds the line to its point, too.
                 box = Text.get_window_extent(label, renderer)
@@ -192,7 +192,7 @@ def _label_ends(
                 label.remove()
 
 
-def _annotate(axes: Axes, station: Station, right: int, up: int, theme: Theme, colour: str) -> Annotation:
+def _annotate(axes: Axes, station: Station, right: int, up: int, colour: str) -> Annotation:
     return axes.annotate(
         station.label,
         station[:2],
@@ -201,7 +201,7 @@ def _annotate(axes: Axes, station: Station, right: int, up: int, theme: Theme, c
         ha="left" if right > 0 else "right" if right else "center",
         va="bottom" if up > 0 else "top" if up else "center",
         fontsize=8.5,
-        color=theme.text,
+        color=LIGHT.text,
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2},
         zorder=5,
     )

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from sta_lightning.report.style import LIGHT, Theme, legend_below, new_figure, paint
+from sta_lightning.report.style import LIGHT, legend_below, new_figure, paint, tell
 
 
 def radar_figure(
@@ -19,7 +19,6 @@ def radar_figure(
     looks: Mapping[str, int | None],
     *,
     title: str,
-    theme: Theme = LIGHT,
 ) -> Figure:
     """Accuracy in percent by task (three at least), from the centre outwards.
 
@@ -34,10 +33,11 @@ def radar_figure(
     entries: dict[str, Artist] = {}
     greys = [("--", "s"), (":", "d")]
     for method, heights in values.items():
-        style = theme.line(looks.get(method))
+        style = LIGHT.line(looks.get(method))
         if looks.get(method) is None:
             style["linestyle"], style["marker"] = greys[sum(looks.get(name) is None for name in entries) % 2]
         (line,) = axes.plot(closed, [*heights, heights[0]], **style, markersize=5, linewidth=1.7)
+        tell(line, [f"{method}, {task}: {height:.1f}%" for task, height in zip(tasks, heights, strict=True)])
         entries[method] = line
     lowest = min(min(heights) for heights in values.values())
     floor = max(0, 10 * math.floor((lowest - 5) / 10))
@@ -48,7 +48,7 @@ def radar_figure(
     for ring in rings:
         # Between two spokes, where no polygon has a corner, and above the lines: tick labels lie
         # below them.
-        box = {"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+        box = {"facecolor": LIGHT.background, "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
         place = (math.pi / len(tasks), ring)
         axes.text(*place, f"{ring}%", ha="center", va="center", fontsize=8, zorder=4, bbox=box)
     axes.set_xticks(angles, [task.replace("_", " ") for task in tasks], fontsize=9.5)
@@ -56,7 +56,7 @@ def radar_figure(
         side = math.sin(angle)
         label.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
     axes.tick_params(axis="x", pad=6)
-    axes.grid(True, color=theme.grid, linewidth=0.9)
-    axes.spines["polar"].set_color(theme.grid)
+    axes.grid(True, color=LIGHT.grid, linewidth=0.9)
+    axes.spines["polar"].set_color(LIGHT.grid)
     legend_below(figure, entries)
-    return paint(figure, theme)
+    return paint(figure)

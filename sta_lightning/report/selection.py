@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from sta_lightning.report.grid import Column, Grid, Line, Number, csv_text
-from sta_lightning.report.style import LIGHT, Theme, legend_below, new_figure, paint, tidy
+from sta_lightning.report.style import LIGHT, legend_below, new_figure, paint, tell, tidy
 
 # A block's number is the first number that stands alone between dots:
 # "transformer.resblocks.7.ln_1.weight", "blocks.7.norm1.weight".
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 _MOST_PANELS = 9
 
-# Kinds of parameter in the order of the figure: open_clip's name, timm's name. The first four are
-# the paper's.
+# The paper's kinds of parameter, in the order of its figure: open_clip's name, timm's name.
 _MAIN_KINDS = (
     ("ln_1.weight", "norm1.weight"),
     ("ln_2.weight", "norm2.weight"),
     ("mlp.c_fc.weight", "mlp.fc1.weight"),
     ("mlp.c_proj.weight", "mlp.fc2.weight"),
-    ("attn.in_proj_weight", "attn.qkv.weight"),
-    ("attn.out_proj.weight", "attn.proj.weight"),
 )
 _MEANING = {
     **dict.fromkeys(_MAIN_KINDS[0], "norm before attention"),
@@ -87,7 +84,7 @@ def split_name(tensor: str) -> tuple[int | None, str]:
     return (int(match.group(1)), match.group(2)) if match else (None, tensor)
 
 
-def selection_figure(selection: Selection, *, title: str, theme: Theme = LIGHT) -> Figure:
+def selection_figure(selection: Selection, *, title: str) -> Figure:
     """Share of entries kept per layer, a curve per task, a panel per main kind of parameter."""
     shown = selection.main_kinds()
     columns = 2 if len(shown) <= 4 else 3
@@ -101,23 +98,24 @@ def selection_figure(selection: Selection, *, title: str, theme: Theme = LIGHT) 
         kind = shown[number]
         for look, task in enumerate(selection.tasks):
             points = selection.curve(kind, task)
-            axes.plot(
+            (line,) = axes.plot(
                 [layer for layer, _ in points],
                 [100 * share for _, share in points],
-                **theme.line(look),
+                **LIGHT.line(look),
                 markersize=4,
                 linewidth=1.4,
                 label=task.replace("_", " "),
             )
+            tell(line, [f"{kind}, layer {layer}, {task}: {100 * share:.1f}%" for layer, share in points])
         axes.set_title(f"{kind} ({_MEANING[kind]})" if kind in _MEANING else kind, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(labelbottom=number + columns >= len(shown))
-        tidy(axes, theme)
+        tidy(axes)
         if number % columns == 0:
             axes.set_ylabel("entries kept (%)")
         if number + columns >= len(shown):
             axes.set_xlabel("layer (0 is next to the image)")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     legend_below(figure, dict(zip(labels, handles, strict=True)))
-    return paint(figure, theme)
+    return paint(figure)

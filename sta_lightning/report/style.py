@@ -1,10 +1,10 @@
-"""How every figure looks: its theme, canvas, axes and legend, and how it becomes a PNG."""
+"""How every figure looks: its colours, canvas, axes and legend, and what its points tell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -13,17 +13,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from sta_lightning.weights.atomic import atomic_path
-
-DOTS_PER_INCH = 150
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":")
 LEVELS = ("--", ":", "-.")
+_TOLD = "told:"
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure, for light pages and print or for dark pages.
+    """Colours of a figure, and of the page around it.
 
     Attributes:
         background: of figure and page.
@@ -31,7 +29,6 @@ class Theme:
         grey: of references and of whatever is no series.
         grid: of the lines behind the data.
         colours: of the series, to be told apart by colour-blind readers too; marker and dash help.
-        heat: name of matplotlib's colour map for heat maps.
     """
 
     background: str
@@ -39,7 +36,6 @@ class Theme:
     grey: str
     grid: str
     colours: tuple[str, ...]
-    heat: str
 
     def colour(self, look: int | None) -> str:
         """The colour of a series; grey for a reference (``None``)."""
@@ -62,18 +58,19 @@ class Theme:
         return {"color": self.colour(look), "linestyle": self.dash(look), "marker": self.marker(look)}
 
 
+# What figures are drawn in. The page and the SVG files put DARK's colours in their place: no two
+# of these may be the same.
 # Okabe and Ito's palette without its yellow (unreadable on white), darkest contrast first; then two
 # of Tol's.
 LIGHT = Theme(
     background="#FFFFFF",
-    text="#000000",
+    text="#1B1F24",
     grey="#7F7F7F",
     grid="#E6E6E6",
     colours=(
         *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
         *("#56B4E9", "#000000", "#882255", "#7F7F1F"),
     ),
-    heat="Blues",
 )
 # The same hues, as light as a dark page needs them.
 DARK = Theme(
@@ -85,7 +82,6 @@ DARK = Theme(
         *("#4AA8EC", "#FF8447", "#2BC79A", "#E59CC8", "#F2B632"),
         *("#A6DBFF", "#FFFFFF", "#D9638F", "#C9C94F"),
     ),
-    heat="Blues_r",
 )
 
 
@@ -98,25 +94,25 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     return figure
 
 
-def tidy(axes: Axes, theme: Theme) -> None:
+def tidy(axes: Axes) -> None:
     """Take the box away and lay a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color=theme.grid, linewidth=0.8)
+    axes.grid(True, color=LIGHT.grid, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def paint(figure: Figure, theme: Theme) -> Figure:
-    """Give a finished figure the theme's background, and its text colour to what is still black."""
-    figure.set_facecolor(theme.background)
+def paint(figure: Figure) -> Figure:
+    """Give a finished figure its background, and its text colour to what is still black."""
+    figure.set_facecolor(LIGHT.background)
     for text in figure.findobj(Text):
         if text.get_color() == "black":
-            text.set_color(theme.text)
+            text.set_color(LIGHT.text)
     for axes in figure.axes:
-        axes.set_facecolor(theme.background)
+        axes.set_facecolor(LIGHT.background)
         for spine in axes.spines.values():
             if spine.get_edgecolor()[:3] == (0.0, 0.0, 0.0):
-                spine.set_edgecolor(theme.text)
-        axes.tick_params(color=theme.text, labelcolor=theme.text)
+                spine.set_edgecolor(LIGHT.text)
+        axes.tick_params(color=LIGHT.text, labelcolor=LIGHT.text)
     return figure
 
 
@@ -136,8 +132,18 @@ def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
     )
 
 
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG, whole or not at all, and return the path."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
-    return path
+def tell(artist: Artist, texts: Sequence[str]) -> None:
+    """Give the markers of a line, in order, or one shape, a tooltip in the figure's SVG."""
+    artist.set_gid(_TOLD + json.dumps(list(texts)))
+
+
+def told(gid: str) -> list[str]:
+    """What :func:`tell` gave to the artist of that id; nothing for another one."""
+    texts: list[str] = json.loads(gid.removeprefix(_TOLD)) if gid.startswith(_TOLD) else []
+    return texts
+
+
+def variables(theme: Theme) -> dict[str, str]:
+    """The colours of a theme by the names of their variables in style sheets."""
+    found = {"figure": theme.background, "ink": theme.text, "grey": theme.grey, "rule": theme.grid}
+    return {**found, **{f"series-{number}": colour for number, colour in enumerate(theme.colours)}}

@@ -107,7 +107,7 @@ def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
         ),
         trade_off=TradeOff({"ta": {"scale": [0.0, 1.0]}}),
         selection="sta_lp",
-        publish="sta_lp",
+        publish={"fused.safetensors": "best", "fused_sta.safetensors": "sta_lp"},
     )
 
 

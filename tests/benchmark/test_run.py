@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sta_lightning.arithmetic import average, fuse, negate
 from sta_lightning.benchmark.cells import Cell
+from sta_lightning.benchmark.entries import needs_no_coefficient
 from sta_lightning.benchmark.executor import Done, run_cells, unfinished
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.kinds import compute, other_fine_tunings
@@ -25,10 +28,12 @@ from sta_lightning.benchmark.plan import plan
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.run import dry_run, run_benchmark
 from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
+from sta_lightning.callbacks.board import RESULTS
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import read_encoder
 from sta_lightning.weights import load_weights, read_metadata
+from tests.toys import entered
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def done(
 def no_report() -> Iterator[None]:
     """Leaves out the drawing of figures, which takes longer than these benchmarks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sta_lightning.benchmark.run.figures", lambda results: {})
+        patch.setattr("sta_lightning.benchmark.run.write_board", lambda results, folder: None)
         patch.setattr("sta_lightning.benchmark.run.write_report", lambda results, output: output)
         yield
 
@@ -416,14 +421,55 @@ def test_the_chosen_model_is_handed_out_as_it_was_evaluated(
     done: tuple[BenchmarkSettings, BenchmarkResults],
 ) -> None:
     settings, results = done
-    assert results.record["published"] == "fused.safetensors"
-    published = Path(settings.output) / "fused.safetensors"
-    assert json.loads(read_metadata(published)["settings"])["method"] == "sta"
+    free = [key for key, entry in settings.methods.items() if needs_no_coefficient(entry)]
+    assert "ta" not in free, "its coefficient was tuned"
+    averages = {key: fmean(row.average for row in results.fused(key, "published")) for key in free}
+    best = max(averages, key=averages.__getitem__)
+    assert results.record["published"] == {"fused.safetensors": best, "fused_sta.safetensors": "sta_lp"}
     base = build_encoder(settings.models.encoder, settings.models.pretrained).state_dict()
-    weights = read_encoder(published, base, "the fused model")
-    row = results.fused("sta_lp", "published")[0]
-    for task in results.tasks:
-        assert row.accuracy[task] == pytest.approx(direct(settings, weights, task), abs=1e-4)
+    for file, key in results.record["published"].items():
+        published = Path(settings.output) / file
+        assert json.loads(read_metadata(published)["settings"])["method"] == settings.methods[key].method
+        weights = read_encoder(published, base, "the fused model")
+        row = results.fused(key, "published")[0]
+        for task in results.tasks:
+            assert row.accuracy[task] == pytest.approx(direct(settings, weights, task), abs=1e-4)
+        assert row.seconds is not None
+        assert 0 < row.seconds < 600
+
+
+def test_tensorboard_has_a_run_for_every_row_and_a_curve_for_every_sweep(
+    done: tuple[BenchmarkSettings, BenchmarkResults],
+) -> None:
+    settings, results = done
+    folder = Path(settings.output) / "tensorboard" / "benchmark"
+
+    def read(run: str) -> EventAccumulator:
+        return EventAccumulator(str(folder / run), size_guidance={"images": 0, "tensors": 0}).Reload()
+
+    for row in results.fusion:
+        events = read(f"fusion/{row.method}_{row.setting}/seed_{row.seed}")
+        given, metrics = entered(events)
+        assert metrics == RESULTS
+        assert (given["method"], given["seed"]) == (results.method(row.method).label, row.seed)
+        assert {name: given.get(name) for name in row.chosen if name in ("p", "scale", "measure")} == {
+            name: value for name, value in row.chosen.items() if name in ("p", "scale", "measure")
+        }
+        (point,) = events.Scalars("accuracy/average")
+        assert point.value == pytest.approx(row.average / 100)
+    events = read("forgetting/sta_lp_published/seed_1")
+    rows = [row for row in results.forgetting if (*row.run, row.seed) == ("sta_lp", "published", 1)]
+    assert events.Scalars("accuracy/target")[0].value == pytest.approx(fmean(r.target for r in rows) / 100)
+    assert entered(events)[0].items() >= {"measure": "lp", "p": 0.7, "seed": 1}.items()
+    curve = read("sweep/p/sta_lp/seed_0").Scalars("sweep/average against 100 p")
+    assert [event.step for event in curve] == [0, 30, 100]
+    assert [
+        event.step for event in read("sweep/samples/sta_lp/seed_0").Scalars("sweep/average against samples")
+    ] == [1, 2]
+    assert len(read("sweep/trade_off/ta/seed_0").Scalars("sweep/control against 100 γ")) == 2
+    tags = read("report").Tags()
+    assert {"figures/fusion", "figures/forgetting", "figures/trade_off"} <= set(tags["images"])
+    assert {"report/text_summary", "command/text_summary"} <= set(tags["tensors"])
 
 
 def test_levels_and_a_curve_over_p_can_be_of_validation_images(

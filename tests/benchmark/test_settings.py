@@ -40,8 +40,9 @@ def test_the_toy_benchmark_is_accepted(toy_benchmark: BenchmarkSettings) -> None
         ({"control_share": 0.0}, "control_share: a share in"),
         ({"pairs": ["tiez"]}, "pairs: 'tiez' is no key of methods; they are 'average'"),
         ({"selection": "tiez"}, "selection: 'tiez' is no key"),
-        ({"publish": "tiez"}, "publish: 'tiez' is no key"),
-        ({"publish": "adamerging"}, "publish: 'adamerging' is learned"),
+        ({"publish": {"a.safetensors": "tiez"}}, "publish: 'tiez' is no key"),
+        ({"publish": {"a.safetensors": "adamerging"}}, "publish: 'adamerging' is learned"),
+        ({"publish": {"../a.safetensors": "average"}}, "is no name of a safetensors file"),
         ({"curves": Curves(level_methods=["tiez"])}, "level_methods: 'tiez' is no key"),
         ({"curves": Curves(p_split="train")}, "p_split: test or validation, found 'train'"),  # type: ignore[arg-type]
         ({"curves": Curves(p=[1.5])}, r"p must be a number in \[0, 1\]"),

@@ -89,11 +89,12 @@ def test_the_demo_is_the_shipped_configuration_with_options_over_it(
     assert main(["demo", "--config", "mine.yaml", "--models.samples=5", "--force"]) == 0
     (_, shipped, _), (_, changed, force) = asked
     check_settings(shipped)
-    assert (shipped.output, shipped.seeds, shipped.publish) == ("runs/demo", [0], "sta_lp")
+    assert (shipped.output, shipped.seeds) == ("runs/demo", [0])
+    assert shipped.publish == {"fused.safetensors": "best", "fused_sta.safetensors": "sta_lp"}
     assert shipped.models == ModelSettings()
     assert set(shipped.methods) == {
-        *("average", "task_arithmetic", "random_mask"),
-        *("sta_amp", "sta_lp_amp", "sta_lp"),
+        *("average", "task_arithmetic", "ties", "tsv", "random_mask"),
+        *("sta_amp", "sta_lp_amp", "sta_lp", "spectral_sta"),
     }
     assert force
     assert changed == replace(shipped, models=changed.models)

@@ -12,12 +12,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sta_lightning import forget
+from sta_lightning.callbacks.board import RESULTS
 from sta_lightning.encoders import build_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules import ForgetModule
 from sta_lightning.tasks import MultiTaskDataModule
 from sta_lightning.weights import load_weights, read_metadata
-from tests.toys import quiet_trainer, write_finetuned, write_importance
+from tests.toys import entered, quiet_trainer, write_finetuned, write_importance
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,15 @@ def test_target_and_control_are_logged(pretrained: Path, files: dict[str, Path],
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     trainer = quiet_trainer(logger=logger)
     trainer.test(forgetting, MultiTaskDataModule(["spots"], control="watch"), verbose=False)
-    tags = {"test/target/acc", "test/control/acc", "hp/target_acc", "hp/control_acc"}
+    tags = {"test/target/acc", "test/control/acc", "accuracy/target", "accuracy/control"}
     assert trainer.callback_metrics.keys() == tags
     events = EventAccumulator(logger.log_dir).Reload()
     assert tags <= set(events.Tags()["scalars"])
-    assert events.Scalars("selection/spots/proj")[-1].value == pytest.approx(0.3, abs=1e-3)
+    assert forgetting.merge().kept["proj"]["spots"] == pytest.approx(0.3, abs=1e-3)
+    settings, results = entered(events)
+    assert settings.items() >= {"method": "sta", "measure": "lp", "p": 0.7}.items()
+    assert "target = spots" in str(settings["settings"])
+    assert results == RESULTS, "the same columns as every other run: TensorBoard shows those of the first"
 
 
 def test_the_file_tells_its_origin(pretrained: Path, files: dict[str, Path], tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from sta_lightning import fuse
 from sta_lightning.arithmetic import task_arithmetic
+from sta_lightning.callbacks.board import RESULTS
 from sta_lightning.encoders import build_encoder
 from sta_lightning.engine import Job
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier, MergeModule, MultiTaskEvaluation, TaskSource
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
 from sta_lightning.weights import load_weights, read_metadata, save_weights, sha256
-from tests.toys import quiet_trainer, write_finetuned, write_importance
+from tests.toys import entered, quiet_trainer, write_finetuned, write_importance
 
 NAMES = ("spots", "stripes")
 
@@ -147,7 +148,7 @@ def test_each_task_is_evaluated_with_its_own_head(
     metrics = second.callback_metrics
     mean = (metrics["test/spots/acc"] + metrics["test/stripes/acc"]) / 2
     assert float(metrics["test/avg_acc"]) == pytest.approx(float(mean)), "the control is not in the average"
-    assert metrics["hp/avg_acc"] == metrics["test/avg_acc"]
+    assert metrics["accuracy/average"] == metrics["test/avg_acc"]
     assert "test/control/watch/acc" in metrics
 
 
@@ -217,21 +218,24 @@ def test_what_the_loggers_get(pretrained: Path, tasks: dict[str, TaskSource], tm
     scalars = set(tags["scalars"])
     tensor = "transformer.resblocks.0.mlp.c_fc.weight"
     wanted = {
-        "test/spots/acc", "test/stripes/acc", "test/control/watch/acc", "test/avg_acc", "hp/avg_acc",
-        f"selection/spots/{tensor}", f"selection/stripes/{tensor}", "change/norm", "change/relative_norm",
+        "test/spots/acc", "test/stripes/acc", "test/control/watch/acc", "test/avg_acc",
+        "accuracy/average", "accuracy/control", "change/norm", "change/relative_norm",
     }  # fmt: skip
     assert wanted <= scalars
     assert "hp_metric" not in scalars
-    assert tags["images"] == ["selection/layers"]
-    assert any(tag.startswith("selection/table") for tag in tags["tensors"])
+    assert not any(tag.startswith("selection/") for tag in scalars), "a point each says nothing"
+    assert tags["images"] == ["kept/layers"]
+    assert {"report/text_summary", "command/text_summary", "kept"} <= {*tags["tensors"], *tags["histograms"]}
     assert any("custom_scalars" in tag for tag in tags["tensors"])
-    kept = [events.Scalars(f"selection/{name}/{tensor}")[-1].value for name in NAMES]
-    assert sum(kept) == pytest.approx(1, abs=1e-4), "without ties one of two entries survives everywhere"
-    content = events.summary_metadata
-    assert "_hparams_/session_start_info" in content
     with open(Path(table.log_dir) / "metrics.csv") as stream:
         rows = list(csv.DictReader(stream))
-    assert {tag for row in rows for tag, value in row.items() if value} >= wanted
+    found = {tag: float(value) for row in rows for tag, value in row.items() if value}
+    assert found.keys() >= wanted
+    kept = [found[f"selection/{name}/{tensor}"] for name in NAMES]
+    assert sum(kept) == pytest.approx(1, abs=1e-4), "without ties one of two entries survives everywhere"
+    settings, results = entered(events)
+    assert settings.items() >= {"method": "sta", "measure": "lp", "p": 0.7}.items()
+    assert results == RESULTS
 
 
 @pytest.mark.parametrize("logger", [False, True])

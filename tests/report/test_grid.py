@@ -31,7 +31,7 @@ def example() -> Grid:
 
 
 def html_of(grid: Grid) -> str:
-    return html(Document("", "", (Section("s", "", (grid,)),)), {})
+    return html(Document("", "", "", (Section("s", "", (grid,)),)), {})
 
 
 def test_ranks_are_those_of_what_is_shown() -> None:
@@ -62,7 +62,7 @@ def test_markdown_has_as_many_cells_in_every_line() -> None:
     text = example().markdown()
     rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {5}
-    assert "| a &amp; b, tuned | **20.0 ± 0.5** (9.20) | 90.0 ± 1.0 | λ = 0.3 |" in text
+    assert "| **a &amp; b, tuned** | **20.0 ± 0.5** (9.20) | 90.0 ± 1.0 | λ = 0.3 |" in text
     assert "| e\\* | *30.0 ± 0.5* | *93.0 ± 1.0* | – |" in text
     assert "digits: target\u00a0↓" in text
 

@@ -1,4 +1,4 @@
-"""The report of a benchmark: a page, the same in Markdown, tables as CSV, figures as PNG."""
+"""The report of a benchmark: a page, the same in Markdown, tables as CSV, figures as SVG."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from sta_lightning.benchmark.report import curves, drawings, tables
-from sta_lightning.benchmark.report.numbers import SIDES, Measure, duels, plain, scores, spaced
-from sta_lightning.benchmark.report.summary import forgetting_items, fusion_items, reading
+from sta_lightning.benchmark.report.numbers import SIDES, Measure, Scores, duels, plain, scores, spaced
+from sta_lightning.benchmark.report.summary import (
+    forgetting_headline,
+    forgetting_items,
+    fusion_items,
+    handed_out,
+    headline,
+    reading,
+)
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.steps import write_text
-from sta_lightning.report.document import Block, Details, Document, Drawn, Picture, Section, html, markdown
-from sta_lightning.report.embed import data_uri, pixels
+from sta_lightning.report.document import Block, Details, Document, Picture, Section, html, markdown
+from sta_lightning.report.embed import svg, svg_file
 from sta_lightning.report.grid import Column, Grid, Line
 from sta_lightning.report.selection import Selection
-from sta_lightning.report.style import DARK, LIGHT, save_png
 
 _AXIS = "The axis does not begin at zero."
 _BELOW = "The numbers stand in the table below."
 
 
 def write_report(results: BenchmarkResults, output: Path) -> Path:
-    """Write report.html, whose path is returned, and report.md, a CSV a table and a PNG a figure.
+    """Write report.html, whose path is returned, and report.md, a CSV a table and an SVG a figure.
 
     Each file is written whole or not at all.
     """
@@ -34,16 +38,11 @@ def write_report(results: BenchmarkResults, output: Path) -> Path:
         write_text(output / f"{name}.csv", text)
     drawn = {}
     for picture in document.pictures():
-        light, dark = picture.draw(LIGHT), picture.draw(DARK)
-        save_png(light, output / f"{picture.name}.png")
-        drawn[picture.name] = Drawn(data_uri(light), data_uri(dark), *pixels(light))
+        drawing = svg(picture.draw(), picture.name, picture.alt)
+        write_text(output / f"{picture.name}.svg", svg_file(drawing))
+        drawn[picture.name] = drawing
     write_text(output / "report.md", markdown(document))
     return write_text(output / "report.html", html(document, drawn))
-
-
-def figures(results: BenchmarkResults) -> dict[str, Figure]:
-    """Every figure that there is data for, by name, for a light page."""
-    return {picture.name: picture.draw(LIGHT) for picture in describe(results).pictures()}
 
 
 def csv_tables(results: BenchmarkResults) -> dict[str, str]:
@@ -63,13 +62,12 @@ def csv_tables(results: BenchmarkResults) -> dict[str, str]:
 
 
 def console(results: BenchmarkResults) -> str:
-    """The tables of fusion and forgetting and what they say, as plain text for a terminal."""
+    """The tables of fusion and forgetting with a sentence each, as plain text for a terminal."""
     parts = []
     if results.fusion:
-        parts.append(tables.fusion_grid(results).terminal())
+        parts += [tables.fusion_grid(results).terminal(), headline(results)]
     if results.forgetting:
-        parts.append(tables.forgetting_grid(results).terminal())
-    parts += [f"{item.lead} {item.text}" for item in (*fusion_items(results), *forgetting_items(results))]
+        parts += [tables.forgetting_grid(results).terminal(), forgetting_headline(results)]
     return "\n".join(parts)
 
 
@@ -77,9 +75,8 @@ def describe(results: BenchmarkResults) -> Document:
     """The report's sections; one without data is left out."""
     merging = {info.key for info in results.methods}
     methods = [*results.methods, *(info for info in results.forget_methods if info.key not in merging)]
-    properties = tables.properties_grid(methods)
+    properties = tables.properties_grid(methods, tables.merge_seconds(results))
     sections = (
-        Section("summary", "What was found", _summary(results)),
         Section("fusion", "Fusion", _fusion(results)),
         Section("pairs", "Pairs of tasks", _pairs(results)),
         Section("forgetting", "Forgetting", _forgetting(results)),
@@ -92,22 +89,8 @@ def describe(results: BenchmarkResults) -> Document:
     subtitle = f"{len(results.tasks)} tasks, encoder {results.encoder}, {seeds} of fine-tuning"
     if "date" in results.record:
         subtitle += f", {results.record['date']}"
-    return Document(results.title, subtitle, tuple(section for section in sections if section.blocks))
-
-
-def _summary(results: BenchmarkResults) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    if results.fusion:
-        blocks += ["Fusion: one model for all tasks.", fusion_items(results)]
-        blocks += _comparisons(results, "fusion", "difference of the averages", "fusion")
-    if results.forgetting:
-        blocks += [
-            "Forgetting: one task is to be lost (target, lower is better), the rest to be kept "
-            f"(control: {spaced(results.control)}, higher is better).",
-            forgetting_items(results),
-            *_comparisons(results, "forgetting", "difference", *SIDES),
-        ]
-    return (reading(results), *blocks) if blocks else ()
+    shown = tuple(section for section in sections if section.blocks)
+    return Document(results.title, subtitle, headline(results), shown)
 
 
 def _comparisons(results: BenchmarkResults, what: str, number: str, *measures: Measure) -> list[Block]:
@@ -120,31 +103,39 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
     if not results.fusion:
         return ()
     found = scores(results)
-    numbers = "; ".join(f"{found.named(run)} {found.mean(run):.1f}" for run in found.runs())
+    numbers = "; ".join(f"{found.named(run)} {found.mean(run):.1f}" for run in found.ranked())
+    both = "A ring is the published setting, a dot the tuned one. " if len(_settings(found)) > 1 else ""
     blocks: list[Block] = [
-        tables.fusion_grid(results),
         Picture(
             "fusion",
             "Average accuracy of every method",
-            f"{_dots(results)}Upright lines: the references. STA's variants are printed bold. {_AXIS}",
+            f"{_dots(results)}{both}Upright lines: the references. STA's variants are printed bold. {_AXIS}",
             f"Dot plot of the average test accuracy in percent after fusion. {numbers}.",
             partial(drawings.ranking, results),
         ),
+        tables.fusion_grid(results),
     ]
+    if items := fusion_items(results):
+        blocks.append(Details("STA against every other method", (reading(results), items)))
+    blocks += _comparisons(results, "fusion", "difference of the averages", "fusion")
     if len(results.tasks) > 2:
         which = ", ".join(map(found.named, drawings.radar_runs(found)))
         blocks.append(
             Picture(
                 "radar",
                 "Accuracy by task",
-                "Farther from the centre is better; the centre is not zero. The best of the other methods "
-                "and STA LP are shown under the setting with the higher average.",
+                "Farther from the centre is better; the centre is not zero. Two simple methods, the best one and the "
+                "paper's are shown, each under the setting with the higher average.",
                 f"Radar chart of the test accuracy on every task for {which}. The numbers stand in the "
                 "table of fusion.",
                 partial(drawings.radar, results),
             )
         )
     return tuple(blocks)
+
+
+def _settings(found: Scores) -> set[str]:
+    return {setting for _, setting in found.runs()}
 
 
 def _dots(results: BenchmarkResults) -> str:
@@ -180,7 +171,8 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
             f"{target.named(run)} {target.mean(run):.1f} / {control.mean(run):.1f}" for run in target.values
         )
         blocks += [
-            tables.forgetting_grid(results),
+            "One task is to be lost (target, lower is better), the rest to be kept "
+            f"(control: {spaced(results.control)}, higher is better).",
             Picture(
                 "forgetting",
                 "Target and control after forgetting",
@@ -190,7 +182,11 @@ def _forgetting(results: BenchmarkResults) -> tuple[Block, ...]:
                 f"{numbers}.",
                 partial(drawings.forgetting, results),
             ),
+            tables.forgetting_grid(results),
         ]
+        if items := forgetting_items(results):
+            blocks.append(Details("STA against negation and the controls", (reading(results), items)))
+        blocks += _comparisons(results, "forgetting", "difference", *SIDES)
     if results.trade_off:
         blocks += [
             Picture(
@@ -278,7 +274,7 @@ def _record(results: BenchmarkResults) -> tuple[Block, ...]:
         rows.append(("time", _duration(record["seconds"])))
     rows += [("encoder", results.encoder), ("seeds", ", ".join(map(str, results.seeds)))]
     if record.get("published"):
-        rows.append(("fused model", plain(record["published"])))
+        rows += [(file, text) for file, text in handed_out(results).items()]
     grids = [_pairs_of("How the numbers came about", rows)]
     titles = {"versions": "Versions", "settings": "Settings", "hashes": "SHA-256 of the input files"}
     grids += [_pairs_of(title, _flat(record[name])) for name, title in titles.items() if record.get(name)]
@@ -290,7 +286,7 @@ def _record(results: BenchmarkResults) -> tuple[Block, ...]:
         ]
         grids.append(Grid("", "Images", "set", tuple(map(Column, splits)), tuple(lines)))
     return (
-        "All numbers are in results.json, the tables in the CSV files and the figures in the PNG files "
+        "All numbers are in results.json, the tables in the CSV files and the figures in the SVG files "
         "beside this report.",
         Details("Command, versions, settings, hashes, images", tuple(grids)),
     )

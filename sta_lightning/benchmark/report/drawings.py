@@ -1,4 +1,4 @@
-"""The figures of a benchmark's report, in a theme."""
+"""The figures of a benchmark's report."""
 
 from __future__ import annotations
 
@@ -10,47 +10,52 @@ from matplotlib.figure import Figure
 from sta_lightning.benchmark.report.curves import VARIED, by_method, levels, symbol, trade_off
 from sta_lightning.benchmark.report.numbers import Measure, Scores, looks_among, pair_scores, scores, spaced
 from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, pair_name
-from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, Run
+from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Run
 from sta_lightning.report.dots import Dots, Panel, dot_figure
 from sta_lightning.report.grid import Number
 from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
-from sta_lightning.report.style import Theme
+from sta_lightning.report.style import LIGHT
 
 
-def ranking(results: BenchmarkResults, theme: Theme) -> Figure:
-    """Average accuracy of every method, a row each."""
-    panel = _panel(scores(results), "", "average test accuracy (%)", "tuned on validation images")
+def ranking(results: BenchmarkResults) -> Figure:
+    """Average accuracy of every method, a row each, the best on top."""
+    found = scores(results)
+    keys = _keys(found.ranked())
+    panel = _panel(found, keys, "", "average test accuracy (%)", "tuned on validation images")
     title = f"Fusion of {len(results.tasks)} models: average over the tasks"
-    return _rows(scores(results), [panel], title, theme)
+    return _rows([found.infos[key] for key in keys], [panel], title)
 
 
-def forgetting(results: BenchmarkResults, theme: Theme) -> Figure:
-    """Target and control after forgetting, averaged over the tasks, a row per method."""
+def forgetting(results: BenchmarkResults) -> Figure:
+    """Target and control after forgetting, averaged over the tasks, the lowest target on top."""
+    target = scores(results, "target")
+    keys = _keys(target.ranked(low=True))
     headings: dict[Measure, str] = {
         "target": "forgotten task: lower is better",
         "control": f"control ({spaced(results.control)}): higher is better",
     }
     tuned = f"tuned: keeps {kept_share(results)} of the control"
     panels = [
-        _panel(scores(results, side), heading, "mean test accuracy (%)", tuned)
+        _panel(scores(results, side), keys, heading, "mean test accuracy (%)", tuned)
         for side, heading in headings.items()
     ]
-    return _rows(scores(results, "target"), panels, "Forgetting one task: mean over the tasks", theme)
+    infos = [target.infos[key] for key in keys]
+    return _rows(infos, panels, "Forgetting one task: mean over the tasks")
 
 
-def _keys(found: Scores) -> list[str]:
-    return list(dict.fromkeys(key for key, _ in found.runs()))
+def _keys(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(key for key, _ in runs))
 
 
-def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
+def _panel(found: Scores, keys: Sequence[str], heading: str, x_label: str, tuned: str) -> Panel:
     """A series per setting, the references as upright lines; a lone panel gives their numbers."""
     series = [
         Dots(
             tuned if setting == "tuned" else "published settings",
-            [found.spread((key, setting)) for key in _keys(found)],
+            [found.spread((key, setting)) for key in keys],
             look=1 if setting == "tuned" else 0,
             hollow=setting == "published",
         )
@@ -63,31 +68,26 @@ def _panel(found: Scores, heading: str, x_label: str, tuned: str) -> Panel:
     return Panel(heading, x_label, series, levels)
 
 
-def _rows(found: Scores, panels: Sequence[Panel], title: str, theme: Theme) -> Figure:
-    infos = [found.infos[key] for key in _keys(found)]
+def _rows(infos: Sequence[MethodInfo], panels: Sequence[Panel], title: str) -> Figure:
     return dot_figure(
         [info.label for info in infos],
         panels,
         title=title,
         apart=False,
         bold=[place for place, info in enumerate(infos) if info.group == "sta"],
-        theme=theme,
     )
 
 
 def radar_runs(found: Scores) -> list[Run]:
-    """The methods of the radar, six at most: bounds, two simple ones, the best other one, STA."""
-    simple = ("average", "task_arithmetic")
+    """The methods of the radar, six at most: bounds, two simple ones, the best, the paper's STA."""
     chosen = [*reversed(found.runs("reference"))]
-    chosen += [(key, found.settings(key)[-1]) for key in simple if found.settings(key)]
-    others = [run for run in found.runs() if found.group(run) != "sta" and run[0] not in simple]
-    own = found.runs("sta")
-    for runs in (others, [run for run in own if run[0] == "sta_lp"] or own):
+    for keys in (("average",), ("task_arithmetic",), list(found.infos), ("sta_lp",)):
+        runs = [run for run in found.runs() if run[0] in keys]
         chosen += [found.best(runs)] if runs else []
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
-def radar(results: BenchmarkResults, theme: Theme) -> Figure:
+def radar(results: BenchmarkResults) -> Figure:
     """Accuracy by task of a few methods."""
     found = scores(results)
     by_task = [scores(results, "fusion", task) for task in results.tasks]
@@ -96,16 +96,14 @@ def radar(results: BenchmarkResults, theme: Theme) -> Figure:
     for run in radar_runs(found):
         name = found.named(run)
         values[name] = [one.mean(run) for one in by_task]
-        free = 1 + sum(look not in (0, None) for look in colours.values())
-        colours[name] = {"reference": None, "sta": 0}.get(found.group(run), free)
-    return radar_figure(
-        results.tasks, values, colours, title="Test accuracy by task, mean over the seeds", theme=theme
-    )
+        drawn = sum(look is not None for look in colours.values())
+        colours[name] = None if found.group(run) == "reference" else drawn
+    return radar_figure(results.tasks, values, colours, title="Test accuracy by task, mean over the seeds")
 
 
-def pairs(results: BenchmarkResults, theme: Theme) -> Figure:
+def pairs(results: BenchmarkResults) -> Figure:
     """Average accuracy of every pair of tasks, a row each (the paper's Fig. 3)."""
-    colours = looks_among(results, [row.method for row in results.pairs], len(theme.colours))
+    colours = looks_among(results, [row.method for row in results.pairs], len(LIGHT.colours))
     total = pair_scores(results)
     by_pair = {pair: pair_scores(results, pair) for pair in dict.fromkeys(row.tasks for row in results.pairs)}
     series = [
@@ -121,14 +119,13 @@ def pairs(results: BenchmarkResults, theme: Theme) -> Figure:
         list(map(pair_name, by_pair)),
         [Panel("", "average test accuracy of the two tasks (%)", series)],
         title=f"All {len(by_pair)} pairs of tasks fused",
-        theme=theme,
     )
 
 
-def trade_offs(results: BenchmarkResults, theme: Theme) -> Figure:
+def trade_offs(results: BenchmarkResults) -> Figure:
     """Target against control, a line per method."""
     found = trade_off(results)
-    colours = looks_among(results, found, len(theme.colours))
+    colours = looks_among(results, found, len(LIGHT.colours))
     target, control = scores(results, "target"), scores(results, "control")
     paths = []
     for method, points in found.items():
@@ -146,14 +143,13 @@ def trade_offs(results: BenchmarkResults, theme: Theme) -> Figure:
         x_label="mean test accuracy on the forgotten task (%), lower is better",
         y_label=f"test accuracy on {spaced(results.control)} (%), higher is better",
         start=start,
-        theme=theme,
     )
 
 
-def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme) -> Figure:
+def curve(results: BenchmarkResults, points: Sequence[CurvePoint]) -> Figure:
     """Accuracy against one varied thing, a line per method."""
     found = by_method(points)
-    colours = looks_among(results, found, len(theme.colours))
+    colours = looks_among(results, found, len(LIGHT.colours))
     varied, split = points[0].curve, points[0].split
     return band_figure(
         [
@@ -174,7 +170,6 @@ def curve(results: BenchmarkResults, points: Sequence[CurvePoint], theme: Theme)
         y_label=f"average {split} accuracy (%)",
         powers=varied == "samples",
         whole=varied == "tasks",
-        theme=theme,
     )
 
 
@@ -190,13 +185,13 @@ def selected(results: BenchmarkResults) -> str:
     return next((info.label for info in results.methods if info.key == key), "STA")
 
 
-def selection(results: BenchmarkResults, theme: Theme) -> Figure:
+def selection(results: BenchmarkResults) -> Figure:
     """Share of entries kept per layer (the paper's Fig. 4)."""
     title = f"Share of entries that {selected(results)} keeps, by layer"
-    return selection_figure(Selection(results.kept), title=title, theme=theme)
+    return selection_figure(Selection(results.kept), title=title)
 
 
-def survivors(results: BenchmarkResults, theme: Theme) -> Figure:
+def survivors(results: BenchmarkResults) -> Figure:
     """Share of each task vector that survives, by kind of parameter, mean over the layers."""
     kept = Selection(results.kept)
     found = kept.by_kind()
@@ -207,20 +202,16 @@ def survivors(results: BenchmarkResults, theme: Theme) -> Figure:
             [fmean(100 * share for _, share in row[task]) if task in row else None for task in kept.tasks]
             for row in found.values()
         ],
-        title=f"Share of each task vector that {selected(results)} keeps",
-        bar_label="entries kept (%), mean over the layers",
-        theme=theme,
+        title=f"Entries of each task vector that {selected(results)} keeps (%), mean over the layers",
     )
 
 
-def conflict(results: BenchmarkResults, theme: Theme) -> Figure:
+def conflict(results: BenchmarkResults) -> Figure:
     """Share of the entries whose signs differ, task by task."""
     grid = conflict_grid(results)
     return heat_figure(
         [line.label for line in grid.lines],
         [column.name for column in grid.columns],
         [[cell.mean if isinstance(cell, Number) else None for cell in line.cells] for line in grid.lines],
-        title="Sign conflict between task vectors",
-        bar_label="entries whose signs differ (%)",
-        theme=theme,
+        title="Entries of two task vectors whose signs differ (%)",
     )

@@ -58,6 +58,10 @@ class Scores:
         every = ("sta", "data-free", "data", "control")
         return [run for run in self.values if self.group(run) in (groups or every)]
 
+    def ranked(self, *, low: bool = False) -> list[Run]:
+        """The runs that are no reference, the best first; ``low``: the lower the better."""
+        return sorted(self.runs(), key=self.mean, reverse=not low)
+
     def group(self, run: Run) -> Group:
         """Which kind of method it is."""
         return self.infos[run[0]].group

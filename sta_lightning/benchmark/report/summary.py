@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from sta_lightning.benchmark.report.numbers import SETTINGS, Duel, Scores, duels, kept_accuracy, scores
+from sta_lightning.benchmark.report.numbers import (
+    SETTINGS,
+    Duel,
+    Scores,
+    duels,
+    kept_accuracy,
+    scores,
+    spaced,
+)
 from sta_lightning.benchmark.report.verdict import ONE_SEED, RULE
 from sta_lightning.benchmark.results import BenchmarkResults, Run, Setting
 from sta_lightning.report.document import Item
@@ -50,10 +58,10 @@ def reading(results: BenchmarkResults) -> str:
 
 
 def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
-    """The best model, then each variant of STA."""
+    """Each variant of STA."""
     found, met = scores(results), duels(results)
     kept = kept_accuracy(results)
-    items = [_best(found, met)] if found.runs() else []
+    items = []
     for run in found.runs("sta"):
         text = f"{_value(found.spread(run))} on average"
         if run in kept.values:
@@ -71,21 +79,50 @@ def fusion_items(results: BenchmarkResults) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _best(found: Scores, met: Sequence[Duel]) -> Item:
+def headline(results: BenchmarkResults) -> str:
+    """What was found, in one sentence; nothing if nothing was fused or forgotten."""
+    found = scores(results)
+    if not found.runs():
+        return forgetting_headline(results)
     best = found.best(found.runs())
-    bounds = "; ".join(
-        f"{found.infos[run[0]].label}: {_value(found.spread(run))}" for run in found.runs("reference")
+    bounds = ", ".join(
+        f"{found.infos[run[0]].label} {found.mean(run):.1f}%" for run in found.runs("reference")
     )
-    text = f"{found.named(best)}, {_value(found.spread(best))} on average"
-    text += f" ({bounds})." if bounds else "."
-    own = found.runs("sta")
+    text = f"{found.named(best)} makes the best model for all {len(results.tasks)} tasks: {_value(found.spread(best))}"
+    text += " on average" + (f" ({bounds})" if bounds else "")
+    own = [run for run in found.runs("sta") if run[0] == "sta_lp"] or found.runs("sta")
     if own and best not in own:
         first = found.best(own)
-        text += f" The best variant of STA is {found.named(first)}, {_value(found.spread(first))}."
-        for duel in met:
+        text += f"; {found.named(first)} reaches {_value(found.spread(first))}"
+        for duel in duels(results):
             if (duel.own, duel.other) == (first, best):
-                text += f" It lies {duel.verdict.lies} {found.named(best)}{duel.verdict.said}."
-    return Item(text, "The best fused model:")
+                text += f" and lies {duel.verdict.lies} it{duel.verdict.said}"
+    return f"{text}."
+
+
+def forgetting_headline(results: BenchmarkResults) -> str:
+    """What forgetting one task leaves of it and of the control, in one sentence."""
+    target, control = scores(results, "target"), scores(results, "control")
+    parts = [
+        f"{target.named(run)} {target.mean(run):.1f}% / {control.mean(run):.1f}%"
+        for run in (*target.ranked(low=True), *target.runs("reference"))
+    ]
+    if not parts:
+        return ""
+    return (
+        f"Forgotten task / control ({spaced(results.control)}) after forgetting one task: {', '.join(parts)}."
+    )
+
+
+def handed_out(results: BenchmarkResults) -> dict[str, str]:
+    """File in the output folder -> which fused model it holds."""
+    found, texts = scores(results), {}
+    for file, key in results.record["published"].items():
+        run: Run = (key, "published")
+        free = [other for other in found.runs() if not found.infos[other[0]].coefficient]
+        best = "the best model that needs no tuned coefficient, " if run == found.best(free) else ""
+        texts[file] = f"{best}{found.infos[key].label}, {found.mean(run):.1f}% on average"
+    return texts
 
 
 def _tally(found: Scores, met: Sequence[Duel], seeds: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from sta_lightning.benchmark.report import paper
@@ -24,7 +25,7 @@ from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
 
 def fusion_grid(results: BenchmarkResults) -> Grid:
-    """The layout of the paper's Table 2: a row per method and setting, a column per task."""
+    """The paper's Table 2: a row per method and setting, the best first; the references last."""
     tasks = results.tasks
     found, shares = scores(results), kept_accuracy(results)
     by_task = {task: scores(results, "fusion", task) for task in tasks}
@@ -32,18 +33,17 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
     for row in sorted(results.fusion, key=lambda row: row.seed):
         chosen.setdefault(row.run, []).append(row.chosen)
     lines = []
-    for run in found.values:
+    for run in (*found.ranked(), *found.runs("reference")):
         published = _published(found, run)
-        cells: list[Cell] = [
-            by_task[task].spread(run, paper.fusion(published, task, tasks)) for task in tasks
-        ]
-        cells.append(found.spread(run, paper.fusion(published, paper.AVERAGE, tasks)))
+        cells: list[Cell] = [found.spread(run, paper.fusion(published, paper.AVERAGE, tasks))]
         if shares.values:
             cells.append(shares.spread(run))
+        cells += [by_task[task].spread(run, paper.fusion(published, task, tasks)) for task in tasks]
         cells.append(settings_text(chosen[run]) or None)
         lines.append(_line(found, run, cells))
-    columns = [Column(spaced(task), better="high") for task in (*tasks, paper.AVERAGE)]
+    columns = [Column(paper.AVERAGE, better="high")]
     columns += [Column("of fine-tuned (%)")] if shares.values else []
+    columns += [Column(spaced(task), better="high") for task in tasks]
     grid = Grid(
         name="fusion",
         title=f"Fusion of {len(tasks)} fine-tuned models into one: test accuracy in percent",
@@ -69,7 +69,7 @@ def fusion_grid(results: BenchmarkResults) -> Grid:
 
 
 def forgetting_grid(results: BenchmarkResults) -> Grid:
-    """The paper's Table 3: a row per method, target and control on average and for every task."""
+    """The paper's Table 3: target and control on average and by task, the lowest target first."""
     control = results.control
     tasks = tuple(task for task in results.tasks if any(row.task == task for row in results.forgetting))
     columns, measured = [], []
@@ -77,9 +77,9 @@ def forgetting_grid(results: BenchmarkResults) -> Grid:
         name = task or paper.AVERAGE
         columns += [Column("target", spaced(name), "low"), Column("control", spaced(name), "high")]
         measured += [(name, side, scores(results, side, task)) for side in SIDES]
-    found = scores(results, "control")
+    found = scores(results, "target")
     lines = []
-    for run in found.values:
+    for run in (*found.ranked(low=True), *found.runs("reference")):
         cells: list[Cell] = [
             one.spread(run, paper.forgetting(_published(found, run), name, side, tasks, control))
             for name, side, one in measured
@@ -124,31 +124,44 @@ def pairs_grid(results: BenchmarkResults) -> Grid:
     )
 
 
-def properties_grid(methods: Sequence[MethodInfo]) -> Grid:
-    """The layout of the paper's Table 1: what every method needs."""
-    lines = [
-        Line(
-            info.label,
-            (
-                info.summary or None,
-                "no" if info.data == "nothing" else f"yes: {info.data}",
-                "yes" if info.data == "unlabelled test images" else "no",
-                "yes" if info.coefficient else "no",
-                info.source or None,
-            ),
-            kind="sta" if info.group == "sta" else "",
+def properties_grid(methods: Sequence[MethodInfo], seconds: Mapping[str, Number]) -> Grid:
+    """The paper's Table 1, and besides whether labels are needed, and the time of a merge.
+
+    ``seconds`` are those of a merge by the method's key, where they were measured.
+    """
+    lines = []
+    for info in methods:
+        if info.group == "reference":
+            continue
+        answers = (
+            info.forgets,
+            info.fuses,
+            info.coefficient,
+            info.data == "unlabelled test images",
+            info.data == "labelled samples",
         )
-        for info in methods
-        if info.group != "reference"
-    ]
-    names = ("what it does", "needs data?", "unlabelled test images?", "coefficient to tune?", "source")
+        cells: list[Cell] = ["yes" if answer else "no" for answer in answers]
+        cells += [seconds.get(info.key), info.data, info.summary or None, info.source or None]
+        lines.append(Line(info.label, tuple(cells), kind="sta" if info.group == "sta" else ""))
+    names = ("forgetting", "fusion", "coefficient", "test data", "labels", "seconds", "reads besides weights")
     return Grid(
         name="properties",
-        title="What every method needs besides the weights",
+        title="What every method does and needs (the paper's Table 1)",
         head="method",
-        columns=tuple(map(Column, names)),
+        columns=tuple(map(Column, (*names, "what it does", "source"))),
         lines=tuple(lines),
+        note="Whether it makes a model forget and fuses models, depends on a coefficient, relies on test data, "
+        "and needs labels; seconds: one merge, its files read, importance not included.",
     )
+
+
+def merge_seconds(results: BenchmarkResults) -> dict[str, Number]:
+    """How long the merges took, as published, by the method's key."""
+    found: dict[str, list[float]] = {}
+    for row in results.fusion:
+        if row.setting == "published" and row.seconds is not None:
+            found.setdefault(row.method, []).append(row.seconds)
+    return {key: Number(fmean(values), digits=2) for key, values in found.items()}
 
 
 def conflict_grid(results: BenchmarkResults) -> Grid:
