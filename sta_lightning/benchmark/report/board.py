@@ -65,12 +65,12 @@ def _sweeps(results: BenchmarkResults, folder: Path) -> None:
     for point in results.curves:
         if point.curve in VARIED:
             name = f"100 {VARIED[point.curve].symbol}" if point.curve in _SHARES else point.curve
-            found = {f"average against {name}": point.average}
-            curves.setdefault((point.curve, point.method, point.seed), []).append((point.x, found))
+            key = (point.curve, point.method, point.seed)
+            curves.setdefault(key, []).append((point.x, {f"average against {name}": point.average}))
     for each in results.trade_off:
         name = f"100 {symbol(results, each.method)}"
-        found = {f"target against {name}": each.target, f"control against {name}": each.control}
-        curves.setdefault(("trade_off", each.method, each.seed), []).append((each.x, found))
+        both = {f"target against {name}": each.target, f"control against {name}": each.control}
+        curves.setdefault(("trade_off", each.method, each.seed), []).append((each.x, both))
     for (curve, method, seed), points in curves.items():
         factor = 100 if curve in (*_SHARES, "trade_off") else 1
         with _run(folder / curve / method / f"seed_{seed}") as writer:
@@ -93,11 +93,11 @@ def _entered(
 
 @contextmanager
 def _run(folder: Path) -> Iterator[SummaryWriter]:
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
     try:
         yield writer
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
 
 
 def _in_words(document: Document) -> Document:
