@@ -38,7 +38,7 @@ from sta_lightning.arithmetic.registry import (
     settings_of,
 )
 from sta_lightning.arithmetic.selection import rank
-from sta_lightning.arithmetic.states import Merged, StateDict, floating_names
+from sta_lightning.arithmetic.states import Merged, StateDict, floating_names, weight_names
 from sta_lightning.arithmetic.vectors import change_size, task_vector
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "find_measure",
     "find_method",
     "floating_names",
+    "weight_names",
     "forget",
     "forget_mask",
     "forget_method",

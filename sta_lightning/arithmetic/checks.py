@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
-from sta_lightning.arithmetic.states import StateDict, floating_names, is_finite
+from sta_lightning.arithmetic.states import StateDict, Statistics, floating_names, is_finite, is_weight
 from sta_lightning.errors import StaError, listed
 
 Tensors = Mapping[str, Tensor | TensorSource]
@@ -150,9 +151,9 @@ def check_compatible(reference: StateDict, other: StateDict, *, reference_name: 
 
 
 def check_importance(model: StateDict, importance: StateDict, *, name: str) -> None:
-    """Whether every floating-point tensor of a model has one finite importance of its shape.
+    """Whether every weight of a model has one finite importance of its shape.
 
-    Entries for the model's integer buffers are ignored. ``name`` is what the message calls it.
+    Entries for the model's buffers are ignored. ``name`` is what the message calls it.
 
     Raises:
         StaError: names the tensors that are missing, unknown, of another shape, or not finite.
@@ -162,8 +163,8 @@ def check_importance(model: StateDict, importance: StateDict, *, name: str) -> N
 
 
 def compare_scores(model: Tensors, importance: Tensors, name: str) -> None:
-    """:func:`compare_names` of an importance with the floating-point tensors of its model."""
-    wanted = {key: tensor for key, tensor in model.items() if tensor.dtype.is_floating_point}
+    """:func:`compare_names` of an importance with the weights of its model."""
+    wanted = {key: tensor for key, tensor in model.items() if is_weight(key, tensor.dtype)}
     found = {key: scores for key, scores in importance.items() if key in wanted or key not in model}
     compare_names(wanted, found, reference_name="the model", other_name=name, kinds=False)
 
@@ -191,6 +192,13 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
     if name not in _DTYPES:
         raise StaError(f"dtype={name!r} was asked for; choose one of {listed(_DTYPES)}.")
     return _DTYPES[name]
+
+
+def check_statistics(value: str) -> Statistics:
+    """Refuse, by a StaError, what running statistics cannot become."""
+    if value not in get_args(Statistics):
+        raise StaError(f"statistics={value!r} was asked for; choose one of {listed(get_args(Statistics))}.")
+    return cast(Statistics, value)
 
 
 def torch_device(name: str) -> torch.device:

@@ -17,6 +17,7 @@ from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, TensorSource
+from sta_lightning.arithmetic.states import is_weight
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
 # can be made by itself.
@@ -54,13 +55,13 @@ class Dare:
         return dataclasses.replace(
             problem,
             origin={
-                name: _Zeros(source) if source.dtype.is_floating_point else source
+                name: _Zeros(source) if is_weight(name, source.dtype) else source
                 for name, source in reference.items()
             },
             finetuned={
                 task: {
                     name: _Thinned(source, reference[name], self, f"{task}:{name}")
-                    if source.dtype.is_floating_point and name in reference
+                    if is_weight(name, source.dtype) and name in reference
                     else source
                     for name, source in model.items()
                 }

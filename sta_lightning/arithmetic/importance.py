@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
 from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, whole
-from sta_lightning.arithmetic.states import StateDict, bounds, floating_names, wide_dtype
+from sta_lightning.arithmetic.states import StateDict, bounds, weight_names, wide_dtype
 from sta_lightning.errors import StaError, listed
 
 Maybe = TensorSource | None
@@ -174,7 +174,7 @@ def importance_for(
             pretrained, weights, reference_name="the pretrained model", other_name="the fine-tuned model"
         )
     found: dict[str, Tensor] = {}
-    for name in floating_names(weights):
+    for name in weight_names(weights):
         base = MemoryTensor(pretrained[name]) if pretrained and name in pretrained else None
         score = MemoryTensor(scores[name]) if scores and name in scores else None
         source = chosen.source(MemoryTensor(weights[name]), base, score)
@@ -185,7 +185,7 @@ def importance_for(
 
 def _check_scores(measure: Measure, scores: StateDict, weights: StateDict) -> None:
     check_importance(weights, scores, name=measure.title)
-    negative = [name for name in floating_names(weights) if bounds(scores[name])[0] < 0]
+    negative = [name for name in weight_names(weights) if bounds(scores[name])[0] < 0]
     if negative:
         made = "squares" if measure.power == 2 else "absolute values (Eq. 12)"
         raise StaError(

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.checks import check_compatible, check_dtype, check_state
+from sta_lightning.arithmetic.checks import check_compatible, check_dtype, check_state, check_statistics
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
-from sta_lightning.arithmetic.states import Merged, StateDict
+from sta_lightning.arithmetic.states import Merged, StateDict, Statistics
 from sta_lightning.errors import StaError, listed
 
 PRETRAINED = "the pretrained model"
@@ -57,6 +57,7 @@ def run_in_memory(
     dare: Dare | None = None,
     origin: StateDict | None = None,
     base_title: str = PRETRAINED,
+    statistics: Statistics = "pretrained",
     dtype: torch.dtype | None = None,
     compiled: bool | None = None,
 ) -> Merged:
@@ -71,6 +72,8 @@ def run_in_memory(
         dare: what is dropped from the task vectors before they are merged.
         origin: the model that the fine-tuned ones started from; ``None`` if it is ``base``.
         base_title: what to call ``base`` in a message.
+        statistics: what running statistics become, see
+            :class:`~sta_lightning.arithmetic.problem.Problem`.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``base``.
         compiled: see :func:`~sta_lightning.arithmetic.run.run`.
 
@@ -96,6 +99,7 @@ def run_in_memory(
         scores={task: in_memory(scores) for task, scores in (importance or {}).items()},
         origin=None if origin is None else in_memory(origin),
         grams={task: in_memory(found) for task, found in (grams or {}).items()},
+        statistics=check_statistics(statistics),
         base_title=base_title,
     )
     if dare is not None:

@@ -27,7 +27,7 @@ from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, make_method
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.spectral_sta import SpectralSta
-from sta_lightning.arithmetic.states import Merged, StateDict
+from sta_lightning.arithmetic.states import Merged, StateDict, Statistics
 from sta_lightning.errors import StaError, listed
 
 FUSION_METHODS.update(
@@ -75,6 +75,7 @@ def merge(
     settings: Mapping[str, Any] | None = None,
     dare: Dare | None = None,
     grams: Mapping[str, StateDict] | None = None,
+    statistics: Statistics = "pretrained",
     dtype: torch.dtype | None = None,
 ) -> Merged:
     """Merge fine-tuned models into one by a method's name.
@@ -93,6 +94,8 @@ def merge(
         dare: what is dropped from the task vectors before they are merged.
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods
             that read them.
+        statistics: the running statistics of normalisation layers, which are never extrapolated:
+            ``"pretrained"`` or the tasks' ``"average"``.
         dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
     Returns:
@@ -118,6 +121,7 @@ def merge(
         importance if made.needs_importance else None,
         grams=grams if made.needs_grams else None,
         dare=dare,
+        statistics=statistics,
         dtype=dtype,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sta_lightning.arithmetic.checks import compare_names, compare_scores
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.sources import whole as whole_tensor
-from sta_lightning.arithmetic.states import bounds, is_finite, piece_size, wide_dtype
+from sta_lightning.arithmetic.states import Statistics, bounds, is_finite, is_weight, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops
@@ -204,6 +204,8 @@ class Problem:
         origin: the model that the fine-tuned ones started from; None if it is ``base``.
         base_title: what to call ``base`` in a message.
         origin_title: what to call ``origin`` in a message.
+        statistics: what running statistics become, which no method extrapolates: those of ``base``
+            (``"pretrained"``), or the mean over the fine-tuned models (``"average"``).
         titles: task name -> what to call the fine-tuned model.
         score_titles: task name -> what to call the importance.
     """
@@ -213,6 +215,7 @@ class Problem:
     scores: Mapping[str, SourceDict] = field(default_factory=dict)
     origin: SourceDict | None = None
     grams: Mapping[str, SourceDict] = field(default_factory=dict)
+    statistics: Statistics = "pretrained"
     base_title: str = "the pretrained model"
     origin_title: str = "the pretrained model"
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -225,13 +228,20 @@ class Problem:
 
     @property
     def names(self) -> list[str]:
-        """The tensors that take part, those of floating-point type."""
-        return [name for name, source in self.base.items() if source.dtype.is_floating_point]
+        """The tensors that take part, see :func:`~sta_lightning.arithmetic.states.is_weight`."""
+        return [name for name, source in self.base.items() if is_weight(name, source.dtype)]
+
+    @property
+    def running(self) -> list[str]:
+        """The running statistics of normalisation layers."""
+        floating = [name for name, source in self.base.items() if source.dtype.is_floating_point]
+        return [name for name in floating if not is_weight(name, self.base[name].dtype)]
 
     def entries(self, name: str, workers: Workers, device: torch.device | None = None) -> Entries:
         """The tensor of that name of every model; ``device`` is None for that of ``base``."""
         base = self.base[name]
-        tasks, scored = self.tasks, self.tasks if self.scores else ()
+        tasks = self.tasks
+        scored = tasks if self.scores and is_weight(name, base.dtype) else ()
         has_grams = bool(self.grams) and all(name in self.grams[task] for task in tasks)
         return Entries(
             name=name,

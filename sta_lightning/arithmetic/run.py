@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from sta_lightning.arithmetic.method import Addresses, MergeMethod, NativeLoop, Survey
-from sta_lightning.arithmetic.problem import Entries, Problem
-from sta_lightning.arithmetic.states import is_finite
+from sta_lightning.arithmetic.method import Addresses, Combined, MergeMethod, NativeLoop, Survey
+from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.states import Statistics, is_finite
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import Loops, loops
@@ -46,7 +48,7 @@ def run(
     processes: Processes | None = None,
     compiled: bool | None = None,
 ) -> Kept:
-    """Merge every floating-point tensor.
+    """Merge every weight, and settle the running statistics.
 
     Args:
         method: what is done.
@@ -74,13 +76,15 @@ def run(
     with Workers((threads or torch.get_num_threads()) if native else 1, looking) as workers:
         survey = Survey(problem, workers, group, device)
         prepared = method.prepare(survey)
-        sizes = {name: survey.entries(name).numel for name in problem.names}
+        weights, running = dict.fromkeys(problem.names), _Running(problem.statistics)
+        sizes = {name: survey.entries(name).numel for name in (*weights, *problem.running)}
+
+        def merged(name: str) -> dict[str, float]:
+            found = (method, loop, prepared) if name in weights else (running, None, None)
+            return _Tensor(survey.entries(name), sink, problem.tasks, *found).merge()
 
         def mine() -> Kept:
-            return {
-                name: _Tensor(method, survey.entries(name), sink, loop, prepared, problem.tasks).merge()
-                for name in shared_out(sizes, group)
-            }
+            return {name: merged(name) for name in shared_out(sizes, group)}
 
         found = {name: kept for part in together(group, mine) for name, kept in part.items()}
     return {name: found[name] for name in problem.names if found[name]}
@@ -98,17 +102,32 @@ def _native(method: MergeMethod, problem: Problem, compiled: bool | None) -> tup
     return None if looking is None else (partial(native.call, kernel), looking)
 
 
+@dataclass(frozen=True)
+class _Running(MergeMethod):
+    """What running statistics become; of a variance the mean over models, whatever their means."""
+
+    statistics: Statistics
+
+    title = "running statistics"
+
+    @override
+    def combine(self, block: Block, state: Any) -> Combined:
+        if self.statistics == "pretrained":
+            return Combined(block.base)
+        return Combined(torch.stack(list(block.finetuned)).mean(0))
+
+
 class _Tensor:
     """One tensor of a merge."""
 
     def __init__(
         self,
-        method: MergeMethod,
         entries: Entries,
         sink: Sink,
+        tasks: tuple[str, ...],
+        method: MergeMethod,
         loop: NativeLoop | None,
         prepared: Any,
-        tasks: tuple[str, ...],
     ) -> None:
         self.method, self.entries, self.sink, self.tasks = method, entries, sink, tasks
         self.dtype = sink.dtype(entries.name)

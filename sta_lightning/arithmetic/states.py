@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
 """Tensor name -> tensor. Read one at a time, so that a mapping may load its tensors lazily."""
+
+Statistics = Literal["pretrained", "average"]
+"""What the running statistics of a merged model are: the pretrained model's, or the tasks' mean."""
 
 # The working set of six tasks in float64 then stays near the cache of a core; measured.
 _PIECE_ON_CPU = 1 << 17
@@ -32,11 +36,22 @@ class Merged:
 
 
 def floating_names(state: StateDict) -> list[str]:
-    """The names, in order, of the tensors that take part in the arithmetic, those of floating type.
-
-    Integer and boolean buffers are never merged; they are copied.
-    """
+    """The names, in order, of the floating-point tensors."""
     return [name for name, tensor in state.items() if tensor.is_floating_point()]
+
+
+def is_weight(name: str, dtype: torch.dtype) -> bool:
+    """Whether a tensor takes part in a merge: a floating-point one that is no running statistic.
+
+    ``running_mean`` and ``running_var`` are what PyTorch's normalisation layers call the statistics
+    of their inputs. Extrapolated like weights a variance can become negative.
+    """
+    return dtype.is_floating_point and name.rpartition(".")[2] not in ("running_mean", "running_var")
+
+
+def weight_names(state: StateDict) -> list[str]:
+    """The names, in order, of the tensors that take part in a merge, see :func:`is_weight`."""
+    return [name for name, tensor in state.items() if is_weight(name, tensor.dtype)]
 
 
 def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:

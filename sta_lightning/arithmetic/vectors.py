@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_compatible, check_state
 from sta_lightning.arithmetic.memory import PRETRAINED, check_models
-from sta_lightning.arithmetic.states import StateDict, floating_names, pieces, to_double, working_dtype
+from sta_lightning.arithmetic.states import StateDict, pieces, to_double, weight_names, working_dtype
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def task_vector(pretrained: StateDict, finetuned: StateDict) -> dict[str, Tensor
     """
     check_state(pretrained, PRETRAINED)
     check_compatible(pretrained, finetuned, reference_name=PRETRAINED, other_name="the fine-tuned model")
-    return {name: difference(pretrained[name], finetuned[name]) for name in floating_names(pretrained)}
+    return {name: difference(pretrained[name], finetuned[name]) for name in weight_names(pretrained)}
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def change_size(pretrained: StateDict, merged: StateDict) -> dict[str, float]:
     check_compatible(pretrained, merged, reference_name=PRETRAINED, other_name="the merged model")
     change = weight = 0.0
     changed = entries = 0
-    for name in floating_names(pretrained):
+    for name in weight_names(pretrained):
         base = pretrained[name].detach().reshape(-1)
         other = merged[name].detach().reshape(-1).to(base.device)
         entries += base.numel()
@@ -91,7 +91,7 @@ def sign_conflict(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> 
     tasks = list(finetuned)
     opposite = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
     both = torch.zeros_like(opposite)
-    for name in floating_names(pretrained):
+    for name in weight_names(pretrained):
         signs = torch.stack(
             [difference(pretrained[name], finetuned[task][name]).reshape(-1).sign() for task in tasks]
         ).cpu()

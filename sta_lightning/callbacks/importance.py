@@ -117,8 +117,7 @@ class ImportanceScoring(SampledPass):
             scores = {}
             for name, weight in weights.items():
                 base = None if pretrained is None else pretrained[name].float()
-                # A buffer such as a running mean has no gradient: importance 0, so that a merge
-                # leaves it as it was.
+                # A buffer has no gradient: importance 0.
                 total = sums[name] if name in sums else torch.zeros_like(weight, dtype=torch.float32)
                 scores[name] = self._measure.scored(total, weight.float(), base)
         return importance_for(self.measure, weights=weights, scores=scores, pretrained=pretrained)

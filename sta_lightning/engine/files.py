@@ -10,6 +10,7 @@ from typing import Any
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.states import is_weight
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
@@ -125,9 +126,9 @@ def open_task(
         return open_encoder(path, reference, f"task {task!r}", stack)
     with saying(f"task {task!r}"):
         vector, metadata = open_vector(path, stack)
-    # A vector is of floating-point tensors alone; the others are the pretrained model's own.
-    buffers = {name: source for name, source in reference.items() if not source.dtype.is_floating_point}
-    return {**buffers, **vector}, metadata
+    # A vector is of weights alone; the other tensors are the pretrained model's own.
+    buffers = {name: source for name, source in reference.items() if not is_weight(name, source.dtype)}
+    return {**vector, **buffers}, metadata
 
 
 def open_scores(
@@ -158,7 +159,7 @@ def open_scores(
         return {
             name: MEASURES[measure].source(source, pretrained[name], None)
             for name, source in finetuned.items()
-            if source.dtype.is_floating_point
+            if is_weight(name, source.dtype)
         }
     path, what = files.importance, f"importance of task {task!r}"
     if path is None:

@@ -9,7 +9,9 @@ import torch
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Dare, MergeMethod
+from sta_lightning.arithmetic.checks import check_statistics
 from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.arithmetic.states import Statistics
 from sta_lightning.engine.files import TaskSource
 from sta_lightning.engine.job import Job, Pretrained
 from sta_lightning.errors import StaError
@@ -26,6 +28,8 @@ class FusionJob(Job):
             pretrained one.
         measure: the importance that the method goes by, unless it is defined with one of its own.
         dare: what is dropped from the task vectors before they are merged; ``None`` to drop none.
+        statistics: what running statistics become, see
+            :class:`~sta_lightning.arithmetic.problem.Problem`.
         dtype: type of the merged weights; ``None`` for float32.
         device: where the arithmetic is done; ``None`` for the CPU.
 
@@ -44,11 +48,12 @@ class FusionJob(Job):
         base: str | None = None,
         measure: str = "lp",
         dare: Dare | None = None,
+        statistics: Statistics = "pretrained",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> None:
         super().__init__(tasks, name, method, start=base, measure=measure, dtype=dtype, device=device)
-        self.dare = dare
+        self.dare, self.statistics = dare, check_statistics(statistics)
         if dare is not None and method.takes_vectors:
             raise StaError(
                 f"method '{name}' adds masked task vectors as they are; DARE cannot be put in front of it. Leave dare out."
@@ -61,10 +66,11 @@ class FusionJob(Job):
 
     @override
     def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
-        problem = super().problem(pretrained, stack)
+        problem = dataclasses.replace(super().problem(pretrained, stack), statistics=self.statistics)
         return problem if self.dare is None else self.dare.drops(problem)
 
     @override
     def settings(self) -> dict[str, Any]:
         dare = {} if self.dare is None else {"dare": dataclasses.asdict(self.dare)}
-        return {"tasks": sorted(self.tasks), **dare}
+        statistics = {} if self.statistics == "pretrained" else {"statistics": self.statistics}
+        return {"tasks": sorted(self.tasks), **statistics, **dare}

@@ -19,6 +19,7 @@ from sta_lightning.arithmetic import (
     torch_dtype,
 )
 from sta_lightning.arithmetic.run import Kept
+from sta_lightning.arithmetic.states import Statistics
 from sta_lightning.arithmetic.workers import Processes
 from sta_lightning.engine.files import TaskSource, task_sources
 from sta_lightning.engine.forgetting import ForgettingJob
@@ -115,6 +116,8 @@ class FusionOptions(MergeOptions):
         dare_rescale: Whether the rest is rescaled by 1 / (1 - ``dare``).
         normalize: Importance is scaled to 0..1 per ``tensor`` (the paper), per ``block``, over the
             whole ``model``, or not (``none``).
+        statistics: Running statistics of normalisation layers, which no method extrapolates:
+            ``pretrained``, or the ``average`` of the tasks'.
         base: Model that method ``vectors`` adds to, a file; ``None`` for the pretrained one.
         vectors: Folder for what each task contributes, its masked task vector, as a file of its
             own; ``None`` to write none.
@@ -128,6 +131,7 @@ class FusionOptions(MergeOptions):
     dare: float | None = None
     dare_rescale: bool = True
     normalize: str = "tensor"
+    statistics: Statistics = "pretrained"
     base: str | None = None
     vectors: str | None = None
     vectors_dtype: DType | None = None
@@ -158,6 +162,7 @@ class FusionOptions(MergeOptions):
             base=self.base,
             measure=self.measure,
             dare=None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed),
+            statistics=self.statistics,
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
         )

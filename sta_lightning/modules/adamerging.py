@@ -17,7 +17,7 @@ from torch.optim import Adam
 from typing_extensions import override
 
 from sta_lightning.arithmetic.baselines.adamerging import combine, entropy
-from sta_lightning.arithmetic.states import floating_names
+from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders import encoder_spec
@@ -142,7 +142,7 @@ class AdaMerging(LightningModule):
             return
         sources = {task: (self._specs[task], files) for task, files in self._sources.items()}
         frozen = read_frozen(sources, self._encoder_name, self._pretrained, self._image_size, self._trim)
-        tasks, tensors = len(frozen.vectors), len(floating_names(frozen.encoder.state_dict()))
+        tasks, tensors = len(frozen.vectors), len(weight_names(frozen.encoder.state_dict()))
         shape = (tasks,) if self._granularity == "task" else (tasks, tensors)
         self._frozen = frozen
         self.coefficients = nn.Parameter(torch.full(shape, float(self._init)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sta_lightning.arithmetic.states import floating_names
+from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.arithmetic.vectors import difference
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.encoders.pretrained import pretrained_file
@@ -97,5 +97,5 @@ def _vectors(
     vectors: dict[str, dict[str, Tensor]] = {}
     for task, path in files.items():  # one fine-tuned encoder at a time
         state = read_encoder(path, base, f"task {task!r}")
-        vectors[task] = {name: difference(base[name], state[name]) for name in floating_names(base)}
+        vectors[task] = {name: difference(base[name], state[name]) for name in weight_names(base)}
     return vectors

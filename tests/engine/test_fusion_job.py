@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from sta_lightning import fuse
 from sta_lightning.arithmetic import FUSION_METHODS, average, make_method, merge, task_arithmetic
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.engine import FusionJob, Pretrained
+from sta_lightning.engine import FusionJob, Pretrained, TaskSource
+from sta_lightning.engine.options import FusionOptions
 from sta_lightning.errors import StaError
 from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
 from tests.engine.models import PREFIX, SHAPES, Models, State, prefixed, state, write_models
@@ -241,3 +243,28 @@ def test_buffers_are_those_of_the_pretrained_encoder(models: Models, output: Pat
     job(models, "average").write(models.pretrained, output)
     assert load_weights(output)[f"{PREFIX}steps"].tolist() == state(0)["steps"].tolist() == [0, 7]
     assert set(SHAPES) | {"steps"} == {name.removeprefix(PREFIX) for name in load_weights(output)}
+
+
+@pytest.mark.parametrize("statistics", ["pretrained", "average"])
+def test_running_statistics_stay_or_are_averaged(tmp_path: Path, statistics: Any) -> None:
+    running = {"bn.running_mean": (9,), "bn.running_var": (9,)}
+    models = write_models(tmp_path / "models", shapes={**SHAPES, **running})
+    options = FusionOptions(dict(models.tasks), encoder="miniature", statistics=statistics)
+    output = tmp_path / "out.safetensors"
+    options.write(models.pretrained, output)
+    for name in running:
+        tuned = np.mean([state[name].double().numpy() for state in models.finetuned.values()], axis=0)
+        wanted = models.base[name].double().numpy() if statistics == "pretrained" else tuned
+        np.testing.assert_allclose(load_weights(output)[PREFIX + name].numpy(), wanted, atol=1e-7)
+    said = json.loads(read_metadata(output)["settings"])
+    assert said.get("statistics", "pretrained") == statistics
+    vectors = FusionOptions(dict(models.tasks), statistics=statistics, vectors=str(tmp_path / "vectors"))
+    vectors.write(models.pretrained, output)
+    parts = {
+        task: TaskSource(vector=str(tmp_path / "vectors" / f"{task}.safetensors")) for task in models.tasks
+    }
+    added = FusionOptions(dict(parts), method="vectors")
+    added.write(models.pretrained, tmp_path / "added.safetensors")
+    assert torch.equal(
+        load_weights(tmp_path / "added.safetensors")[PREFIX + "bn.running_var"], models.base["bn.running_var"]
+    )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.states import StateDict, floating_names, working_dtype
+from sta_lightning.arithmetic.states import StateDict, weight_names, working_dtype
 from sta_lightning.errors import StaError, listed
 
 
@@ -38,7 +38,7 @@ def combine(
         StaError: there is no task, the coefficients have another shape, or a task vector lacks a
             tensor or has one of another shape.
     """
-    names = floating_names(pretrained)
+    names = weight_names(pretrained)
     if not vectors:
         raise StaError("there is nothing to merge: give at least one task vector.")
     shapes = ((len(vectors),), (len(vectors), len(names)))

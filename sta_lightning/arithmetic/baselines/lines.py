@@ -72,8 +72,8 @@ class Lines(VectorMethod):
         return vars(self)["method"]  # type: ignore[no-any-return]
 
     @override
-    def prepare(self, survey: Survey) -> tuple[float, int, Any]:
-        """alpha, the number of blocks, and what the other method prepared."""
+    def prepare(self, survey: Survey) -> tuple[float, dict[str, float], Any]:
+        """alpha, the depth of every tensor, and what the other method prepared."""
         made = self._made
         prepared = made.prepare(survey)
 
@@ -92,14 +92,15 @@ class Lines(VectorMethod):
         plain, merged = (sum(norms[i] for norms in found.values()) for i in (0, 1))
         # A vector of zeros stays one, whatever it is multiplied with.
         alpha = plain / merged / len(survey.problem.tasks) if merged else 0.0
-        return alpha, number_of_blocks(found), prepared
+        return alpha, depths(found), prepared
 
     @override
-    def prepare_tensor(self, entries: Entries, prepared: tuple[float, int, Any]) -> tuple[float, Any]:
+    def prepare_tensor(
+        self, entries: Entries, prepared: tuple[float, dict[str, float], Any]
+    ) -> tuple[float, Any]:
         """The tensor's coefficient, and what the other method prepared for it."""
-        alpha, count, inner = prepared
-        depth = (block_number(entries.name) or 0) / max(count - 1, 1)
-        return alpha + self.beta * depth, self._made.prepare_tensor(entries, inner)
+        alpha, depth, inner = prepared
+        return alpha + self.beta * depth[entries.name], self._made.prepare_tensor(entries, inner)
 
     @override
     def vector(self, block: Block, state: tuple[float, Any]) -> Tensor:
@@ -108,10 +109,29 @@ class Lines(VectorMethod):
 
 
 def block_number(name: str) -> int | None:
-    """The block that a tensor belongs to: the first number in its dotted name, or None."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+    """The block that a tensor belongs to, or None: the first number in its dotted name.
+
+    ``resblocks.3.…`` lies in block 3, ``stages.2.blocks.5.…`` in 2. Where a word that ends in a
+    number stands before it, that is the stage, and the stage is the block: ``layer4.0.…``, as
+    ResNets have it, lies in 4.
+    """
+    before = ""
+    for part in name.split("."):
+        if part.isdecimal():
+            stage = before[len(before.rstrip("0123456789")) :]
+            return int(stage or part)
+        before = part
+    return None
 
 
-def number_of_blocks(names: Iterable[str]) -> int:
-    """How many blocks a model with these tensors has: the largest number of a block, plus one."""
-    return 1 + max((block_number(name) or 0 for name in names), default=0)
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """How deep each tensor lies, from 0 in the first of the model's blocks to 1 in the last.
+
+    0 for what lies in no block, and in a model of one.
+    """
+    numbers = {name: block_number(name) for name in names}
+    places = {
+        block: place for place, block in enumerate(sorted({n for n in numbers.values() if n is not None}))
+    }
+    last = max(len(places) - 1, 1)
+    return {name: 0.0 if block is None else places[block] / last for name, block in numbers.items()}

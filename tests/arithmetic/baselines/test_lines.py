@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import FUSION_METHODS, fusion_method, merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines.lines import Lines, block_number, number_of_blocks
+from sta_lightning.arithmetic.baselines.lines import Lines, block_number, depths
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.method import Data, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
@@ -105,9 +105,25 @@ def test_blocks_and_their_number() -> None:
     assert block_number("layers.1.blocks.5.w") == 1
     assert block_number("ln_post.weight") is None
     assert block_number("conv1.weight") is None
-    assert number_of_blocks(["conv1.weight", "blocks.0.w", "blocks.3.w"]) == 4
-    assert number_of_blocks(["w"]) == 1
-    assert number_of_blocks([]) == 1
+    assert block_number("layer4.0.bn1.weight") == 4
+    assert block_number("visual.layer3.10.conv1.weight") == 3
+    assert block_number("s2.b10.conv1.conv.weight") is None
+    assert depths(["conv1.weight", "blocks.0.w", "blocks.3.w"]) == {
+        "conv1.weight": 0,
+        "blocks.0.w": 0,
+        "blocks.3.w": 1,
+    }
+    assert depths(["w"]) == {"w": 0}
+    assert depths([]) == {}
+
+
+def test_the_block_of_a_resnet_is_the_stage() -> None:
+    names = [f"layer{stage}.{block}.w" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    base = {name: torch.zeros(1) for name in ("conv1.w", *names, "fc.w")}
+    finetuned = {task: {name: torch.ones(1) for name in base} for task in "ab"}
+    got = lines(base, finetuned, beta=1.0)
+    wanted = [1.0, *(2 * (0.5 + stage / 3) for stage in range(4) for _ in (0, 1)), 1.0]
+    np.testing.assert_allclose([float(got[name]) for name in base], wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["w", "blocks.0.w"])
