@@ -85,7 +85,7 @@ class Checkpoint:
             StaError: it is no table in JSON.
         """
         path = self.files[0].parent / name
-        return _json(path) if path.is_file() else None
+        return read_table(path) if path.is_file() else None
 
 
 def open_checkpoint(path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False) -> Checkpoint:
@@ -174,7 +174,7 @@ def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
 def _weight_map(index: Path) -> dict[str, str]:
     if not index.is_file():
         raise StaError(f"there is no table of shards '{index}'. Check the path.")
-    found = _json(index).get("weight_map")
+    found = read_table(index).get("weight_map")
     places = found if isinstance(found, dict) else {}
     if not places or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
         raise StaError(
@@ -183,7 +183,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return {str(tensor): str(name) for tensor, name in places.items()}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """A file in JSON that is a table; a StaError names it if it is none."""
     try:
         content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
