@@ -20,8 +20,12 @@ from sta_lightning.weights.formats.checkpoint import open_checkpoint
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-# peft reads what this version of transformers calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    # peft reads what this version of transformers calls deprecated,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    # and suspects its own biases.
+    pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape"),
+]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
