@@ -28,9 +28,10 @@ def build_parser() -> RaisingParser:
     parser.add_argument("output", type=Path, metavar="OUT", help=help)
     help = (
         "open_clip: a whole CLIP for open_clip.create_model(NAME, pretrained=OUT). huggingface: a folder for from_pretrained. "
-        "safetensors: the image encoder alone, as this package reads it"
+        "safetensors: the image encoder alone, as this package reads it. lora: a new folder for "
+        "PeftModel.from_pretrained with what IN, any model in its own names, changes of --pretrained"
     )
-    layouts = Literal["open_clip", "huggingface", "safetensors"]
+    layouts = Literal["open_clip", "huggingface", "safetensors", "lora"]
     parser.add_argument("--to", type=layouts, required=True, help=help)
     help = "architecture, as open_clip names it, or miniature; needed where the file does not say how it computes"
     parser.add_argument("--encoder", type=str | None, default=None, help=help)
@@ -39,6 +40,8 @@ def build_parser() -> RaisingParser:
     help = "type of the weights written; None for that of IN"
     types = Literal["float32", "float16", "bfloat16"]
     parser.add_argument("--dtype", type=types | None, default=None, help=help)
+    help = "rank of an adapter's matrices, with --to lora"
+    parser.add_argument("--rank", type=int, default=16, help=help)
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
 
@@ -70,6 +73,9 @@ def run(name: str, words: Sequence[str]) -> None:
     from sta_lightning.weights.formats import convert
 
     start = time.perf_counter()
+    if asked.to == "lora":
+        say(_as_adapter(asked.source, asked.pretrained, asked.output, asked.rank))
+        return
     what = convert(
         asked.source,
         asked.output,
@@ -81,3 +87,25 @@ def run(name: str, words: Sequence[str]) -> None:
         unsafe_pickle=asked.unsafe_pickle,
     )
     say(f"written: {asked.output} ({what}; {time.perf_counter() - start:.2f} s)")
+
+
+def _as_adapter(source: Path, base: Path | None, output: Path, rank: int) -> str:
+    """Write an adapter; what it holds, in words."""
+    from sta_lightning.errors import StaError, listed
+    from sta_lightning.weights.formats import write_adapter
+
+    if base is None:
+        raise StaError("--to lora writes what a model changes of its base: give that with --pretrained.")
+    said = write_adapter(source, base, output, rank)
+    lines = [
+        f"  {share:7.2%}  {layer}" for layer, share in sorted(said.kept.items(), key=lambda entry: entry[1])
+    ]
+    whole = f"; {len(said.whole)} modules are in it whole" if said.whole else ""
+    lost = f"; left out, for want of a place in an adapter: {listed(said.lost)}" if said.lost else ""
+    return "\n".join(
+        [
+            f"energy of the change that {len(lines)} layers keep at rank {rank}, the least first:",
+            *lines,
+            f"written: {output} ({said.total:.2%} of the whole change's energy{whole}{lost})",
+        ]
+    )

@@ -102,3 +102,24 @@ def test_a_wrong_architecture_is_one_message(
     assert len(error.splitlines()) == 1
     assert f"'{clip_file}' is no ViT-B-16: it is miniature" in error
     assert "'miniature'" in error.split("Known architectures")[1]
+
+
+def test_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5))
+    torch.save(layer.state_dict(), tmp_path / "base.pt")
+    changed = layer.state_dict() | {"0.weight": layer[0].weight + torch.ones(5, 6), "1.bias": torch.ones(5)}
+    torch.save(changed, tmp_path / "tuned.pt")
+    words = ["convert", str(tmp_path / "tuned.pt"), str(tmp_path / "adapter"), "--to=lora", "--rank=1"]
+    assert main(words) == 2
+    assert "give that with --pretrained" in capsys.readouterr().err
+    assert main([*words, f"--pretrained={tmp_path / 'base.pt'}"]) == 0
+    said = capsys.readouterr().out
+    assert "100.00%  0\n" in said
+    assert (
+        f"written: {tmp_path / 'adapter'} (100.00% of the whole change's energy; 1 modules are in it whole)"
+        in said
+    )
+    assert load_weights(tmp_path / "adapter" / "adapter_model.safetensors").keys() == {
+        *(f"base_model.model.0.lora_{end}.weight" for end in "AB"),
+        *(f"base_model.model.1.{end}" for end in ("weight", "bias")),
+    }

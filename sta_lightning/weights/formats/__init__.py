@@ -4,6 +4,7 @@ from sta_lightning.weights.formats.architecture import Architecture, check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
 from sta_lightning.weights.formats.layout import Layout, recognise
+from sta_lightning.weights.formats.lora import write_adapter
 from sta_lightning.weights.formats.model import (
     Model,
     image_encoder,
@@ -32,4 +33,5 @@ __all__ = [
     "recognise",
     "weight_files",
     "whole_clip",
+    "write_adapter",
 ]

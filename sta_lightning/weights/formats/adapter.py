@@ -18,8 +18,8 @@ from sta_lightning.weights.formats.lowrank import Adapted, Shifted
 from sta_lightning.weights.opened import PathLike
 
 CONFIG = "adapter_config.json"
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_WRAPPER = "base_model.model."
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
+WRAPPER = "base_model.model."
 # PEFT's name of a part -> what it is here.
 _PARTS = {
     "lora_A.weight": "a",
@@ -47,7 +47,7 @@ def is_adapter(path: PathLike) -> bool:
     """Whether a path is a folder that PEFT wrote, or the weights file in one."""
     asked = Path(path)
     folder = asked if asked.is_dir() else asked.parent
-    return (folder / CONFIG).is_file() and (asked.is_dir() or asked.name in _FILES)
+    return (folder / CONFIG).is_file() and (asked.is_dir() or asked.name in FILES)
 
 
 def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoint:
@@ -66,9 +66,9 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
     title = f"the adapter '{folder}'"
     config = read_table(folder / CONFIG)
     _check_config(config, title)
-    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
-        raise StaError(f"{title} has no weights beside its configuration ({listed(_FILES)}). Copy them too.")
+        raise StaError(f"{title} has no weights beside its configuration ({listed(FILES)}). Copy them too.")
     matrices, copies = _sorted(open_checkpoint(file, stack).tensors, title)
     wanted = [*copies, *(f"{m}.{n}" for m, p in matrices.items() for n in _changed(p))]
     place = _place(wanted, base, title)
@@ -129,7 +129,7 @@ def _sorted(
     matrices: dict[str, dict[str, TensorSource]] = defaultdict(dict)
     copies: dict[str, TensorSource] = {}
     for full, source in stored.items():
-        name = full.removeprefix(_WRAPPER)
+        name = full.removeprefix(WRAPPER)
         found = [end for end in _PARTS if name.endswith(f".{end}")]
         if found:
             matrices[name.removesuffix(f".{found[0]}")][_PARTS[found[0]]] = source
