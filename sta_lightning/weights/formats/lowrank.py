@@ -78,7 +78,8 @@ class Adapted(Derived):
         """What DoRA multiplies each output's row by."""
         assert self._magnitude is not None
         norms = self._rows(0, self.shape[0]).norm(dim=0 if self._across else 1)
-        return whole(self._magnitude, self.dtype).flatten() / norms
+        found: Tensor = whole(self._magnitude, self.dtype).flatten() / norms
+        return found
 
 
 class Shifted(Derived):
