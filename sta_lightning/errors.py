@@ -14,6 +14,10 @@ class StaError(Exception):
     """
 
 
+class MissingError(StaError, FileNotFoundError):
+    """A file that was named is not there."""
+
+
 def listed(names: Iterable[str], limit: int = 5) -> str:
     """Names for an error message: quoted, separated by commas, the rest counted.
 

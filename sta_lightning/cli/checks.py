@@ -6,8 +6,6 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights.formats.archive import open_pickled
-from sta_lightning.weights.formats.states import as_mapping
 
 
 def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
@@ -16,6 +14,9 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
     Raises:
         StaError: The file is missing or is no checkpoint.
     """
+    from sta_lightning.weights.formats.archive import open_pickled  # imports torch
+    from sta_lightning.weights.formats.states import as_mapping
+
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.ckpt"))
         hint = f" In {str(path.parent)!r} there are: {', '.join(others)}." if others else ""

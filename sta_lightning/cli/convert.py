@@ -1,9 +1,9 @@
 """``sta convert``: a checkpoint of one program, written so that another reads it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
@@ -46,19 +46,6 @@ def build_parser() -> RaisingParser:
     return parser
 
 
-def known_architectures() -> Mapping[str, Mapping[str, Any]]:
-    """open_clip's configurations, read without importing it, and the package's own, by name."""
-    import json
-
-    from sta_lightning.encoders.architectures import MINIATURE, MINIATURE_CONFIG
-    from sta_lightning.encoders.spec import encoder_spec
-    from sta_lightning.weights.formats import open_clip_configs
-
-    spec = encoder_spec(MINIATURE)
-    own = json.loads(MINIATURE_CONFIG.read_text(encoding="utf-8"))
-    return {**open_clip_configs(), MINIATURE: {**own, "preprocess_cfg": {"mean": spec.mean, "std": spec.std}}}
-
-
 def run(name: str, words: Sequence[str]) -> None:
     """Run ``sta convert``."""
     asked = parse(
@@ -70,6 +57,7 @@ def run(name: str, words: Sequence[str]) -> None:
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
     from sta_lightning.arithmetic import torch_dtype
+    from sta_lightning.encoders.pretrained import known_architectures
     from sta_lightning.weights.formats import convert
 
     start = time.perf_counter()

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.cli.convert import UNSAFE, known_architectures
+from sta_lightning.cli.convert import UNSAFE
 from sta_lightning.cli.parser import RaisingParser, parse
-from sta_lightning.cli.screen import say
+from sta_lightning.cli.screen import byte_count, say
 from sta_lightning.errors import StaError
 
 DESCRIPTION = (
@@ -38,6 +38,7 @@ def run(name: str, words: Sequence[str]) -> None:
     asked = parse(build_parser(), words, missing="no file was named: `sta inspect FILE…`.")
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
+    from sta_lightning.encoders.pretrained import known_architectures
     from sta_lightning.weights.formats.inspection import inspect
 
     configs = known_architectures()
@@ -62,7 +63,7 @@ def run(name: str, words: Sequence[str]) -> None:
 def described(one: Mapping[str, Any]) -> Iterator[str]:
     """The lines for people."""
     shards = f" in {len(one['files'])} files" if len(one["files"]) > 1 else ""
-    yield f"{one['file']}  ({_bytes(one['bytes'])}{shards}, {one['container']})"
+    yield f"{one['file']}  ({byte_count(one['bytes'])}{shards}, {one['container']})"
     yield from _row("holds", one["kind"] or "weights")
     yield from _row("layout", one["layout"])
     yield from _row("made by", one["made_by"])
@@ -75,7 +76,9 @@ def described(one: Mapping[str, Any]) -> Iterator[str]:
     parts = [f"{what} {count:,}" for what, count in parameters.items() if count and what != "all"]
     yield from _row("parameters", f"{parameters['all']:,}" + (f" ({', '.join(parts)})" if parts else ""))
     for kind, row in one["types"].items():
-        yield from _row(kind, f"{row['tensors']} tensors, {row['entries']:,} entries, {_bytes(row['bytes'])}")
+        yield from _row(
+            kind, f"{row['tensors']} tensors, {row['entries']:,} entries, {byte_count(row['bytes'])}"
+        )
     metadata = dict(one["metadata"])
     converted = metadata.pop("converted", None)
     for key in ("settings", "sources"):
@@ -116,10 +119,3 @@ def _norms(norms: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     yield f"  {'task vector':<{width + 2}}  {'norm':>12}  {'relative':>10}"
     for block, row in norms.items():
         yield f"    {block:<{width}}  {row['norm']:12.6g}  {row['relative']:10.3e}"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

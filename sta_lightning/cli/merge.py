@@ -1,4 +1,7 @@
-"""``sta merge`` and ``sta forget``: files to a file; Lightning is imported only to evaluate it."""
+"""``sta merge`` and ``sta forget``: files to a file; Lightning is imported only to evaluate it.
+
+What can be known to be wrong without torch is said before it is imported, which takes seconds.
+"""
 
 import dataclasses
 import time
@@ -7,21 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from sta_lightning.cli.catalogue import check_method, methods
 from sta_lightning.cli.checks import add_output, check_output
+from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.placeholders import fill_placeholders, task_name
-from sta_lightning.cli.screen import say
-from sta_lightning.encoders.pretrained import pretrained_for_merge
-from sta_lightning.engine import (
-    ForgettingOptions,
-    FusionOptions,
-    MergeOptions,
-    TaskSource,
-    launched_processes,
-)
+from sta_lightning.cli.screen import byte_count, say
+from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions
+from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
-_OPTIONS: dict[str, type[MergeOptions]] = {"merge": FusionOptions, "forget": ForgettingOptions}
 _FILES = [field.name for field in dataclasses.fields(TaskSource)]
 _EVALUATION = ("data", "trainer", "seed_everything")
 
@@ -30,7 +28,7 @@ def build_parser(name: str) -> RaisingParser:
     """The options of a merge; those of its evaluation are taken as they are, unread."""
     parser = RaisingParser(prog=f"sta {name}")
     parser.add_config()
-    parser.add_class_arguments(_OPTIONS[name], "model", fail_untyped=True)
+    parser.add_class_arguments(OPTIONS[name], "model", fail_untyped=True)
     add_output(parser)
     for unread in _EVALUATION:
         parser.add_argument(f"--{unread}", type=dict[str, Any] | Any, default=None)
@@ -39,15 +37,28 @@ def build_parser(name: str) -> RaisingParser:
 
 def run(name: str, words: Sequence[str]) -> None:
     """Run ``sta merge`` or ``sta forget``."""
+    words = spelled_out(name, words)
     # The help and the configuration have the evaluation's options too.
-    everything = {"-h", "--help", "--print_config"} & {word.split("=")[0] for word in words}
-    asked = None if everything else parse(build_parser(name), words, _FILES)
-    if asked is not None:
-        fill_placeholders(asked)
-        check_output(asked.output)
-    if asked is None or asked.evaluate:
+    if {"-h", "--help", "--h", "--print_config"} & {word.split("=")[0] for word in words}:
         from sta_lightning.cli import merge_evaluated
 
+        merge_evaluated.run(name, words)
+        return
+    members = [*_FILES, *(key for has in methods(name).values() for key in has)]
+    asked = parse(build_parser(name), words, members)
+    fill_placeholders(asked)
+    check_output(asked.output)
+    options = OPTIONS[name](**asked.model.as_dict())
+    method, why = options.choice
+    check_method(name, method, options.settings, why)
+    options.check_files()
+    if asked.evaluate:
+        from sta_lightning.cli import merge_evaluated
+
+        if options.encoder is None:
+            from sta_lightning.encoders.pretrained import found_encoder
+
+            words.append(f"--model.encoder={found_encoder(options.pretrained)}")
         merge_evaluated.run(name, words)
         return
     for word in words:
@@ -57,23 +68,30 @@ def run(name: str, words: Sequence[str]) -> None:
             raise StaError(
                 f"{option} is an option of the evaluation, which --evaluate=false leaves out. Leave one of the two out."
             )
-    write(_OPTIONS[name](**asked.model.as_dict()), asked.output)
+    write(options, asked.output)
 
 
 def write(options: MergeOptions, output: Path) -> None:
     """Write what the options say, together with the other processes if there are some."""
+    from sta_lightning.encoders.pretrained import pretrained_for_merge
+    from sta_lightning.engine.processes import launched_processes
+
     start = time.perf_counter()
     if isinstance(options, FusionOptions):
         tasks, names = options.tasks, [task_name(spec) for spec in options.tasks]
         options.tasks = dict(zip(names, tasks.values(), strict=True)) if isinstance(tasks, dict) else names
     elif isinstance(options, ForgettingOptions):
         options.target = task_name(options.target)
-    options.job()  # what is out of range is refused before a file is opened
+    job = options.job()  # what is out of range is refused before a file is opened
     with ExitStack() as stack:
         pretrained = pretrained_for_merge(options.encoder, options.pretrained, options.image_size, stack)
         processes = stack.enter_context(launched_processes())
         options.write(pretrained, output, processes, options.task_heads())
         if processes.rank == 0:
+            if options.method is None:
+                say(f"method: {job.method.title} ({options.choice.reason}; another with --method NAME)")
             if isinstance(options, FusionOptions) and options.vectors is not None:
                 say(f"written: {len(options.tasks)} masked task vectors in {options.vectors}")
-            say(f"written: {output} ({time.perf_counter() - start:.2f} s)")
+            seconds = time.perf_counter() - start
+            say(f"written: {output} ({byte_count(output.stat().st_size)}, {seconds:.2f} s)")
+            say(f"next: sta inspect {output}")

@@ -58,3 +58,11 @@ def accuracy_table(metrics: Mapping[str, float]) -> str:
     width = max((len(name) for name, _ in rows), default=0)
     lines = [f"{'task':<{width}}  accuracy", f"{'-' * width}  --------"]
     return "\n".join(lines + [f"{name:<{width}}  {100 * value:7.2f}%" for name, value in rows])
+
+
+def byte_count(count: int) -> str:
+    """A size in words: ``12.3 MB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.states import is_weight
+from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
@@ -23,58 +22,6 @@ READ_MEASURES = {AS_GIVEN, *(name for name, measure in MEASURES.items() if measu
 """Those of them that are read from a file; the others are made of the weights."""
 GRAM = "gram"
 """What the metadata of a file with Gram matrices says under ``measure``."""
-
-
-@dataclass
-class TaskSource:
-    """The files of one task that goes into a merge.
-
-    Args:
-        finetuned: The fine-tuned encoder's weights; ``None`` if ``vector`` is given.
-        importance: The importance that ``sta score`` wrote; ``None`` where the method or the
-            measure needs none.
-        head: The task's head; ``None`` to make it from the pretrained model.
-        vector: The task's masked task vector, which an earlier ``sta merge`` wrote, in place of a
-            fine-tuned encoder.
-        gram: The Gram matrices that ``sta score --measure=gram`` wrote; only methods that read them
-            need them.
-    """
-
-    finetuned: str | None = None
-    importance: str | None = None
-    head: str | None = None
-    vector: str | None = None
-    gram: str | None = None
-
-
-def task_sources(
-    tasks: Mapping[str, TaskSource | Mapping[str, Any]] | Sequence[str],
-    shared: TaskSource | Mapping[str, Any],
-) -> dict[str, TaskSource]:
-    """Each task's files.
-
-    Args:
-        tasks: The files of every task, or the tasks' names alone.
-        shared: Where the files lie that ``tasks`` does not give; ``{task}`` in a path stands for
-            the task's name.
-
-    Raises:
-        StaError: a task is named twice.
-    """
-    names = list(tasks)
-    if len(set(names)) < len(names):
-        raise StaError(f"the tasks {listed(names)} have one twice; each can be merged once.")
-    found = {}
-    for name in names:
-        own = _given(tasks[name]) if isinstance(tasks, Mapping) else {}
-        paths = {key: path.replace("{task}", name) for key, path in _given(shared).items()}
-        found[name] = TaskSource(**{**paths, **own})
-    return found
-
-
-def _given(files: TaskSource | Mapping[str, Any]) -> dict[str, Any]:
-    entries = vars(files) if isinstance(files, TaskSource) else files
-    return {key: path for key, path in entries.items() if path is not None}
 
 
 @contextmanager

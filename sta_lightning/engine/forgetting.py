@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic import MergeMethod
 from sta_lightning.arithmetic.methods import refuse_several
-from sta_lightning.engine.files import TaskSource
 from sta_lightning.engine.job import Job
+from sta_lightning.engine.sources import TaskSource
 
 
 class ForgettingJob(Job):

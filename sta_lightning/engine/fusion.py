@@ -12,8 +12,8 @@ from sta_lightning.arithmetic import Dare, MergeMethod
 from sta_lightning.arithmetic.checks import check_statistics
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics
-from sta_lightning.engine.files import TaskSource
 from sta_lightning.engine.job import Job, Pretrained
+from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.sources import whole
 from sta_lightning.documents import read_json
-from sta_lightning.engine.files import TaskSource
+from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, TensorFile, load_weights, read_metadata
 

@@ -18,13 +18,13 @@ from sta_lightning.arithmetic.workers import Alone, Processes, together
 from sta_lightning.engine.files import (
     MERGE_MEASURES,
     READ_MEASURES,
-    TaskSource,
     open_encoder,
     open_grams,
     open_scores,
     open_task,
 )
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
+from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import provenance, streamed
 from sta_lightning.weights.formats import weight_files
@@ -35,7 +35,7 @@ class Pretrained:
     """The pretrained encoder.
 
     Attributes:
-        name: the encoder's name.
+        name: the encoder's name; ``None`` where nobody tells it.
         tensors: its tensors.
         prefix: what stands in front of their names in files.
         file: where they come from; ``None`` if a library made them.
@@ -43,15 +43,17 @@ class Pretrained:
         image_size: side of its input in pixels; ``None`` for its own.
         tag: what its weights were asked for by, where that is no file: a tag of open_clip, or
             ``random``.
+        architecture: what it is by its shapes, in words, where the name was not asked for.
     """
 
-    name: str
+    name: str | None
     tensors: SourceDict
     prefix: str
     file: Path | None = None
     digest: str | None = None
     image_size: int | None = None
     tag: str | None = None
+    architecture: str | None = None
 
 
 class Job(ABC):
@@ -239,6 +241,7 @@ class Job(ABC):
             "encoder": pretrained.name,
             "image_size": pretrained.image_size,
             **({} if pretrained.tag is None else {"pretrained": pretrained.tag}),
+            **({} if pretrained.architecture is None else {"architecture": pretrained.architecture}),
             **self.method.settings(),
             **({"measure": self._measure} if self.method.needs_importance else {}),
             **self.settings(),

@@ -1,35 +1,43 @@
 """The settings of a merge and a forgetting, once for command line, modules and Python."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from typing_extensions import override
 
-from sta_lightning.arithmetic import (
-    FORGET_METHODS,
-    FUSION_METHODS,
-    Dare,
-    make_method,
-    torch_device,
-    torch_dtype,
-)
-from sta_lightning.arithmetic.run import Kept
-from sta_lightning.arithmetic.states import Statistics
-from sta_lightning.arithmetic.workers import Processes
-from sta_lightning.engine.files import TaskSource, task_sources
-from sta_lightning.engine.forgetting import ForgettingJob
-from sta_lightning.engine.fusion import FusionJob
-from sta_lightning.engine.heads import TaskHead, heads_of_files
-from sta_lightning.engine.job import Job, Pretrained
-from sta_lightning.engine.vectors import check_vectors, write_vectors
-from sta_lightning.errors import StaError
+from sta_lightning.engine.sources import TaskSource, check_there, task_sources
+from sta_lightning.errors import StaError, listed
+
+# torch takes seconds to import: what a command line asks for is known, and refused, before. In
+# quotes, and not all postponed: jsonargparse would import these to resolve those.
+if TYPE_CHECKING:
+    from sta_lightning.arithmetic.run import Kept
+    from sta_lightning.arithmetic.workers import Processes
+    from sta_lightning.engine.forgetting import ForgettingJob
+    from sta_lightning.engine.fusion import FusionJob
+    from sta_lightning.engine.heads import TaskHead
+    from sta_lightning.engine.job import Job, Pretrained
+
+DATA_FREE = "tsv"
+"""The merging method where none is asked for and there is no importance: of those that need neither
+data nor a coefficient the best in this project's benchmarks (docs/benchmark), at scale 1."""
+DATA_FREE_FORGETTING = "task_arithmetic"
+"""The same for forgetting, where the benchmarks call it a draw: the simplest, negation."""
+_WEIGHED = ("amp", "delta-amp")
+"""The measures that are made of the weights, without a file."""
 
 DType = Literal["float32", "float16", "bfloat16"]
+Statistics = Literal["pretrained", "average"]  # those of sta_lightning.arithmetic.states
+
+
+class Choice(NamedTuple):
+    """The method of a merge, and why it is that."""
+
+    method: str
+    reason: str
 
 
 @dataclass(kw_only=True)
@@ -38,17 +46,18 @@ class MergeOptions(ABC):
 
     Args:
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
-            model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
-            package ships.
+            model's name; ``None`` for what the file ``pretrained`` holds.
+        pretrained: The pretrained weights, a file, a folder or a tag of open_clip; ``None`` for
+            those that ``encoder`` brings (``miniature``, a repository of the hub).
         image_size: Side of the input in pixels; ``None`` for the encoder's own.
-        method: ``sta`` (the paper's) or another of ``sta methods``; one of your own as
-            ``package.module.Name`` or ``file.py:name``.
+        method: One of ``sta methods``, or one of your own as ``package.module.Name`` or
+            ``file.py:name``; ``None`` for ``sta`` (the paper's) if there is the importance that it
+            reads, else for one that needs neither data nor a coefficient.
         settings: Further settings of the method by name, as ``sta methods NAME`` lists them:
             ``{keep: 0.2}``.
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from importance files by
             ``lp``, ``amp`` (θ²) or ``delta-amp`` (δ²), which need none; ``delta-lp`` or ``fisher``
-            from files scored by it; ``file`` from any, taken as they are.
+            from files scored by it; ``file`` from any, taken as they are; ``None`` for ``lp``.
         p: Quantile of the mask from 0 to 1; the paper's is 0.7. In a fusion it is that of the
             tasks' values for one entry (0 masks all but the smallest, 1 none); in a forgetting that
             of a tensor's entries, and those above it are taken out.
@@ -62,12 +71,12 @@ class MergeOptions(ABC):
             same.
     """
 
-    encoder: str = "miniature"
+    encoder: str | None = None
     pretrained: str | None = None
     image_size: int | None = None
-    method: str = "sta"
+    method: str | None = None
     settings: dict[str, Any] | None = None
-    measure: str = "lp"
+    measure: str | None = None
     p: float = 0.7
     scale: float | None = None
     seed: int = 0
@@ -75,15 +84,41 @@ class MergeOptions(ABC):
     dtype: DType | None = None
     device: str = "cpu"
 
+    @property
     @abstractmethod
-    def job(self) -> Job:
+    def choice(self) -> Choice:
+        """The method: as asked, or that which the files allow."""
+
+    @abstractmethod
+    def read(self) -> dict[str, str | None]:
+        """What is read besides the pretrained model: what it is -> its path."""
+
+    def check_files(self) -> None:
+        """Refuse files that are missing, without opening any.
+
+        Raises:
+            StaError: names the first, or says that there is no pretrained model.
+        """
+        if self.pretrained is None and self.encoder is None:
+            raise StaError(
+                "the pretrained model that the others were fine-tuned from must be given (pretrained); the package's own is "
+                "asked for as encoder=miniature."
+            )
+        if self.pretrained is not None and self.encoder is None:
+            check_there(self.pretrained, "the pretrained model")
+        for what, path in self.read().items():
+            if path is not None:
+                check_there(path, what)
+
+    @abstractmethod
+    def job(self) -> "Job":
         """What these settings ask for.
 
         Raises:
             StaError: a setting is unknown or out of range.
         """
 
-    def task_heads(self) -> dict[str, TaskHead]:
+    def task_heads(self) -> "dict[str, TaskHead]":
         """The heads that go into the written file, by task.
 
         Raises:
@@ -93,11 +128,11 @@ class MergeOptions(ABC):
 
     def write(
         self,
-        pretrained: Pretrained,
+        pretrained: "Pretrained",
         output: str | Path,
-        processes: Processes | None = None,
-        heads: Mapping[str, TaskHead] | None = None,
-    ) -> Kept:
+        processes: "Processes | None" = None,
+        heads: "Mapping[str, TaskHead] | None" = None,
+    ) -> "Kept":
         """Write all that is asked for; see :meth:`Job.write` for arguments, result and errors."""
         return self.job().write(pretrained, output, processes, heads)
 
@@ -107,8 +142,9 @@ class FusionOptions(MergeOptions):
     """What is fused, and how.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the
-            names alone, where ``files`` says where these lie.
+        tasks: By task name (or the path of a task's YAML file): the files of that task, or the path
+            of its fine-tuned encoder alone. Or the names alone, where ``files`` says where these
+            lie.
         files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
             for the task's name.
         dare: Share of every task vector's entries that is dropped at random before they are merged,
@@ -126,7 +162,7 @@ class FusionOptions(MergeOptions):
             nothing else.
     """
 
-    tasks: dict[str, TaskSource] | list[str]
+    tasks: dict[str, TaskSource | Path] | list[str]
     files: TaskSource = field(default_factory=TaskSource)
     dare: float | None = None
     dare_rescale: bool = True
@@ -143,11 +179,40 @@ class FusionOptions(MergeOptions):
         return task_sources(self.tasks, self.files)
 
     @override
-    def job(self) -> FusionJob:
+    def read(self) -> dict[str, str | None]:
+        found = {"the model that is added to": self.base}
+        for task, files in self.sources.items():
+            found[f"task '{task}'"] = files.finetuned or files.vector
+            found[f"importance of task '{task}'"] = files.importance
+            found[f"Gram matrices of task '{task}'"] = files.gram
+        return found
+
+    @property
+    @override
+    def choice(self) -> Choice:
+        if self.method is not None:
+            return Choice(self.method, "as asked")
+        if self.measure in _WEIGHED:
+            return Choice("sta", f"by the measure {self.measure}, which needs no data")
+        without = [task for task, files in self.sources.items() if files.importance is None]
+        if self.measure is not None or not without:
+            return Choice("sta", "every task has its importance")
+        return Choice(
+            DATA_FREE,
+            f"no importance lies beside {listed(without, 3)}; the best here that needs neither data nor a coefficient",
+        )
+
+    @override
+    def job(self) -> "FusionJob":
+        from sta_lightning.arithmetic import FUSION_METHODS, Dare, make_method, torch_device, torch_dtype
+        from sta_lightning.engine.fusion import FusionJob
+        from sta_lightning.engine.vectors import check_vectors
+
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
+        name = self.choice.method
         method = make_method(
-            self.method,
+            name,
             FUSION_METHODS,
             scale=self.scale,
             settings=self.settings,
@@ -157,10 +222,10 @@ class FusionOptions(MergeOptions):
         )
         job = FusionJob(
             self.sources,
-            self.method,
+            name,
             method,
             base=self.base,
-            measure=self.measure,
+            measure=self.measure or "lp",
             dare=None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed),
             statistics=self.statistics,
             dtype=torch_dtype(self.dtype),
@@ -171,17 +236,22 @@ class FusionOptions(MergeOptions):
         return job
 
     @override
-    def task_heads(self) -> dict[str, TaskHead]:
+    def task_heads(self) -> "dict[str, TaskHead]":
+        from sta_lightning.engine.heads import heads_of_files
+
         return heads_of_files(self.sources) if self.heads else {}
 
     @override
     def write(
         self,
-        pretrained: Pretrained,
+        pretrained: "Pretrained",
         output: str | Path,
-        processes: Processes | None = None,
-        heads: Mapping[str, TaskHead] | None = None,
-    ) -> Kept:
+        processes: "Processes | None" = None,
+        heads: "Mapping[str, TaskHead] | None" = None,
+    ) -> "Kept":
+        from sta_lightning.arithmetic import torch_dtype
+        from sta_lightning.engine.vectors import write_vectors
+
         kept = super().write(pretrained, output, processes, heads)
         if self.vectors is not None and (processes is None or processes.rank == 0):
             write_vectors(self.job(), pretrained, self.vectors, torch_dtype(self.vectors_dtype))
@@ -218,19 +288,50 @@ class ForgettingOptions(MergeOptions):
     target_head: str | None = None
     vector: str | None = None
 
+    @property
+    def source(self) -> TaskSource:
+        """The files of what is forgotten."""
+        files = TaskSource(self.finetuned, self.importance, self.target_head, self.vector)
+        return task_sources({self.target: files}, TaskSource())[self.target]
+
     @override
-    def job(self) -> ForgettingJob:
+    def read(self) -> dict[str, str | None]:
+        more = {f"task '{self.target}' ({number})": path for number, path in enumerate(self.more or (), 2)}
+        return {
+            "the model that shall forget": self.model,
+            f"task '{self.target}'": self.finetuned or self.vector,
+            f"importance of task '{self.target}'": self.importance,
+            **more,
+        }
+
+    @property
+    @override
+    def choice(self) -> Choice:
+        if self.method is not None:
+            return Choice(self.method, "as asked")
+        if self.measure in _WEIGHED:
+            return Choice("sta", f"by the measure {self.measure}, which needs no data")
+        if self.measure is not None or self.source.importance is not None:
+            return Choice("sta", "the task has its importance")
+        return Choice(DATA_FREE_FORGETTING, "no importance lies beside the fine-tuned model")
+
+    @override
+    def job(self) -> "ForgettingJob":
+        from sta_lightning.arithmetic import FORGET_METHODS, make_method, torch_device, torch_dtype
+        from sta_lightning.engine.forgetting import ForgettingJob
+
+        name = self.choice.method
         method = make_method(
-            self.method, FORGET_METHODS, scale=self.scale, settings=self.settings, p=self.p, seed=self.seed
+            name, FORGET_METHODS, scale=self.scale, settings=self.settings, p=self.p, seed=self.seed
         )
         return ForgettingJob(
             self.target,
-            TaskSource(self.finetuned, self.importance, self.target_head, self.vector),
-            self.method,
+            self.source,
+            name,
             method,
             model=self.model,
             more=self.more or (),
-            measure=self.measure,
+            measure=self.measure or "lp",
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
         )

@@ -23,7 +23,7 @@ from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders import encoder_spec
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
-from sta_lightning.engine.files import task_sources
+from sta_lightning.engine.sources import task_sources
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.frozen import Frozen, read_frozen
 from sta_lightning.modules.parts import QUIET, is_logged

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
@@ -19,8 +20,9 @@ class MergeModule(MergedEvaluation):
     change; see MultiTaskEvaluation.
 
     Args:
-        tasks: By task name (or the path of a task's YAML file): the files of that task. Or the
-            names alone, where ``files`` says where these lie.
+        tasks: By task name (or the path of a task's YAML file): the files of that task, or the path
+            of its fine-tuned encoder alone. Or the names alone, where ``files`` says where these
+            lie.
         options: See :class:`~sta_lightning.engine.FusionOptions`.
 
     Raises:
@@ -28,7 +30,7 @@ class MergeModule(MergedEvaluation):
             not fit.
     """
 
-    def __init__(self, tasks: dict[str, TaskSource] | list[str], **options: Any) -> None:
+    def __init__(self, tasks: dict[str, TaskSource | Path] | list[str], **options: Any) -> None:
         # By name: a task of one's own is found again by its file only.
         self._specs = {get_task(spec).name: spec for spec in tasks}
         if len(self._specs) != len(tasks):

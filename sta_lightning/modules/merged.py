@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic import Merged, change_size
 from sta_lightning.arithmetic.run import Kept
 from sta_lightning.arithmetic.workers import Processes
-from sta_lightning.encoders.pretrained import built_pretrained
+from sta_lightning.encoders.pretrained import found_encoder, pretrained_for_merge
 from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
 
@@ -34,9 +36,11 @@ class MergedEvaluation(MultiTaskEvaluation):
     """
 
     def __init__(self, options: MergeOptions, heads: dict[str, str]) -> None:
-        super().__init__(options.encoder, options.pretrained, heads=heads, image_size=options.image_size)
+        job = options.job()
+        encoder = options.encoder or found_encoder(options.pretrained)
+        super().__init__(encoder, options.pretrained, heads=heads, image_size=options.image_size)
         self.options = options
-        self.job = options.job()
+        self.job = job
         self.output: Path | None = None
         self.merged: Merged | None = None
         self._kept: Kept | None = None
@@ -55,7 +59,8 @@ class MergedEvaluation(MultiTaskEvaluation):
         """
         if self.merged is None:
             if self._kept is None:
-                self.merged = self.job.in_memory(self._pretrained_for_merge())
+                with self._pretrained_for_merge() as pretrained:
+                    self.merged = self.job.in_memory(pretrained)
             else:
                 self.merged = Merged(dict(super().encoder_weights()), self._kept)
         return self.merged
@@ -79,7 +84,8 @@ class MergedEvaluation(MultiTaskEvaluation):
             StaError: The merge is refused, or the file cannot be written; nothing has been changed
                 then.
         """
-        self._kept = self.options.write(self._pretrained_for_merge(), path, processes, self.task_heads())
+        with self._pretrained_for_merge() as pretrained:
+            self._kept = self.options.write(pretrained, path, processes, self.task_heads())
         self._weights, self.merged = str(path), None
         return Path(path)
 
@@ -94,8 +100,13 @@ class MergedEvaluation(MultiTaskEvaluation):
         """By task: the heads that go into the file beside the encoder; none by default."""
         return {}
 
-    def _pretrained_for_merge(self) -> Pretrained:
-        return built_pretrained(self._encoder_name, self._pretrained, self._image_size, self.original())
+    @contextmanager
+    def _pretrained_for_merge(self) -> Iterator[Pretrained]:
+        asked = self.options
+        with ExitStack() as stack:
+            yield pretrained_for_merge(
+                asked.encoder, asked.pretrained, asked.image_size, stack, build=self.original
+            )
 
     @override
     def check_tasks(self, names: list[str]) -> None:
@@ -105,4 +116,5 @@ class MergedEvaluation(MultiTaskEvaluation):
 
     @override
     def describe(self) -> dict[str, Any]:
-        return self.job.described(self._pretrained_for_merge())
+        with self._pretrained_for_merge() as pretrained:
+            return self.job.described(pretrained)

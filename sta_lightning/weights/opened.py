@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import MissingError, StaError, listed
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -26,7 +26,7 @@ def existing(path: PathLike) -> Path:
         raise StaError(f"'{path}' is a folder. Give the weights file in it.")
     if not file.is_file():
         where = "" if file.is_absolute() else f" in '{Path.cwd()}'"
-        raise StaError(f"there is no weights file '{path}'{where}. Check the path.")
+        raise MissingError(f"there is no weights file '{path}'{where}. Check the path.")
     if file.suffix not in (SAFETENSORS, *PICKLES):
         raise StaError(
             f"'{path}' has an unknown ending '{file.suffix}'. Weights are read from "

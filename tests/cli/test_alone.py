@@ -49,7 +49,7 @@ def test_nothing_heavy_is_imported(models: Models, tmp_path: Path) -> None:
     for outcome in (merged, forgotten):
         assert outcome.status == 0, outcome.err
         assert outcome.out.splitlines()[-1] == "imported:"
-        assert outcome.out.startswith("written: ")
+        assert outcome.out.startswith(("method: STA", "written: "))
     assert refused.status == 2
     assert refused.out == "imported:\n"
     assert sorted(os.listdir(tmp_path)) == ["forgotten.safetensors", "merged.safetensors"]
@@ -148,7 +148,14 @@ def way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
-TASKS = "--model.tasks={a: {finetuned: a.safetensors}}"
+OF = ["--model.encoder=miniature", "--model.tasks={a: {finetuned: a.safetensors}}"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the one file that is named."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.safetensors").touch()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +170,7 @@ TASKS = "--model.tasks={a: {finetuned: a.safetensors}}"
         (["--evaluate=maybe"], []),
         (["--evaluate=["], []),
         (["--evaluate=no"], ["alone"]),
-        (["--evaluate"], []),
+        (["--evaluate"], ["evaluated"]),
         (["--evaluate=false", "--help"], ["evaluated"]),
         (["--evaluate=false", "--print_config"], ["evaluated"]),
         (["--evaluate=false", "--print_config=skip_default"], ["evaluated"]),
@@ -173,11 +180,13 @@ TASKS = "--model.tasks={a: {finetuned: a.safetensors}}"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
+@pytest.mark.usefixtures("here")
 def test_which_command_lines_need_nothing_more(words: list[str], expected: list[str], way: list[str]) -> None:
-    assert main(["merge", TASKS, "--output=out.safetensors", *words]) == (0 if expected else 2)
+    assert main(["merge", *OF, "--output=out.safetensors", *words]) == (0 if expected else 2)
     assert way == expected
 
 
+@pytest.mark.usefixtures("here")
 def test_a_configuration_decides_too(tmp_path: Path, way: list[str]) -> None:
     def config(name: str, content: object) -> str:
         (tmp_path / name).write_text(yaml.safe_dump(content))
@@ -186,7 +195,7 @@ def test_a_configuration_decides_too(tmp_path: Path, way: list[str]) -> None:
     first = config("first.yaml", {"evaluate": True, "trainer": {}, "data": {"control": None}})
     second = config("second.yaml", {"evaluate": False})
     for words in ([first, second], [second, first], [first, "--evaluate=false"]):
-        assert main(["merge", TASKS, "--output=out.safetensors", *words]) == 0
+        assert main(["merge", *OF, "--output=out.safetensors", *words]) == 0
     assert way == ["alone", "evaluated", "alone"]
 
 

@@ -52,7 +52,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["stray"], ["'stray'"]),
         (["--model.tasks={}"], ["nothing to merge"]),
         (["--model.tasks={one: {finetund: x}}"], ["finetund", "'finetuned'"]),
-        (["--model.tasks={one: x.safetensors}"], ["--model.tasks"]),
+        (["--model.tasks={one: x.safetensors}"], ["'one'", "'x.safetensors'", "looked from"]),
         (["--model.tasks=3"], ["--model.tasks"]),
         (["--model.tasks={one: {finetuned: nowhere.safetensors}}"], ["nowhere.safetensors", "'one'"]),
         (["--model.pretrained=nowhere.safetensors"], ["nowhere.safetensors"]),

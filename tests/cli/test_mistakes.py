@@ -19,6 +19,17 @@ FORGET = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with (empty) files of the names that the configurations expect."""
+    monkeypatch.chdir(tmp_path)
+    for task in ("digits", "vehicles", "street_numbers", "traffic_signs", "textures", "land_cover"):
+        folder = tmp_path / "runs" / "finetune" / task
+        folder.mkdir(parents=True)
+        for name in ("encoder", "importance", "head"):
+            (folder / f"{name}.safetensors").touch()
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one message of a command line that is refused."""
     assert main(words) == 2
@@ -95,13 +106,12 @@ def test_mistakes_on_the_command_line(
     expected: list[str],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
     message = refused(words, capsys)
     for part in expected:
         assert part in message
-    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -111,14 +121,14 @@ def test_mistakes_on_the_command_line(
         ("merge", "model: {p: 0.5, metod: sta}\n", ["model.metod", "'method'"]),
         (
             "merge",
-            "data: {tasks: [digits]}\nmodel: {tasks: {a: {finetuned: a}}}\noutput: o.safetensors\n",
+            "data: {tasks: [digits]}\nmodel: {encoder: miniature, tasks: {a: settings.yaml}}\noutput: o.safetensors\n",
             ["data.tasks", "'digits'", "model.tasks"],
         ),
         ("merge", "model: {p: [1, 2]}\n", ["--model.p", "a number"]),
         ("merge", "model: {p: 0.5\n", ["not valid YAML", "line 2"]),
         (
             "merge",
-            "trainer: {max_epohs: 3}\nmodel: {tasks: {a: {finetuned: a}}}\noutput: o.safetensors\n",
+            "trainer: {max_epohs: 3}\nmodel: {encoder: miniature, tasks: {a: settings.yaml}}\noutput: o.safetensors\n",
             ["trainer.max_epohs", "'max_epochs'"],
         ),
         ("fit", "- CLIPClassifier\n", ["expected a mapping"]),
@@ -149,9 +159,8 @@ def test_mistakes_in_a_file(
         assert part in message
 
 
-def test_debug_shows_the_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_exception() -> None:
     from sta_lightning.errors import StaError
 
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(StaError, match=r"1\.3"):
         main([*MERGE, "--model.p=1.3", "--debug"])

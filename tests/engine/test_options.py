@@ -15,7 +15,7 @@ from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
 from sta_lightning.errors import StaError
 
-TASKS = {"a": TaskSource("a.safetensors"), "b": TaskSource("b.safetensors")}
+TASKS = {name: TaskSource(f"{name}.safetensors", f"{name}-importance.safetensors") for name in "ab"}
 
 
 def described(of: type[Any]) -> dict[str, str]:

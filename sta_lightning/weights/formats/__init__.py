@@ -3,6 +3,7 @@
 from sta_lightning.weights.formats.architecture import Architecture, check_whole, guess, open_clip_configs
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
+from sta_lightning.weights.formats.inspection import describe
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.lora import write_adapter
 from sta_lightning.weights.formats.model import (
@@ -23,6 +24,7 @@ __all__ = [
     "Target",
     "check_whole",
     "convert",
+    "describe",
     "guess",
     "image_encoder",
     "load_state",

@@ -13,11 +13,11 @@ import torch
 from sta_lightning.arithmetic.normalization import block_of
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.states import wide_dtype
-from sta_lightning.weights.formats.architecture import Architecture, Configs, guess
+from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.model import image_encoder, open_model, whole_clip
-from sta_lightning.weights.formats.origin import computed_by, known_name, made_by
+from sta_lightning.weights.formats.origin import computed_by, known_name, made_by, settings_of
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.provenance import decoded
 
@@ -78,6 +78,34 @@ def inspect(
             model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
             found["task_vector"] = task_vector_norms(model.encoder, base.encoder)
         return found
+
+
+def describe(path: PathLike, configs: Configs) -> tuple[str | None, Architecture]:
+    """The encoder in a checkpoint: its name, where it is beyond doubt, and its sizes.
+
+    ``None`` for the name where nobody says which activation it was trained with, and the known
+    architectures of its sizes differ in that: OpenAI's and open_clip's of one shape do.
+
+    Args:
+        path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        configs: known architectures.
+
+    Raises:
+        StaError: the file is missing or broken.
+    """
+    with ExitStack() as stack:
+        checkpoint = open_checkpoint(path, stack)
+        if checkpoint.layout.kind in ("head", "unknown"):
+            return None, Architecture("unknown")
+        clip = whole_clip(checkpoint) if checkpoint.layout.text is not None else None
+        found = guess(image_encoder(checkpoint), clip, configs)
+        computed = computed_by(checkpoint, found, configs)
+        name = known_name(checkpoint, found, configs, None if computed is None else computed.activation)
+        kinds = {bool(configs[other].get("quick_gelu")) for other in found.names}
+        said = settings_of(checkpoint).get("encoder")
+        sure = computed is not None or len(kinds) == 1 or said == name
+        fits = name not in configs or not differences(found, configs[str(name)])
+        return (name if sure and fits else None), found
 
 
 def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, dict[str, float]]:
