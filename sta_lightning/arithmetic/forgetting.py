@@ -13,9 +13,9 @@ from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.linear import FORGETS
 from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native
+from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native
 from sta_lightning.arithmetic.order import kth_entry
-from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.problem import Addresses, Block, Entries
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
@@ -42,6 +42,7 @@ class StaForgetting(MergeMethod):
     data = "labelled samples"
     source = "Tian et al. 2024"
     needs_importance = True
+    rereads_scores = True
 
     def __post_init__(self) -> None:
         check_share(self.p)
@@ -49,11 +50,7 @@ class StaForgetting(MergeMethod):
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> float:
         """The p-quantile of the tensor's importances: one of them, exactly."""
-        (source,) = entries.scores
-        if not entries.numel:
-            return 0.0
-        entries.bounds(source)  # refuses NaN, which has no rank
-        return float(kth_entry(entries, rank(entries.numel, self.p)))
+        return float(kth_entry(entries, rank(entries.numel, self.p))) if entries.numel else 0.0
 
     @override
     def combine(self, block: Block, state: float) -> Combined:

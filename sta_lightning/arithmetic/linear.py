@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.memory import run_in_memory
-from sta_lightning.arithmetic.method import Addresses, Answer, Combined, MergeMethod, Native, VectorMethod
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, VectorMethod
+from sta_lightning.arithmetic.problem import Addresses, Block
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
 

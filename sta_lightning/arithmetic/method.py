@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
 from sta_lightning.arithmetic.workers import Processes, Workers, shared_out, together
 
 
@@ -25,15 +25,6 @@ class Combined(NamedTuple):
 
     values: Tensor
     kept: Tensor | None = None
-
-
-class Addresses(NamedTuple):
-    """Where the float32 entries of one piece lie."""
-
-    base: int
-    origin: int
-    finetuned: list[int]
-    scores: list[int]
 
 
 class Answer(NamedTuple):
@@ -111,6 +102,8 @@ class MergeMethod(ABC):
         needs_importance: whether it reads a number for every entry of every task: an importance, a
             Fisher information.
         measure: the importance that it is defined with; None where the user chooses one.
+        rereads_scores: whether ``prepare_tensor`` reads all importances of the tensor: they are
+            held in memory for ``combine`` where they are not too many.
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
         many: whether a forgetting takes several fine-tunings of the task to forget.
         takes_vectors: whether its ``finetuned`` are masked task vectors in place of models.
@@ -127,6 +120,7 @@ class MergeMethod(ABC):
     scope: ClassVar[Literal["position", "tensor"]] = "position"
     needs_importance: ClassVar[bool] = False
     measure: ClassVar[str | None] = None
+    rereads_scores: ClassVar[bool] = False
     needs_grams: ClassVar[bool] = False
     many: ClassVar[bool] = False
     takes_vectors: ClassVar[bool] = False

@@ -22,12 +22,12 @@ from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.selection import (
     SMALL,
     Counts,
+    all_finite,
     count_digits,
     kth_from_counts,
     kth_smallest_entry,
 )
-from sta_lightning.arithmetic.sources import MemoryTensor, TensorSource
-from sta_lightning.arithmetic.states import wide_dtype
+from sta_lightning.arithmetic.states import is_finite, wide_dtype
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.kernels import Loops
 
@@ -35,18 +35,21 @@ Rows = Callable[[Block], Iterable[Tensor]]
 """The entries of a block -> a row of as many numbers, without NaN, for every list of ranks."""
 
 BINS = 1 << 16  # values of a digit
-HELD = 1 << 22  # entries of a tensor that are kept in memory from one count to the next: 16 MB
-_HELD_BUFFER = -1  # the others are numbered from 0
 
 
 def kth_entry(entries: Entries, k: int) -> Tensor:
-    """The k-th smallest importance, shape ``[]``, of a tensor with one task's, finite; k from 1."""
+    """The k-th smallest importance, shape ``[]``, of a tensor with one task's; k from 1.
+
+    Raises:
+        StaError: if an entry of the tensor is NaN, which has no rank, or infinite.
+    """
     (source,) = entries.scores
     dtype = wide_dtype(source.dtype)
     if entries.numel <= SMALL:
-        return kth_smallest_entry(source.read(slice(0, entries.numel), dtype), k)
-    if entries.numel <= HELD and dtype == torch.float32 and source.device.type == "cpu":
-        source = _held(entries, source)
+        values = source.read(slice(0, entries.numel), dtype)
+        if not is_finite(values):
+            entries.refuse_infinite()
+        return kth_smallest_entry(values, k)
 
     def count(shift: int, prefix: int) -> Counts:
         each: defaultdict[int, Counts] = defaultdict(lambda: np.zeros(BINS, dtype=np.int64))
@@ -59,25 +62,12 @@ def kth_entry(entries: Entries, k: int) -> Tensor:
                 native.count(values.data_ptr(), values.numel(), shift, prefix, counts.ctypes.data)
 
         entries.over(source, look)
-        return cast(Counts, sum(each.values()))
+        counts = cast(Counts, sum(each.values()))
+        if shift == 8 * dtype.itemsize - 16 and not all_finite(counts, dtype):
+            entries.refuse_infinite()
+        return counts
 
     return kth_from_counts(count, k, dtype)
-
-
-def _held(entries: Entries, source: TensorSource) -> TensorSource:
-    """The entries in memory, so that a file is read once for all counts."""
-    if isinstance(source, MemoryTensor):
-        return source
-    memory = entries.workers.buffer(_HELD_BUFFER, entries.numel)
-
-    def hold(piece: slice) -> None:
-        room = memory[piece]
-        values = source.read_float32(piece, room)
-        if values is not room:
-            room.copy_(values)
-
-    entries.workers.map(hold, entries.pieces())
-    return MemoryTensor(memory)
 
 
 def size_of(survey: Survey) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import compare_names, compare_scores
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import Held, MemoryTensor, SourceDict, TensorSource
 from sta_lightning.arithmetic.sources import whole as whole_tensor
 from sta_lightning.arithmetic.states import Statistics, bounds, is_finite, is_weight, piece_size, wide_dtype
 from sta_lightning.arithmetic.workers import Workers
@@ -19,6 +19,18 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops
 
 Result = TypeVar("Result")
+
+HELD = 1 << 22  # entries of a tensor that are kept in memory for a second look: 16 MB
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+class Addresses(NamedTuple):
+    """Where the float32 entries of one piece lie."""
+
+    base: int
+    origin: int
+    finetuned: list[int]
+    scores: list[int]
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,46 @@ class Entries:
             if not is_finite(part):
                 self.refuse_infinite()
         return block
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether compiled loops can take it: on the CPU, exact in float32, as 16-bit types are."""
+        places = (self.device, *(source.device for source in self.sources))
+        narrow = all(source.dtype in _NARROW for source in self.sources)
+        return narrow and all(place.type == "cpu" for place in places)
+
+    def addresses(self, piece: slice) -> tuple[Addresses, list[Tensor]]:
+        """A piece of every model for a compiled loop, and what has to live until it is done.
+
+        The memory is the calling thread's, and is used again for its next piece.
+        """
+        size, shared = piece.stop - piece.start, self.origin is self.base
+        sources = (self.base, *self.sources[2:]) if shared else self.sources
+        held = [
+            source.read_float32(piece, self.workers.buffer(number, size))
+            for number, source in enumerate(sources)
+        ]
+        base, *others = (values.data_ptr() for values in held)
+        origin = base if shared else others.pop(0)
+        tasks = len(self.finetuned)
+        return Addresses(base, origin, others[:tasks], others[tasks:]), held
+
+    def holding_scores(self) -> Entries:
+        """The same, each importance kept in memory once read, if it is narrow and not too large.
+
+        The memory is the calling thread's, and is used again for the next tensor.
+        """
+        if not self.is_plain or self.numel > HELD:
+            return self
+        return replace(
+            self,
+            scores=tuple(
+                source
+                if isinstance(source, MemoryTensor)
+                else Held(source, self.workers.buffer(-1 - number, self.numel))
+                for number, source in enumerate(self.scores)
+            ),
+        )
 
     def bounds(self, source: TensorSource) -> tuple[float, float]:
         """Smallest and largest entry of one of the sources: known beforehand, or found now.

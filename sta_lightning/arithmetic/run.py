@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.method import Addresses, Combined, MergeMethod, NativeLoop, Survey
+from sta_lightning.arithmetic.method import Combined, MergeMethod, NativeLoop, Survey
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.states import Statistics, is_finite
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
@@ -129,10 +129,11 @@ class _Tensor:
         loop: NativeLoop | None,
         prepared: Any,
     ) -> None:
-        self.method, self.entries, self.sink, self.tasks = method, entries, sink, tasks
+        self.method, self.sink, self.tasks = method, sink, tasks
         self.dtype = sink.dtype(entries.name)
-        self.loop = loop if self._is_plain() else None
-        self.state = method.prepare_tensor(entries, prepared)
+        self.loop = loop if entries.is_plain else None
+        self.entries = entries.holding_scores() if method.rereads_scores else entries
+        self.state = method.prepare_tensor(self.entries, prepared)
 
     def merge(self) -> dict[str, float]:
         """Merge all its blocks and return the shares kept."""
@@ -149,12 +150,6 @@ class _Tensor:
         totals = map(sum, zip(*(count for count in counts if count is not None), strict=True))
         return {task: total / entries.numel for task, total in zip(self.tasks, totals, strict=True)}
 
-    def _is_plain(self) -> bool:
-        """Whether the loops can take it: on the CPU, exact in float32, as 16-bit types are."""
-        sources = self.entries.sources
-        cpu = self.entries.device.type == "cpu" and all(source.device.type == "cpu" for source in sources)
-        return cpu and all(source.dtype in _NARROW for source in sources)
-
     def _eager(self, piece: slice) -> list[int] | None:
         block = self.entries.block(piece, whole=self.method.scope == "tensor")
         values, kept = self.method.combine(block, self.state)
@@ -164,24 +159,13 @@ class _Tensor:
     def _native(self, piece: slice) -> list[int] | None:
         assert self.loop is not None
         entries, size = self.entries, piece.stop - piece.start
-        sources = entries.sources
-        if entries.origin is entries.base:
-            sources = (entries.base, *sources[2:])
-        # Held until the loop is done.
-        held = [
-            source.read_float32(piece, entries.workers.buffer(number, size))
-            for number, source in enumerate(sources)
-        ]
-        base, *others = (values.data_ptr() for values in held)
-        origin = base if entries.origin is entries.base else others.pop(0)
-        tasks = len(entries.finetuned)
+        addresses, _held = entries.addresses(piece)  # held until the loop is done
         target = self.sink.address(entries.name)
         if target is None:
-            result = entries.workers.buffer(len(held), size)
+            result = entries.workers.buffer(len(entries.sources), size)
             out = result.data_ptr()
         else:
             out = target + 4 * piece.start
-        addresses = Addresses(base, origin, others[:tasks], others[tasks:])
         finite, kept = self.loop(addresses, self.state, out, size)
         if not finite:  # NaN or infinity in a source; or finite numbers whose sum, kept or not, overflows
             entries.refuse_infinite()
@@ -198,6 +182,3 @@ class _Tensor:
                 "dtype=torch.float32."
             )
         self.sink.write(self.entries.name, start, stored)
-
-
-_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})

@@ -146,6 +146,12 @@ def count_digits(values: Tensor, shift: int, prefix: int) -> Counts:
     return cast(Counts, counts.cpu().numpy())
 
 
+def all_finite(counts: Counts, dtype: torch.dtype) -> bool:
+    """Whether :func:`count_digits` of the highest digit met neither NaN nor infinity."""
+    infinite = _HALF - (0x10 if dtype == torch.float64 else 0x80)
+    return not (counts[: _HALF - infinite].any() or counts[_HALF + infinite :].any())
+
+
 def _ordered(values: Tensor) -> Tensor:
     """Integers in the order of the values: of a negative one all bits but the sign are flipped.
 

@@ -67,6 +67,35 @@ class MemoryTensor(TensorSource):
         return self._flat[piece].to(dtype)
 
 
+class Held(TensorSource):
+    """Entries in float32 that are read once, a piece at a time, and then are in memory.
+
+    Args:
+        source: where they come from, on the CPU.
+        memory: float32 of as many entries; written.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, source: TensorSource, memory: Tensor) -> None:
+        self.parts, self.shape, self._memory = (source,), source.shape, memory
+        self._known: set[tuple[int, int]] = set()
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """A slice of the memory."""
+        values = self._memory[piece]
+        if (piece.start, piece.stop) not in self._known:
+            found = self.parts[0].read_float32(piece, values)
+            if found is not values:
+                values.copy_(found)
+            self._known.add((piece.start, piece.stop))
+        return values.to(dtype)
+
+    def bounds(self) -> tuple[float, float] | None:
+        """What the source knows."""
+        return self.parts[0].bounds()
+
+
 def in_memory(state: StateDict) -> dict[str, TensorSource]:
     """The tensors of a state dict as sources."""
     return {name: MemoryTensor(tensor) for name, tensor in state.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sta_lightning
 from sta_lightning.arithmetic import forget, rank, unlearn
+from sta_lightning.arithmetic.selection import SMALL
 from sta_lightning.errors import StaError
 from tests.oracles import sta as oracle
 
@@ -158,3 +159,15 @@ def test_a_result_that_overflows_is_refused() -> None:
 
 def test_the_package_gives_the_same_function() -> None:
     assert sta_lightning.forget is forget
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_has_no_rank_is_found_while_digits_are_counted(dtype: torch.dtype, bad: float) -> None:
+    base = {"w": torch.zeros(SMALL + 1)}
+    scores = {"w": torch.rand(SMALL + 1, dtype=dtype, generator=torch.Generator().manual_seed(0))}
+    scores["w"][:2] = torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype)
+    assert forget(base, base, base, scores)["w"].shape == base["w"].shape
+    scores["w"][-1] = bad
+    with pytest.raises(StaError, match=r"importance of task 'target' holds NaN or Inf in tensor 'w'"):
+        forget(base, base, base, scores)

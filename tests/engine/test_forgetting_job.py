@@ -16,7 +16,7 @@ from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.engine import ForgettingJob
 from sta_lightning.errors import StaError
-from sta_lightning.weights import load_weights, read_metadata, save_weights, sha256
+from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
 from tests.engine.models import PREFIX, Models, prefixed, state, write_models
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
@@ -97,6 +97,30 @@ def test_the_type_may_be_chosen(models: Models, output: Path, tmp_path: Path) ->
     save_weights(tmp_path / "model.safetensors", model)
     job(models, model=tmp_path / "model.safetensors", dtype=BF16).write(models.pretrained, output)
     assert_written(output, wanted(models, "sta", model, BF16))
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+def test_the_importance_is_read_once(
+    compiled: bool, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {"large.weight": (100, 5000), "small.bias": (9,)}
+    models = write_models(tmp_path / "large", 2, shapes=shapes)
+    size = sum(tensor.nbytes for tensor in models.scores["task1"].values())
+    read: dict[str, int] = {}
+    inherited = TensorFile.read_into
+
+    def read_into(self: TensorFile, buffer: memoryview, offset: int) -> None:
+        read[self.path.name] = read.get(self.path.name, 0) + buffer.nbytes
+        inherited(self, buffer, offset)
+
+    monkeypatch.setattr(TensorFile, "read_into", read_into)
+    if compiled:
+        monkeypatch.setattr(run_module, "_PAYS", 0)
+    else:
+        monkeypatch.setattr(run_module, "_native", lambda *_: None)
+    job(models).write(models.pretrained, output)
+    assert size <= read["task1-importance.safetensors"] < size + 10_000  # and the header
+    assert_written(output, wanted(models, "sta", models.base, F32))
 
 
 def test_a_pretrained_encoder_in_half_precision_is_widened(tmp_path: Path, output: Path) -> None:
