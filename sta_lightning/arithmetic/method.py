@@ -87,8 +87,8 @@ class MergeMethod(ABC):
     """A way to merge or to forget: a subclass is a frozen dataclass whose fields are its settings.
 
     The engine calls ``prepare`` once, then ``prepare_tensor`` for every tensor, then ``combine``
-    for every block of it. A subclass says what it needs by what it overrides and by ``scope``; the
-    engine chooses the passes.
+    for every block of it, from several threads. A subclass says what it needs by what it overrides
+    and by ``scope``; the engine chooses the passes.
 
     Attributes:
         title: the method's name in a table.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Block, Entries
+from sta_lightning.arithmetic.problem import Addresses, Block, Entries
 from sta_lightning.arithmetic.selection import (
     SMALL,
     Counts,
@@ -33,6 +33,9 @@ from sta_lightning.kernels import Loops
 
 Rows = Callable[[Block], Iterable[Tensor]]
 """The entries of a block -> a row of as many numbers, without NaN, for every list of ranks."""
+
+NativeRows = Callable[[Loops, Addresses, int, int, int, int, int], None]
+"""(loops, addresses, row, number of entries, shift, prefix, address of the counts to add to)."""
 
 BINS = 1 << 16  # values of a digit
 
@@ -81,7 +84,11 @@ def work_dtype(survey: Survey) -> torch.dtype:
 
 
 def order_statistics(
-    survey: Survey, rows: Rows, ranks: Sequence[Sequence[int]], dtype: torch.dtype | None = None
+    survey: Survey,
+    rows: Rows,
+    ranks: Sequence[Sequence[int]],
+    dtype: torch.dtype | None = None,
+    native: NativeRows | None = None,
 ) -> list[list[Tensor]]:
     """The k-th smallest of each row over all floating-point tensors, several k and rows at once.
 
@@ -95,6 +102,7 @@ def order_statistics(
         ranks: for each row its ranks k, 1..:func:`size_of`.
         dtype: float32 or float64, to which no number of a row is rounded; None for
             :func:`work_dtype`.
+        native: counts ``rows`` in machine code, where all models can be read as float32.
 
     Returns:
         For each row and each of its ranks a tensor of shape ``[]`` on the CPU.
@@ -121,7 +129,7 @@ def order_statistics(
                     wanted[unknown.args[0]] = None
         if not wanted:
             return found
-        for digit, counts in _count(survey, rows, list(wanted), kind):
+        for digit, counts in _count(survey, rows, list(wanted), kind, native):
             (values,) = counts.nonzero()
             known[digit] = values, counts[values]
 
@@ -133,20 +141,68 @@ _Occupied = tuple[npt.NDArray[np.int64], Counts]
 """The values of a digit that occur, mostly few, and how often."""
 
 
+def magnitude_statistics(survey: Survey, ranks: Sequence[Sequence[int]]) -> list[list[Tensor]]:
+    """:func:`order_statistics` of the magnitudes of each task vector's entries."""
+
+    def native(
+        loops: Loops, at: Addresses, row: int, size: int, shift: int, prefix: int, counts: int
+    ) -> None:
+        loops.count_magnitudes(at.origin, at.finetuned[row], size, shift, prefix, counts)
+
+    def rows(block: Block) -> Iterator[Tensor]:
+        return (delta.abs() for delta in block.deltas())
+
+    return order_statistics(survey, rows, ranks, native=native)
+
+
 def _count(
-    survey: Survey, rows: Rows, wanted: list[_Digit], dtype: torch.dtype
+    survey: Survey,
+    rows: Rows,
+    wanted: list[_Digit],
+    dtype: torch.dtype,
+    native: NativeRows | None,
 ) -> Iterator[tuple[_Digit, Counts]]:
     """One pass: the counts of some digits."""
     mine: dict[_Digit, Counts] = {digit: np.zeros(BINS, dtype=np.int64) for digit in wanted}
+    # The threads share the arrays, each a digit at a time: one for every thread would not be small.
+    locks = {digit: threading.Lock() for digit in wanted}
+    highest = 8 * dtype.itemsize - 16
+
+    def eager(block: Block) -> None:
+        for row, values in enumerate(rows(block)):
+            flat = values.to(dtype)
+            for digit in (digit for digit in wanted if digit[0] == row):
+                found = count_digits(flat, digit[1], digit[2])
+                with locks[digit]:
+                    mine[digit] += found
 
     def look(entries: Entries) -> None:
-        for block in entries.blocks():
-            for row, values in enumerate(rows(block)):
-                flat = values.to(dtype)
-                for digit in (digit for digit in wanted if digit[0] == row):
-                    mine[digit] += count_digits(flat, digit[1], digit[2])
+        loops = entries.loops if dtype == torch.float32 else None
+        if native is None or loops is None:
+            entries.look(eager)
+            return
 
-    survey.each(look)  # the counts of all tensors go into one array: an array a tensor would not be small
+        def piece(numbered: tuple[int, slice]) -> None:
+            number, where = numbered
+            addresses, _held = entries.addresses(where)
+            first = number % len(wanted)  # another one for each thread
+            for digit in wanted[first:] + wanted[:first]:
+                with locks[digit]:
+                    native(
+                        loops,
+                        addresses,
+                        digit[0],
+                        where.stop - where.start,
+                        *digit[1:],
+                        mine[digit].ctypes.data,
+                    )
+
+        entries.workers.map(piece, list(enumerate(entries.pieces())))
+        for digit, counts in mine.items():
+            if digit[1] == highest and not all_finite(counts, dtype):
+                entries.refuse_infinite()
+
+    survey.each(look)
     # A digit at a time, so that no process holds the counts of all the others at once.
     for digit in wanted:
         yield digit, np.sum(together(survey.processes, partial(mine.pop, digit)), axis=0)

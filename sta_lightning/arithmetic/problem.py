@@ -110,13 +110,22 @@ class Entries:
 
     def pieces(self, *, whole: bool = False) -> list[slice]:
         """Consecutive slices that cover the flattened tensor; one if ``whole``."""
-        step = self.numel or 1 if whole else piece_size(self.device)
+        step = self.numel or 1 if whole else piece_size(self.device, len(self.sources))
         return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
 
     def blocks(self, *, whole: bool = False) -> Iterator[Block]:
-        """The tensor in pieces, for a look before the merge; see :meth:`block`."""
+        """The tensor in pieces, one after another; see :meth:`block`."""
         for piece in self.pieces(whole=whole):
             yield self.block(piece, whole=whole)
+
+    def look(self, find: Callable[[Block], Result], *, whole: bool = False) -> list[Result]:
+        """What ``find`` finds in every block, the workers sharing them."""
+        return self.workers.map(lambda piece: find(self.block(piece, whole=whole)), self.pieces(whole=whole))
+
+    @property
+    def loops(self) -> Loops | None:
+        """The compiled loops, where they can take all sources."""
+        return self.workers.loops if self.is_plain else None
 
     def block(self, piece: slice, *, whole: bool = False) -> Block:
         """Read a piece of every model; if ``whole``, all of it, in the tensor's own shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -13,15 +14,12 @@ from typing_extensions import override
 from sta_lightning.arithmetic.method import Combined, MergeMethod, NativeLoop, Survey
 from sta_lightning.arithmetic.problem import Block, Entries, Problem
 from sta_lightning.arithmetic.states import Statistics, is_finite
-from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
+from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together, usable_threads
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import Loops, loops
 
 Kept = dict[str, dict[str, float]]
 """Tensor name -> task -> share of the task vector's entries kept, 0 to 1."""
-
-# Compiling takes as long as the eager form takes for about this many entries, times models.
-_PAYS = 30_000_000
 
 
 class Sink(Protocol):
@@ -55,7 +53,8 @@ def run(
         problem: the models.
         sink: where the result goes.
         device: where the arithmetic is done; ``None`` for where each tensor of ``base`` is.
-        threads: threads of this process for compiled loops; ``None`` for as many as PyTorch uses.
+        threads: threads of this process, for arithmetic on the CPU; ``None`` for
+            :func:`~sta_lightning.arithmetic.workers.usable_threads`.
         processes: the processes among which the tensors are shared out; every one of them calls
             this. ``None`` for this one alone.
         compiled: whether loops in machine code are used (where a compiler is present); ``None`` for
@@ -71,9 +70,10 @@ def run(
     group = Alone() if processes is None else processes
     problem.check_names()
     method.check(problem)
-    native = None if device is not None and device.type != "cpu" else _native(method, problem, compiled)
-    loop, looking = native or (None, None)
-    with Workers((threads or torch.get_num_threads()) if native else 1, looking) as workers:
+    places = {problem.base[name].device for name in problem.names} if device is None else {device}
+    on_cpu = all(place.type == "cpu" for place in places)
+    loop, looking = _native(method, problem, compiled) if on_cpu else (None, None)
+    with Workers((threads or usable_threads()) if on_cpu else 1, looking) as workers:
         survey = Survey(problem, workers, group, device)
         prepared = method.prepare(survey)
         weights, running = dict.fromkeys(problem.names), _Running(problem.statistics)
@@ -90,16 +90,18 @@ def run(
     return {name: found[name] for name in problem.names if found[name]}
 
 
-def _native(method: MergeMethod, problem: Problem, compiled: bool | None) -> tuple[NativeLoop, Loops] | None:
+def _native(
+    method: MergeMethod, problem: Problem, compiled: bool | None
+) -> tuple[NativeLoop | None, Loops | None]:
     """The method's own loop, and those with which tensors are looked at before."""
     native = method.native(len(problem.finetuned))
     if native is None or compiled is False or not (native.reads_origin or problem.origin is None):
-        return None
+        return None, None
     entries = sum(problem.base[name].shape.numel() for name in problem.names)
-    compiling = compiled or entries * (len(problem.finetuned) + 1) >= _PAYS
-    kernel = native.kernel(compiling=compiling)
-    looking = None if kernel is None else loops(compiling=compiling)
-    return None if looking is None else (partial(native.call, kernel), looking)
+    work = math.inf if compiled else entries * (len(problem.finetuned) + 1)
+    kernel = native.kernel(work=work)
+    looking = kernel if isinstance(kernel, Loops) else loops(work=work)
+    return None if kernel is None else partial(native.call, kernel), looking
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,7 @@ class _Tensor:
         entries = self.entries
         pieces = entries.pieces(whole=self.method.scope == "tensor")
         work = self._eager if self.loop is None else self._native
-        # Eager operations have threads of their own.
-        counts = [work(p) for p in pieces] if self.loop is None else entries.workers.map(work, pieces)
+        counts = entries.workers.map(work, pieces)
         if not counts and self.method.scope == "position":  # an empty tensor: its share is 0
             none = self.method.combine(entries.block(slice(0, 0)), self.state)
             return {} if none.kept is None else dict.fromkeys(self.tasks, 0.0)

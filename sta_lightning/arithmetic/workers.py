@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,8 +29,51 @@ class _Buffers(threading.local):
         self.buffers: dict[int, Tensor] = {}
 
 
+def usable_threads() -> int:
+    """How many threads have a processor each: as many as PyTorch uses, or fewer.
+
+    PyTorch's number follows ``OMP_NUM_THREADS`` and ``torch.set_num_threads``; what this process
+    may run on, and its control group's share of the machine, are asked here.
+    """
+    able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), math.ceil(min(able, group_limit()))))
+
+
+def group_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Processors that this process's control groups (Linux, either version) give it; else inf."""
+    found = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        for line in own.read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            # A container may see its own group as the root, whatever this path says.
+            place = root / "cpu" if controllers else root
+            inner = place / path.lstrip("/")
+            for folder in (inner, *inner.parents):
+                if folder == root and controllers:
+                    break
+                found = min(found, _quota(folder))
+                if folder == root:
+                    break
+    return found
+
+
+def _quota(folder: Path) -> float:
+    """The limit that one group states."""
+    with contextlib.suppress(OSError, ValueError):
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{what}_us").read_text(encoding="ascii") for what in ("quota", "period")
+            )
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else math.inf
+    return math.inf
+
+
 class Workers:
-    """Some threads that stay until the block ends.
+    """Some threads that stay until the block ends; PyTorch starts no further ones inside them.
 
     Args:
         threads: how many; with one, everything is done by the caller.
@@ -41,13 +88,17 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self.threads > 1:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sta")
+            self._torch_threads = torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(
+                self.threads, thread_name_prefix="sta", initializer=torch.set_num_threads, initargs=(1,)
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+            torch.set_num_threads(self._torch_threads)  # a worker's number is that of threads to come
 
     def buffer(self, number: int, size: int) -> Tensor:
         """Float32 ``[size]`` of the calling thread, until it asks for that number again."""

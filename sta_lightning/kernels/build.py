@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import logging
+import math
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict
 from pathlib import Path
 
 from sta_lightning.cache import cache_directory
@@ -27,8 +29,12 @@ _HEAD = """\
 # No fused multiply-add, no reordering: every operation is rounded by itself, as in the eager form.
 _FLAGS = "-O3 -std=gnu11 -shared -fPIC -ffp-contract=off -fno-trapping-math -fno-math-errno"
 _TIMEOUT = 300  # seconds
+# Compiling takes as long as the eager form takes for about this many entries, times models.
+PAYS = 30_000_000
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
+_builds: dict[str, threading.Thread] = {}
+_wanted: defaultdict[str, float] = defaultdict(float)  # by text
 _failed: set[tuple[str, str | None, str]] = set()
 
 
@@ -40,28 +46,66 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CC") or "cc")
 
 
-def library(source: str, *, compiling: bool = True) -> ctypes.CDLL | None:
+def library(source: str, *, work: float = math.inf) -> ctypes.CDLL | None:
     """The loops of a C text, compiled if they have not been before on this machine.
+
+    What this process has wanted a text for is added up. From an eighth of :data:`PAYS` on it is
+    compiled in a thread of its own, and from :data:`PAYS` on that is waited for: so nobody who
+    calls once waits longer than the eager form takes.
 
     Args:
         source: C text; what :data:`_HEAD` says stands in front of it.
-        compiling: whether they may be compiled now.
+        work: what they are wanted for, as entries times models; 0 for only if they are there.
 
     Returns:
         The library, or ``None`` where there is no compiler, or it refuses the text (the log says
-        why), or would have to be asked first. Callers have an eager form that gives the same bits.
+        why), or has not come to it. Callers have an eager form that gives the same bits.
     """
     with _lock:
-        found = _loaded.get(source)
         # A failure holds for the compiler and the folder that it was met with.
         circumstances = (source, compiler(), str(_folder()))
-        if found is None and compiler() is not None and circumstances not in _failed:
-            found = _load(source, compiling)
+        if source in _loaded or compiler() is None or circumstances in _failed:
+            return _loaded.get(source)
+        build, wanted = _builds.get(source), _wanted[source] + work
+        if math.isfinite(wanted):
+            _wanted[source] = wanted
+        if build is None:
+            found = _load(source, compiling=False)
             if found is not None:
                 _loaded[source] = found
-            elif compiling:
+                return found
+            if wanted > 0 and wanted >= PAYS / 8:
+                build = threading.Thread(target=_build, args=(source, circumstances), name="sta-build")
+                build.start()
+                _builds[source] = build
+    if build is None or wanted < PAYS:
+        return None
+    build.join()
+    return _loaded.get(source)
+
+
+def _build(source: str, circumstances: tuple[str, str | None, str]) -> None:
+    found = None
+    try:
+        found = _load(source, compiling=True)
+    finally:
+        with _lock:
+            if found is None:
                 _failed.add(circumstances)
-        return found
+            else:
+                _loaded[source] = found
+            del _builds[source]
+
+
+def _after_fork() -> None:
+    """A child has no thread of its parent's, and may have been made while one held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _builds.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _load(source: str, compiling: bool) -> ctypes.CDLL | None:

@@ -92,3 +92,106 @@ void sta_count(const int32_t *restrict bits, int64_t size, int shift, int32_t pr
         }
     }
 }
+
+/* The same of the magnitudes of a task vector's entries. */
+void sta_count_magnitudes(const float *restrict origin, const float *restrict finetuned, int64_t size, int shift,
+                          int32_t prefix, int64_t *restrict counts) {
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        union { float magnitude[STA_BLOCK]; int32_t bits[STA_BLOCK]; } of;
+        for (int e = 0; e < count; e++) of.magnitude[e] = __builtin_fabsf(finetuned[at + e] - origin[at + e]);
+        sta_count(of.bits, count, shift, prefix, counts);
+    }
+}
+
+/* An entry of a task vector where it is large enough, else 0. */
+static inline float sta_trimmed(float delta, float threshold) { return __builtin_fabsf(delta) >= threshold ? delta : 0; }
+
+/* The sums of the trimmed entries of one block, in double. */
+static void sta_totals(const float *restrict origin, const float *const *finetuned, int tasks, const float *thresholds,
+                       int64_t at, int count, double *restrict total) {
+    const float *restrict b = origin + at;
+    for (int e = 0; e < count; e++) total[e] = 0;
+    for (int t = 0; t < tasks; t++) {
+        const float *restrict f = finetuned[t] + at;
+        for (int e = 0; e < count; e++) total[e] += sta_trimmed(f[e] - b[e], thresholds[t]);
+    }
+}
+
+/* Positions at which the trimmed entries add up to more than 0, less those at which they add up to less. */
+int64_t sta_elect(const float *origin, const float *const *finetuned, int tasks, const float *thresholds, int64_t size) {
+    int64_t elected = 0;
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        double total[STA_BLOCK];
+        int some = 0;
+        sta_totals(origin, finetuned, tasks, thresholds, at, count, total);
+        for (int e = 0; e < count; e++) some += (total[e] > 0) - (total[e] < 0);
+        elected += some;
+    }
+    return elected;
+}
+
+/* out = base + scale * the sum, or the mean, of the trimmed entries that have the sign of their sum, or the majority's
+ * where that is 0. */
+int sta_ties(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
+             const float *thresholds, float majority, int mean, float scale, float *restrict out, int64_t size) {
+    int bad = 0;
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        const float *restrict b = origin + at;
+        double total[STA_BLOCK];
+        float sign[STA_BLOCK], sum[STA_BLOCK], number[STA_BLOCK], all[STA_BLOCK];
+        sta_totals(origin, finetuned, tasks, thresholds, at, count, total);
+        for (int e = 0; e < count; e++) {
+            sign[e] = total[e] > 0 ? 1.0f : total[e] < 0 ? -1.0f : majority;
+            sum[e] = number[e] = all[e] = 0;
+        }
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at;
+            for (int e = 0; e < count; e++) {
+                const float delta = f[e] - b[e], kept = sta_trimmed(delta, thresholds[t]);
+                const float part = kept * sign[e] > 0 ? kept : 0.0f;
+                sum[e] += part;
+                number[e] += part != 0 ? 1.0f : 0.0f;
+                all[e] += delta;
+            }
+        }
+        for (int e = 0; e < count; e++) {
+            const float result = base[at + e] + scale * (mean ? sum[e] / (number[e] > 1 ? number[e] : 1.0f) : sum[e]);
+            out[at + e] = result;
+            bad |= !STA_FINITE(all[e] + result);
+        }
+    }
+    return bad;
+}
+
+/* out = base + scale * (the sum where at least `agree` tasks are larger than their share of the others, else 0), in double. */
+int sta_consensus(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
+                  double tall, int agree, double scale, float *restrict out, int64_t size) {
+    int bad = 0;
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        const float *restrict b = origin + at;
+        double total[STA_BLOCK];
+        int32_t users[STA_BLOCK];
+        for (int e = 0; e < count; e++) users[e] = 0, total[e] = 0;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at;
+            for (int e = 0; e < count; e++) total[e] += f[e] - b[e];
+        }
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at;
+            for (int e = 0; e < count; e++) {
+                const double delta = f[e] - b[e];
+                users[e] += __builtin_fabs(delta) > __builtin_fabs(total[e] - delta) * tall;
+            }
+        }
+        for (int e = 0; e < count; e++) {
+            const float result = base[at + e] + (float)(scale * (users[e] >= agree ? total[e] : 0.0));
+            out[at + e] = result;
+            bad |= !STA_FINITE((float)total[e] + result);
+        }
+    }
+    return bad;
+}

@@ -17,7 +17,8 @@ _LOOPS = Path(__file__).with_name("loops.c").read_text(encoding="utf-8")
 MOST_TASKS = 32
 _TOLERANCE, _FLOOR = 1e-6, 1e-36
 
-_ADDRESS, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_ADDRESS, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_FLOAT, _DOUBLE = ctypes.c_float, ctypes.c_double
 
 
 class Loops:
@@ -34,6 +35,11 @@ class Loops:
         found.sta_subtract.argtypes = (*[_ADDRESS] * 4, _FLOAT, _ADDRESS, _COUNT, _ADDRESS)
         found.sta_bounds.argtypes = (_ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
         found.sta_count.argtypes = (_ADDRESS, _COUNT, _INT, ctypes.c_int32, _ADDRESS)
+        found.sta_count_magnitudes.argtypes = (_ADDRESS, *found.sta_count.argtypes)
+        found.sta_elect.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
+        found.sta_elect.restype = _COUNT
+        found.sta_ties.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _FLOAT, _INT, _FLOAT, _ADDRESS, _COUNT)
+        found.sta_consensus.argtypes = (*[_ADDRESS] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _ADDRESS, _COUNT)
 
     def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> bool:
         """``out = base + scale * sum(finetuned - base)``; returns ``finite``."""
@@ -66,6 +72,58 @@ class Loops:
     def count(self, values: int, size: int, shift: int, prefix: int, counts: int) -> None:
         """Count 16-bit digits of the ordered bits into 65 536 int64 at ``counts``."""
         self._library.sta_count(values, size, shift, prefix, counts)
+
+    def count_magnitudes(
+        self, origin: int, finetuned: int, size: int, shift: int, prefix: int, counts: int
+    ) -> None:
+        """:meth:`count` of ``abs(finetuned - origin)``."""
+        self._library.sta_count_magnitudes(origin, finetuned, size, shift, prefix, counts)
+
+    def elect(self, origin: int, finetuned: Sequence[int], thresholds: Sequence[float], size: int) -> int:
+        """Positions at which what TIES keeps adds up to more than 0, less those of less than 0."""
+        floats = (_FLOAT * len(thresholds))(*thresholds)
+        return int(self._library.sta_elect(origin, _array(finetuned), len(finetuned), floats, size))
+
+    def ties(
+        self,
+        base: int,
+        origin: int,
+        finetuned: Sequence[int],
+        thresholds: Sequence[float],
+        majority: int,
+        mean: bool,
+        scale: float,
+        out: int,
+        size: int,
+    ) -> bool:
+        """``out = base +`` the vector of :class:`~sta_lightning.arithmetic.baselines.Ties`.
+
+        Returns ``finite``.
+        """
+        floats, tasks = (_FLOAT * len(thresholds))(*thresholds), len(finetuned)
+        return not self._library.sta_ties(
+            base, origin, _array(finetuned), tasks, floats, majority, mean, scale, out, size
+        )
+
+    def consensus(
+        self,
+        base: int,
+        origin: int,
+        finetuned: Sequence[int],
+        tall: float,
+        agree: int,
+        scale: float,
+        out: int,
+        size: int,
+    ) -> bool:
+        """``out = base +`` the vector of :class:`~sta_lightning.arithmetic.baselines.Consensus`.
+
+        Returns ``finite``.
+        """
+        tasks = len(finetuned)
+        return not self._library.sta_consensus(
+            base, origin, _array(finetuned), tasks, tall, agree, scale, out, size
+        )
 
 
 class Fused:
@@ -126,17 +184,17 @@ class Fused:
         return not bad, list(kept)
 
 
-def loops(*, compiling: bool = True) -> Loops | None:
+def loops(*, work: float = math.inf) -> Loops | None:
     """The loops for any number of tasks; ``None`` where :func:`library` has none."""
-    found = library(_LOOPS, compiling=compiling)
+    found = library(_LOOPS, work=work)
     return None if found is None else Loops(found)
 
 
-def fused(n: int, k: int, *, compiling: bool = True) -> Fused | None:
+def fused(n: int, k: int, *, work: float = math.inf) -> Fused | None:
     """Fusion through masks for n tasks and rank k, 1..n; ``None`` as in :func:`loops`."""
     if not 2 <= n <= MOST_TASKS:
         return None
-    found = library(fused_source(n, k), compiling=compiling)
+    found = library(fused_source(n, k), work=work)
     return None if found is None else Fused(found, n)
 
 

@@ -180,7 +180,7 @@ def test_every_method_tells_its_settings_and_its_needs(method: type[MergeMethod]
     assert made.scope in ("position", "tensor")
     for tasks in (1, 2, 40):
         native = made.native(tasks)
-        assert native is None or native.kernel(compiling=False) is None or callable(native.call)
+        assert native is None or native.kernel(work=0) is None or callable(native.call)
 
 
 def test_every_task_vector_is_the_difference_from_the_origin() -> None:

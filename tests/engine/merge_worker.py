@@ -22,7 +22,7 @@ from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.cli.main import main
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
-from sta_lightning.kernels import fused, loops
+from sta_lightning.kernels import build, fused, loops
 from sta_lightning.weights import TensorFile
 from sta_lightning.weights.tensor_file import FileTensor
 
@@ -84,7 +84,7 @@ def shrinks_when_opened(victim: str, *words: str) -> int:
 
 def shrinks_when_read(victim: str, *words: str) -> int:
     """Cut a file short while the eager form reads it."""
-    run_module._native = lambda *_: None  # type: ignore[assignment]
+    run_module._native = lambda *_: (None, None)  # type: ignore[assignment]
 
     def shrink(tensor: Any, piece: slice) -> None:
         if tensor.entries.numel > 10_000:
@@ -181,9 +181,9 @@ def _private() -> int:
 def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
     """Merge and print by how many megabytes this process has grown at most."""
     if way == "eager":
-        run_module._native = lambda *_: None  # type: ignore[assignment]
+        run_module._native = lambda *_: (None, None)  # type: ignore[assignment]
     else:
-        run_module._PAYS = 0
+        build.PAYS = 0
         torch.set_num_threads(2)
     sources = [
         TaskSource(f"{folder}/task{i % 2}.safetensors", f"{folder}/task{i % 2}-importance.safetensors")

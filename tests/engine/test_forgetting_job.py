@@ -16,6 +16,7 @@ from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.engine import ForgettingJob
 from sta_lightning.errors import StaError
+from sta_lightning.kernels import build
 from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
 from tests.engine.models import PREFIX, Models, prefixed, state, write_models
 
@@ -77,9 +78,9 @@ def test_it_is_what_the_arithmetic_makes(
         model, path = state(77, stored), tmp_path / "model.safetensors"
         save_weights(path, prefixed(model))
     if compiled:
-        monkeypatch.setattr(run_module, "_PAYS", 0)
+        monkeypatch.setattr(build, "PAYS", 0)
     else:
-        monkeypatch.setattr(run_module, "_native", lambda *_: None)
+        monkeypatch.setattr(run_module, "_native", lambda *_: (None, None))
     # A file keeps its type; the pretrained encoder is float32.
     expected = wanted(models, method, model, stored or F32)
     made = job(models, method, model=path)
@@ -115,9 +116,9 @@ def test_the_importance_is_read_once(
 
     monkeypatch.setattr(TensorFile, "read_into", read_into)
     if compiled:
-        monkeypatch.setattr(run_module, "_PAYS", 0)
+        monkeypatch.setattr(build, "PAYS", 0)
     else:
-        monkeypatch.setattr(run_module, "_native", lambda *_: None)
+        monkeypatch.setattr(run_module, "_native", lambda *_: (None, None))
     job(models).write(models.pretrained, output)
     assert size <= read["task1-importance.safetensors"] < size + 10_000  # and the header
     assert_written(output, wanted(models, "sta", models.base, F32))

@@ -19,6 +19,7 @@ from sta_lightning.arithmetic import states as states_module
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
 from sta_lightning.engine.options import FusionOptions
 from sta_lightning.errors import StaError
+from sta_lightning.kernels import build
 from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
 from tests.engine.models import PREFIX, SHAPES, Models, State, prefixed, state, write_models
 
@@ -93,9 +94,9 @@ def test_it_is_what_the_arithmetic_makes(
     expected = wanted(models, method)
     made = job(models, method)
     if compiled:
-        monkeypatch.setattr(run_module, "_PAYS", 0)
+        monkeypatch.setattr(build, "PAYS", 0)
     else:
-        monkeypatch.setattr(run_module, "_native", lambda *_: None)
+        monkeypatch.setattr(run_module, "_native", lambda *_: (None, None))
     kept = made.write(models.pretrained, output)
     assert_written(output, expected)
     merged = made.in_memory(models.pretrained)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
 
     def forget() -> None:
         monkeypatch.setattr(build, "_loaded", {})
+        monkeypatch.setattr(build, "_wanted", defaultdict(float))
         build.compiler.cache_clear()
         build._machine.cache_clear()
 
@@ -84,8 +86,8 @@ def refused(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
     with caplog.at_level(logging.INFO, logger=LOG):
         assert loops() is None
         assert fused(2, 1) is None
-    assert loops(compiling=False) is None
-    assert fused(2, 1, compiling=False) is None
+    assert loops(work=0) is None
+    assert fused(2, 1, work=0) is None
     merges_all_the_same()
     assert kept(folder) == []
     return caplog.text
@@ -171,19 +173,19 @@ def test_what_was_compiled_is_kept_for_the_next_process(
     fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
 ) -> None:
     calls = wrapped(f'exec {CC} "$@"')
-    assert loops(compiling=False) is None
+    assert loops(work=0) is None
     assert loops() is not None
-    assert loops(compiling=False) is not None
-    assert fused(2, 1, compiling=False) is None
+    assert loops(work=0) is not None
+    assert fused(2, 1, work=0) is None
     for _ in range(2):
         fresh()
-        assert loops(compiling=False) is not None
+        assert loops(work=0) is not None
         assert loops() is not None
     assert calls.read_text().count("x") == 1
     assert [name[-3:] for name in kept(tmp_path)] == [".so"]
     fresh()
     wrapped(f'# another compiler\nexec {CC} "$@"')
-    assert loops(compiling=False) is None
+    assert loops(work=0) is None
 
 
 @compiles

@@ -67,7 +67,7 @@ def both(method: Sta, *models: dict, dtype: torch.dtype | None = None) -> Merged
 def test_it_is_what_is_tested(n: int, p: float) -> None:
     assert fused(n, rank(n, p)) is not None
     assert loops() is not None
-    assert fused(n, rank(n, p), compiling=False) is not None
+    assert fused(n, rank(n, p), work=0) is not None
 
 
 @settings(max_examples=250, deadline=None)
@@ -150,7 +150,7 @@ def test_the_masks_are_the_oracle_s(data: st.DataObject | None, shape: tuple[int
 def test_more_tasks_than_are_compiled(n: int) -> None:
     k = rank(n, 0.7)
     assert fused(n, k) is None
-    assert fused(n, k, compiling=False) is None
+    assert fused(n, k, work=0) is None
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(50)}
     finetuned = {f"{i:03}": {"w": torch.randn(50, generator=generator)} for i in range(n)}

@@ -13,10 +13,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range, check_scale
-from sta_lightning.arithmetic.method import VectorMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.method import Answer, Native, VectorMethod
+from sta_lightning.arithmetic.problem import Addresses, Block, Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
+from sta_lightning.kernels import Loops, loops
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ class Consensus(VectorMethod):
                 f"agree={self.agree} tasks have to use an entry, and there are only {len(problem.finetuned)}: "
                 f"{listed(problem.finetuned)}. Nothing would be kept; give more tasks or a smaller number."
             )
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        def call(kernel: Loops, at: Addresses, state: Any, out: int, size: int) -> Answer:
+            models = at.base, at.origin, at.finetuned
+            return Answer(kernel.consensus(*models, self.tall, self.agree, self.scale, out, size))
+
+        return Native(loops, call, reads_origin=True)
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:

@@ -79,14 +79,15 @@ class Lines(VectorMethod):
 
         def look(entries: Entries) -> tuple[float, float]:
             state = made.prepare_tensor(entries, prepared)
-            plain = merged = 0.0
-            for block in entries.blocks(whole=made.scope == "tensor"):
+
+            def norms(block: Block) -> tuple[float, float]:
                 total = torch.zeros_like(to_double(block.base))
                 for delta in block.deltas():
                     total += to_double(delta)
-                plain += float(total.abs().sum())
-                merged += float(to_double(made.vector(block, state)).abs().sum())
-            return plain, merged
+                return float(total.abs().sum()), float(to_double(made.vector(block, state)).abs().sum())
+
+            parts = entries.look(norms, whole=made.scope == "tensor")
+            return sum(plain for plain, _ in parts), sum(merged for _, merged in parts)
 
         found = survey.each(look)
         plain, merged = (sum(norms[i] for norms in found.values()) for i in (0, 1))

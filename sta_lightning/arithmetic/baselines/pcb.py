@@ -16,7 +16,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.normalization import Bounds
-from sta_lightning.arithmetic.order import order_statistics, size_of
+from sta_lightning.arithmetic.order import magnitude_statistics, order_statistics, size_of
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
@@ -83,11 +83,7 @@ class Pcb(VectorMethod):
         # Indices from 0 into the sorted entries, as the authors compute them; ranks count from 1.
         clamped = _CLAMPED[self.variant]
         low, high = int(size * clamped), int(size * (1 - clamped) - 1)
-        sizes = _bounds(
-            order_statistics(
-                survey, lambda block: (d.abs() for d in block.deltas()), [[low + 1, high + 1]] * tasks
-            )
-        )
+        sizes = _bounds(magnitude_statistics(survey, [[low + 1, high + 1]] * tasks))
         lost = min(int(size * (1 - self.ratio)), size - 1)
         balances = _bounds(
             order_statistics(

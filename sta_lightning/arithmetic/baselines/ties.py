@@ -5,8 +5,10 @@ Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIP
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -15,13 +17,14 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.memory import check_models
-from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.order import order_statistics, size_of, work_dtype
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
+from sta_lightning.arithmetic.order import magnitude_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.states import StateDict, to_double
 from sta_lightning.arithmetic.workers import Alone, Workers
 from sta_lightning.errors import StaError, listed
+from sta_lightning.kernels import Loops, loops
 
 TiesMerge = Literal["mean", "sum"]
 
@@ -37,6 +40,16 @@ class Trimming:
 
     thresholds: Sequence[Tensor]
     majority: int = 0
+
+    @cached_property
+    def narrow(self) -> list[float]:
+        """The thresholds as the smallest float32 that are not below them: they keep the same."""
+        found = []
+        for threshold in self.thresholds:
+            near = threshold.to(torch.float32)
+            above = near if near >= threshold else near.nextafter(torch.tensor(math.inf, device="cpu"))
+            found.append(float(above))
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,19 +90,36 @@ class Ties(VectorMethod):
         tasks, size = len(survey.problem.tasks), size_of(survey)
         k = size - int(size * self.keep)
         if k:
-            ranked = order_statistics(
-                survey, lambda block: (delta.abs() for delta in block.deltas()), [[k]] * tasks
-            )
-            found = Trimming([threshold for (threshold,) in ranked])
+            thresholds = [threshold for (threshold,) in magnitude_statistics(survey, [[k]] * tasks)]
         else:  # everything is kept, or there is nothing
-            found = Trimming([torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks)
+            thresholds = [torch.zeros((), dtype=work_dtype(survey), device="cpu")] * tasks
+        found = Trimming(thresholds)
+
+        def eager(block: Block) -> int:
+            return int(_signs(_trimmed(block, found)).sum(dtype=torch.int64))
 
         def look(entries: Entries) -> int:
-            signs = (_signs(_trimmed(block, found)) for block in entries.blocks())
-            return sum(int(sign.sum(dtype=torch.int64)) for sign in signs)
+            loops = entries.loops
+            if loops is None:
+                return sum(entries.look(eager))
+
+            def native(piece: slice) -> int:
+                at, _held = entries.addresses(piece)
+                return loops.elect(at.origin, at.finetuned, found.narrow, piece.stop - piece.start)
+
+            return sum(entries.workers.map(native, entries.pieces()))
 
         elected = sum(survey.each(look).values())
-        return Trimming(found.thresholds, (elected > 0) - (elected < 0))
+        return Trimming(thresholds, (elected > 0) - (elected < 0))
+
+    @override
+    def native(self, tasks: int) -> Native | None:
+        def call(kernel: Loops, at: Addresses, state: Trimming, out: int, size: int) -> Answer:
+            mean = self.merge == "mean"
+            models = at.base, at.origin, at.finetuned
+            return Answer(kernel.ties(*models, state.narrow, state.majority, mean, self.scale, out, size))
+
+        return Native(loops, call, reads_origin=True)
 
     @override
     def vector(self, block: Block, state: Trimming) -> Tensor:
