@@ -15,11 +15,12 @@ from torch import Tensor
 from sta_lightning.arithmetic import order
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.order import order_statistics, size_of, work_dtype
+from sta_lightning.arithmetic.order import magnitude_statistics, order_statistics, size_of, work_dtype
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers
 from sta_lightning.errors import StaError
+from sta_lightning.kernels import Loops, loops
 from tests.oracles import flat as oracle
 from tests.peers import as_processes
 
@@ -75,6 +76,24 @@ def test_any_finite_numbers(values: list[float], data: st.DataObject, wide: bool
     base = {name: torch.zeros_like(value) for name, value in finetuned["t"].items()}
     ((found,),) = order_statistics(survey_of(base, finetuned), entries_of, [[k]])
     assert float(found) == sorted(values)[k - 1]
+
+
+@pytest.mark.parametrize("native", [loops(), None], ids=["compiled", "eager"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_magnitudes_are_ranked_by_all_threads(
+    dtype: torch.dtype, threads: int, native: Loops | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 5)
+    base, finetuned = oracle.models(4, seed=2, dtype=dtype, steps=3, spread=0.25)
+    sizes = np.sort(np.abs(oracle.vectors(base, finetuned)), axis=1)
+    ranks = [[1, 20, sizes.shape[1]], [], [7], [3, 3]]
+    with Workers(threads, native) as workers:
+        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
+        found = magnitude_statistics(Survey(problem, workers, Alone()), ranks)
+    assert [[float(value) for value in row] for row in found] == [
+        [sizes[task, k - 1] for k in its] for task, its in enumerate(ranks)
+    ]
 
 
 def test_types_may_differ_from_tensor_to_tensor() -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together
+from sta_lightning.arithmetic import workers as workers_module
+from sta_lightning.arithmetic.workers import (
+    Alone,
+    Processes,
+    Workers,
+    group_limit,
+    shared_out,
+    together,
+    usable_threads,
+)
 from sta_lightning.errors import StaError
 from tests.peers import Peer, as_processes
 
@@ -37,6 +50,69 @@ def test_the_work_is_done_on_that_many_threads() -> None:
         names = workers.map(work, range(3))
     assert len(set(names)) == 3
     assert all(name.startswith("sta") for name in names)
+
+
+def test_pytorch_has_one_thread_inside_a_worker_and_its_own_afterwards() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        meeting = threading.Barrier(2, timeout=20)
+
+        def work(_: int) -> int:
+            meeting.wait()
+            return torch.get_num_threads()
+
+        with Workers(2) as workers:
+            assert workers.map(work, range(2)) == [1, 1]
+            assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 3
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [3]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("torch_s", "able", "limit", "used"),
+    [(8, 8, math.inf, 8), (1, 8, 4.0, 1), (8, 3, 4.0, 3), (8, 8, 1.5, 2), (8, 8, 0.3, 1)],
+)
+def test_threads_are_as_many_as_have_a_processor(
+    torch_s: int, able: int, limit: float, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torch_s)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(able)), raising=False)
+    monkeypatch.setattr(workers_module, "group_limit", lambda: limit)
+    assert usable_threads() == used
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
+        ("0::/of/the/host\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/\n", {}, math.inf),
+        (
+            "5:memory:/a\n3:cpu,cpuacct:/a\n",
+            {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"},
+            3.0,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("nonsense", {"cpu.max": "1 100000"}, math.inf),
+    ],
+)
+def test_the_control_group_s_limit(
+    membership: str, files: dict[str, str], limit: float, tmp_path: Path
+) -> None:
+    (tmp_path / "own").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text + "\n")
+    assert group_limit(tmp_path / "root", tmp_path / "own") == limit
+    assert group_limit(tmp_path / "root", tmp_path / "missing") == math.inf
 
 
 def test_one_thread_is_the_caller_s() -> None:

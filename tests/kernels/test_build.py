@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sta_lightning.arithmetic.fusion import Sta
+from sta_lightning.arithmetic import run as run_module
+from sta_lightning.arithmetic.fusion import Sta, fuse
 from sta_lightning.arithmetic.linear import TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.kernels import build, fused, loops
@@ -250,4 +252,63 @@ def test_processes_that_compile_at_once_do_not_disturb_one_another(
     said = [process.communicate()[0] for process in running]
     assert said == ["(-2.0, 3.0)\n"] * 2
     assert calls.read_text().count("x") == 2
+    assert [name[-3:] for name in kept(tmp_path)] == [".so"]
+
+
+@compiles
+def test_small_calls_have_the_loops_built_beside_them(
+    fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
+) -> None:
+    calls = wrapped(f'sleep 1\nexec {CC} "$@"')
+    assert loops(work=build.PAYS / 10) is None
+    assert calls.read_text() == ""  # not worth it yet
+    start = time.monotonic()
+    assert loops(work=build.PAYS / 10) is None  # begun, and not waited for
+    assert time.monotonic() - start < 1
+    assert loops(work=0) is None
+    assert loops(work=build.PAYS) is not None  # by now it would have paid: this one waits
+    assert loops(work=0) is not None
+    assert calls.read_text().count("x") == 1
+    assert len(kept(tmp_path)) == 1
+
+
+@compiles
+def test_the_second_merge_of_a_tensor_is_compiled(
+    fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "PAYS", 2500)
+    used: list[int] = []
+    native = run_module._Tensor._native
+    monkeypatch.setattr(
+        run_module._Tensor, "_native", lambda self, piece: used.append(1) or native(self, piece)
+    )
+    base = {"w": torch.zeros(500)}
+    finetuned = {str(i): {"w": torch.full((500,), 1.0 + i)} for i in range(2)}
+    for _ in range(3):
+        fuse(base, finetuned, finetuned)
+    assert len(used) == 2
+
+
+@compiles
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_made_while_the_loops_are_built_builds_its_own(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from sta_lightning.kernels import build, loops\n"
+        "loops(work=build.PAYS / 2)\n"
+        "assert build._builds\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os._exit(0 if loops() is not None else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert loops() is not None\n"
+    )
+    script = tmp_path / "cc.sh"
+    script.write_text(f'#!/bin/sh\nsleep 0.5\nexec {CC} "$@"\n')
+    script.chmod(0o755)
+    own = {"PYTHONPATH": str(REPOSITORY), "STA_CACHE": str(tmp_path / "cache"), "CC": str(script)}
+    done = subprocess.run(
+        [sys.executable, "-"], input=code, env={**os.environ, **own}, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0
     assert [name[-3:] for name in kept(tmp_path)] == [".so"]

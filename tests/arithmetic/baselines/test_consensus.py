@@ -14,6 +14,7 @@ from torch import Tensor
 from sta_lightning.arithmetic import merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines.consensus import Consensus
+from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.errors import StaError
 from tests.oracles import flat as oracle
@@ -52,6 +53,26 @@ def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     got = consensus(base, finetuned, tall=tall, agree=agree, scale=1.0)
     wanted = oracle.flat(base) + oracle.consensus(oracle.vectors(base, finetuned), tall, agree)
     np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    tasks=st.integers(2, 5),
+    tall=st.floats(0, 2),
+    agree=st.integers(1, 2),
+    steps=st.integers(0, 4),
+)
+def test_compiled_or_not_the_bits_are_the_same(
+    seed: int, tasks: int, tall: float, agree: int, steps: int
+) -> None:
+    base, finetuned = oracle.models(tasks, seed, steps=steps, spread=0.25)
+    for dare in (None, Dare(0.3)):
+        first, second = (
+            run_in_memory(Consensus(tall, agree), base, finetuned, dare=dare, compiled=compiled).weights
+            for compiled in (True, False)
+        )
+        assert all(torch.equal(first[name], value) for name, value in second.items())
 
 
 def test_float64_models_keep_their_digits() -> None:

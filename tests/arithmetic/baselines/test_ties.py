@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sta_lightning.arithmetic import average, merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines.ties import Ties, ties_vectors
-from sta_lightning.arithmetic.memory import MemorySink
+from sta_lightning.arithmetic.dare import Dare
+from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
@@ -61,6 +62,54 @@ def test_it_is_the_oracle_where_entries_tie_cancel_and_vanish(
     np.testing.assert_array_equal(
         np.stack([oracle.flat(parts[t]) for t in sorted(parts)]), oracle.ties_vectors(taus, keep)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    tasks=st.integers(1, 5),
+    keep=st.floats(0.001, 1.0),
+    how=st.sampled_from(["mean", "sum"]),
+    steps=st.integers(0, 4),
+)
+def test_compiled_or_not_the_bits_are_the_same(
+    dtype: torch.dtype, seed: int, tasks: int, keep: float, how: Any, steps: int
+) -> None:
+    base, finetuned = oracle.models(tasks, seed, dtype=dtype, steps=steps, spread=0.25)
+    method = Ties(keep, how, 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states_module, "_PIECE_ON_CPU", 7)
+        patch.setattr(torch, "get_num_threads", lambda: 3)
+        found = [
+            run_in_memory(method, base, finetuned, dare=dare, compiled=compiled).weights
+            for dare in (None, Dare(0.3))
+            for compiled in (True, False)
+        ]
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_compiled_loops_are_exact_at_thresholds_of_float64() -> None:
+    # A float64 tensor makes the threshold one that float32 cannot hold: just above an entry of the
+    # float32 tensor, which is therefore dropped, or just below it.
+    for shift, kept in ((2**-40, 0.0), (-(2**-40), 1.0)):
+        finetuned = {"t": {"a": torch.tensor([1.0, 0.1]), "b": torch.tensor([1.0 + shift, 3.0]).double()}}
+        finetuned["t"]["b"][0] = 1.0 + shift
+        base = {name: torch.zeros_like(value) for name, value in finetuned["t"].items()}
+        keep = 0.49 if kept == 0 else 0.5  # from the second largest on
+        for compiled in (True, False):
+            got = run_in_memory(Ties(keep, "sum", 1.0), base, finetuned, compiled=compiled).weights
+            assert got["a"].tolist() == [kept, 0.0]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_cannot_be_ranked_is_refused_in_every_pass(compiled: bool) -> None:
+    base, finetuned = oracle.models(2)
+    finetuned["task01"]["blocks.1.w"][0, 0] = float("nan")
+    for keep in (0.2, 1.0):  # which needs no rank
+        with pytest.raises(StaError, match=r"'task01' holds NaN or Inf in tensor 'blocks.1.w'"):
+            run_in_memory(Ties(keep), base, finetuned, compiled=compiled)
 
 
 def test_float64_models_keep_their_digits() -> None:
