@@ -61,10 +61,16 @@ class MemoryTensor(TensorSource):
         self.tensor = tensor.detach()
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
         self._flat = self.tensor.resolve_neg().reshape(-1)
+        # Most tensors are read without an operation but the slice.
+        self._plain = self.dtype == torch.float32 and self._flat.is_contiguous()
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """A slice, the tensor's own memory where the type is its own."""
         return self._flat[piece].to(dtype)
+
+    def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
+        """As :meth:`read`."""
+        return self._flat[piece] if self._plain else super().read_float32(piece, buffer)
 
 
 class Held(TensorSource):
