@@ -6,6 +6,7 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV   := $(VENV)/.installed-dev
 CODE  := sta_lightning tests scripts docs/conf.py
 # Reports are written by sta demo and sta benchmark, not by hand.
 PROSE := $(filter-out docs/api/% %/report.md,$(wildcard *.md docs/*.md docs/*/*.md))
@@ -21,30 +22,30 @@ demo: $(STAMP)  ## the whole method on the embedded suite (ARGS='--force' does e
 	@$(BIN)/sta demo $(ARGS)
 
 # A file's tests share what is dear to make: they stay in one process.
-test: $(STAMP)  ## the tests, a process a core (ARGS='tests/cli -x' runs some of them)
+test: $(DEV)  ## the tests, a process a core (ARGS='tests/cli -x' runs some of them)
 	@$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist loadfile $(ARGS)
 
-lint: $(STAMP)  ## linter, import contracts and format check of code and prose; changes nothing
+lint: $(DEV)  ## linter, import contracts and format check of code and prose; changes nothing
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/mdformat --check $(PROSE)
 
-format: $(STAMP)  ## rewrite code and prose in the project's format, and mend what the linter can mend
+format: $(DEV)  ## rewrite code and prose in the project's format, and mend what the linter can mend
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/mdformat $(PROSE)
 
-types: $(STAMP)  ## strict type check of the package
+types: $(DEV)  ## strict type check of the package
 	@$(BIN)/mypy
 
-docs: $(STAMP)  ## the site, in build/docs; a link or a reference that leads nowhere is an error
+docs: $(DEV)  ## the site, in build/docs; a link or a reference that leads nowhere is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
 	@echo "open build/docs/index.html"
 
 check: lint types docs test  ## all of the above that CI runs
 
-install: $(STAMP)  ## only make .venv and install into it
+install: $(DEV)  ## only make .venv and install all that these targets need
 
 clean:  ## remove caches and build outputs; keeps .venv and runs/
 	rm -rf build docs/api dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -53,7 +54,9 @@ clean:  ## remove caches and build outputs; keeps .venv and runs/
 distclean: clean  ## clean, and remove .venv too
 	rm -rf $(VENV)
 
-# The candidates are run, not only looked up: a name on the PATH may be a shim that leads nowhere.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation
+
+# What `make demo` needs. The candidates are run, not only looked up: a name on the PATH may be a shim that leads nowhere.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python && $(BIN)/python -c 'import pip' 2>/dev/null || { \
 	  new='import sys; sys.exit(sys.version_info < (3, 11))'; found=''; seen=''; \
@@ -73,5 +76,9 @@ $(STAMP): pyproject.toml constraints.txt
 	}
 	@# The build tool first and from the constraints too: build isolation would fetch whatever is newest.
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,docs]'
-	@touch $(STAMP)
+	@$(INSTALL) -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	@$(INSTALL) -e '.[dev,docs]'
+	@touch $@

@@ -16,8 +16,10 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from typing_extensions import override
 
 from sta_lightning.arithmetic.run import Kept
+from sta_lightning.report.embed import svg, svg_file
 from sta_lightning.report.grid import Column, Grid, Line, Number
 from sta_lightning.report.selection import Selection, selection_figure
+from sta_lightning.weights.atomic import atomic_path
 
 RESULTS = ("accuracy/average", "accuracy/target", "accuracy/control")
 """The metrics of HPARAMS, shares from 0 to 1; a run has those that it measures."""
@@ -68,9 +70,9 @@ class MergeBoard(Callback):
 
     Every logger gets ``change/…`` (size of the change from the pretrained weights). A
     TensorBoardLogger gets besides: the settings with the :data:`RESULTS` in HPARAMS; of the shares
-    kept a figure per layer (the paper's Fig. 4) and a histogram; as text the accuracies and the
-    command; and the accuracies on one chart. Any other logger gets the shares as numbers,
-    ``selection/<task>/<tensor>``, 0 to 1.
+    kept a figure per layer (the paper's Fig. 4, also the file ``kept.svg``) and a histogram; as
+    text the accuracies and the command; and the accuracies on one chart. Any other logger gets the
+    shares as numbers, ``selection/<task>/<tensor>``, 0 to 1.
     """
 
     @override
@@ -116,5 +118,8 @@ def _draw(
     selection = Selection(kept)
     writer.add_histogram("kept", np.array([x for row in kept.values() for x in row.values()]), step)
     if selection.main_kinds():
-        figure = selection_figure(selection, title="Share of entries kept, by layer")
+        title = "Share of entries kept, by layer"
+        figure = selection_figure(selection, title=title)
+        with atomic_path(Path(str(logger.log_dir)) / "kept.svg") as temporary:
+            temporary.write_text(svg_file(svg(figure, "kept", title)), encoding="utf-8")
         writer.add_figure("kept/layers", figure, step, close=True)

@@ -40,12 +40,16 @@ class ExportWeights(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files, on the first process."""
+        group, files = processes_of(trainer), self.files(trainer)
+        together(group, lambda: None if group.rank else _export(pl_module, files, trainer.global_step))
+
+    def files(self, trainer: Trainer) -> tuple[Path, Path]:
+        """The files that a fit of this trainer leaves, the encoder's and the head's."""
         folder = Path(self.directory or trainer.default_root_dir)
-        group = processes_of(trainer)
-        together(group, lambda: None if group.rank else _export(pl_module, folder, trainer.global_step))
+        return folder / "encoder.safetensors", folder / "head.safetensors"
 
 
-def _export(module: LightningModule, folder: Path, steps: int) -> None:
+def _export(module: LightningModule, files: tuple[Path, Path], steps: int) -> None:
     encoder, head = getattr(module, "encoder", None), getattr(module, "head", None)
     if not isinstance(encoder, nn.Module) or not isinstance(head, ClassificationHead):
         raise StaError(f"{type(module).__name__} has no encoder and head to export; CLIPClassifier has both.")
@@ -56,11 +60,9 @@ def _export(module: LightningModule, folder: Path, steps: int) -> None:
     prefix = encoder_spec(hparams["encoder"], hparams.get("image_size")).key_prefix
     metadata = provenance("finetuned:fit", {**settings, "steps": steps}, {})
     metadata["weights_sha256"] = tensor_digest(encoder.state_dict())
-    save_weights(
-        folder / "encoder.safetensors", {prefix + n: t for n, t in encoder.state_dict().items()}, metadata
-    )
+    save_weights(files[0], {prefix + n: t for n, t in encoder.state_dict().items()}, metadata)
     head.save(
-        folder / "head.safetensors",
+        files[1],
         provenance("head", settings, {}),
         class_names=get_task(hparams["task"]).class_names,
     )

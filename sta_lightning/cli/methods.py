@@ -3,13 +3,16 @@
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 
 _WIDTH = 110
+_MODELS = 6
 _KINDS = {"merging": "sta merge --model.method=", "forgetting": "sta forget --model.method="}
 
 
@@ -17,12 +20,16 @@ def run(name: str, words: Sequence[str]) -> None:
     """Print the table, or all about one method."""
     if any(word in ("-h", "--help") for word in words):
         say(
-            "usage: sta methods [NAME]\n\nWithout NAME: every method, what it needs and where it comes from. With NAME (or "
-            "package.module.Name, file.py:name for one of your own): its settings."
+            "usage: sta methods [NAME | --table]\n\nWithout NAME: every method, what it needs and where it comes from. With "
+            "NAME (or package.module.Name, file.py:name for one of your own): its settings. With --table: the paper's Table 1 "
+            "of every method, and how long a merge of the embedded encoder takes here."
         )
         return
+    if list(words) == ["--table"]:
+        say(properties())
+        return
     if len(words) > 1 or (words and words[0].startswith("-")):
-        raise StaError(f"sta methods takes one name or none, and was given {' '.join(words)}.")
+        raise StaError(f"sta methods takes one name, --table or none, and was given {' '.join(words)}.")
     say(_one(words[0]) if words else table())
 
 
@@ -39,6 +46,55 @@ def table() -> str:
         "Settings of one method: sta methods NAME. One of your own: docs/merging.md.",
     ]
     return "\n\n".join(parts)
+
+
+def properties() -> str:
+    """The paper's Table 1 of every method, with the seconds of a merge on this machine."""
+    from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, LEARNED_METHODS
+    from sta_lightning.benchmark.entries import method_info
+    from sta_lightning.benchmark.report.tables import properties_grid
+    from sta_lightning.benchmark.settings import ForgettingEntry, MethodEntry
+    from sta_lightning.report.grid import Number
+
+    kinds = {**dict.fromkeys(FORGET_METHODS, ForgettingEntry)}
+    kinds |= dict.fromkeys((*FUSION_METHODS, *LEARNED_METHODS), MethodEntry)
+    infos = [replace(method_info(name, kind(name)), label=name) for name, kind in sorted(kinds.items())]
+    seconds = {name: Number(taken, digits=2) for name, taken in _seconds(FUSION_METHODS)}
+    note = (
+        f"Seconds: {_MODELS} random fine-tunings of the embedded encoder merged in memory, on this machine, now; none "
+        "for what trains or only forgets."
+    )
+    return f"{properties_grid(infos, seconds).terminal()}{note}"
+
+
+def _seconds(names: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """How long every method takes to merge models in memory."""
+    import torch
+
+    from sta_lightning.arithmetic import FUSION_METHODS, make_method
+    from sta_lightning.arithmetic.memory import run_in_memory
+    from sta_lightning.encoders import empty_encoder
+
+    draw = torch.Generator().manual_seed(0)
+    base = {
+        name: 0.1 * torch.randn(tensor.shape, generator=draw)
+        for name, tensor in empty_encoder("miniature").state_dict().items()
+    }
+    models = [
+        {name: tensor + 0.01 * torch.randn(tensor.shape, generator=draw) for name, tensor in base.items()}
+        for _ in range(_MODELS)
+    ]
+    finetuned = {str(number): model for number, model in enumerate(models)}
+    importance = {task: {name: t.abs() for name, t in model.items()} for task, model in finetuned.items()}
+    grams = {
+        task: {name: t.T @ t for name, t in model.items() if t.dim() == 2}
+        for task, model in finetuned.items()
+    }
+    for name in names:
+        method = make_method(name, FUSION_METHODS)
+        begun = time.perf_counter()
+        run_in_memory(method, base, finetuned, importance, grams=grams if method.needs_grams else None)
+        yield name, time.perf_counter() - begun
 
 
 def _table(title: str, methods: Mapping[str, object]) -> str:

@@ -1,16 +1,21 @@
 """``sta fit``, ``validate`` and ``test``: LightningCLI as its users know it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 # Imported so that their bare class names resolve in YAML and on the command line.
 import sta_lightning.callbacks
 import sta_lightning.modules
 import sta_lightning.tasks.miniature.datamodule  # noqa: F401
+from sta_lightning.callbacks import ExportWeights
+from sta_lightning.callbacks.sampled import SampledPass
 from sta_lightning.cli.base import StaCLI, same
+from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
 from sta_lightning.tasks.published import EPOCHS
@@ -35,6 +40,20 @@ class FitCLI(StaCLI):
                 f"how long to train on the task '{get_task(task).name}' is not known: give --trainer.max_epochs. Only the "
                 "published sets have a number of epochs of their own."
             )
+
+    def after_fit(self) -> None:
+        """Name the files that the fit left; Lightning calls it."""
+        found: list[str | Path] = []
+        for callback in self.trainer.callbacks if self.trainer.is_global_zero else ():  # type: ignore[attr-defined]
+            if isinstance(callback, ExportWeights):
+                found += callback.files(self.trainer)
+            elif isinstance(callback, SampledPass):
+                found.append(callback.output)
+            elif isinstance(callback, ModelCheckpoint):
+                found += [callback.best_model_path, callback.last_model_path]
+        for path in dict.fromkeys(map(str, found)):
+            if Path(path).is_file():
+                say(f"written: {path}")
 
 
 def _unbounded(config: Namespace) -> str:

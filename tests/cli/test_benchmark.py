@@ -93,7 +93,7 @@ def test_the_demo_is_the_shipped_configuration_with_options_over_it(
     assert shipped.publish == {"fused.safetensors": "best", "fused_sta.safetensors": "sta_lp"}
     assert shipped.models == ModelSettings()
     assert set(shipped.methods) == {
-        *("average", "task_arithmetic", "ties", "tsv", "random_mask"),
+        *("average", "task_arithmetic", "ties", "tsv", "swudi_a", "random_mask"),
         *("sta_amp", "sta_lp_amp", "sta_lp", "spectral_sta"),
     }
     assert force

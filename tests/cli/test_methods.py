@@ -30,6 +30,22 @@ def test_one_method_and_its_settings(name: str, capsys: pytest.CaptureFixture[st
             assert all(f"  {setting} = " in text for setting in settings_of(methods[name]))
 
 
+def test_the_papers_table_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--table"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {words[0]: words[1:7] for words in lines if len(words) > 6}
+    assert rows.keys() >= {*FUSION_METHODS, *FORGET_METHODS, *LEARNED_METHODS}
+    # forgetting, fusion, coefficient, test data, labels: as the paper's Table 1 has them.
+    assert rows["task_arithmetic"][:5] == ["yes", "yes", "yes", "no", "no"]
+    assert rows["ties"][:5] == ["no", "yes", "yes", "no", "no"]
+    assert rows["adamerging"][1:4] == ["yes", "yes", "yes"]
+    assert rows["pcb"][:5] == ["no", "yes", "yes", "no", "no"]
+    assert rows["sta"][:5] == ["yes", "yes", "no", "no", "yes"]
+    for name, row in rows.items():
+        if name in FUSION_METHODS:
+            assert 0 <= float(row[5]) < 600, name
+
+
 def test_one_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
@@ -45,8 +61,8 @@ def test_one_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ("words", "message"),
     [
         (["nope"], "method 'nope' is unknown"),
-        (["ties", "pcb"], "takes one name or none"),
-        (["--all"], "takes one name or none"),
+        (["ties", "pcb"], "takes one name, --table or none"),
+        (["--all"], "takes one name, --table or none"),
         (["nowhere.py:mine"], "there is no file 'nowhere.py'"),
     ],
 )

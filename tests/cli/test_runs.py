@@ -73,7 +73,7 @@ def test_fit_leaves_what_the_other_configs_read(finetuned: Path) -> None:
         assert list(folder.glob("csv/*/metrics.csv"))
 
 
-def test_fit_resumes(finetuned: Path) -> None:
+def test_fit_resumes_and_names_what_it_wrote(finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finetuned / "runs" / "finetune" / "digits"
     words = [
         *QUIET,
@@ -83,6 +83,9 @@ def test_fit_resumes(finetuned: Path) -> None:
     ]
     assert sta("fit", *config("finetune", "digits"), *words) == 0
     assert json.loads(metadata(folder / "encoder.safetensors")["settings"])["steps"] == 4
+    told = [line.removeprefix("written: ") for line in capsys.readouterr().out.splitlines() if "written: " in line]
+    names = ("encoder.safetensors", "head.safetensors", "checkpoints/last.ckpt")
+    assert [Path(path).resolve() for path in told] == [(folder / name).resolve() for name in names]
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])

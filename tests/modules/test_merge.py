@@ -225,6 +225,7 @@ def test_what_the_loggers_get(pretrained: Path, tasks: dict[str, TaskSource], tm
     assert "hp_metric" not in scalars
     assert not any(tag.startswith("selection/") for tag in scalars), "a point each says nothing"
     assert tags["images"] == ["kept/layers"]
+    assert "layer" in (Path(board.log_dir) / "kept.svg").read_text(encoding="utf-8")
     assert {"report/text_summary", "command/text_summary", "kept"} <= {*tags["tensors"], *tags["histograms"]}
     assert any("custom_scalars" in tag for tag in tags["tensors"])
     with open(Path(table.log_dir) / "metrics.csv") as stream:
