@@ -13,6 +13,7 @@ from sta_lightning.errors import StaError
 
 _WIDTH = 110
 _MODELS = 6
+_COLUMNS = 7
 _KINDS = {"merging": "sta merge --model.method=", "forgetting": "sta forget --model.method="}
 
 
@@ -64,7 +65,10 @@ def properties() -> str:
         f"Seconds: {_MODELS} random fine-tunings of the embedded encoder merged in memory, on this machine, now; none "
         "for what trains or only forgets."
     )
-    return f"{properties_grid(infos, seconds).terminal()}{note}"
+    grid = properties_grid(infos, seconds)
+    # What a method does and where it is from says the table without --table.
+    lines = [replace(line, cells=line.cells[:_COLUMNS]) for line in grid.lines]
+    return f"{replace(grid, columns=grid.columns[:_COLUMNS], lines=tuple(lines)).terminal()}{note}"
 
 
 def _seconds(names: Iterable[str]) -> Iterator[tuple[str, float]]:

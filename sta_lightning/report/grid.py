@@ -245,8 +245,11 @@ class Grid:
         ]
         widths = [max(map(len, column)) for column in zip(*header, *body, strict=True)]
         lines = [
-            " ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
-            for first, *rest in (*header, *body)
+            " ".join(
+                cell.ljust(width) if place - 1 in {-1, *self.textual} else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (*header, *body)
         ]
         rule = "-" * (sum(widths) + len(widths) - 1)
         title = textwrap.wrap(self.title, max(len(rule), 60))

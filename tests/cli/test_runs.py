@@ -83,7 +83,9 @@ def test_fit_resumes_and_names_what_it_wrote(finetuned: Path, capsys: pytest.Cap
     ]
     assert sta("fit", *config("finetune", "digits"), *words) == 0
     assert json.loads(metadata(folder / "encoder.safetensors")["settings"])["steps"] == 4
-    told = [line.removeprefix("written: ") for line in capsys.readouterr().out.splitlines() if "written: " in line]
+    told = [
+        line.removeprefix("written: ") for line in capsys.readouterr().out.splitlines() if "written: " in line
+    ]
     names = ("encoder.safetensors", "head.safetensors", "checkpoints/last.ckpt")
     assert [Path(path).resolve() for path in told] == [(folder / name).resolve() for name in names]
 

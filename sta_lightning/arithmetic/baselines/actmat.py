@@ -33,6 +33,7 @@ class ActMat(Quadratic):
 
     anchored = False
     title = "ACTMat"
+    coefficient = None
     summary = "RegMean with the task vectors' own Gram matrices in place of the inputs': no data"
     source = "arXiv 2604.01329"
 

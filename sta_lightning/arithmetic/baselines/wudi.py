@@ -45,6 +45,7 @@ class Wudi(_Interference):
     scale: float = 1.0
 
     title = "WUDI (closed form)"
+    coefficient = None
     summary = "least squares over the task vectors' own Gram matrices: as little interference as possible"
     source = "Cheng et al. 2025"
 
@@ -101,6 +102,7 @@ class SwudiA(_Interference):
     scale: float = 1.0
 
     title = "SWUDI-A"
+    coefficient = None
     summary = "WUDI in as many directions as a matrix really has: no data, nothing to tune"
     source = "arXiv 2606.07289"
 

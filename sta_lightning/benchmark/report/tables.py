@@ -150,8 +150,8 @@ def properties_grid(methods: Sequence[MethodInfo], seconds: Mapping[str, Number]
         head="method",
         columns=tuple(map(Column, (*names, "what it does", "source"))),
         lines=tuple(lines),
-        note="Whether it makes a model forget and fuses models, depends on a coefficient, relies on test data, "
-        "and needs labels; seconds: one merge, its files read, importance not included.",
+        note="Whether it makes a model forget, fuses models, depends on a coefficient that is tuned, relies on test "
+        "data, and needs labels; seconds: one merge, its files read, importance not included.",
     )
 
 
