@@ -37,8 +37,8 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
 def add_output(parser: ArgumentParser) -> None:
     """Add the options of a merge and of a forgetting besides what is merged."""
     help = (
-        "File for the encoder that is made (safetensors); it is replaced whole, and its metadata names the method, its settings "
-        "and the SHA-256 of every source."
+        "File for the model that is made (safetensors), replaced whole, whose metadata names the method, its settings and the "
+        "SHA-256 of every source; or a new folder, if the model that is changed is one."
     )
     parser.add_argument("--output", type=Path, required=True, help=help)
     help = "Whether to measure that file's accuracy on every test split, on the screen and in every logger."

@@ -4,14 +4,16 @@ What can be known to be wrong without torch is said before it is imported, which
 """
 
 import dataclasses
+import json
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from sta_lightning.cli.catalogue import check_method, methods
-from sta_lightning.cli.checks import add_output, check_output
+from sta_lightning.cli.checks import add_output
 from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.placeholders import fill_placeholders, task_name
@@ -47,11 +49,10 @@ def run(name: str, words: Sequence[str]) -> None:
     members = [*_FILES, *(key for has in methods(name).values() for key in has)]
     asked = parse(build_parser(name), words, members)
     fill_placeholders(asked)
-    check_output(asked.output)
     options = OPTIONS[name](**asked.model.as_dict())
     method, why = options.choice
     check_method(name, method, options.settings, why)
-    options.check_files()
+    options.check_files(asked.output)
     if asked.evaluate:
         from sta_lightning.cli import merge_evaluated
 
@@ -93,5 +94,19 @@ def write(options: MergeOptions, output: Path) -> None:
             if isinstance(options, FusionOptions) and options.vectors is not None:
                 say(f"written: {len(options.tasks)} masked task vectors in {options.vectors}")
             seconds = time.perf_counter() - start
-            say(f"written: {output} ({byte_count(output.stat().st_size)}, {seconds:.2f} s)")
-            say(f"next: sta inspect {output}")
+            for line in told(output, seconds):
+                say(line)
+
+
+def told(output: Path, seconds: float) -> Iterator[str]:
+    """What was written: the last lines on the screen."""
+    from sta_lightning.weights import read_metadata
+    from sta_lightning.weights.formats import weight_files
+
+    (file,) = weight_files(output)
+    text = json.loads(read_metadata(file)["settings"]).get("text_tower")
+    if text is not None:
+        yield "text tower: " + ("equal in all models, copied" if text == "copied" else f"it differs, {text}")
+    whole = "an image encoder" if text is None else "a whole CLIP"
+    yield f"written: {output} ({whole}, {byte_count(file.stat().st_size)}, {seconds:.2f} s)"
+    yield f"next: sta inspect {shlex.quote(str(output))}"

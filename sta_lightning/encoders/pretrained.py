@@ -11,14 +11,15 @@ from typing import Any
 from torch import nn
 
 from sta_lightning.arithmetic.sources import in_memory
-from sta_lightning.encoders.architectures import MINIATURE, MINIATURE_CONFIG, TIMM_PREFIX, is_hub_name
+from sta_lightning.encoders.architectures import MINIATURE, MINIATURE_CONFIG, is_hub_name
 from sta_lightning.encoders.build import build_encoder
 from sta_lightning.encoders.sources import weights_file
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.engine import Pretrained
+from sta_lightning.engine.rest import open_rest
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import encoder_prefix, is_encoder_tensor, tensor_digest
-from sta_lightning.weights.formats import describe, open_clip_configs, open_sources
+from sta_lightning.weights.formats import describe, open_checkpoint, open_clip_configs, open_sources
 
 
 def known_architectures() -> dict[str, Mapping[str, Any]]:
@@ -89,8 +90,10 @@ def pretrained_for_merge(
     if name is None:
         name, found = describe(file, configs)
         architecture = found.title
-    timm = (name or "").startswith(TIMM_PREFIX) or "patch_embed.proj.weight" in own
-    return Pretrained(name, own, "" if timm else "visual.", file, architecture=architecture)
+    # Named alone in its file, as an encoder's own state dict, it is so in the one that is made.
+    alone = {"class_embedding", "patch_embed.proj.weight"} & set(open_checkpoint(file, stack).tensors)
+    rest = open_rest(file, stack)
+    return Pretrained(name, own, "" if alone else "visual.", file, architecture=architecture, rest=rest)
 
 
 def built_pretrained(

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from sta_lightning.arithmetic import MergeMethod
+from sta_lightning.arithmetic import FORGET_METHODS, MergeMethod
 from sta_lightning.arithmetic.methods import refuse_several
+from sta_lightning.engine.defaults import DATA_FREE_FORGETTING
 from sta_lightning.engine.job import Job
 from sta_lightning.engine.sources import TaskSource
 
@@ -24,8 +25,7 @@ class ForgettingJob(Job):
         more: weights of further models fine-tuned on the same task, for a method that takes
             several.
         measure: the importance that the method goes by.
-        dtype: type of the weights made; ``None`` for that of ``model``, float32 for the pretrained
-            one.
+        dtype: type of the weights made; ``None`` for that of ``model``.
         device: where the arithmetic is done; ``None`` for the CPU.
 
     Raises:
@@ -33,6 +33,7 @@ class ForgettingJob(Job):
     """
 
     kind, start_role, start_title = "forgotten", "model", "the model that shall forget"
+    fallback, methods = DATA_FREE_FORGETTING, FORGET_METHODS
 
     def __init__(
         self,
@@ -58,10 +59,6 @@ class ForgettingJob(Job):
     @override
     def scored(self) -> tuple[str, ...]:
         return (self.target,)
-
-    @override
-    def result_dtype(self, stored: torch.dtype) -> torch.dtype:
-        return self._dtype or (torch.float32 if self.start is None else stored)
 
     @override
     def settings(self) -> dict[str, Any]:

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from typing_extensions import override
 
-from sta_lightning.arithmetic import Dare, MergeMethod
+from sta_lightning.arithmetic import FUSION_METHODS, Dare, MergeMethod
 from sta_lightning.arithmetic.checks import check_statistics
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics
-from sta_lightning.engine.job import Job, Pretrained
+from sta_lightning.engine.defaults import DATA_FREE
+from sta_lightning.engine.job import Job
 from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
@@ -30,7 +30,7 @@ class FusionJob(Job):
         dare: what is dropped from the task vectors before they are merged; ``None`` to drop none.
         statistics: what running statistics become, see
             :class:`~sta_lightning.arithmetic.problem.Problem`.
-        dtype: type of the merged weights; ``None`` for float32.
+        dtype: type of the merged weights; ``None`` for the pretrained model's.
         device: where the arithmetic is done; ``None`` for the CPU.
 
     Raises:
@@ -38,6 +38,7 @@ class FusionJob(Job):
     """
 
     kind, start_role, start_title = "fused", "base", "the model that is added to"
+    fallback, methods = DATA_FREE, FUSION_METHODS
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class FusionJob(Job):
             )
 
     @override
-    def problem(self, pretrained: Pretrained, stack: ExitStack) -> Problem:
-        problem = dataclasses.replace(super().problem(pretrained, stack), statistics=self.statistics)
+    def adjusted(self, problem: Problem) -> Problem:
+        problem = dataclasses.replace(problem, statistics=self.statistics)
         return problem if self.dare is None else self.dare.drops(problem)
 
     @override

@@ -3,13 +3,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sta_lightning.arithmetic import Merged, MergeMethod
+from sta_lightning.arithmetic import Merged, MergeMethod, make_method
 from sta_lightning.arithmetic.memory import MemorySink
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import Kept, Sink, run
@@ -23,11 +23,13 @@ from sta_lightning.engine.files import (
     open_scores,
     open_task,
 )
+from sta_lightning.engine.folder import folder_like
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
-from sta_lightning.engine.sources import TaskSource
+from sta_lightning.engine.rest import changed, open_rest
+from sta_lightning.engine.sources import TaskSource, check_output
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights import provenance, streamed
-from sta_lightning.weights.formats import weight_files
+from sta_lightning.weights import SAFETENSORS, provenance, streamed
+from sta_lightning.weights.formats import copy_tensors, weight_files
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Pretrained:
         tag: what its weights were asked for by, where that is no file: a tag of open_clip, or
             ``random``.
         architecture: what it is by its shapes, in words, where the name was not asked for.
+        rest: what the file holds of a whole CLIP besides, in open_clip's names.
     """
 
     name: str | None
@@ -54,6 +57,31 @@ class Pretrained:
     image_size: int | None = None
     tag: str | None = None
     architecture: str | None = None
+    rest: SourceDict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a job merges, its files open.
+
+    Attributes:
+        problem: the image encoders.
+        rest: what else the model that is changed has, by names in the file that is written.
+        changes: the rest as a problem, where a task has changed it; ``None`` where it is copied.
+        name: the name of the method that merges it, and the method.
+    """
+
+    problem: Problem
+    rest: SourceDict = field(default_factory=dict)
+    changes: Problem | None = None
+    method: tuple[str, MergeMethod] | None = None
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What the metadata says of the text tower, if there is one."""
+        if not self.rest:
+            return {}
+        return {"text_tower": "copied" if self.method is None else f"merged: {self.method[0]}"}
 
 
 class Job(ABC):
@@ -65,7 +93,7 @@ class Job(ABC):
         method: what is done.
         start: weights of the model that is changed; ``None`` for the pretrained one.
         measure: the importance that the method goes by, unless it is defined with one of its own.
-        dtype: type of the merged weights; ``None`` for what :meth:`result_dtype` says.
+        dtype: type of the merged weights; ``None`` for that of the model that is changed.
         device: where the arithmetic is done; ``None`` for the CPU.
 
     Raises:
@@ -78,6 +106,10 @@ class Job(ABC):
     """What the metadata calls the model that is changed."""
     start_title: str
     """What messages call it."""
+    fallback: str
+    """The method for a text tower, where the job's own reads files made of image encoders."""
+    methods: Mapping[str, type[MergeMethod]]
+    """Where that is found."""
 
     def __init__(
         self,
@@ -102,9 +134,9 @@ class Job(ABC):
         """The tasks whose importance or Gram matrices a method reads that needs them: all."""
         return tuple(self.tasks)
 
-    def result_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """The type of a merged tensor whose base is stored in the given one."""
-        return self._dtype or torch.float32
+    def adjusted(self, problem: Problem) -> Problem:
+        """The problem with what is done to it before the method."""
+        return problem
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -133,33 +165,72 @@ class Job(ABC):
         if self.start is not None:
             base, _ = open_encoder(self.start, pretrained.tensors, self.start_title, stack)
             title = f"{self.start_title} ('{self.start}')"
-        return Problem(
-            base=base,
-            origin=None if self.start is None else pretrained.tensors,
-            finetuned=finetuned,
-            scores=scores,
-            grams=grams,
-            base_title=title,
-            origin_title="the pretrained encoder",
-            titles={t: f"task {t!r} ('{f.finetuned or f.vector}')" for t, f in self.tasks.items()},
-            score_titles={
-                t: f"the importance of task {t!r}" + (f" ('{self.tasks[t].importance}')" if read else "")
-                for t in scores
-            },
+        return self.adjusted(
+            Problem(
+                base=base,
+                origin=None if self.start is None else pretrained.tensors,
+                finetuned=finetuned,
+                scores=scores,
+                grams=grams,
+                base_title=title,
+                origin_title="the pretrained encoder",
+                titles=self._titles(),
+                score_titles={
+                    t: f"the importance of task {t!r}" + (f" ('{self.tasks[t].importance}')" if read else "")
+                    for t in scores
+                },
+            )
         )
 
+    def opened(self, pretrained: Pretrained, stack: ExitStack) -> Opened:
+        """Open the files of a whole model.
+
+        Raises:
+            StaError: as :meth:`problem`.
+        """
+        problem = self.problem(pretrained, stack)
+        rest = pretrained.rest if self.start is None else open_rest(self.start, stack)
+        if not (rest and pretrained.rest) or self.method.takes_vectors:
+            return Opened(problem, rest)
+        found = {task: open_rest(str(files.finetuned), stack) for task, files in self.tasks.items()}
+        finetuned = changed(pretrained.rest, found, self._titles())
+        if not finetuned:
+            return Opened(problem, rest)
+        name, method, measure = self.name, self.method, self._measure
+        if method.needs_grams or (method.needs_importance and measure in READ_MEASURES):
+            name, method = self.fallback, make_method(self.fallback, self.methods)
+        scores = {
+            task: open_scores(task, TaskSource(), measure, model, pretrained.rest, None, stack)
+            for task, model in finetuned.items()
+            if method.needs_importance and task in self.scored()
+        }
+        changes = Problem(
+            base=rest,
+            origin=None if self.start is None else pretrained.rest,
+            finetuned=finetuned,
+            scores=scores,
+            base_title="the text tower that is changed",
+            origin_title="the pretrained text tower",
+            titles=self._titles(),
+        )
+        return Opened(problem, rest, self.adjusted(changes), (name, method))
+
+    def _titles(self) -> dict[str, str]:
+        return {t: f"task {t!r} ('{f.finetuned or f.vector}')" for t, f in self.tasks.items()}
+
     def in_memory(self, pretrained: Pretrained) -> Merged:
-        """Merge, and keep the result.
+        """Merge the image encoder, and keep the result.
 
         Raises:
             StaError: a source is missing or does not fit, or an entry is NaN or infinite.
         """
-        with self._opened(pretrained, Alone()) as problem:
-            planned = self._planned(problem).items()
+        with ExitStack() as stack:
+            problem = self.problem(pretrained, stack)
+            planned = self._planned(problem.base).items()
             sink = MemorySink(
                 {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in planned}, None
             )
-            kept = self._run(problem, sink, Alone())
+            kept = self._run(self.method, problem, sink, Alone())
         return Merged(sink.weights, kept)
 
     def write(
@@ -173,9 +244,10 @@ class Job(ABC):
 
         Args:
             pretrained: the pretrained encoder.
-            output: a safetensors file. Its tensors are named as in the pretrained model's file, and
-                its metadata holds the method, its settings, the package's version and the SHA-256
-                of every source.
+            output: a safetensors file: a whole CLIP, in open_clip's names, if the model that is
+                changed is one, else an image encoder. Its metadata holds the method, its settings,
+                the package's version and the SHA-256 of every source. Or, if that model is a
+                folder, a new folder in the same layout.
             processes: who merges together; every one of them calls this.
             heads: by task: what goes into the file beside the encoder, for who classifies with it.
 
@@ -187,38 +259,52 @@ class Job(ABC):
                 changed then.
         """
         group = Alone() if processes is None else processes
-        with self._opened(pretrained, group) as problem:
-            planned = {pretrained.prefix + name: entry for name, entry in self._planned(problem).items()}
-            beside = head_tensors(heads or {}, planned)
+        like = pretrained.file if self.start is None else Path(self.start)
+        check_output(output, like)
+        if Path(output).suffix != SAFETENSORS:
+            with folder_like(Path(str(like)), output, group) as file:
+                return self._write(pretrained, file, group, heads or {})
+        return self._write(pretrained, output, group, heads or {})
+
+    def _write(
+        self, pretrained: Pretrained, output: str | Path, group: Processes, heads: Mapping[str, TaskHead]
+    ) -> Kept:
+        with self._opened(pretrained, group) as opened:
+            base = {pretrained.prefix + name: source for name, source in opened.problem.base.items()}
+            planned = self._planned({**base, **opened.rest})
+            beside = head_tensors(heads, planned)
             planned |= {name: (head.shape, head.dtype) for name, head in beside.items()}
-            metadata = together(group, lambda: {} if group.rank else self.metadata(pretrained))[0]
+            metadata = together(
+                group, lambda: {} if group.rank else self.metadata(pretrained, **opened.described)
+            )[0]
             metadata |= head_metadata(heads) if heads else {}
             with streamed(output, planned, metadata, group) as file:
-                kept = self._run(problem, file.under(pretrained.prefix), group)
+                kept = self._run(self.method, opened.problem, file.under(pretrained.prefix), group)
+                if opened.changes is not None and opened.method is not None:
+                    self._run(opened.method[1], opened.changes, file, group)
+                else:
+                    together(group, lambda: None if group.rank else copy_tensors(opened.rest, file))
                 for name, head in beside.items() if group.rank == 0 else ():
                     file.write(name, 0, head.flatten())
         return kept
 
     @contextmanager
-    def _opened(self, pretrained: Pretrained, group: Processes) -> Iterator[Problem]:
-        """The problem, while its files are open; every process has it or none."""
+    def _opened(self, pretrained: Pretrained, group: Processes) -> Iterator[Opened]:
+        """What is merged, while its files are open; every process has it or none."""
         with ExitStack() as stack:
-            opened: list[Problem] = []
-            together(group, lambda: opened.append(self.problem(pretrained, stack)))
-            yield opened[0]
+            found: list[Opened] = []
+            together(group, lambda: found.append(self.opened(pretrained, stack)))
+            yield found[0]
 
-    def _planned(self, problem: Problem) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    def _planned(self, base: SourceDict) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """Shape and type of every tensor that is made."""
         return {
-            name: (
-                source.shape,
-                self.result_dtype(source.dtype) if source.dtype.is_floating_point else source.dtype,
-            )
-            for name, source in problem.base.items()
+            name: (source.shape, (self._dtype if source.dtype.is_floating_point else None) or source.dtype)
+            for name, source in base.items()
         }
 
-    def _run(self, problem: Problem, sink: Sink, group: Processes) -> Kept:
-        kept = run(self.method, problem, sink, device=self._device, processes=group)
+    def _run(self, method: MergeMethod, problem: Problem, sink: Sink, group: Processes) -> Kept:
+        kept = run(method, problem, sink, device=self._device, processes=group)
         together(group, lambda: _finish(problem, sink, group))
         return kept
 

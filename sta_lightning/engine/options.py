@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from typing_extensions import override
 
-from sta_lightning.engine.sources import TaskSource, check_there, task_sources
+from sta_lightning.engine.defaults import DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.engine.sources import TaskSource, check_output, check_there, task_sources
 from sta_lightning.errors import StaError, listed
 
 # torch takes seconds to import: what a command line asks for is known, and refused, before. In
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from sta_lightning.engine.heads import TaskHead
     from sta_lightning.engine.job import Job, Pretrained
 
-DATA_FREE = "tsv"
-"""The merging method where none is asked for and there is no importance: of those that need neither
-data nor a coefficient the best in this project's benchmarks (docs/benchmark), at scale 1."""
-DATA_FREE_FORGETTING = "task_arithmetic"
-"""The same for forgetting, where the benchmarks call it a draw: the simplest, negation."""
 _WEIGHED = ("amp", "delta-amp")
 """The measures that are made of the weights, without a file."""
 
@@ -65,8 +61,7 @@ class MergeOptions(ABC):
             default.
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control, for an evaluation; ``None`` to make it.
-        dtype: Type of the weights that are made; ``None`` for float32, or in a forgetting for that
-            of ``model`` if one is given.
+        dtype: Type of the weights that are made; ``None`` for that of the model that is changed.
         device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
             same.
     """
@@ -93,12 +88,18 @@ class MergeOptions(ABC):
     def read(self) -> dict[str, str | None]:
         """What is read besides the pretrained model: what it is -> its path."""
 
-    def check_files(self) -> None:
-        """Refuse files that are missing, without opening any.
+    @property
+    def changed(self) -> str | None:
+        """The model that is changed, a path or a tag."""
+        return self.pretrained
+
+    def check_files(self, output: str | Path) -> None:
+        """Refuse files that are missing, and what cannot be written, without opening any.
 
         Raises:
             StaError: names the first, or says that there is no pretrained model.
         """
+        check_output(output, self.changed)
         if self.pretrained is None and self.encoder is None:
             raise StaError(
                 "the pretrained model that the others were fine-tuned from must be given (pretrained); the package's own is "
@@ -177,6 +178,11 @@ class FusionOptions(MergeOptions):
     def sources(self) -> dict[str, TaskSource]:
         """Each task's files; a StaError if a task is named twice."""
         return task_sources(self.tasks, self.files)
+
+    @property
+    @override
+    def changed(self) -> str | None:
+        return self.base or self.pretrained
 
     @override
     def read(self) -> dict[str, str | None]:
@@ -293,6 +299,11 @@ class ForgettingOptions(MergeOptions):
         """The files of what is forgotten."""
         files = TaskSource(self.finetuned, self.importance, self.target_head, self.vector)
         return task_sources({self.target: files}, TaskSource())[self.target]
+
+    @property
+    @override
+    def changed(self) -> str | None:
+        return self.model or self.pretrained
 
     @override
     def read(self) -> dict[str, str | None]:

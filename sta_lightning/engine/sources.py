@@ -136,3 +136,29 @@ def check_there(path: str | Path, what: str) -> None:
     if not Path(path).exists():
         where = "" if Path(path).is_absolute() else f" (looked from '{Path.cwd()}')"
         raise MissingError(f"{what}: there is no weights file '{path}'{where}. Check the path.")
+
+
+def check_output(output: str | Path, like: str | Path | None = None) -> None:
+    """Refuse a place to write a model to, before any work is done.
+
+    Args:
+        output: a safetensors file; or a new folder, where ``like`` is one.
+        like: where the model that is changed comes from, if that is a file or a folder.
+
+    Raises:
+        StaError: says what to give instead.
+    """
+    place = Path(output)
+    if place.suffix == ".safetensors" and not place.is_dir():
+        return
+    if like is None or not Path(like).is_dir():
+        what = "a folder" if place.is_dir() else "not named as a safetensors file"
+        raise StaError(
+            f"output: '{output}' is {what}, and a folder is made only of a folder. Give a file name that ends in .safetensors; "
+            "folders that are missing are made."
+        )
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise StaError(
+            f"output: there is something at '{output}' already, and a folder is written to a place of its own. Give another "
+            "name, or remove it."
+        )

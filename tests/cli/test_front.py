@@ -40,8 +40,9 @@ def test_three_files_and_a_name(capsys: pytest.CaptureFixture[str]) -> None:
         main(["merge", "base.safetensors", "cars.safetensors", "dogs.safetensors", "-o", "out.safetensors"])
         == 0
     )
-    first, written, then = capsys.readouterr().out.splitlines()
+    first, text, written, then = capsys.readouterr().out.splitlines()
     assert first.startswith("method: TSV-M (no importance lies beside 'cars', 'dogs'; ")
+    assert text == "text tower: equal in all models, copied"
     assert written.startswith("written: out.safetensors (")
     assert then == "next: sta inspect out.safetensors"
     found = settings("out.safetensors")

@@ -81,8 +81,7 @@ def test_it_is_what_the_arithmetic_makes(
         monkeypatch.setattr(build, "PAYS", 0)
     else:
         monkeypatch.setattr(run_module, "_native", lambda *_: (None, None))
-    # A file keeps its type; the pretrained encoder is float32.
-    expected = wanted(models, method, model, stored or F32)
+    expected = wanted(models, method, model, stored)
     made = job(models, method, model=path)
     kept = made.write(models.pretrained, output)
     assert_written(output, expected)
@@ -124,10 +123,10 @@ def test_the_importance_is_read_once(
     assert_written(output, wanted(models, "sta", models.base, F32))
 
 
-def test_a_pretrained_encoder_in_half_precision_is_widened(tmp_path: Path, output: Path) -> None:
+def test_a_pretrained_encoder_in_half_precision_stays_so(tmp_path: Path, output: Path) -> None:
     models = write_models(tmp_path / "half", 2, base_dtype=F16, dtypes=(F16,))
     job(models).write(models.pretrained, output)
-    assert_written(output, wanted(models, "sta", models.base, F32))
+    assert_written(output, wanted(models, "sta", models.base, F16))
 
 
 def test_bounds_in_the_importance_file_change_nothing(tmp_path: Path, output: Path) -> None:

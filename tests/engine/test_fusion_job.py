@@ -47,12 +47,12 @@ def wanted(models: Models, method: str, scores: dict[str, State] | None = None) 
     """The same by the arithmetic's own functions, in memory."""
     match method:
         case "sta":
-            return fuse(models.base, models.finetuned, scores or models.scores, dtype=F32)
+            return fuse(models.base, models.finetuned, scores or models.scores)
         case "random_mask":
-            return merge("random_mask", models.base, models.finetuned, dtype=F32).weights
+            return merge("random_mask", models.base, models.finetuned).weights
         case "average":
-            return average(models.base, models.finetuned, dtype=F32)
-    return task_arithmetic(models.base, models.finetuned, dtype=F32)
+            return average(models.base, models.finetuned)
+    return task_arithmetic(models.base, models.finetuned)
 
 
 def assert_written(path: Path, expected: dict[str, Tensor]) -> None:

@@ -1,8 +1,16 @@
 """Checkpoints of other programs, read and written; nothing in them is ever run."""
 
 from sta_lightning.weights.formats.architecture import Architecture, check_whole, guess, open_clip_configs
-from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, weight_files
+from sta_lightning.weights.formats.card import loading_code, model_card
+from sta_lightning.weights.formats.checkpoint import (
+    CONFIG,
+    INDEX,
+    Checkpoint,
+    open_checkpoint,
+    weight_files,
+)
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
+from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
 from sta_lightning.weights.formats.inspection import describe
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.lora import write_adapter
@@ -14,8 +22,11 @@ from sta_lightning.weights.formats.model import (
     open_sources,
     whole_clip,
 )
+from sta_lightning.weights.formats.writing import copy_tensors, write_tensors
 
 __all__ = [
+    "CONFIG",
+    "INDEX",
     "TARGETS",
     "Architecture",
     "Checkpoint",
@@ -23,11 +34,16 @@ __all__ = [
     "Model",
     "Target",
     "check_whole",
+    "clip_to_huggingface",
     "convert",
+    "copy_tensors",
     "describe",
+    "encoder_to_huggingface",
     "guess",
     "image_encoder",
     "load_state",
+    "loading_code",
+    "model_card",
     "open_checkpoint",
     "open_clip_configs",
     "open_model",
@@ -36,4 +52,5 @@ __all__ = [
     "weight_files",
     "whole_clip",
     "write_adapter",
+    "write_tensors",
 ]

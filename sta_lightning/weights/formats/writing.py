@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.opened import PathLike
-from sta_lightning.weights.streamed import streamed
+from sta_lightning.weights.streamed import FileSink, streamed
 
 _PIECE = 1 << 22  # entries
 
@@ -43,20 +43,29 @@ def write_tensors(
         for name, source in tensors.items()
     }
     with streamed(path, planned, metadata, Alone()) as sink:
-        for name, source in tensors.items():
-            for start in range(0, source.shape.numel(), _PIECE):
-                piece = slice(start, min(start + _PIECE, source.shape.numel()))
-                entries = source.read(piece, source.dtype)
-                found = entries.to(sink.dtype(name))
-                if found.dtype != entries.dtype and not bool(
-                    (torch.isfinite(found) == torch.isfinite(entries)).all()
-                ):
-                    raise StaError(
-                        f"tensor '{name}' has entries too large for {found.dtype}. Ask for --dtype bfloat16 or float32."
-                    )
-                sink.write(name, start, found)
-        for source in tensors.values():
-            source.check()
+        copy_tensors(tensors, sink)
+
+
+def copy_tensors(tensors: SourceDict, sink: FileSink) -> None:
+    """Write tensors to where they were planned in a file, a piece at a time, in its types.
+
+    Raises:
+        StaError: a source cannot be read or was changed, or an entry does not fit into its type.
+    """
+    for name, source in tensors.items():
+        for start in range(0, source.shape.numel(), _PIECE):
+            piece = slice(start, min(start + _PIECE, source.shape.numel()))
+            entries = source.read(piece, source.dtype)
+            found = entries.to(sink.dtype(name))
+            if found.dtype != entries.dtype and not bool(
+                (torch.isfinite(found) == torch.isfinite(entries)).all()
+            ):
+                raise StaError(
+                    f"tensor '{name}' has entries too large for {found.dtype}. Ask for --dtype bfloat16 or float32."
+                )
+            sink.write(name, start, found)
+    for source in tensors.values():
+        source.check()
 
 
 def write_huggingface(

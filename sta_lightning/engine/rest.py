@@ -1,0 +1,70 @@
+"""What a whole model has besides its image encoder: text tower, temperature.
+
+A whole CLIP goes in, and a whole CLIP comes out. Most fine-tunings leave the text tower alone: then
+it is copied. Where one has changed it, it is merged too, as a problem of its own, so that the image
+encoder is to the last bit what it is without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from sta_lightning.arithmetic.checks import compare_names
+from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.weights.formats import open_checkpoint, whole_clip
+
+_PIECE = 1 << 22  # entries
+_ENCODER = "visual."
+
+
+def open_rest(path: str | Path, stack: ExitStack) -> SourceDict:
+    """A whole CLIP's tensors outside of its image encoder, unread, in open_clip's names.
+
+    Empty for an image encoder alone.
+
+    Raises:
+        StaError: the file is missing or broken.
+    """
+    checkpoint = open_checkpoint(path, stack)
+    if checkpoint.layout.text is None:
+        return {}
+    return {name: s for name, s in whole_clip(checkpoint).items() if not name.startswith(_ENCODER)}
+
+
+def changed(
+    origin: SourceDict, rests: Mapping[str, SourceDict], titles: Mapping[str, str]
+) -> dict[str, SourceDict]:
+    """The tasks' tensors, all of them if one task has changed one; else none.
+
+    Args:
+        origin: the pretrained model's.
+        rests: by task: the fine-tuned model's; empty for an image encoder alone, which has left
+            them as they were.
+        titles: by task: what to call the model in a message.
+
+    Raises:
+        StaError: names or shapes differ.
+    """
+    for task, rest in rests.items():
+        if rest:
+            name = "the pretrained model's text tower"
+            compare_names(origin, rest, reference_name=name, other_name=titles[task])
+    if not any(rest and not _equal(origin, rest) for rest in rests.values()):
+        return {}
+    return {task: rest or origin for task, rest in rests.items()}
+
+
+def _equal(origin: SourceDict, rest: SourceDict) -> bool:
+    """Whether the entries are the same, rounded to the narrower of the two types."""
+    for name, first in origin.items():
+        second = rest[name]
+        narrow = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
+        for start in range(0, first.shape.numel(), _PIECE):
+            piece = slice(start, min(start + _PIECE, first.shape.numel()))
+            if not torch.equal(first.read(piece, narrow), second.read(piece, narrow)):
+                return False
+    return True
