@@ -1,6 +1,6 @@
 """Measure merging, scoring and fitting beside what bounds them, or beside another checkout.
 
-    # everything, about ten minutes on two cores
+    # everything, about twenty minutes on two cores
     python scripts/benchmark.py
     python scripts/benchmark.py --only kernel files
     python scripts/benchmark.py --markdown docs/benchmarks.md
@@ -30,13 +30,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.benchmarks import beside, fitting, forms, growth, merging, scoring
+from scripts.benchmarks import beside, calls, fitting, forms, growth, merging, methods, scoring
 from scripts.benchmarks.inputs import Inputs
 from scripts.benchmarks.table import Section
 
 SECTIONS: dict[str, Callable[[Inputs, argparse.Namespace], Section]] = {
     "kernel": forms.measure,
+    "calls": calls.measure,
     "files": merging.measure,
+    "methods": methods.measure,
     "growth": growth.measure,
     "scoring": scoring.measure,
     "fit": fitting.measure,

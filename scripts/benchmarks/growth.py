@@ -16,13 +16,14 @@ from sta_lightning.weights import TensorFile
 
 # Encoder: (files that are made, numbers of tasks). More tasks than files read the files again.
 SIZES: dict[str, tuple[int, tuple[int, ...]]] = {
+    "miniature": (6, (2, 20, 50, 200)),
     "ViT-B-16": (6, (2, 6, 12, 20)),
     "ViT-L-14": (2, (2, 6, 12, 20)),
 }
 
 
 def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
-    """STA from 2 to 20 models."""
+    """STA from 2 to 20 models, of the smallest encoder to 200."""
     section = Section(
         "Growth: STA fuse, files to file",
         (
@@ -48,7 +49,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
                 torch_alone, highest = private_memory(*words)
                 rates.append(1e9 * seconds / parameters / tasks)
                 section.add(
-                    f"{encoder} ({parameters / 1e6:.0f} M)",
+                    f"{encoder} ({parameters / 1e6:.1f} M)",
                     f"{tasks}",
                     f"{seconds:.2f}",
                     f"{rates[-1]:.2f}",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -27,12 +29,12 @@ SAMPLES, CLASSES = 32, 10
 State = dict[str, Tensor]
 
 
-def one_tensor() -> tuple[State, dict[str, State], dict[str, State]]:
+def one_tensor(shape: tuple[int, int] = SHAPE) -> tuple[State, dict[str, State], dict[str, State]]:
     """Pretrained weights, fine-tuned ones and importances of six tasks, of a single tensor."""
     generator = torch.Generator().manual_seed(0)
 
     def random() -> Tensor:
-        return torch.randn(SHAPE, generator=generator)
+        return torch.randn(shape, generator=generator)
 
     base, names = random(), [f"task{i}" for i in range(TASKS)]
     finetuned = {name: {"w": base + 1e-3 * random()} for name in names}
@@ -107,6 +109,45 @@ def fuse() -> dict[str, float]:
     return {key: statistics.median(cost[key] for cost in costs) for key in costs[0]}
 
 
+def calls() -> dict[str, float]:
+    """Seconds of the first calls of ``fuse`` in a process, and of later ones beside busy ones.
+
+    The kept loops are those of ``$STA_CACHE``: an empty folder for a machine that has none.
+    """
+    arithmetic = importlib.import_module("sta_lightning.arithmetic")
+    models = one_tensor((3072, 768))
+    found = {}
+    for name in ("first", "second", "third"):
+        found[name] = _cost(lambda: arithmetic.fuse(*models))["seconds"]
+
+    def median() -> float:
+        return statistics.median(_cost(lambda: arithmetic.fuse(*models))["seconds"] for _ in range(20))
+
+    base, (tuned, scores) = models[0]["w"], ([s["w"] for s in states.values()] for states in models[1:])
+
+    def quantile() -> Tensor:
+        """Eq. 13 to 19, one after another, on whole tensors."""
+        stack = torch.stack([(score - score.min()) / (score.max() - score.min()) for score in scores])
+        above = stack > torch.quantile(stack, P, dim=0)
+        return base + (above * (torch.stack(tuned) - base)).sum(0)
+
+    found["quantile"] = statistics.median(_cost(quantile)["seconds"] for _ in range(3))
+    found["quiet"] = median()
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for name, count in (("beside one", 1), ("beside four", 4)):
+            for process in busy[count:]:
+                process.send_signal(signal.SIGSTOP)
+            for process in busy[:count]:
+                process.send_signal(signal.SIGCONT)
+            found[name] = median()
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    return found
+
+
 def score(encoder: str) -> dict[str, float]:
     """Score, after one batched pass."""
     work = scoring(encoder)
@@ -122,7 +163,9 @@ def _cost(work: Callable[[], object]) -> dict[str, float]:
 
 def main(result: str, what: str, *words: str) -> None:
     """Measure and write the result."""
-    found = {"sta": lambda: command([*words]), "fuse": fuse, "score": lambda: score(*words)}[what]()
+    found = {"sta": lambda: command([*words]), "fuse": fuse, "calls": calls, "score": lambda: score(*words)}[
+        what
+    ]()
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 
 

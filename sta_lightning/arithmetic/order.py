@@ -169,12 +169,18 @@ def _count(
     highest = 8 * dtype.itemsize - 16
 
     def eager(block: Block) -> None:
-        for row, values in enumerate(rows(block)):
-            flat = values.to(dtype)
+        found = zip(*(list(rows(part)) for part in block.parts()), strict=True)
+        for row, parts in enumerate(found):
+            flat = torch.cat(parts).to(dtype)
             for digit in (digit for digit in wanted if digit[0] == row):
-                found = count_digits(flat, digit[1], digit[2])
-                with locks[digit]:
-                    mine[digit] += found
+                if survey.workers.loops is None or flat.device.type != "cpu":
+                    counts = count_digits(flat, *digit[1:])
+                    with locks[digit]:
+                        mine[digit] += counts
+                else:
+                    at, wide = mine[digit].ctypes.data, dtype == torch.float64
+                    with locks[digit]:
+                        survey.workers.loops.count(flat.data_ptr(), flat.numel(), *digit[1:], at, wide=wide)
 
     def look(entries: Entries) -> None:
         loops = entries.loops if dtype == torch.float32 else None

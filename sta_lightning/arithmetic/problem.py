@@ -13,7 +13,15 @@ from torch import Tensor
 from sta_lightning.arithmetic.checks import compare_names, compare_scores
 from sta_lightning.arithmetic.sources import Held, MemoryTensor, SourceDict, TensorSource
 from sta_lightning.arithmetic.sources import whole as whole_tensor
-from sta_lightning.arithmetic.states import Statistics, bounds, is_finite, is_weight, piece_size, wide_dtype
+from sta_lightning.arithmetic.states import (
+    Statistics,
+    bounds,
+    cached_size,
+    is_finite,
+    is_weight,
+    piece_size,
+    wide_dtype,
+)
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops
@@ -61,6 +69,24 @@ class Block:
         """The task vectors (Eq. 7), one at a time."""
         for finetuned in self.finetuned:
             yield finetuned - self.origin
+
+    def parts(self) -> Iterator[Block]:
+        """The block, of one dimension, in parts whose temporaries stay in a core's cache."""
+        size, count = cached_size(self.base.device), self.base.numel()
+        if count <= size:
+            yield self
+            return
+        for at in range(0, count, size):
+            cut = slice(at, at + size)
+            base = self.base[cut]
+            yield replace(
+                self,
+                start=self.start + at,
+                base=base,
+                origin=base if self.origin is self.base else self.origin[cut],
+                finetuned=[values[cut] for values in self.finetuned],
+                scores=[values[cut] for values in self.scores],
+            )
 
     @property
     def piece(self) -> slice:

@@ -95,13 +95,14 @@ def _native(
 ) -> tuple[NativeLoop | None, Loops | None]:
     """The method's own loop, and those with which tensors are looked at before."""
     native = method.native(len(problem.finetuned))
-    if native is None or compiled is False or not (native.reads_origin or problem.origin is None):
+    if compiled is False:
         return None, None
     entries = sum(problem.base[name].shape.numel() for name in problem.names)
     work = math.inf if compiled else entries * (len(problem.finetuned) + 1)
-    kernel = native.kernel(work=work)
+    able = native is not None and (native.reads_origin or problem.origin is None)
+    kernel = native.kernel(work=work) if native is not None and able else None
     looking = kernel if isinstance(kernel, Loops) else loops(work=work)
-    return None if kernel is None else partial(native.call, kernel), looking
+    return None if native is None or kernel is None else partial(native.call, kernel), looking
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,12 @@ class _Tensor:
         return {task: total / entries.numel for task, total in zip(self.tasks, totals, strict=True)}
 
     def _eager(self, piece: slice) -> list[int] | None:
-        block = self.entries.block(piece, whole=self.method.scope == "tensor")
-        values, kept = self.method.combine(block, self.state)
-        self._write(piece.start, values.reshape(-1))
-        return None if kept is None else [int(count) for count in kept.tolist()]
+        whole = self.method.scope == "tensor"
+        block = self.entries.block(piece, whole=whole)
+        parts = [self.method.combine(part, self.state) for part in ([block] if whole else block.parts())]
+        self._write(piece.start, torch.cat([part.values.reshape(-1) for part in parts]))
+        kept = [part.kept for part in parts if part.kept is not None]
+        return [int(count) for count in torch.stack(kept).sum(0).tolist()] if kept else None
 
     def _native(self, piece: slice) -> list[int] | None:
         assert self.loop is not None

@@ -93,7 +93,16 @@ void sta_count(const int32_t *restrict bits, int64_t size, int shift, int32_t pr
     }
 }
 
-/* The same of the magnitudes of a task vector's entries. */
+/* The same of float64: the highest digit (shift 48), or a lower one among the entries with the prefix above it. */
+void sta_count_wide(const int64_t *restrict bits, int64_t size, int shift, int64_t prefix, int64_t *restrict counts) {
+    for (int64_t e = 0; e < size; e++) {
+        const int64_t key = bits[e] < 0 ? bits[e] ^ INT64_MAX : bits[e];
+        if (shift == 48) counts[(key >> 48) + 32768]++;
+        else if (key >> (shift + 16) == prefix) counts[key >> shift & 0xffff]++;
+    }
+}
+
+/* Digits of the magnitudes of a task vector's entries. */
 void sta_count_magnitudes(const float *restrict origin, const float *restrict finetuned, int64_t size, int shift,
                           int32_t prefix, int64_t *restrict counts) {
     for (int64_t at = 0; at < size; at += STA_BLOCK) {

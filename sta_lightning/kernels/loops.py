@@ -35,6 +35,7 @@ class Loops:
         found.sta_subtract.argtypes = (*[_ADDRESS] * 4, _FLOAT, _ADDRESS, _COUNT, _ADDRESS)
         found.sta_bounds.argtypes = (_ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
         found.sta_count.argtypes = (_ADDRESS, _COUNT, _INT, ctypes.c_int32, _ADDRESS)
+        found.sta_count_wide.argtypes = (_ADDRESS, _COUNT, _INT, _COUNT, _ADDRESS)
         found.sta_count_magnitudes.argtypes = (_ADDRESS, *found.sta_count.argtypes)
         found.sta_elect.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_elect.restype = _COUNT
@@ -69,9 +70,15 @@ class Loops:
         bad = self._library.sta_bounds(values, size, ctypes.byref(low), ctypes.byref(high))
         return (math.nan, math.nan) if bad else (low.value, high.value)
 
-    def count(self, values: int, size: int, shift: int, prefix: int, counts: int) -> None:
-        """Count 16-bit digits of the ordered bits into 65 536 int64 at ``counts``."""
-        self._library.sta_count(values, size, shift, prefix, counts)
+    def count(
+        self, values: int, size: int, shift: int, prefix: int, counts: int, *, wide: bool = False
+    ) -> None:
+        """Count 16-bit digits of the ordered bits into 65 536 int64 at ``counts``.
+
+        The entries are float64 if ``wide``.
+        """
+        count = self._library.sta_count_wide if wide else self._library.sta_count
+        count(values, size, shift, prefix, counts)
 
     def count_magnitudes(
         self, origin: int, finetuned: int, size: int, shift: int, prefix: int, counts: int

@@ -163,3 +163,21 @@ def test_whole_tensors_come_in_their_shape() -> None:
     (block,) = survey.entries("conv1.weight").blocks(whole=True)
     assert block.base.shape == (3, 2, 2, 2)
     assert list(survey.entries("empty").blocks(whole=True)) == []
+
+
+@pytest.mark.parametrize("native", [loops(), None], ids=["compiled", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_of_both_signs_are_counted_in_parts(
+    dtype: torch.dtype, native: Loops | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 20)
+    monkeypatch.setattr(states_module, "_CACHED_ON_CPU", 3)
+    base, finetuned = oracle.models(2, seed=3, dtype=dtype)
+    sorted_rows = np.sort(oracle.vectors(base, finetuned), axis=1)
+    ranks = [list(range(1, sorted_rows.shape[1] + 1, 9))] * 2
+    with Workers(3, native) as workers:
+        problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
+        found = order_statistics(Survey(problem, workers, Alone()), entries_of, ranks)
+    assert [[float(value) for value in row] for row in found] == [
+        [row[k - 1] for k in its] for row, its in zip(sorted_rows, ranks, strict=True)
+    ]
