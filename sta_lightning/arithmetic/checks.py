@@ -202,13 +202,14 @@ def check_statistics(value: str) -> Statistics:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; a GPU without a number stays without one.
 
     Raises:
         StaError: if there is none on this machine.
     """
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(0, device=name)
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a missing GPU
         raise StaError(
             f"device={name!r} was asked for, and this machine does not have it ({str(error).splitlines()[0]}). "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sta_lightning.arithmetic.surroundings import check_parameters, exact, plain
+from sta_lightning.errors import StaError
 
 _log = logging.getLogger(__name__)
 
@@ -73,13 +74,10 @@ def gradient_sums(
         chunk_size = 1 if images.device.type == "cpu" else _CHUNK_ON_GPU
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
-    if precision not in ("float32", "bf16"):
-        raise ValueError(f"precision must be 'float32' or 'bf16', not {precision!r}.")
+    _check_precision(precision)
     check_parameters(module, names)
     with exact(module, images.device), torch.enable_grad():
-        state = {n: plain(t) for n, t in [*module.named_parameters(), *module.named_buffers()]}
-        scored = {n: state.pop(n).requires_grad_() for n in names}
-        sums = {n: torch.zeros_like(t, requires_grad=False) for n, t in scored.items()}
+        scored, state, sums = _parts(module, names)
 
         def loss(parameters: Parameters, image: Tensor, target: Tensor) -> Tensor:
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -111,10 +109,80 @@ def gradient_sums(
                 start += chunk_size
         with _adding(scored, sums, power):
             for image, target in zip(images[start:], targets[start:], strict=True):
-                value = loss(scored, image, target)
-                if value.requires_grad:  # not where no scored parameter is used
-                    torch.autograd.backward(value, inputs=list(scored.values()))
+                _backward(loss(scored, image, target), scored)
         return sums
+
+
+class SampleLossModule(nn.Module):
+    """A module whose forward is a loss of it: of a sample, the sum over what ``loss`` returns."""
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, sample: Any) -> Tensor:
+        """Return the sample's loss, a scalar in float32."""
+        value = self.loss(sample)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise StaError(
+                f"a loss must return a floating-point tensor, and this one returned a {type(value).__name__}."
+            )
+        return value.float().sum()
+
+
+def loss_gradient_sums(
+    module: SampleLossModule,
+    samples: Iterable[Any],
+    *,
+    names: Collection[str],
+    power: Literal[1, 2] = 1,
+    precision: Precision = "float32",
+) -> Parameters:
+    """:func:`gradient_sums` of a loss of one's own, for samples of any form.
+
+    Args:
+        module: Maps a sample to its loss; left as it was.
+        samples: What ``module`` takes, one at a time.
+        names: As for :func:`gradient_sums`, as for the following.
+        power: What the gradient's absolute value is raised to.
+        precision: ``"float32"`` or ``"bf16"``.
+
+    Returns:
+        One float32 tensor ≥ 0 per name, with the parameter's shape.
+
+    Raises:
+        StaError: The loss returns something else than a floating-point tensor.
+        ValueError: The precision is unknown, or a name is not a floating-point parameter.
+    """
+    _check_precision(precision)
+    check_parameters(module, names)
+    device = next(module.parameters()).device
+    with exact(module, device), torch.enable_grad():
+        scored, state, sums = _parts(module, names)
+        with _adding(scored, sums, power):
+            for sample in samples:
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                    value = functional_call(module, (scored, state), (sample,))
+                _backward(value, scored)
+        return sums
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f"precision must be 'float32' or 'bf16', not {precision!r}.")
+
+
+def _parts(module: nn.Module, names: Collection[str]) -> tuple[Parameters, Parameters, Parameters]:
+    """The parameters to differentiate by, all other tensors, and sums that are zero."""
+    state = {n: plain(t) for n, t in [*module.named_parameters(), *module.named_buffers()]}
+    scored = {n: state.pop(n).requires_grad_() for n in names}
+    return scored, state, {n: torch.zeros_like(t, requires_grad=False) for n, t in scored.items()}
+
+
+def _backward(value: Tensor, scored: Parameters) -> None:
+    if value.requires_grad:  # not where no scored parameter is used
+        torch.autograd.backward(value, inputs=list(scored.values()))
 
 
 @contextmanager

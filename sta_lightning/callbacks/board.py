@@ -68,11 +68,11 @@ class MergeBoard(Callback):
 
     The evaluation modules attach it by themselves.
 
-    Every logger gets ``change/…`` (size of the change from the pretrained weights). A
-    TensorBoardLogger gets besides: the settings with the :data:`RESULTS` in HPARAMS; of the shares
-    kept a figure per layer (the paper's Fig. 4, also the file ``kept.svg``) and a histogram; as
-    text the accuracies and the command; and the accuracies on one chart. Any other logger gets the
-    shares as numbers, ``selection/<task>/<tensor>``, 0 to 1.
+    Every logger gets :data:`RESULTS` and ``change/…`` (size of the change from the pretrained
+    weights). A TensorBoardLogger gets besides: the settings with the results in HPARAMS; of the
+    shares kept a figure per layer (the paper's Fig. 4, also the file ``kept.svg``) and a histogram;
+    as text the accuracies and the command; and the accuracies on one chart. Any other logger gets
+    the shares as numbers, ``selection/<task>/<tensor>``, 0 to 1.
     """
 
     @override
@@ -83,7 +83,9 @@ class MergeBoard(Callback):
         merged = getattr(pl_module, "merged", None)
         kept: Kept = {} if merged is None else merged.kept
         change = {} if merged is None else getattr(pl_module, "change", {})
+        found = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
         sizes = {f"change/{what}": size for what, size in change.items()}
+        sizes |= {tag: found[tag] for tag in RESULTS if tag in found}
         shares = {f"selection/{task}/{name}": x for name, row in kept.items() for task, x in row.items()}
         settings: dict[str, Any] = getattr(pl_module, "describe", dict)()
         for logger in trainer.loggers:
@@ -93,7 +95,6 @@ class MergeBoard(Callback):
                 logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, {})  # into its YAML file alone
-                found = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
                 _draw(logger, settings, kept, found, trainer.global_step)
             else:
                 logger.log_hyperparams(settings)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from typing_extensions import override
 
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
+from sta_lightning.callbacks.trained import TakesTrained
 from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
@@ -20,7 +21,7 @@ from sta_lightning.weights.hashes import tensor_digest
 _FILES = ("pretrained", "weights", "head", "task")
 
 
-class ExportWeights(Callback):
+class ExportWeights(TakesTrained):
     """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends.
 
     Scoring, merging and forgetting read them. The encoder's tensors are named as in the pretrained
@@ -38,6 +39,11 @@ class ExportWeights(Callback):
         self.directory = directory
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without encoder, head or task before it is trained."""
+        _parts(pl_module)
+
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files, on the first process."""
         group, files = processes_of(trainer), self.files(trainer)
@@ -50,14 +56,13 @@ class ExportWeights(Callback):
 
 
 def _export(module: LightningModule, files: tuple[Path, Path], steps: int) -> None:
-    encoder, head = getattr(module, "encoder", None), getattr(module, "head", None)
-    if not isinstance(encoder, nn.Module) or not isinstance(head, ClassificationHead):
-        raise StaError(f"{type(module).__name__} has no encoder and head to export; CLIPClassifier has both.")
-    hparams: dict[str, Any] = dict(cast(Any, module).hparams)
+    encoder, head, hparams = _parts(module)
     settings = {n: value for n, value in hparams.items() if value is not None and not n.startswith("_")}
     # Of a file its name alone: where it lay is nobody else's business.
     settings |= {name: Path(settings[name]).name for name in _FILES if name in settings}
-    prefix = encoder_spec(hparams["encoder"], hparams.get("image_size")).key_prefix
+    # An encoder that was given as a module has no name, and no other model's names to keep to.
+    name = hparams.get("encoder")
+    prefix = "" if name is None else encoder_spec(name, hparams.get("image_size")).key_prefix
     metadata = provenance("finetuned:fit", {**settings, "steps": steps}, {})
     metadata["weights_sha256"] = tensor_digest(encoder.state_dict())
     save_weights(files[0], {prefix + n: t for n, t in encoder.state_dict().items()}, metadata)
@@ -66,3 +71,18 @@ def _export(module: LightningModule, files: tuple[Path, Path], steps: int) -> No
         provenance("head", settings, {}),
         class_names=get_task(hparams["task"]).class_names,
     )
+
+
+def _parts(module: LightningModule) -> tuple[nn.Module, ClassificationHead, dict[str, Any]]:
+    """What is exported, and the settings that say of what."""
+    encoder, head = getattr(module, "encoder", None), getattr(module, "head", None)
+    hparams = dict(getattr(module, "hparams", {}))
+    if (
+        not isinstance(encoder, nn.Module)
+        or not isinstance(head, ClassificationHead)
+        or "task" not in hparams
+    ):
+        raise StaError(
+            f"{type(module).__name__} has no encoder, head and task to export; CLIPClassifier has them."
+        )
+    return encoder, head, hparams

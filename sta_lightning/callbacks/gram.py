@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_finite
 from sta_lightning.arithmetic.gram import GramSums, input_gram_sums
 from sta_lightning.callbacks.sampled import Result, SampledPass, Sums
-from sta_lightning.callbacks.scorable import Scorable
+from sta_lightning.callbacks.scorable import Samples, Scorable
 from sta_lightning.errors import StaError
 
 
@@ -42,19 +40,20 @@ class GramCollection(SampledPass):
         super().__init__(output, samples, seed)
 
     @override
-    def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
+    def sums(self, part: Scorable, samples: Samples) -> Sums:
         """Σ x xᵀ, and how many x there were."""
+        images, _ = samples.pairs()
         names = [name for name, p in part.encoder.named_parameters() if p.is_floating_point()]
         found = input_gram_sums(part.encoder, images, names=names)
         rows = {name: torch.tensor(count, device=images.device) for name, count in found.rows.items()}
         return {"sums": found.sums, "rows": rows}
 
     @override
-    def result(self, module: LightningModule, sums: Sums) -> Result:
+    def result(self, part: Scorable, sums: Sums) -> Result:
         """The means."""
         if not sums["sums"]:
             raise StaError(
-                f"the encoder of {type(module).__name__} has no linear layer, of whose inputs there could be a Gram matrix. "
+                f"the encoder of {type(part.module).__name__} has no linear layer, of whose inputs there could be a Gram matrix. "
                 "Merge it by a method that needs none."
             )
         rows = {name: int(count) for name, count in sums["rows"].items()}

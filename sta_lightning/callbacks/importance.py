@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,17 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic import find_measure, importance_for
 from sta_lightning.arithmetic.agreement import importance_agreement, mean_agreement
-from sta_lightning.arithmetic.gradients import Precision, gradient_sums
+from sta_lightning.arithmetic.gradients import Precision, SampleLossModule, gradient_sums, loss_gradient_sums
 from sta_lightning.callbacks.sampled import Result, SampledPass, Sums
-from sta_lightning.callbacks.scorable import Scorable, floating, pretrained_weights, scorable
+from sta_lightning.callbacks.scorable import (
+    SampleLoss,
+    Samples,
+    Scorable,
+    encoder_settings,
+    floating,
+    pretrained_weights,
+    scorable,
+)
 from sta_lightning.errors import StaError
 from sta_lightning.weights import all_bounds, write_bounds
 from sta_lightning.weights.bounds import KEY as BOUNDS
@@ -30,8 +38,9 @@ _AGREEMENT: dict[str, Any] = {"p": 0.7, "entries": 10_000, "seed": 0}
 class ImportanceScoring(SampledPass):
     """Write the importance of every weight of a fine-tuned encoder for its task (Eq. 10 to 12).
 
-    Each sample is differentiated by itself through encoder and head at its true label, in
-    evaluation mode, and in float32 whatever the trainer's precision; buffers have importance 0.
+    Each sample is differentiated by itself through encoder and head at its true label, or through a
+    loss of one's own, in evaluation mode, and in float32 whatever the trainer's precision; buffers
+    have importance 0.
     When it runs, on which samples and processes: :class:`SampledPass`.
 
     The file holds one float32 tensor per floating-point tensor of the encoder, by its name in the
@@ -49,6 +58,13 @@ class ImportanceScoring(SampledPass):
         seed: Which samples: the same seed draws the same ones on every machine.
         precision: ``float32``, or ``bf16``: forward and backward under bfloat16 autocast, added up
             in float32. Quicker where the device computes in bfloat16.
+        encoder: Where in the module the part is whose weights are scored, dotted; empty for the
+            whole. The file's names are those within it.
+        head: Where the part is that makes logits of what the encoder returns.
+        loss: In place of ``head`` and cross-entropy, for any module and batch: a function of the
+            module and a batch that holds one sample, or the name of the module's method that takes
+            the batch. It returns that sample's loss, of which several entries (the tokens of a
+            sequence, reduction ``none``) are summed; it logs nothing.
         report_agreement: With ``bf16``, score in float32 too, which costs that pass and the memory
             of one more importance, and record how far the two agree in the file's metadata under
             ``agreement``: Spearman's rank correlation, and the share of entries that both or
@@ -68,6 +84,9 @@ class ImportanceScoring(SampledPass):
         seed: int = 0,
         precision: Precision = "float32",
         report_agreement: bool = False,
+        encoder: str = "encoder",
+        head: str = "head",
+        loss: str | SampleLoss | None = None,
     ) -> None:
         super().__init__(output, samples, seed)
         self._measure = find_measure(measure)
@@ -82,26 +101,47 @@ class ImportanceScoring(SampledPass):
             )
         self.precision: Precision = precision
         self.report_agreement = report_agreement
+        self.encoder, self.head, self.loss = encoder, head, loss
 
     @override
-    def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
+    def part(self, module: LightningModule) -> Scorable:
+        if self._measure.needs_pretrained:
+            encoder_settings(module)
+        return scorable(module, self.encoder, self.head, self.loss)
+
+    @override
+    def sums(self, part: Scorable, samples: Samples) -> Sums:
         """Σ|∇L|, or Σ(∇L)², of every parameter, by precision."""
-        # One module, so that the head is float32 too in the pass.
-        model = nn.Sequential(OrderedDict(encoder=part.encoder, head=part.head))
-        names = [n for n, p in model.named_parameters() if n.startswith("encoder.") and p.is_floating_point()]
+        names = dict(part.encoder.named_parameters())
         precisions: set[Precision] = {self.precision, *(("float32",) if self.report_agreement else ())}
         found: Sums = {}
         for precision in sorted(precisions):
-            asked: dict[str, Any] = {"names": names, "power": self._measure.power, "precision": precision}
-            sums = gradient_sums(model, F.cross_entropy, images, labels, **asked)
-            found[precision] = {name.removeprefix("encoder."): total for name, total in sums.items()}
+            asked: dict[str, Any] = {"power": self._measure.power, "precision": precision}
+            if part.loss is None:
+                # One module, so that the head is float32 too in the pass.
+                model = nn.Sequential(OrderedDict(encoder=part.encoder, head=cast(nn.Module, part.head)))
+                images, labels = samples.pairs()
+                places = {f"encoder.{name}": name for name, p in names.items() if p.is_floating_point()}
+                sums = gradient_sums(model, F.cross_entropy, images, labels, names=places, **asked)
+            else:
+                whole = SampleLossModule(part.module, part.loss)
+                path = f"module.{part.path}." if part.path else "module."
+                places = {path + name: name for name, p in names.items() if p.is_floating_point()}
+                sums = loss_gradient_sums(whole, samples.each(), names=places, **asked)
+            by_tensor = {id(names[places[place]]): total for place, total in sums.items()}
+            # A tensor of several names has its importance under each of them.
+            found[precision] = {
+                name: by_tensor[id(p)]
+                for name, p in part.encoder.named_parameters(remove_duplicate=False)
+                if id(p) in by_tensor
+            }
         return found
 
     @override
-    def result(self, module: LightningModule, sums: Sums) -> Result:
+    def result(self, part: Scorable, sums: Sums) -> Result:
         """The importance, and what there is to know of it."""
-        weights = floating(scorable(module).encoder)
-        pretrained = pretrained_weights(module) if self._measure.needs_pretrained else None
+        weights = floating(part.encoder)
+        pretrained = pretrained_weights(part.module) if self._measure.needs_pretrained else None
         importance = self._importance(weights, pretrained, sums.get(self.precision))
         metadata = {BOUNDS: write_bounds(all_bounds(importance))}
         if self.report_agreement:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.workers import Processes, together
-from sta_lightning.callbacks.scorable import Scorable, check_strategy, processes_of, sample_source, scorable
+from sta_lightning.callbacks.scorable import (
+    Samples,
+    SampleSource,
+    Scorable,
+    check_strategy,
+    draws,
+    processes_of,
+    sample_source,
+    scorable,
+    tell,
+)
+from sta_lightning.callbacks.trained import TakesTrained
 from sta_lightning.errors import StaError
-from sta_lightning.weights import provenance, save_weights, tensor_digest
+from sta_lightning.weights import check_name, provenance, save_weights, tensor_digest
 
 Sums = dict[str, dict[str, Tensor]]
 """What is summed over samples: kind of sum -> tensor name -> sum. Parts of the samples add up."""
@@ -26,7 +36,7 @@ Result = tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]
 """The tensors to write, settings for their provenance, further metadata."""
 
 
-class SampledPass(Callback, ABC):
+class SampledPass(TakesTrained, ABC):
     """When a fit or a plain validation ends, sum something over training samples into a file.
 
     Alone, without a fit, :func:`sta_lightning.callbacks.score.score` runs it. The samples are drawn
@@ -40,7 +50,7 @@ class SampledPass(Callback, ABC):
         seed: Which samples: the same seed draws the same ones on every machine.
 
     Raises:
-        StaError: The number of samples is below 1.
+        StaError: The number of samples is below 1, or the output is no safetensors file.
     """
 
     kind: str
@@ -53,58 +63,93 @@ class SampledPass(Callback, ABC):
         super().__init__()
         if samples < 1:
             raise StaError(f"samples must be at least 1, not {samples}; the paper uses 32.")
-        self.output = Path(output)
+        self.output = check_name(output)
         self.samples = samples
         self.seed = seed
 
-    @abstractmethod
-    def sums(self, part: Scorable, images: Tensor, labels: Tensor) -> Sums:
-        """The sums over images ``[S, 3, H, W]`` with labels ``[S]``, without any collective."""
+    def part(self, module: LightningModule) -> Scorable:
+        """What of a module is scored.
+
+        Raises:
+            StaError: The module lacks it.
+        """
+        return scorable(module)
 
     @abstractmethod
-    def result(self, module: LightningModule, sums: Sums) -> Result:
+    def sums(self, part: Scorable, samples: Samples) -> Sums:
+        """The sums over this process's samples, of which there is one at least; no collective."""
+
+    @abstractmethod
+    def result(self, part: Scorable, sums: Sums) -> Result:
         """On process 0: what to write of the sums over all samples.
 
         Raises:
             StaError: They cannot be written.
         """
 
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what could not be scored at the end before any time is spent on it."""
-        if stage in ("fit", "validate"):
-            check_strategy(trainer)
-            sample_source(trainer.datamodule)  # type: ignore[attr-defined]
-
-    # Callbacks are set up before modules, which may build their encoder there: look at the module
-    # after that.
+    # After all that is set up, and before any time is spent.
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module that cannot be scored before it is trained."""
-        scorable(pl_module)
+        """Refuse what could not be scored at the end."""
+        self.check(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what could not be scored at the end of a plain ``trainer.validate``."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.check(trainer, pl_module)
+
+    def check(self, trainer: Trainer, module: LightningModule, datamodule: Any = None) -> None:
+        """Refuse a module or data that cannot be scored, and say where the samples come from.
+
+        Args:
+            trainer: Set up.
+            module: What is to be scored.
+            datamodule: Whose samples; the trainer's if not given.
+
+        Raises:
+            StaError: The module lacks a part, or there are too few samples or none to draw from.
+        """
+        self.part(module)
+        if self.needs_samples:
+            # Lightning draws as it makes the loaders: here what it would draw after this.
+            source = self._source(trainer, datamodule)
+            with isolate_rng():
+                source.scoring_samples(self.samples, self.seed)
+            tell(source)
+
+    @staticmethod
+    def _source(trainer: Trainer, datamodule: Any = None) -> SampleSource:
+        datamodule, loader = datamodule or trainer.datamodule, None  # type: ignore[attr-defined]
+        if trainer.state.fn == TrainerFn.FITTING and not draws(datamodule):
+            trainer.fit_loop.setup_data()
+            loader = trainer.train_dataloader
+        return sample_source(datamodule, loader)
 
     # on_fit_end comes after the strategy has been taken down: too late for a reduction.
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the trained encoder."""
-        self.write(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        self.write(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score under a plain ``trainer.validate``; the validations of a fit do nothing."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self.write(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            self.write(trainer, pl_module)
 
     def write(
-        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None
+        self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None = None
     ) -> None:
         """Score ``module`` and write the file; every process of ``trainer`` calls it at one point.
+
+        The samples are those of ``datamodule``, the trainer's if not given.
 
         Raises:
             StaError: Something failed on some process; no file has been written or changed.
         """
         check_strategy(trainer)
-        part, source = scorable(module), sample_source(datamodule)
+        part = self.part(module)
         with torch.inference_mode(False), torch.no_grad(), isolate_rng():
             group = processes_of(trainer)
             indices: list[int] = []
@@ -113,33 +158,29 @@ class SampledPass(Callback, ABC):
             def add() -> None:
                 if not self.needs_samples:
                     return
+                source = self._source(trainer, datamodule)
                 indices.extend(source.scoring_samples(self.samples, self.seed))
                 if mine := indices[group.rank :: group.size]:
-                    drawn = [source.dataset("train")[i] for i in mine]
-                    images = torch.stack([image for image, _ in drawn]).to(part.device)
-                    labels = torch.tensor([int(label) for _, label in drawn], device=part.device)
-                    sums.update(self.sums(part, images, labels))
+                    sums.update(self.sums(part, Samples(source, mine, module, self.seed)))
 
             def save(whole: Sums) -> None:
                 if group.rank == 0:
-                    tensors, settings, metadata = self.result(module, whole)
-                    save_weights(self.output, tensors, self._metadata(module, indices, settings) | metadata)
+                    tensors, settings, metadata = self.result(part, whole)
+                    save_weights(self.output, tensors, self._metadata(part, indices, settings) | metadata)
 
             together(group, add)
             whole = _added(trainer, group, part.device, sums)
             together(group, lambda: save(whole))
 
-    def _metadata(
-        self, module: LightningModule, indices: list[int], more: Mapping[str, Any]
-    ) -> dict[str, str]:
-        hparams = dict(getattr(module, "hparams", {}))
+    def _metadata(self, part: Scorable, indices: list[int], more: Mapping[str, Any]) -> dict[str, str]:
+        hparams = dict(getattr(part.module, "hparams", {}))
         settings = {name: hparams[name] for name in ("encoder", "task", "image_size") if name in hparams}
         settings["measure"] = self.measure
         if self.needs_samples:
             settings |= {"samples": self.samples, "seed": self.seed, "split": "train", "indices": indices}
         return provenance(self.kind, {**settings, **more}, {}) | {
             "measure": self.measure,
-            "weights_sha256": tensor_digest(cast(Any, module).encoder.state_dict()),
+            "weights_sha256": tensor_digest(part.encoder.state_dict()),
         }
 
 

@@ -17,7 +17,7 @@ from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.sampled import SampledPass
-from sta_lightning.callbacks.scorable import check_strategy, sample_source
+from sta_lightning.callbacks.scorable import SampleLoss, check_strategy, draws
 from sta_lightning.errors import StaError, listed
 
 
@@ -32,14 +32,18 @@ def score(
     seed: int = 0,
     precision: Precision = "float32",
     report_agreement: bool = False,
+    encoder: str = "encoder",
+    head: str = "head",
+    loss: str | SampleLoss | None = None,
     ckpt_path: str | Path | None = None,
 ) -> Path:
     """Write the importance, or the Gram matrices, of a fine-tuned encoder; it is not evaluated.
 
     Args:
         trainer: On any number of devices, with a strategy that keeps the whole model on each.
-        module: A ``CLIPClassifier`` (anything whose logits are ``head(encoder(images))``).
-        datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on.
+        module: A ``CLIPClassifier``, or another: see ``encoder``, ``head`` and ``loss``.
+        datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on, or another
+            with a training loader.
         output: The safetensors file to write.
         measure: ``gram`` for what :class:`GramCollection` writes; the others are those of
             :class:`ImportanceScoring`, which see for the following, too.
@@ -47,6 +51,9 @@ def score(
         seed: Which samples.
         precision: ``float32`` or ``bf16``; the Gram matrices are float32.
         report_agreement: Whether to record how far bf16 and float32 agree.
+        encoder: Where in the module the scored part is.
+        head: Where its head is.
+        loss: In place of the head; the Gram matrices take none of the three.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
 
     Returns:
@@ -66,7 +73,9 @@ def score(
             )
         scoring = GramCollection(str(output), samples, seed)
     else:
-        scoring = ImportanceScoring(str(output), measure, samples, seed, precision, report_agreement)
+        scoring = ImportanceScoring(
+            str(output), measure, samples, seed, precision, report_agreement, encoder, head, loss
+        )
     run = _ScoringRun(module, datamodule, scoring)
     trainer.validate(
         run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True
@@ -93,8 +102,11 @@ class _ScoringRun(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         check_strategy(self.trainer)
-        sample_source(self._source)
         self.module.setup(stage)
+
+    @override
+    def on_validation_start(self) -> None:
+        self._scoring.check(self.trainer, self.module, self._source)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -131,7 +143,8 @@ class _Samples(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         self.source.trainer = self.trainer
-        self.source.setup(stage)
+        # Another's training split is there in a fit alone.
+        self.source.setup(stage if draws(self.source) else "fit")
 
     @override
     def val_dataloader(self) -> DataLoader[int]:

@@ -55,6 +55,15 @@ class ClassificationHead(nn.Module):
         """The number of classes, C."""
         return int(self.weight.shape[0])
 
+    def holds(self, state: Mapping[str, Tensor], prefix: str = "") -> bool:
+        """Tell whether this head has the shapes of that in a state dict."""
+        own = {
+            prefix + name: tensor.shape
+            for name, tensor in (("weight", self.weight), ("bias", self.bias))
+            if tensor is not None
+        }
+        return own == {n: t.shape for n, t in state.items() if n in (f"{prefix}weight", f"{prefix}bias")}
+
     def forward(self, features: Tensor) -> Tensor:
         """Turn features ``[B, D]`` into logits ``[B, C]``."""
         if self.normalize:

@@ -43,7 +43,7 @@ class Classes(Protocol):
 
 
 def make_head(
-    name: str,
+    name: str | None,
     task: Classes,
     *,
     pretrained: str | None = None,
@@ -56,7 +56,7 @@ def make_head(
     zero-shot head; any other a head of class prototypes.
 
     Args:
-        name: The encoder's name.
+        name: The encoder's name; ``None`` for one that has none, and no text tower.
         task: Its class names, templates and choice of head.
         pretrained: The pretrained weights, as for ``build_encoder``: heads come from the pretrained
             model.
@@ -67,6 +67,11 @@ def make_head(
         StaError: if what this kind of head needs is missing.
     """
     if task.head == "own":
+        if name is None:
+            raise StaError(
+                f"The task '{task.name}' asks for the model's own classifier, which an encoder without a name has not. Give a "
+                "head file, or an encoder by name."
+            )
         weight, bias = own_head(name, pretrained)
         if len(weight) != len(task.class_names):
             raise StaError(
@@ -74,12 +79,12 @@ def make_head(
                 f"{len(weight)}: an own head serves only the classes that the model was trained on."
             )
         return ClassificationHead(weight, bias, normalize=False)
-    if has_text_tower(name):
+    if name is not None and has_text_tower(name):
         return ClassificationHead(zeroshot_head(name, pretrained, task.class_names, task.templates))
     if encoder is None or loader is None:
         raise StaError(
-            f"'{name}' has no text tower: the head of '{task.name}' is made of class prototypes, for which "
-            "the training split is needed. Give a datamodule, or a head file."
+            f"{'The encoder' if name is None else repr(name)} has no text tower: the head of '{task.name}' is made of class "
+            "prototypes, for which the training split is needed. Give a datamodule, or a head file."
         )
     return ClassificationHead(prototype_head(encoder, loader, len(task.class_names)))
 

@@ -25,6 +25,7 @@ from sta_lightning.engine.files import (
 )
 from sta_lightning.engine.folder import folder_like
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
+from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.rest import changed, open_rest
 from sta_lightning.engine.sources import TaskSource, check_output
 from sta_lightning.errors import StaError, listed
@@ -304,7 +305,7 @@ class Job(ABC):
         }
 
     def _run(self, method: MergeMethod, problem: Problem, sink: Sink, group: Processes) -> Kept:
-        kept = run(method, problem, sink, device=self._device, processes=group)
+        kept = run(method, problem, sink, device=own_device(self._device), processes=group)
         together(group, lambda: _finish(problem, sink, group))
         return kept
 

@@ -27,6 +27,8 @@ _WEIGHED = ("amp", "delta-amp")
 
 DType = Literal["float32", "float16", "bfloat16"]
 Statistics = Literal["pretrained", "average"]  # those of sta_lightning.arithmetic.states
+MetricName = Literal["macro", "top5", "per_class", "confusion"]
+"""What an evaluation can measure beside accuracies."""
 
 
 class Choice(NamedTuple):
@@ -62,8 +64,10 @@ class MergeOptions(ABC):
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control, for an evaluation; ``None`` to make it.
         dtype: Type of the weights that are made; ``None`` for that of the model that is changed.
-        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda``; the result is the
-            same.
+        device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda`` (of several
+            processes on one machine each takes its own); the result is the same.
+        metrics: What an evaluation measures beside accuracies: ``macro`` (mean of the classes'),
+            ``top5``, ``per_class``, ``confusion`` (a figure in TensorBoard).
     """
 
     encoder: str | None = None
@@ -78,6 +82,7 @@ class MergeOptions(ABC):
     control_head: str | None = None
     dtype: DType | None = None
     device: str = "cpu"
+    metrics: list[MetricName] | None = None
 
     @property
     @abstractmethod

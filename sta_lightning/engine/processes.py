@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from sta_lightning.arithmetic.workers import Alone, Processes
@@ -23,6 +24,17 @@ class Group:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
+
+
+def own_device(device: torch.device | None) -> torch.device | None:
+    """A GPU without a number: this process's own, among those on its machine.
+
+    That is the current one if a launcher in Python has chosen it, else what torchrun or SLURM say.
+    """
+    if device is None or str(device) != "cuda":
+        return device
+    place = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return torch.device("cuda", torch.cuda.current_device() or place % torch.cuda.device_count())
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from sta_lightning.engine import TaskSource
 from sta_lightning.engine.sources import task_sources
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.frozen import Frozen, read_frozen
-from sta_lightning.modules.parts import QUIET, is_logged
+from sta_lightning.modules.parts import QUIET, LayersFirst, is_logged, refuse_verb
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import SAFETENSORS, provenance, save_weights
 
@@ -103,7 +103,8 @@ class AdaMerging(LightningModule):
         if not named or len(self._sources) != len(tasks):
             raise StaError(f"tasks names {listed(tasks)}: give one task or more, each once.")
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
-        self._granularity, self._trim, self._init, self._rate = granularity, trim, init, learning_rate
+        self._granularity, self._trim, self._init = granularity, trim, init
+        self.learning_rate = learning_rate  # where a learning-rate finder looks for it
         self._output = output
         # No modules or buffers: they are in no checkpoint, and DDP does not send them around.
         self._frozen: Frozen | None = None
@@ -120,9 +121,18 @@ class AdaMerging(LightningModule):
         return self._frozen is not None
 
     @override
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Attach what makes the coefficients before the trainer's callbacks look at them.
+
+        Raises:
+            StaError: The trainer was asked for something else than a fit.
+        """
+        instead = "it learns coefficients. Fit it, and give the file that it leaves to MultiTaskEvaluation as weights"
+        refuse_verb(self, ("fit",), instead)
+        return LayersFirst.attached_to(self.trainer)
+
+    @override
     def setup(self, stage: str) -> None:
-        if stage != "fit":
-            raise _nothing_to(str(getattr(stage, "value", stage)))  # Lightning hands an enumeration
         trainer: Any = self.trainer
         _check_trainer(trainer)
         given = getattr(trainer.datamodule, "task_names", None)
@@ -160,8 +170,12 @@ class AdaMerging(LightningModule):
     def task_coefficients(self) -> dict[str, float]:
         """Return each task's coefficient, the mean over the tensors if every tensor has its own."""
         self.build()
+        return {name: float(mean) for name, mean in self._means().items()}
+
+    def _means(self) -> dict[str, Tensor]:
+        # Where the coefficients are: NCCL adds up nothing that lies on the CPU.
         rows = self.limited().detach().reshape(len(self._sources), -1)
-        return dict(zip(self._sources, rows.mean(dim=1).tolist(), strict=True))
+        return dict(zip(self._sources, rows.mean(dim=1), strict=True))
 
     def merged_weights(self) -> dict[str, Tensor]:
         """Return the merged encoder's tensors by name, new ones on the CPU."""
@@ -202,17 +216,12 @@ class AdaMerging(LightningModule):
         mean = torch.stack(list(found.values())).mean()
         self.log("train/entropy", mean, prog_bar=True, sync_dist=True, batch_size=len(found))
         shown = {f"train/{name}/entropy": value for name, value in found.items()}
-        learned = self.task_coefficients()
-        shown |= {f"coefficient/{name}": torch.tensor(value) for name, value in learned.items()}
+        shown |= {f"coefficient/{name}": value for name, value in self._means().items()}
         self.log_dict(shown, sync_dist=True, batch_size=len(found))
 
     @override
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        raise _nothing_to("test")  # Lightning would refuse before setup() can say what to do instead
-
-    @override
     def configure_optimizers(self) -> Adam:
-        return Adam([self.coefficients], lr=self._rate)
+        return Adam([self.coefficients], lr=self.learning_rate)
 
     @override
     def on_train_start(self) -> None:
@@ -238,7 +247,7 @@ class AdaMerging(LightningModule):
             "granularity": self._granularity,
             "trim": self._trim,
             "init": self._init,
-            "learning_rate": self._rate,
+            "learning_rate": self.learning_rate,
             "tasks": list(self._sources),
             **({"images": self._images} if self._images else {}),
         }
@@ -339,13 +348,6 @@ def learn(
         torch.manual_seed(seed)
         trainer.fit(module, datamodule=datamodule)
     return module.merged_weights()
-
-
-def _nothing_to(stage: str) -> StaError:
-    return StaError(
-        f"AdaMerging has nothing to {stage}: it learns coefficients. Fit it, and give the file that it leaves to "
-        "MultiTaskEvaluation as weights."
-    )
 
 
 def _checked(name: str, source: TaskSource) -> TaskSource:

@@ -1,30 +1,38 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from sta_lightning.callbacks.scorable import check_strategy
 from sta_lightning.encoders import ClassificationHead, empty_encoder
+from sta_lightning.engine.options import MetricName
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.compiled import CompileSetting, compiled_forward
+from sta_lightning.modules.measures import Measures, check_metrics
 from sta_lightning.modules.padding import accept_padding, real_samples, training_share
-from sta_lightning.modules.parts import head_for, is_logged, start_encoder
+from sta_lightning.modules.parts import LayersFirst, head_for, is_logged, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks import get_task
 
 Trainable = Literal["encoder", "head", "both"]
+Interval = Literal["step", "epoch"]
+if TYPE_CHECKING:
+    EncoderChoice = str | nn.Module
+else:
+    EncoderChoice = str  # a configuration gives a name: it chooses no code
 
 
 class CLIPClassifier(LightningModule):
@@ -33,8 +41,9 @@ class CLIPClassifier(LightningModule):
     The head is made once from the task's class names and prompts (or from prototypes, for encoders
     without a text tower) and is frozen by default, as in the paper. The text tower is gone before
     training starts, so that it is in no checkpoint and no gradient exchange. Encoder and head are
-    built when the trainer sets up, or from the checkpoint: ``load_from_checkpoint`` reads neither
-    data nor network nor pretrained weights.
+    built when the trainer sets up, before any callback is, when somebody asks for the parameters,
+    or from the checkpoint: ``load_from_checkpoint`` reads neither data nor network nor pretrained
+    weights.
 
     The defaults are the paper's: AdamW, learning rate 1e-5, weight decay 0.1, 500 warm-up steps, a
     cosine to zero at every step, no label smoothing. Its gradient clipping at norm 1.0 is the
@@ -42,7 +51,8 @@ class CLIPClassifier(LightningModule):
 
     Args:
         encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
-            model's name.
+            model's name. In Python also a module of one's own, images to features ``[B, D]``, which
+            is trained as it is; ``load_from_checkpoint`` wants one like it again.
         task: A task's name, or the path of a task's YAML file.
         pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
             package ships.
@@ -57,15 +67,20 @@ class CLIPClassifier(LightningModule):
         label_smoothing: Share of the label's probability spread over all classes, 0 to 1; training
             only.
         optimizer: Replaces AdamW with ``learning_rate`` and ``weight_decay``, which are not used
-            then.
-        lr_scheduler: Replaces warm-up and cosine; stepped at every optimiser step.
+            then (but for a rate that a learning-rate finder has found).
+        lr_scheduler: Replaces warm-up and cosine. ``ReduceLROnPlateau`` watches its ``monitor``,
+            ``val/loss`` unless it says another.
+        lr_scheduler_interval: Whether ``lr_scheduler`` is stepped at every optimiser ``step`` or
+            ``epoch``; ``None`` for every step, and for every epoch with ``ReduceLROnPlateau``.
+        metrics: What validation and test measure beside the accuracy: ``macro``, ``top5``,
+            ``per_class``, ``confusion``; see :class:`~sta_lightning.modules.measures.Measures`.
         compile: Whether the encoder runs under ``torch.compile`` in training and evaluation, or
             keywords for it such as ``{mode: max-autotune}``. The weights keep their names; scoring
             uses the plain encoder.
 
     Raises:
         StaError: An argument is out of range, or encoder, weights, head and task do not fit each
-            other.
+            other; in a trainer, its strategy shards the weights.
     """
 
     encoder: nn.Module
@@ -76,7 +91,7 @@ class CLIPClassifier(LightningModule):
 
     def __init__(
         self,
-        encoder: str = "miniature",
+        encoder: EncoderChoice = "miniature",
         task: str = "digits",
         pretrained: str | None = None,
         weights: str | None = None,
@@ -89,6 +104,8 @@ class CLIPClassifier(LightningModule):
         label_smoothing: float = 0.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Interval | None = None,
+        metrics: list[MetricName] | None = None,
         compile: CompileSetting = False,
     ) -> None:
         super().__init__()
@@ -100,26 +117,51 @@ class CLIPClassifier(LightningModule):
                 f"learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_steps={warmup_steps} must not be "
                 f"negative, and label_smoothing={label_smoothing} must lie between 0 and 1."
             )
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self._encoder_name, self._task, self._pretrained = encoder, task, pretrained
+        check_metrics(metrics or [])
+        own = isinstance(encoder, nn.Module)
+        if own and (pretrained is not None or image_size is not None):
+            raise StaError(
+                f"pretrained={pretrained!r} and image_size={image_size} are for an encoder by name, but encoder is a "
+                f"{type(encoder).__name__}. Give it with its weights, and leave both out."
+            )
+        # What a checkpoint keeps is plain: no module, no function.
+        if lr_scheduler_interval not in (None, *get_args(Interval)):
+            known = ", ".join(get_args(Interval))
+            raise StaError(
+                f"lr_scheduler_interval={lr_scheduler_interval!r} was asked for; choose from {known}."
+            )
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *(["encoder"] if own else [])])
+        # In a tuple: as an attribute a module would become a child at once.
+        self._source, self._task, self._pretrained = (encoder,), task, pretrained
         self._weights, self._head_file, self._image_size = weights, head, image_size
         self._trainable, self._smoothing = trainable, label_smoothing
         self._rate, self._decay, self._warmup = learning_rate, weight_decay, warmup_steps
-        self._optimizer, self._scheduler = optimizer, lr_scheduler
+        self._optimizer, self._scheduler, self._interval = optimizer, lr_scheduler, lr_scheduler_interval
+        self._metrics, self.measures = metrics or [], nn.ModuleDict()
+        self._planned: tuple[float, float] | None = None
         self._compile: CompileSetting = compile
         self._features: Callable[[Tensor], Tensor] | None = None
 
     @override
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Attach what builds the layers before the trainer's callbacks look at them."""
+        return LayersFirst.attached_to(self.trainer)
+
+    @override
     def setup(self, stage: str) -> None:
         accept_padding()
+        check_strategy(self.trainer)
         datamodule = cast(Any, self.trainer).datamodule
-        found, asked = getattr(getattr(datamodule, "task", None), "name", None), get_task(self._task).name
-        if found is not None and found != asked:
+        task = get_task(self._task)
+        found = getattr(getattr(datamodule, "task", None), "name", None)
+        if found is not None and found != task.name:
             raise StaError(
-                f"The module was made for the task {asked!r}, but the datamodule brings {found!r}. Give both the same task."
+                f"The module was made for the task {task.name!r}, but the datamodule brings {found!r}. Give both the same task."
             )
-        if not self.built:
-            self.build(datamodule)
+        self.build(datamodule)
+        if self._metrics and not self.measures:
+            for place in ("val", "test"):
+                self.measures[place] = Measures(self._metrics, task.class_names)
 
     @property
     def built(self) -> bool:
@@ -127,7 +169,7 @@ class CLIPClassifier(LightningModule):
         return hasattr(self, "encoder") and hasattr(self, "head")
 
     def build(self, datamodule: Any = None) -> None:
-        """Build the pretrained encoder and the task's head; ``setup`` calls it.
+        """Build the pretrained encoder and the task's head, once; ``setup`` calls it.
 
         Args:
             datamodule: Whose training split makes the prototypes of an encoder without a text
@@ -136,12 +178,13 @@ class CLIPClassifier(LightningModule):
         Raises:
             StaError: Weights, head or class names are missing or do not fit.
         """
-        original, encoder = start_encoder(
-            self._encoder_name, self._pretrained, self._weights, self._image_size
-        )
+        if self.built:
+            return
+        source = self._source[0]
+        original, encoder = start_encoder(source, self._pretrained, self._weights, self._image_size)
         head = head_for(
             get_task(self._task),
-            self._encoder_name,
+            source if isinstance(source, str) else None,
             self._pretrained,
             original,
             file=self._head_file,
@@ -149,6 +192,14 @@ class CLIPClassifier(LightningModule):
             trainable=self._trainable != "encoder",
         )
         self._assemble(encoder, head)
+
+    @override
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Build first: whoever makes an optimiser before there is a trainer asks here."""
+        self.build(getattr(self._trainer, "datamodule", None))
+        return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def _assemble(self, encoder: nn.Module, head: ClassificationHead) -> None:
         # Before DDP wraps the module: what it finds trainable but never used is an error there.
@@ -164,11 +215,13 @@ class CLIPClassifier(LightningModule):
         """Make room for the checkpoint's tensors: its encoder and a head of its size."""
         state = checkpoint["state_dict"]
         head = ClassificationHead.from_state_dict(state, "head.", trainable=self._trainable != "encoder")
-        if self.built:
-            self.head = head
-        else:
-            encoder = empty_encoder(self._encoder_name, self._pretrained, self._image_size)
-            self._assemble(encoder, head)
+        if not self.built:
+            source = self._source[0]
+            if isinstance(source, str):
+                source = empty_encoder(source, self._pretrained, self._image_size)
+            self._assemble(source, head)
+        elif not self.head.holds(state, "head."):
+            self.head = head  # else the one that an optimiser may know already
 
     @classmethod
     @override
@@ -184,6 +237,12 @@ class CLIPClassifier(LightningModule):
         """
         settings.setdefault("weights_only", True)
         return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **settings)
+
+    @override
+    def on_fit_start(self) -> None:
+        # Callbacks that look for a rate or a batch size have run since the optimisers were made.
+        if self._planned != self._plan():
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -231,6 +290,8 @@ class CLIPClassifier(LightningModule):
         logits, labels = self._evaluated(batch, batch_idx, self.trainer.val_dataloaders)
         self.val_loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.val_acc.update(logits, labels)
+        if self._metrics:
+            cast(Measures, self.measures["val"]).update(logits, labels)
         self.log("val/loss", self.val_loss)
         self.log("val/acc", self.val_acc, prog_bar=True)
 
@@ -238,7 +299,19 @@ class CLIPClassifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         logits, labels = self._evaluated(batch, batch_idx, self.trainer.test_dataloaders)
         self.test_acc.update(logits, labels)
+        if self._metrics:
+            cast(Measures, self.measures["test"]).update(logits, labels)
         self.log(f"test/{get_task(self._task).name}/acc", self.test_acc)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        if self._metrics:
+            cast(Measures, self.measures["val"]).log(self, "val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        if self._metrics:
+            cast(Measures, self.measures["test"]).log(self, f"test/{get_task(self._task).name}")
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -255,17 +328,37 @@ class CLIPClassifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and cosine, or what was given instead, over what is trainable."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        make = self._optimizer or partial(AdamW, lr=self._rate, weight_decay=self._decay)
+        self._planned = rate, total = self._plan()
+        make = self._optimizer or partial(AdamW, lr=rate, weight_decay=self._decay)
         optimizer = make(trained)
-        if self._scheduler:
-            schedule: Any = self._scheduler(optimizer)
-        else:
-            total = self.trainer.estimated_stepping_batches
-            if total == float("inf"):
-                raise StaError(
-                    "A cosine to zero needs a run with an end, but neither max_steps nor max_epochs bounds this one. "
-                    "Give the trainer one of them, or this module an lr_scheduler."
-                )
+        if rate != self._rate:  # found by a learning-rate finder, whatever the optimiser
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        if self._scheduler is None:
             factor = partial(warmup_cosine, warmup_steps=self._warmup, total_steps=int(total))
-            schedule = LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            schedule: Any = LambdaLR(optimizer, factor)
+        else:
+            schedule = self._scheduler(optimizer)
+        waits = isinstance(schedule, ReduceLROnPlateau)
+        config = {"scheduler": schedule, "interval": self._interval or ("epoch" if waits else "step")}
+        if waits:
+            config["monitor"] = monitor = getattr(schedule, "monitor", "val/loss")
+            if monitor.startswith("val/") and not self.trainer.enable_validation:
+                raise StaError(
+                    f"ReduceLROnPlateau watches {monitor!r}, but this fit has no validation. Raise "
+                    "trainer.limit_val_batches, or let its monitor be train/loss."
+                )
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": config})
+
+    def _plan(self) -> tuple[float, float]:
+        """The learning rate, and the steps of the whole run where the schedule needs them."""
+        rate = float(cast(Any, self.hparams)["learning_rate"])
+        if self._scheduler is not None:
+            return rate, 0
+        total = float(self.trainer.estimated_stepping_batches)
+        if total == float("inf"):
+            raise StaError(
+                "A cosine to zero needs a run with an end, but neither max_steps nor max_epochs bounds this one. "
+                "Give the trainer one of them, or this module an lr_scheduler."
+            )
+        return rate, total

@@ -3,19 +3,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sta_lightning.callbacks.board import MergeBoard
+from sta_lightning.callbacks.board import RESULTS, MergeBoard
 from sta_lightning.encoders import ClassificationHead, build_encoder
+from sta_lightning.engine.options import MetricName
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.accuracy import Accuracy
+from sta_lightning.modules.measures import Measures, check_metrics
 from sta_lightning.modules.padding import accept_padding, real_samples
-from sta_lightning.modules.parts import head_for, read_encoder
+from sta_lightning.modules.parts import head_for, read_encoder, refuse_verb
 from sta_lightning.tasks import Task
 
 
@@ -36,6 +38,8 @@ class MultiTaskEvaluation(LightningModule):
         weights: A file with the encoder to evaluate; ``None`` for the pretrained one.
         heads: Head files by task name, for tasks whose head is not to be made.
         image_size: Side of the input in pixels; ``None`` for the encoder's own.
+        metrics: What is measured of every task beside its accuracy: ``macro``, ``top5``,
+            ``per_class``, ``confusion``; see :class:`~sta_lightning.modules.measures.Measures`.
     """
 
     def __init__(
@@ -45,8 +49,14 @@ class MultiTaskEvaluation(LightningModule):
         weights: str | None = None,
         heads: dict[str, str] | None = None,
         image_size: int | None = None,
+        metrics: list[MetricName] | None = None,
     ) -> None:
         super().__init__()
+        check_metrics(metrics or [])
+        self._asked = metrics or []
+        given = {"encoder": encoder, "pretrained": pretrained, "weights": weights, "heads": heads}
+        # The loggers get what `describe` says, when it is known.
+        self.save_hyperparameters({**given, "image_size": image_size, "metrics": metrics}, logger=False)
         self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
         self._weights = weights
         self._head_files = dict(heads or {})
@@ -56,6 +66,7 @@ class MultiTaskEvaluation(LightningModule):
         self.control: str | None = None
         self.heads = nn.ModuleDict()
         self.metrics = nn.ModuleDict()
+        self.measures = nn.ModuleDict()
 
     def encoder_weights(self) -> Mapping[str, Tensor]:
         """Return the weights to evaluate, by tensor name."""
@@ -75,19 +86,32 @@ class MultiTaskEvaluation(LightningModule):
         weights = None if self._weights is None else Path(self._weights).name
         return {"encoder": self._encoder_name, "weights": weights}
 
+    @classmethod
+    @override
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> NoReturn:
+        """There is nothing to load: this evaluates a file of weights.
+
+        Raises:
+            StaError: Always.
+        """
+        raise StaError(
+            f"{cls.__name__} learns nothing, so that no checkpoint of its own is of use. Give a file of weights to "
+            "MultiTaskEvaluation (weights=...), or a fit's checkpoint to CLIPClassifier.load_from_checkpoint."
+        )
+
     @override
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Attach what logs hyper-parameters, selection rates and figures."""
+        """Attach what logs hyper-parameters, selection rates and figures.
+
+        Raises:
+            StaError: The trainer was asked to fit or to predict.
+        """
+        refuse_verb(self, ("validate", "test"), "it evaluates. Use validate or test, or CLIPClassifier")
         return [MergeBoard()]
 
     @override
     def setup(self, stage: str) -> None:
         """Load the weights to evaluate, and get a head and a metric for every task."""
-        if stage not in ("validate", "test"):
-            asked = str(getattr(stage, "value", stage))  # Lightning hands an enumeration
-            raise StaError(
-                f"{type(self).__name__} has nothing to {asked}: it evaluates. Use validate or test, or CLIPClassifier."
-            )
         accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
         members = _members(datamodule)
@@ -98,11 +122,19 @@ class MultiTaskEvaluation(LightningModule):
         for name in self._names:
             if module_key(name) not in self.heads:
                 self.heads[module_key(name)] = self.head(members[name].task, members[name])
+        classes = {name: members[name].task.class_names for name in self._names}
+        self.measures = nn.ModuleDict(
+            {module_key(*key): Measures(self._asked, classes[key[-1]]) for key in self.counted()}
+        )
+        self.metrics = nn.ModuleDict({module_key(*key): Accuracy() for key in self.counted()})
         self.load()
 
+    def counted(self) -> list[tuple[str, ...]]:
+        """What accuracies are counted of: the tasks; overridden where there are several models."""
+        return [(name,) for name in self._names]
+
     def load(self) -> None:
-        """Get a metric for every task, and the encoder to evaluate unless it is there."""
-        self.metrics = nn.ModuleDict({module_key(name): Accuracy() for name in self._names})
+        """Get the encoder to evaluate unless it is there."""
         if not hasattr(self, "encoder"):
             self.encoder = deepcopy(self.original()).requires_grad_(False)
             self.encoder.load_state_dict(dict(self.encoder_weights()))
@@ -138,8 +170,12 @@ class MultiTaskEvaluation(LightningModule):
 
     def count(self, name: str, images: Tensor, labels: Tensor, count: int) -> None:
         """Count what the first ``count`` samples of a batch of the task ``name`` get right."""
-        logits = self.heads[module_key(name)](self(images)).float()
-        cast(Accuracy, self.metrics[module_key(name)]).update(logits[:count], labels[:count])
+        self.add((name,), self.heads[module_key(name)](self(images))[:count], labels[:count])
+
+    def add(self, key: tuple[str, ...], logits: Tensor, labels: Tensor) -> None:
+        """Add logits ``[B, C]`` and labels ``[B]`` to one of those that are counted."""
+        for metric in (self.metrics[module_key(*key)], self.measures[module_key(*key)]):
+            cast(Accuracy | Measures, metric).update(logits.float(), labels)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -156,10 +192,13 @@ class MultiTaskEvaluation(LightningModule):
             metric = cast(Accuracy, self.metrics[module_key(*model, name)])
             found[name] = metric.compute()
             metric.reset()
+            cast(Measures, self.measures[module_key(*model, name)]).log(self, f"{place}/{self.tag(name)}")
         logged = {f"{place}/{self.tag(name)}/acc": accuracy for name, accuracy in found.items()}
         for tag, value in {**logged, **self.headline(place, found)}.items():
             # They are the same on every process: a maximum leaves them so, to the bit.
-            self.log(tag, value, sync_dist=True, reduce_fx="max")
+            # What is for HPARAMS stands in no table besides: MergeBoard enters it.
+            logger = False if tag in RESULTS else None
+            self.log(tag, value, sync_dist=True, reduce_fx="max", logger=logger)
         return {name: float(accuracy) for name, accuracy in found.items()}
 
     def headline(self, place: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class MergedEvaluation(MultiTaskEvaluation):
     def __init__(self, options: MergeOptions, heads: dict[str, str]) -> None:
         job = options.job()
         encoder = options.encoder or found_encoder(options.pretrained)
-        super().__init__(encoder, options.pretrained, heads=heads, image_size=options.image_size)
+        size, metrics = options.image_size, options.metrics
+        super().__init__(encoder, options.pretrained, heads=heads, image_size=size, metrics=metrics)
+        self.save_hyperparameters({**asdict(options), "encoder": encoder}, logger=False)
         self.options = options
         self.job = job
         self.output: Path | None = None

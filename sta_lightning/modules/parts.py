@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from sta_lightning.arithmetic import check_compatible
 from sta_lightning.arithmetic.sources import in_memory, whole
-from sta_lightning.encoders import ClassificationHead, build_encoder, empty_encoder, has_text_tower, make_head
+from sta_lightning.encoders import ClassificationHead, build_encoder, has_text_tower, make_head
 from sta_lightning.engine.files import open_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import Task
@@ -33,6 +34,38 @@ QUIET: dict[str, Any] = {
 """Settings of a trainer that prints, logs and leaves nothing."""
 
 
+class LayersFirst(Callback):
+    """Set up a module before the other callbacks, for modules that build their layers there.
+
+    Lightning sets up callbacks before modules, and those that average, prune or freeze weights look
+    at the layers then.
+    """
+
+    @staticmethod
+    def attached_to(trainer: Trainer) -> list[Callback]:
+        """Put it before a trainer's callbacks; nothing is left to attach behind them."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, LayersFirst) for callback in callbacks):
+            callbacks.insert(0, LayersFirst())
+        return []
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set up the module, which does so again after the callbacks, to no effect."""
+        pl_module.setup(stage)
+
+
+def refuse_verb(module: LightningModule, able: Sequence[str], instead: str) -> None:
+    """Refuse what a trainer was asked to do with a module, before Lightning misses its hooks.
+
+    Raises:
+        StaError: It is none of ``able``; ``instead`` says what to do.
+    """
+    asked = module.trainer.state.fn
+    if asked is not None and asked.value not in able:
+        raise StaError(f"{type(module).__name__} has nothing to {asked.value}: {instead}.")
+
+
 def is_logged(trainer: Trainer, batch_idx: int) -> bool:
     """Whether somebody looks at this training step's numbers; the same on every process."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -40,13 +73,16 @@ def is_logged(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def start_encoder(
-    name: str, pretrained: str | None, weights: str | None, image_size: int | None
+    source: str | nn.Module, pretrained: str | None, weights: str | None, image_size: int | None
 ) -> tuple[nn.Module, nn.Module]:
-    """Build the pretrained encoder and the one to start from, the same without ``weights``."""
-    original = build_encoder(name, pretrained, image_size)
+    """Build the pretrained encoder, unless it is given, and the one to start from.
+
+    They are the same without ``weights``.
+    """
+    original = build_encoder(source, pretrained, image_size) if isinstance(source, str) else source
     if weights is None:
         return original, original
-    encoder = empty_encoder(name, pretrained, image_size)
+    encoder = deepcopy(original)
     encoder.load_state_dict(read_encoder(weights, encoder.state_dict(), "the encoder to start from"))
     return original, encoder
 
@@ -90,7 +126,7 @@ def encoder_with(like: nn.Module, weights: Weights, what: str) -> nn.Module:
 
 def head_for(
     task: Task,
-    encoder_name: str,
+    encoder_name: str | None,
     pretrained: str | None,
     encoder: nn.Module,
     *,
@@ -116,7 +152,8 @@ def head_for(
         head = ClassificationHead.load(file)
     else:
         loader = None
-        if not has_text_tower(encoder_name) and task.head != "own" and datamodule is not None:
+        named = encoder_name is not None and has_text_tower(encoder_name)
+        if not named and task.head != "own" and datamodule is not None:
             loader = DataLoader(datamodule.dataset("train"), batch_size=_PROTOTYPE_BATCH)
         head = make_head(encoder_name, task, pretrained=pretrained, encoder=encoder, loader=loader)
     if head.num_classes != len(task.class_names):

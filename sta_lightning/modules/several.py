@@ -8,8 +8,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sta_lightning.engine.options import MetricName
 from sta_lightning.errors import StaError
-from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.evaluation import MultiTaskEvaluation, module_key
 from sta_lightning.modules.parts import QUIET, Weights, encoder_with
 
@@ -31,6 +31,7 @@ class MultiModelEvaluation(MultiTaskEvaluation):
         pretrained: The pretrained weights, of which the heads are made.
         heads: Head files by task name.
         image_size: Side of the input in pixels.
+        metrics: What is measured beside the accuracies.
 
     Attributes:
         accuracy: After an evaluation, by model and by task: a share from 0 to 1, the same on every
@@ -47,8 +48,9 @@ class MultiModelEvaluation(MultiTaskEvaluation):
         pretrained: str | None = None,
         heads: dict[str, str] | None = None,
         image_size: int | None = None,
+        metrics: list[MetricName] | None = None,
     ) -> None:
-        super().__init__(encoder, pretrained, None, heads, image_size)
+        super().__init__(encoder, pretrained, None, heads, image_size, metrics)
         if not models:
             raise StaError("models names nothing to evaluate: give one or more files, each by a name.")
         if wrong := [name for name in models if not name or "/" in name]:
@@ -62,10 +64,13 @@ class MultiModelEvaluation(MultiTaskEvaluation):
         return {"encoder": self._encoder_name, "models": ", ".join(self._models)}
 
     @override
+    def counted(self) -> list[tuple[str, ...]]:
+        """Every pair of model and task."""
+        return [(model, task) for model in self._models for task in self._names]
+
+    @override
     def load(self) -> None:
-        """Load the encoders, and get a metric for every pair of model and task."""
-        keys = [module_key(model, task) for model in self._models for task in self._names]
-        self.metrics = nn.ModuleDict({key: Accuracy() for key in keys})
+        """Load the encoders."""
         for model, weights in self._models.items():
             if module_key(model) not in self.encoders:
                 encoder = encoder_with(self.original(), weights, f"model {model!r}")
@@ -80,9 +85,8 @@ class MultiModelEvaluation(MultiTaskEvaluation):
     def count(self, name: str, images: Tensor, labels: Tensor, count: int) -> None:
         head = self.heads[module_key(name)]
         for model in self._models:
-            logits = head(self.encoders[module_key(model)](images)).float()
-            metric = self.metrics[module_key(model, name)]
-            metric.update(logits[:count], labels[:count])  # type: ignore[operator]
+            logits = head(self.encoders[module_key(model)](images))
+            self.add((model, name), logits[:count], labels[:count])
 
     @override
     def on_validation_epoch_end(self) -> None:

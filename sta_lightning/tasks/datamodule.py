@@ -15,7 +15,7 @@ from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, cached
 from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
-from sta_lightning.tasks.split import limited_indices
+from sta_lightning.tasks.split import drawn_indices, limited_indices
 from sta_lightning.tasks.task import Split
 
 Batches = DataLoader[tuple[Tensor, int]]
@@ -145,13 +145,7 @@ class TaskDataModule(L.LightningDataModule):
         Raises:
             StaError: if there are fewer training images.
         """
-        size = len(self.dataset("train"))
-        if not 1 <= n <= size:
-            raise StaError(
-                f"{n} samples for scoring were asked for; '{self.task.name}' has {size} training images "
-                "here. Ask for fewer, or raise train_limit."
-            )
-        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+        return drawn_indices(len(self.dataset("train")), n, seed, f"'{self.task.name}'")
 
     def evaluation_loader(self, split: Split) -> Batches:
         """Return a split in its order, under the evaluation transform."""

@@ -64,3 +64,26 @@ def limited_indices(n: int, limit: int | None, *, seed: int = SPLIT_SEED) -> lis
     if limit is None or limit >= n:
         return list(range(n))
     return sorted(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:limit].tolist())
+
+
+def drawn_indices(size: int, n: int, seed: int, where: str) -> list[int]:
+    """Draw samples for scoring, without replacement, in the order of the draw.
+
+    Args:
+        size: Samples there are.
+        n: How many.
+        seed: Seed of the draw; nothing else decides it.
+        where: Whose samples they are, for the message.
+
+    Returns:
+        ``n`` indices below ``size``.
+
+    Raises:
+        StaError: if there are fewer samples.
+    """
+    if not 1 <= n <= size:
+        raise StaError(
+            f"{n} samples for scoring were asked for; {where} has {size} training images here. Ask for fewer, or raise "
+            "train_limit."
+        )
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:n].tolist()

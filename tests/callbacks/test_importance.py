@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sta_lightning.callbacks import ImportanceScoring, score, tensor_digest
 from sta_lightning.callbacks.scorable import check_strategy
@@ -239,15 +238,6 @@ def test_a_sharded_trainer_is_refused_before_it_trains(
     trainer = cast(Trainer, SimpleNamespace(strategy=object.__new__(FSDPStrategy), datamodule=data))
     with pytest.raises(StaError, match="FSDPStrategy"):
         callback.setup(trainer, classifier(pretrained), "fit")
-
-
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_loaders_without_a_datamodule_are_refused(
-    pretrained: Path, data: TaskDataModule, tmp_path: Path
-) -> None:
-    trainer = quiet_trainer(max_epochs=1, callbacks=[ImportanceScoring(str(tmp_path / "i.safetensors"))])
-    with pytest.raises(StaError, match=r"no datamodule.*TaskDataModule"):
-        trainer.fit(classifier(pretrained), DataLoader(data.dataset("train"), batch_size=4))
 
 
 class Headless(LightningModule):

@@ -7,12 +7,14 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
+from sta_lightning.engine.processes import own_device
 from sta_lightning.errors import StaError
 
 TASKS = {name: TaskSource(f"{name}.safetensors", f"{name}-importance.safetensors") for name in "ab"}
@@ -92,3 +94,18 @@ def test_the_forgetting_that_they_ask_for(settings: dict[str, Any], method: obje
 def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(StaError, match=message):
         FusionOptions(**{"tasks": TASKS, **settings}).job()
+
+
+def test_a_gpu_without_a_number_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
+    assert own_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    assert own_device(None) is None
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv("SLURM_LOCALID", "6")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)  # a trainer's choice
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)

@@ -391,6 +391,18 @@ def test_what_it_cannot_do_is_told(build: Any) -> None:
         quiet_trainer(max_steps=1, precision="bf16-true").fit(build(), data())
 
 
+def test_what_is_logged_lies_where_the_coefficients_are(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of several processes the values are added up by NCCL, which takes none from the CPU.
+    module, logged = build(), {}
+    module.build()
+    module.to("meta")
+    monkeypatch.setattr(module, "log", lambda tag, value, **_: logged.update({tag: value}))
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    module._show({name: torch.zeros((), device="meta") for name in NAMES})
+    assert len(logged) == 1 + 2 * len(NAMES)
+    assert {value.device.type for value in logged.values()} == {"meta"}
+
+
 def test_mixed_precision(build: Any) -> None:
     module = build()
     quiet_trainer(max_steps=2, precision="bf16-mixed").fit(module, data())

@@ -149,6 +149,9 @@ def test_each_task_is_evaluated_with_its_own_head(
     mean = (metrics["test/spots/acc"] + metrics["test/stripes/acc"]) / 2
     assert float(metrics["test/avg_acc"]) == pytest.approx(float(mean)), "the control is not in the average"
     assert metrics["accuracy/average"] == metrics["test/avg_acc"]
+    table = {tag for row in quiet_trainer().test(fixed, data(), verbose=False) for tag in row}
+    assert "test/avg_acc" in table
+    assert not [tag for tag in table if tag.startswith("accuracy/")], "which are for HPARAMS"
     assert "test/control/watch/acc" in metrics
 
 
@@ -335,7 +338,13 @@ def test_data_of_other_tasks_is_refused(pretrained: Path, tasks: dict[str, TaskS
         quiet_trainer().test(module, data(), verbose=False)
 
 
-def test_there_is_nothing_to_predict(pretrained: Path, tasks: dict[str, TaskSource]) -> None:
+def test_there_is_nothing_to_fit_or_predict_or_load(pretrained: Path, tasks: dict[str, TaskSource]) -> None:
     module = MergeModule(tasks, pretrained=str(pretrained), method="average")
+    assert module.hparams["method"] == "average"
+    assert module.hparams["tasks"]["spots"]["finetuned"] == tasks["spots"].finetuned
+    with pytest.raises(StaError, match=r"MergeModule has nothing to fit.*CLIPClassifier"):
+        quiet_trainer(max_epochs=1).fit(module, data())
+    with pytest.raises(StaError, match=r"weights=\.\.\."):
+        MergeModule.load_from_checkpoint("merge.ckpt")
     with pytest.raises(StaError, match="nothing to predict"):
         quiet_trainer().predict(module, data())
