@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,8 +27,9 @@ from sta_lightning.callbacks.scorable import (
     tell,
 )
 from sta_lightning.callbacks.trained import TakesTrained
+from sta_lightning.engine.sources import check_output
 from sta_lightning.errors import StaError
-from sta_lightning.weights import check_name, provenance, save_weights, tensor_digest
+from sta_lightning.weights import provenance, save_weights, tensor_digest
 
 Sums = dict[str, dict[str, Tensor]]
 """What is summed over samples: kind of sum -> tensor name -> sum. Parts of the samples add up."""
@@ -63,7 +65,8 @@ class SampledPass(TakesTrained, ABC):
         super().__init__()
         if samples < 1:
             raise StaError(f"samples must be at least 1, not {samples}; the paper uses 32.")
-        self.output = check_name(output)
+        check_output(output)
+        self.output = Path(output)
         self.samples = samples
         self.seed = seed
 

@@ -5,7 +5,7 @@ from sta_lightning.weights.bounds import all_bounds, read_bounds, write_bounds
 from sta_lightning.weights.encoder import encoder_part, encoder_prefix, is_encoder_tensor
 from sta_lightning.weights.hashes import sha256, tensor_digest
 from sta_lightning.weights.io import encoder_weights, load_weights, read_metadata, save_weights
-from sta_lightning.weights.opened import SAFETENSORS, check_name
+from sta_lightning.weights.opened import SAFETENSORS
 from sta_lightning.weights.provenance import decoded, provenance
 from sta_lightning.weights.sparse import open_vector
 from sta_lightning.weights.streamed import FileSink, streamed
@@ -13,7 +13,6 @@ from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
 __all__ = [
     "SAFETENSORS",
-    "check_name",
     "decoded",
     "FileSink",
     "FileTensor",

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from sta_lightning.weights.encoder import encoder_part
 from sta_lightning.weights.format import chunks
 from sta_lightning.weights.formats import load_state, open_checkpoint
 from sta_lightning.weights.hashes import remember_sha256
-from sta_lightning.weights.opened import SAFETENSORS, PathLike, check_name, existing
+from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
 from sta_lightning.weights.tensor_file import TensorFile
 
 
@@ -98,7 +99,8 @@ def save_weights(
         StaError: if the name has another ending, a tensor or the metadata cannot be held, or the
             file cannot be written. An older file at ``path`` is then untouched.
     """
-    check_name(path)
+    if Path(path).suffix != SAFETENSORS:
+        raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         digest = hashlib.sha256()
         for data in chunks(tensors, metadata or {}):

@@ -15,21 +15,6 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 PathLike = str | os.PathLike[str]
 
 
-def check_name(path: PathLike) -> Path:
-    """Return the path of a file of weights to write.
-
-    Raises:
-        StaError: if it is a folder, or has another ending than ``.safetensors``.
-    """
-    path = Path(path)
-    if path.suffix != SAFETENSORS or path.is_dir():
-        raise StaError(
-            f"cannot save weights as '{path}': "
-            f"{'it is a folder' if path.is_dir() else f'the name must end in {SAFETENSORS}'}."
-        )
-    return path
-
-
 def existing(path: PathLike) -> Path:
     """The path of a weights file that is there, may be read, and has a known ending.
 

@@ -14,7 +14,7 @@ from sta_lightning.arithmetic.workers import Processes, together
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.format import check_writable, header_of, packed
-from sta_lightning.weights.opened import PathLike, check_name
+from sta_lightning.weights.opened import SAFETENSORS, PathLike
 
 Planned = Mapping[str, tuple[torch.Size, torch.dtype]]
 """Tensor name -> shape and type."""
@@ -84,7 +84,8 @@ def streamed(
         StaError: if the file cannot be held or written. An older file at ``path`` is then
             untouched.
     """
-    check_name(path)
+    if Path(path).suffix != SAFETENSORS:
+        raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
     shapes = {
         name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in planned.items()
     }

@@ -298,7 +298,7 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
 
 def test_a_file_that_cannot_be_and_an_export_of_others_are_refused_before(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
-    for name, message in (("i.pt", "must end in .safetensors"), ("folder.safetensors", "is a folder")):
+    for name, message in (("i.pt", "not named as a safetensors file"), ("folder.safetensors", "is a folder")):
         with pytest.raises(StaError, match=message):
             ImportanceScoring(str(tmp_path / name))
     module = TinyBert()
