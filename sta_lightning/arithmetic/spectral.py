@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class Spectral(VectorMethod):
 
     scale: float
 
-    coefficient = "scale"
+    coefficient: ClassVar[str | None] = "scale"
     scope = "tensor"
 
     def __post_init__(self) -> None:
