@@ -57,7 +57,7 @@ def properties() -> str:
     from sta_lightning.benchmark.settings import ForgettingEntry, MethodEntry
     from sta_lightning.report.grid import Number
 
-    kinds: dict[str, type[MethodEntry]] = {name: ForgettingEntry for name in FORGET_METHODS}
+    kinds: dict[str, type[MethodEntry]] = dict.fromkeys(FORGET_METHODS, ForgettingEntry)
     kinds |= dict.fromkeys((*FUSION_METHODS, *LEARNED_METHODS), MethodEntry)
     infos = [replace(method_info(name, kind(name)), label=name) for name, kind in sorted(kinds.items())]
     seconds = {name: Number(taken, digits=2) for name, taken in _seconds(FUSION_METHODS)}
