@@ -36,6 +36,14 @@ def listed(names: Iterable[str], limit: int = 5) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def score_line(measure: str) -> str:
+    """The command, for a message, that makes the file that a merge reads for a measure."""
+    samples = 256 if measure in ("fisher", "gram") else 32
+    return (
+        f"`sta score --model.task=NAME --weights=FILE --measure={measure} --samples={samples} --output=FILE`"
+    )
+
+
 def printable(text: str, *, longest: int | None = None) -> str:
     r"""A text as a terminal may have it: what is not for reading is spelt out, as ``\u001b``.
 

@@ -47,6 +47,11 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
     return cast(dict[str, Any], yaml.safe_load(text))
 
 
+def option_names(command: str) -> tuple[str, ...]:
+    """The options of a subcommand that has a trainer, dotted; of ``sta merge``, with evaluation."""
+    return tuple(_cli([command, "--help"])._inner.options())
+
+
 def instantiated(words: Sequence[str]) -> Any:
     """``model``, ``data`` and ``trainer`` of a command line, made but not run."""
     command, cli = words[0], _cli(words)

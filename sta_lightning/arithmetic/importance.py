@@ -11,7 +11,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.checks import check_compatible, check_finite, check_importance, check_state
 from sta_lightning.arithmetic.sources import Formula, MemoryTensor, TensorSource, whole
 from sta_lightning.arithmetic.states import StateDict, bounds, weight_names, wide_dtype
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, listed, score_line
 
 Maybe = TensorSource | None
 
@@ -162,7 +162,7 @@ def importance_for(
         if scores is None:
             raise StaError(
                 f"importance measure '{measure}' needs the scores of a gradient pass over labelled samples, and "
-                "scores were not given. Score the model first (sta score), or choose 'amp', which needs no data."
+                f"scores were not given. Score the model first ({score_line(chosen.file)}), or choose 'amp', which needs no data."
             )
         _check_scores(MEASURES[chosen.file], scores, weights)
     elif chosen.needs_pretrained:  # with samples, the pass that made the scores needed them

@@ -12,7 +12,7 @@ from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.method import VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, score_line
 
 
 class LinearLayerMethod(VectorMethod):
@@ -43,6 +43,6 @@ class LinearLayerMethod(VectorMethod):
         if any(bool((gram.diagonal() < 0).any()) for gram in grams):
             raise StaError(
                 f"a Gram matrix of tensor '{block.name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
-                "Collect the Gram matrices again: sta score --measure=gram."
+                f"Collect the Gram matrices again: {score_line('gram')}."
             )
         return self.layer(block, grams).to(block.base)

@@ -28,7 +28,7 @@ from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, ma
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.spectral_sta import SpectralSta
 from sta_lightning.arithmetic.states import Merged, StateDict, Statistics
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, listed, score_line
 
 FUSION_METHODS.update(
     sta=Sta,
@@ -112,7 +112,7 @@ def merge(
     if made.needs_grams and grams is None:
         raise StaError(
             f"method '{method}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every "
-            "fine-tuned model: sta score --measure=gram."
+            f"fine-tuned model: {score_line('gram')}."
         )
     return run_in_memory(
         made,
@@ -192,10 +192,10 @@ def _require_importance(name: str, method: MergeMethod, importance: object) -> N
         return
     if method.measure is not None:
         raise StaError(
-            f"method '{name}' reads {method.measure!r} of every entry, and none was given. Score the fine-tuned models: sta "
-            f"score --measure={method.measure}."
+            f"method '{name}' reads {method.measure!r} of every entry, and none was given. Score the fine-tuned models: "
+            f"{score_line(method.measure)}."
         )
     raise StaError(
-        f"method '{name}' ranks entries by importance, and none was given. Score the fine-tuned models (sta score), "
-        "or compute importance_for('amp', ...), which needs no data."
+        f"method '{name}' ranks entries by importance, and none was given. Score the fine-tuned models "
+        f"({score_line('lp')}), or compute importance_for('amp', ...), which needs no data."
     )

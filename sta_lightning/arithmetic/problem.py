@@ -23,7 +23,7 @@ from sta_lightning.arithmetic.states import (
     wide_dtype,
 )
 from sta_lightning.arithmetic.workers import Workers
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.kernels import Loops
 
 Result = TypeVar("Result")
@@ -380,7 +380,7 @@ class Problem:
         if without:
             raise StaError(
                 f"{title} needs the Gram matrices of every task; there are none for {listed(without)}. Collect them: "
-                "sta score --measure=gram."
+                f"{score_line('gram')}."
             )
         named = {task: set(self.grams[task]) for task in self.tasks}
         for task, names in named.items():

@@ -10,7 +10,7 @@ from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.states import is_weight
 from sta_lightning.engine.sources import TaskSource
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources
 
@@ -139,8 +139,7 @@ def _how_to_score(measure: str) -> str:
     if measure == AS_GIVEN:
         return "Name a file with one number for every weight, or use measure 'amp', which needs none"
     file = MEASURES[measure].file
-    asked = "" if file == "lp" else f" --measure={file}"
-    how = f"Score the task with `sta score{asked}` and name its file"
+    how = f"Score the task with {score_line(file or measure)} and name its file"
     # A method that weighs by Fisher information cannot go by another measure.
     return how if measure == "fisher" else f"{how}, or use measure 'amp', which needs none"
 
@@ -159,8 +158,7 @@ def open_grams(
     if path is None:
         raise StaError(
             f"{what}: method '{title}' reads the Gram matrices of the linear layers' inputs, but no file is given. Make one with "
-            "`sta score --model.task=NAME --weights=FILE --measure=gram --samples=256 --output=FILE`, and name it as the task's "
-            "'gram'."
+            f"{score_line(GRAM)}, and name it as the task's 'gram'."
         )
     with saying(what):
         file = open_checkpoint(path, stack)
@@ -169,7 +167,7 @@ def open_grams(
     if stored != GRAM:
         raise StaError(
             f"{what}: '{path}' holds the importance by measure {stored!r} and no Gram matrices. Name the file that "
-            "`sta score --measure=gram` wrote; that of the importance is named as 'importance'."
+            f"{score_line(GRAM)} wrote; that of the importance is named as 'importance'."
         )
     _check_digest(path, metadata, digest, what)
     odd = [
@@ -184,7 +182,7 @@ def open_grams(
         raise StaError(
             f"{what}: '{path}' does not hold the Gram matrices of this encoder: {listed(odd) if odd else 'it is empty'}. There "
             "has to be one tensor [in, in] by the name of each linear layer's weight [out, in]; make it with "
-            "`sta score --measure=gram`."
+            f"{score_line(GRAM)}."
         )
     return grams
 
@@ -194,7 +192,8 @@ def _check_digest(path: str, metadata: Mapping[str, str], digest: str | None, wh
     if digest is not None and scored is not None and digest != scored:
         raise StaError(
             f"{what}: '{path}' was scored on other weights than those given (their digests are {scored[:12]}… and "
-            f"{digest[:12]}…). Score the fine-tuned model that is to be merged: `sta score`."
+            f"{digest[:12]}…). Score the fine-tuned model that is to be merged: "
+            f"{score_line(metadata.get('measure', 'lp'))}."
         )
 
 

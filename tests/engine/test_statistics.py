@@ -200,7 +200,10 @@ def test_the_fisher_information_is_read_where_it_is_asked_for(own: Models) -> No
     ):
         sta(own, "fisher").in_memory(own.pretrained)
     own.tasks["task0"].importance = None
-    with pytest.raises(StaError, match=r"`sta score --measure=fisher` and name its file\.$"):
+    with pytest.raises(
+        StaError,
+        match=r"`sta score --model.task=NAME --weights=FILE --measure=fisher --samples=256 --output=FILE` and name its file\.$",
+    ):
         sta(own, "fisher").in_memory(own.pretrained)
     with pytest.raises(StaError, match=r"measure='gram' was asked for; choose one of .*'fisher', 'file'\."):
         sta(own, "gram")

@@ -18,7 +18,7 @@ from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, score_line
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Fisher(VectorMethod):
             if not 0.0 < norm < math.inf:
                 raise StaError(
                     f"the Fisher information of task '{task}' has the norm {norm}, by which it cannot be divided. Score the "
-                    "model again (sta score --measure=fisher), or ask for normalized=false."
+                    f"model again ({score_line('fisher')}), or ask for normalized=false."
                 )
         total = math.fsum(1 / norm for norm in norms)
         return [1 / norm / total for norm in norms]
@@ -76,7 +76,7 @@ class Fisher(VectorMethod):
             if bounds(score)[0] < 0:
                 raise StaError(
                     f"a Fisher information is negative in tensor '{block.name}'; it is a sum of squared gradients. Score the "
-                    "models with --measure=fisher."
+                    f"models again: {score_line('fisher')}."
                 )
             weight = share * (to_double(score).to(delta.device) + self.floor)
             moved += weight * delta

@@ -66,8 +66,8 @@ def state_dicts_only(title: str) -> Admission:
         if str(what) not in _PLAIN:
             raise StaError(
                 f"{title} holds more than tensors and plain values (it asks for '{what}'); it was not read. Save its "
-                "state dict alone, best as .safetensors. From a whole pickled module, sta inspect and sta convert take the "
-                "tensors with --unsafe-pickle, and still run no code in it."
+                "state dict alone, best as .safetensors. The tensors of a module that was pickled whole are taken out, "
+                "without running any code in it, by `sta convert IN OUT.safetensors --to=safetensors --unsafe-pickle`."
             )
 
     return admit
