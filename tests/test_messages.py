@@ -13,6 +13,7 @@ import pytest
 import sta_lightning
 from sta_lightning.cli import benchmark, classify, convert, inspect
 from sta_lightning.cli.explain import unknown_option
+from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.main import COMMANDS
 from tests.command_lines import option_names
 
@@ -42,7 +43,7 @@ SERVES = {
     "weights/formats/huggingface.py": ("convert",),
 }
 # What every command knows, and what is another program's.
-ANYWHERE = {"help", "debug", "option", "logdir", "include", "revision", "error-unmatch", "porcelain"}
+ANYWHERE = {"h", "help", "debug", "option", "logdir", "include", "revision", "error-unmatch", "porcelain"}
 # Tables and code, in which a command line may be spread over several texts.
 NO_MESSAGES = (
     "cli/main.py",
@@ -74,7 +75,10 @@ def options(command: str) -> tuple[str, ...]:
 
 
 def knows(command: str, option: str) -> bool:
-    return unknown_option([f"--{option}"], options(command)) is None
+    words = [f"--{option}=x"]
+    if command in OPTIONS:
+        words = spelled_out(command, words)
+    return unknown_option(words, options(command)) is None
 
 
 def texts(path: Path) -> Iterator[str]:

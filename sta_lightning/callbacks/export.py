@@ -12,6 +12,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.callbacks.trained import TakesTrained
+from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.encoders import ClassificationHead, encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
@@ -45,8 +46,10 @@ class ExportWeights(TakesTrained):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both files, on the first process."""
+        """Write both files, on the first process; after a trial, none."""
         group, files = processes_of(trainer), self.files(trainer)
+        if is_trial(trainer, files[0]):
+            return
         together(group, lambda: None if group.rank else _export(pl_module, files, trainer.global_step))
 
     def files(self, trainer: Trainer) -> tuple[Path, Path]:

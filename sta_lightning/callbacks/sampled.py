@@ -27,6 +27,7 @@ from sta_lightning.callbacks.scorable import (
     tell,
 )
 from sta_lightning.callbacks.trained import TakesTrained
+from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.engine.sources import check_output
 from sta_lightning.errors import StaError
 from sta_lightning.weights import provenance, save_weights, tensor_digest
@@ -146,7 +147,8 @@ class SampledPass(TakesTrained, ABC):
     ) -> None:
         """Score ``module`` and write the file; every process of ``trainer`` calls it at one point.
 
-        The samples are those of ``datamodule``, the trainer's if not given.
+        The samples are those of ``datamodule``, the trainer's if not given. In a trial
+        (:mod:`sta_lightning.callbacks.trial`) nothing is written.
 
         Raises:
             StaError: Something failed on some process; no file has been written or changed.
@@ -167,7 +169,7 @@ class SampledPass(TakesTrained, ABC):
                     sums.update(self.sums(part, Samples(source, mine, module, self.seed)))
 
             def save(whole: Sums) -> None:
-                if group.rank == 0:
+                if group.rank == 0 and not is_trial(trainer, self.output):
                     tensors, settings, metadata = self.result(part, whole)
                     save_weights(self.output, tensors, self._metadata(part, indices, settings) | metadata)
 

@@ -15,16 +15,27 @@ from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 
+from sta_lightning.callbacks.trial import leave_no_trace, trial
 from sta_lightning.cli.checks import check_checkpoint
 from sta_lightning.cli.configs import asked_for
 from sta_lightning.cli.explain import explain
 from sta_lightning.cli.parser import RaisingParser, RejectedError
 from sta_lightning.cli.placeholders import fill_placeholders
+from sta_lightning.cli.screen import say
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
 from sta_lightning.errors import StaError, printable
 from sta_lightning.weights.atomic import atomic_path
 
+# What a subcommand runs, where it is no test.
+_VERBS = {
+    "fit": TrainerFn.FITTING,
+    "validate": TrainerFn.VALIDATING,
+    "score": TrainerFn.VALIDATING,
+    "predict": TrainerFn.PREDICTING,
+}
+_NO_LAST = "there is no last checkpoint available"
 # Words that Lightning understands in place of a checkpoint's path.
 _CHECKPOINT_WORDS = {"best", "last", "hpc", "registry"}
 
@@ -228,19 +239,28 @@ class StaCLI(LightningCLI):
             raise StaError(f"{kind.__name__} refuses its settings: {' '.join(str(fault).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; what it refuses is the user's setting."""
+        """Build the trainer; what it refuses is the user's setting.
+
+        For a trial it logs nothing and keeps no checkpoint.
+        """
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise StaError(
                 f"the trainer refuses its settings: {' '.join(str(error).split())} "
                 f"See the options --trainer.* in `sta {self._name} --help`."
             ) from error
+        verb = _VERBS.get(self._name, TrainerFn.TESTING)
+        if (flag := trial(trainer, verb)) is not None:
+            leave_no_trace(trainer, verb)
+            if trainer.is_global_zero:
+                say(f"a trial ({flag}): nothing is logged, and no result is written")
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand != "fit":
             # It would evaluate the model as configured, which nobody asked for.
-            warnings.filterwarnings("error", message=".*there is no last checkpoint available")
+            warnings.filterwarnings("error", message=f".*{_NO_LAST}")
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
@@ -253,6 +273,8 @@ class StaCLI(LightningCLI):
                 ) from error
             raise
         except UserWarning as error:
+            if _NO_LAST not in str(error):
+                raise
             raise StaError(
                 "--ckpt_path=last: there is no last checkpoint where the configuration's ModelCheckpoint would leave one. Give "
                 "the path of a checkpoint."

@@ -5,7 +5,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
 
+from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import Link, StaCLI, same
 from sta_lightning.cli.checks import add_output
 from sta_lightning.cli.screen import accuracy_table, say
@@ -44,7 +46,8 @@ class MergeTrainer(Trainer):
         """
         self.test(model, datamodule=datamodule, verbose=False)
         if self.is_global_zero:
-            say(f"written: {model.output}")
+            if model.output is not None:
+                say(f"written: {model.output}")
             say(accuracy_table({key: float(value) for key, value in self.callback_metrics.items()}))
 
     forget = merge
@@ -61,7 +64,8 @@ class MergeCLI(StaCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer."""
         super().instantiate_classes()
-        self.model.output = self._setting("output")
+        if trial(self.trainer, TrainerFn.TESTING) is None:
+            self.model.output = self._setting("output")
 
 
 def run(name: str, words: Sequence[str]) -> None:

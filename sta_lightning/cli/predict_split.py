@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.cli.checks import check_output
 from sta_lightning.cli.screen import say
 from sta_lightning.cli.train import launch
@@ -51,6 +52,8 @@ class PredictTrainer(Trainer):
             raise StaError(
                 "the test split gave no images to predict. Raise data.test_limit or trainer.limit_predict_batches."
             )
+        if is_trial(self, output):
+            return
         sources = {} if ckpt_path is None else {"checkpoint": Path(ckpt_path)}
         metadata = provenance("probabilities", {"model": type(model).__name__}, sources)
         save_weights(output, {"probabilities": torch.cat(batches)}, metadata)

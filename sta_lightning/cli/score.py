@@ -6,10 +6,12 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
 
 from sta_lightning.arithmetic import MEASURES
 from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.score import score as score_alone
+from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.checks import check_checkpoint, check_output
 from sta_lightning.cli.screen import say
@@ -77,7 +79,7 @@ class ScoreTrainer(Trainer):
             report_agreement=report_agreement,
             ckpt_path=weights if weights.suffix == CHECKPOINT_SUFFIX else None,
         )
-        if self.is_global_zero:
+        if self.is_global_zero and trial(self, TrainerFn.VALIDATING) is None:
             say(f"written: {written}")
             if report_agreement:
                 say(_agreement(read_metadata(written)["agreement"]))

@@ -20,6 +20,7 @@ from sta_lightning.arithmetic.baselines.adamerging import combine, entropy
 from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
+from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.encoders import encoder_spec
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
@@ -230,7 +231,7 @@ class AdaMerging(LightningModule):
 
     @override
     def on_train_end(self) -> None:
-        if self._output is None:
+        if self._output is None or is_trial(self.trainer, self._output):
             return
         group, output = processes_of(self.trainer), self._output
         together(group, lambda: None if group.rank else self.save(output))

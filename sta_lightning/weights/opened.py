@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from sta_lightning.errors import MissingError, StaError, listed
+from sta_lightning.weights.foreign import foreign_file
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -24,6 +25,9 @@ def existing(path: PathLike) -> Path:
     file = Path(path)
     if file.is_dir():
         raise StaError(f"'{path}' is a folder. Give the weights file in it.")
+    known = foreign_file(file)
+    if known is not None and (not file.is_file() or file.suffix not in (SAFETENSORS, *PICKLES)):
+        raise StaError(f"'{path}' is {known}")
     if not file.is_file():
         where = "" if file.is_absolute() else f" in '{Path.cwd()}'"
         raise MissingError(f"there is no weights file '{path}'{where}. Check the path.")
@@ -39,6 +43,9 @@ def existing(path: PathLike) -> Path:
 
 def not_safetensors(file: Path, reason: object) -> StaError:
     """The error for a file that its name calls safetensors and that is not."""
+    known = foreign_file(file)
+    if known is not None:
+        return StaError(f"'{file}' is no safetensors file but {known}")
     with file.open("rb") as stream:
         start = stream.read(9)
     # A header of 640 bytes begins as a pickle does, but a brace follows its length.

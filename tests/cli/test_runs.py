@@ -271,3 +271,53 @@ def test_demo_runs(tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (output / "report.md").is_file()
     assert (output / "fused.safetensors").is_file()
     assert f"tensorboard --logdir {output}" in capsys.readouterr().out
+
+
+FLAGS = {
+    "fit": ["--trainer.fast_dev_run=True", "--trainer.overfit_batches=1", "--trainer.limit_train_batches=1"],
+    "validate": ["--trainer.fast_dev_run=True", "--trainer.limit_val_batches=1"],
+    "test": ["--trainer.limit_test_batches=1"],
+    "predict": ["--trainer.fast_dev_run=True", "--trainer.limit_predict_batches=1"],
+    "score": ["--trainer.fast_dev_run=True", "--trainer.limit_val_batches=0"],
+    "merge": ["--trainer.fast_dev_run=True", "--trainer.limit_test_batches=1"],
+}
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:The dataloader, .*does not have many")
+@pytest.mark.parametrize(("name", "flag"), [(name, flag) for name, flags in FLAGS.items() for flag in flags])
+def test_a_trial_leaves_nothing_where_results_lie(
+    name: str, flag: str, merge_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {
+            file: file.read_bytes()
+            for file in merge_config.parent.rglob("*")
+            if file.is_file() and "cache" not in file.parts
+        }
+
+    results = merge_config.parent / "runs" / "finetune" / "digits"
+    task = [*config("score" if name == "score" else "finetune", "digits"), "--data.batch_size=8"]
+    words = {
+        "fit": [*task, "--trainer.max_epochs=1"],
+        "test": [*task, f"--ckpt_path={results / 'checkpoints' / 'last.ckpt'}"],
+        "predict": [*task, f"--output={results / 'encoder.safetensors'}"],
+        "score": [*task, "--samples=4"],
+        "merge": ["--config", merge_config, f"--output={results / 'encoder.safetensors'}"],
+    }.get(name, task)
+    before = files()
+    assert sta(name, *words, *QUIET, flag) == 0
+    assert files() == before
+    out = capsys.readouterr().out
+    assert f"a trial ({flag.removeprefix('--trainer.')}): nothing is logged" in out
+    assert "written: " not in out
+
+
+def test_a_limit_on_the_validation_within_a_fit_is_no_trial(
+    finetuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finetuned / "runs" / "other"
+    words = ["--data.batch_size=24", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    export = ["--trainer.callbacks=ExportWeights", f"--trainer.callbacks.directory={folder}"]
+    assert sta("fit", *config("finetune", "digits"), *QUIET, *words, *export) == 0
+    assert (folder / "encoder.safetensors").is_file()
+    assert "a trial" not in capsys.readouterr().out

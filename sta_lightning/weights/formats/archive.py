@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sta_lightning.errors import StaError
+from sta_lightning.weights.foreign import foreign_file
 from sta_lightning.weights.formats.admission import module_trees, script_objects, state_dicts_only
 from sta_lightning.weights.formats.pickled import (
     MOST_INSTRUCTIONS,
@@ -69,6 +70,8 @@ def open_pickled(path: Path, stack: ExitStack, *, unsafe_pickle: bool = False) -
         admit = (module_trees if unsafe_pickle else state_dicts_only)(storages.title)
         return _unzipped(file, storages, admit)
     except DamagedPickleError as error:
+        if (known := foreign_file(path)) is not None:
+            raise StaError(f"{storages.title} is no checkpoint of PyTorch but {known}") from error
         raise StaError(
             f"{storages.title} is not a whole checkpoint ({error}). It may be truncated, as by a download that broke off, or of "
             "another format; copy or make it again."

@@ -13,6 +13,7 @@ from typing import Any
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.foreign import foreign_file
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.layout import Layout, recognise
 from sta_lightning.weights.formats.states import facts_of, state_of
@@ -33,6 +34,8 @@ _NAMES = (
     "pytorch_model.bin",
     f"pytorch_model.bin{INDEX}",
     "open_clip_pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 
@@ -142,6 +145,9 @@ def _file_of(asked: Path) -> Path:
     found = [asked / name for name in _NAMES if (asked / name).is_file()]
     if not found:
         inside = sorted(item.name for item in asked.iterdir())
+        for name in inside:
+            if (known := foreign_file(asked / name)) is not None and not name.endswith(".json"):
+                raise StaError(f"'{asked}' holds no weights that can be read: '{name}' is {known}")
         raise StaError(
             f"'{asked}' is a folder without weights under a usual name ({listed(_NAMES, limit=len(_NAMES))}); it holds "
             f"{listed(inside)}. Give the weights file itself, or finish the download."
@@ -151,14 +157,14 @@ def _file_of(asked: Path) -> Path:
 
 def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
     places = _weight_map(index)
-    shards: dict[str, Checkpoint] = {}
-    for name in sorted(set(places.values())):
-        shard = index.parent / name
-        if not shard.is_file():
-            raise StaError(
-                f"'{asked}' is not complete: the shard '{name}' that '{index.name}' names is missing. Download it too."
-            )
-        shards[name] = _one(shard, stack, unsafe_pickle=False)
+    names = sorted(set(places.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise StaError(
+            f"'{asked}' is not complete: of the {len(names)} shards that '{index.name}' names, {len(missing)} are missing: "
+            f"{listed(missing)}. Download them too."
+        )
+    shards = {name: _one(index.parent / name, stack, unsafe_pickle=False) for name in names}
     tensors: dict[str, TensorSource] = {}
     for tensor, name in places.items():
         if tensor not in shards[name].tensors:

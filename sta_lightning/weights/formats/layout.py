@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.foreign import foreign_tensors
 
 Kind = Literal["open_clip", "huggingface", "timm", "head", "unknown"]
 
@@ -42,6 +43,7 @@ class Layout:
         projection: whether the image encoder's last projection is there; other layouts than Hugging
             Face's need none or always have it.
         openai: whether the numbers are there that OpenAI's own archives keep among the tensors.
+        foreign: what is known to be no model's weights, and what to do; ``None`` for others.
     """
 
     kind: Kind
@@ -49,10 +51,13 @@ class Layout:
     text: str | None = None
     projection: bool = True
     openai: bool = False
+    foreign: str | None = None
 
     @property
     def title(self) -> str:
         """The layout in words, for people."""
+        if self.foreign is not None:
+            return self.foreign
         if self.kind in ("head", "unknown"):
             return _TITLES[self.kind]
         what = "an image encoder alone" if self.text is None else "a whole CLIP"
@@ -76,6 +81,8 @@ def recognise(tensors: Mapping[str, Any], title: str = "the state dict") -> Layo
         StaError: there is more than one image encoder, or Hugging Face's names of another model
             than CLIP.
     """
+    if (foreign := foreign_tensors(tensors)) is not None:
+        return Layout("unknown", foreign=foreign)
     for kind, marks in _MARKS:
         found = _prefixes(tensors, marks)
         if len(found) > 1:

@@ -134,6 +134,7 @@ def image_encoder(checkpoint: Checkpoint, projection: TensorSource | None = None
         StaError: there is no image encoder, or it is not whole.
     """
     tensors, layout, title = checkpoint.tensors, checkpoint.layout, checkpoint.title
+    _refuse_foreign(checkpoint)
     if layout.kind in ("head", "unknown"):
         what = "a classification head" if layout.kind == "head" else "tensors of an unknown layout"
         raise StaError(
@@ -170,6 +171,12 @@ def whole_clip(checkpoint: Checkpoint) -> dict[str, TensorSource]:
 
 def _is_foreign(checkpoint: Checkpoint) -> bool:
     """Whether names, or what lies beside the model, are not what other rooms expect."""
+    _refuse_foreign(checkpoint)
     kind = checkpoint.layout.kind
     script = checkpoint.container == "TorchScript archive" and kind == "open_clip"
     return kind == "huggingface" or script
+
+
+def _refuse_foreign(checkpoint: Checkpoint) -> None:
+    if checkpoint.layout.foreign is not None:
+        raise StaError(f"{checkpoint.title} holds {checkpoint.layout.foreign}.")
