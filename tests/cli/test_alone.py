@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 # Light start
+
+
+def test_what_comes_with_torch_is_never_searched_for_garbage() -> None:
+    code = (
+        "import gc, sys\n"
+        "from sta_lightning.cli.merge import import_torch\n"
+        "assert 'torch' not in sys.modules\n"
+        "for _ in range(2):\n"
+        "    import_torch()\n"
+        "    assert 'torch' in sys.modules and gc.isenabled()\n"
+        "    assert gc.get_freeze_count() > 20 * len(gc.get_objects())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
 def test_nothing_heavy_is_imported(models: Models, tmp_path: Path) -> None:
