@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from sta_lightning.cli.explain import nearest
+from sta_lightning.cli.shipped import PREFIX, names
 from sta_lightning.documents import read_yaml
 from sta_lightning.errors import StaError
 
@@ -22,6 +23,8 @@ def read_config(name: str) -> dict[str, Any]:
         kind = "is a folder" if path.is_dir() else "does not exist"
         others = sorted(p.name for p in path.parent.glob("*.y*ml"))
         hint = f" In {str(path.parent)!r} there are: {', '.join(others[:20])}." if others else ""
+        known = path.with_suffix("").as_posix().removeprefix("configs/")
+        hint = f" The package ships it: --config {PREFIX}{known}." if known in names() else hint
         raise StaError(
             f"--config {name!r}: the file {kind} (looked from {Path.cwd()}).{hint} Give the path of a YAML file."
         )
@@ -41,7 +44,7 @@ def read_config(name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StaError(
             f"--config {name!r}: expected a mapping such as `model: ...`, `data: ...`, `trainer: ...`; "
-            f"found a {type(content).__name__}. See the files under configs/."
+            f"found a {type(content).__name__}. See those that `sta configs` lists."
         )
     return content
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from sta_lightning import __version__
 from sta_lightning.cli.guard import EXIT_USER_ERROR, guarded
-from sta_lightning.cli.screen import complain
+from sta_lightning.cli.help import HELPS, screen
+from sta_lightning.cli.screen import complain, readable, say
 
 
 class Command(NamedTuple):
@@ -31,8 +32,13 @@ COMMANDS: dict[str, Command] = {
     "test": Command("train", "evaluate on the test split"),
     "predict": Command("predict", "classify pictures into a CSV, or a test split into a safetensors file"),
     "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
-    "merge": Command("merge", "fuse fine-tuned encoders into one, write it, evaluate it on every task"),
-    "forget": Command("merge", "make a model forget one task, write it, evaluate it on target and control"),
+    "merge": Command(
+        "merge", "fuse fine-tuned models into one; with a configuration, evaluate it on every task"
+    ),
+    "forget": Command(
+        "merge", "make a model forget a task; with a configuration, evaluate it on target and control"
+    ),
+    "configs": Command("shipped", "the configurations that come with the package: the list, and copies"),
     "methods": Command("methods", "the methods: what each needs, its settings, where it was published"),
     "convert": Command(
         "convert", "write a checkpoint as open_clip, Hugging Face or safetensors, from any of these and more"
@@ -44,18 +50,16 @@ COMMANDS: dict[str, Command] = {
 
 EXAMPLES = """\
 examples:
-  sta demo
-  sta fit --config configs/finetune/miniature.yaml --model.task=digits
-  sta score --config configs/score/miniature.yaml --model.task=digits
-  sta merge --config configs/merge/miniature.yaml --model.p=0.6
-  sta forget --config configs/forget/miniature.yaml --model.target=digits
-  sta test --config configs/finetune/miniature.yaml --model.task=digits --ckpt_path=FILE
+  sta merge base.safetensors cars.safetensors dogs.safetensors -o merged.safetensors
+  sta forget merged.safetensors --base base.safetensors --finetuned cars.safetensors -o less.safetensors
+  sta inspect merged.safetensors
+  sta predict --model merged.safetensors --task digits pictures/
   sta methods ties                     one method and its settings
-  sta benchmark --config configs/benchmark/miniature.yaml --dry-run
-  sta predict --model fused.safetensors --task digits pictures/
-  sta inspect fused.safetensors
-  sta merge --help                     what every option means, with its unit and default
-  sta fit --config FILE --print_config the configuration that would run, in full
+  sta demo
+  sta fit --config sta:finetune/miniature --model.task=digits
+  sta score --config sta:score/miniature --model.task=digits
+  sta merge --config sta:merge/miniature --p 0.6
+  sta benchmark --config sta:benchmark/miniature --dry-run
 """
 
 
@@ -68,7 +72,7 @@ def help_text() -> str:
         "Selective Task Arithmetic: fuse fine-tuned models into one, or make a model forget a task.\n\n"
         f"subcommands:\n{rows}\n\n"
         "options:\n"
-        "  -h, --help  this text; after a subcommand, the help of that subcommand\n"
+        "  -h, --help  this text; after a subcommand its help, and all of its options with --help-all\n"
         "  --version   the version\n"
         "  --debug     show the full stack trace when something goes wrong (anywhere on the line)\n\n"
         f"{EXAMPLES}"
@@ -96,11 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 for success, 1 for an internal error, 2 for a user's mistake, 130 for an interruption.
     """
+    readable()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text(), end="")
+        say(help_text().rstrip())
         return 0 if words else EXIT_USER_ERROR
     if words[0] == "--version":
         print(f"sta_lightning {__version__}")
@@ -109,6 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         complain(unknown_command(name))
         return EXIT_USER_ERROR
+
+    everything = "--help-all" in rest
+    if name in HELPS and not everything and {"-h", "--help"} & set(rest):
+        say(screen(name, COMMANDS[name].summary).rstrip())
+        return 0
+    rest = ["--help" if word == "--help-all" else word for word in rest]
 
     def call() -> None:
         module = importlib.import_module(f"sta_lightning.cli.{COMMANDS[name].module}")

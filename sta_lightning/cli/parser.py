@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -13,10 +14,14 @@ from jsonargparse import (  # type: ignore[attr-defined]  # its __all__ is put t
 
 from sta_lightning.cli.configs import check_keys, read_config
 from sta_lightning.cli.explain import explain
+from sta_lightning.cli.shipped import PREFIX, shipped
 from sta_lightning.documents import check_values
 from sta_lightning.errors import StaError
 
 _DEEPEST = 64  # brackets in each other, in one word
+
+
+_CONFIG = "YAML file with settings; several stack. sta:NAME is one of the package's, see `sta configs`."
 
 
 class RejectedError(Exception):
@@ -52,7 +57,11 @@ class RaisingParser(ArgumentParser):
 
     def add_config(self) -> None:
         """Add ``--config``."""
-        self.add_argument("-c", "--config", action=ConfigFile, help="YAML file with settings; several stack.")
+        self.add_argument("-c", "--config", action=ConfigFile, help=_CONFIG)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, its types by the names that people know."""
+        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super().format_help(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ``RejectedError``, except in inner parsers, whose errors jsonargparse expects."""
@@ -114,6 +123,8 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read one file into the settings."""
+        if str(values).startswith(PREFIX):
+            values = str(shipped(str(values).removeprefix(PREFIX)))
         config = read_config(str(values))
         check_keys(str(values), config, parser.options(), parser.command)
         parser.configs.append(config)

@@ -1,5 +1,7 @@
 """What the command line writes to the terminal: nothing of it is an order to the terminal."""
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +17,37 @@ def process_rank() -> int:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
+
+
+_ASCII = {"δ": "delta", "θ": "theta", "λ": "lambda", "γ": "gamma", "Σ": "sum ", "σ": "sigma", "∇": "grad "}
+_ASCII |= {
+    "×": "x",
+    "·": "*",
+    "²": "^2",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "±": "+-",
+    "≥": ">=",
+    "≤": "<=",
+}
+_ASCII |= {"→": "->", "“": '"', "”": '"', "’": "'", "‘": "'"}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal shows for letters that it does not know."""
+    assert isinstance(error, UnicodeEncodeError)
+    letters = error.object[error.start : error.end]
+    return "".join(_ASCII.get(letter, "?") for letter in letters), error.end
+
+
+def readable() -> None:
+    """Let standard output and error replace what their encoding lacks, instead of failing."""
+    codecs.register_error("sta-ascii", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "sta-ascii":
+            stream.reconfigure(errors="sta-ascii")
 
 
 def say(text: str) -> None:
