@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
-from sta_lightning.arithmetic.states import StateDict, Statistics, floating_names, is_finite, is_weight
+from sta_lightning.arithmetic.states import StateDict, Statistics, is_weight, nonfinite_names
 from sta_lightning.errors import StaError, listed
 
 Tensors = Mapping[str, Tensor | TensorSource]
@@ -97,7 +97,7 @@ def check_finite(state: StateDict, name: str) -> None:
     Raises:
         StaError: names the tensors that hold NaN or Inf.
     """
-    if bad := [key for key in floating_names(state) if not is_finite(state[key])]:
+    if bad := nonfinite_names(state):
         raise StaError(
             f"{name} holds NaN or Inf in {_tensors(bad)}: {listed(bad)}. Nothing can be computed from it; "
             "train, score or export it again."

@@ -105,6 +105,11 @@ def is_finite(tensor: Tensor) -> bool:
     return all(math.isfinite(bound) for bound in bounds(tensor))
 
 
+def nonfinite_names(state: StateDict) -> list[str]:
+    """The names, in order, of the floating-point tensors that hold NaN or Inf."""
+    return [name for name in floating_names(state) if not is_finite(state[name])]
+
+
 def to_double(tensor: Tensor) -> Tensor:
     """The tensor in float64, on the CPU if its own device (MPS) has no float64."""
     values = tensor.detach()

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
+from sta_lightning.arithmetic.states import nonfinite_names
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.callbacks.trained import TakesTrained
 from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.encoders import ClassificationHead, encoder_spec
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, save_weights
 from sta_lightning.weights.hashes import tensor_digest
 
 _FILES = ("pretrained", "weights", "head", "task")
+_NEVER = 1 << 62
 
 
 class ExportWeights(TakesTrained):
     """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends.
 
     Scoring, merging and forgetting read them. The encoder's tensors are named as in the pretrained
-    model's file. Both files carry the fit's settings in their metadata.
+    model's file. Both files carry the fit's settings in their metadata. Weights that became NaN or
+    infinite are not written: the error says in which step the loss did, and older files stay.
 
     Args:
         directory: The folder to write to; None for the trainer's ``default_root_dir``.
 
     Raises:
-        StaError: A file cannot be written; every process raises it.
+        StaError: The weights are not finite, or a file cannot be written; every process raises it.
     """
 
     def __init__(self, directory: str | None = None) -> None:
         super().__init__()
         self.directory = directory
+        self._broken: Tensor | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier fit."""
+        self._broken = None
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep, where the loss is, the first step whose loss was not finite."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            step = torch.where(loss.detach().isfinite().all(), _NEVER, trainer.global_step)
+            self._broken = step if self._broken is None else torch.minimum(self._broken, step)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,7 +71,10 @@ class ExportWeights(TakesTrained):
         group, files = processes_of(trainer), self.files(trainer)
         if is_trial(trainer, files[0]):
             return
-        together(group, lambda: None if group.rank else _export(pl_module, files, trainer.global_step))
+        broken = _NEVER if self._broken is None else int(self._broken)
+        together(
+            group, lambda: None if group.rank else _export(pl_module, files, trainer.global_step, broken)
+        )
 
     def files(self, trainer: Trainer) -> tuple[Path, Path]:
         """The files that a fit of this trainer leaves, the encoder's and the head's."""
@@ -58,8 +82,18 @@ class ExportWeights(TakesTrained):
         return folder / "encoder.safetensors", folder / "head.safetensors"
 
 
-def _export(module: LightningModule, files: tuple[Path, Path], steps: int) -> None:
+def _export(module: LightningModule, files: tuple[Path, Path], steps: int, broken: int) -> None:
     encoder, head, hparams = _parts(module)
+    state = {**encoder.state_dict(prefix="encoder."), **head.state_dict(prefix="head.")}
+    if names := nonfinite_names(state):
+        when = (
+            "was finite in every step" if broken == _NEVER else f"was NaN or infinite from step {broken} on"
+        )
+        raise StaError(
+            f"The fit ended after {steps} steps with NaN or Inf in {len(names)} of {len(state)} tensors, {listed(names)}; its "
+            f"loss {when}. Nothing was written, and what lies in '{files[0].parent}' is as it was. Lower the learning rate, clip "
+            "the gradients, or train in bf16-mixed or 32-true in place of 16-true."
+        )
     settings = {n: value for n, value in hparams.items() if value is not None and not n.startswith("_")}
     # Of a file its name alone: where it lay is nobody else's business.
     settings |= {name: Path(settings[name]).name for name in _FILES if name in settings}

@@ -17,6 +17,10 @@ UNSAFE = (
     "also read a module that was pickled whole, as the task-vectors repository does. Its classes are not built and its code is "
     "not run; what the file asks to call beyond a fixed list is refused"
 )
+STATE = (
+    "which state dict of a training checkpoint that holds several, which sta inspect lists: its key, or a word of that, such "
+    "as ema; None for the model's own"
+)
 
 
 def build_parser() -> RaisingParser:
@@ -42,6 +46,9 @@ def build_parser() -> RaisingParser:
     parser.add_argument("--dtype", type=types | None, default=None, help=help)
     help = "rank of an adapter's matrices, with --to lora"
     parser.add_argument("--rank", type=int, default=16, help=help)
+    parser.add_argument("--state", type=str | None, default=None, help=STATE)
+    help = "write NaN and Inf as they are; they are refused otherwise"
+    parser.add_argument("--allow-nonfinite", action="store_true", help=help)
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
 
@@ -73,6 +80,8 @@ def run(name: str, words: Sequence[str]) -> None:
         pretrained=asked.pretrained,
         dtype=torch_dtype(asked.dtype),
         unsafe_pickle=asked.unsafe_pickle,
+        state=asked.state,
+        allow_nonfinite=asked.allow_nonfinite,
     )
     say(f"written: {asked.output} ({what}; {time.perf_counter() - start:.2f} s)")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.cli.convert import UNSAFE
+from sta_lightning.cli.convert import STATE, UNSAFE
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import byte_count, say
 from sta_lightning.errors import StaError
@@ -28,6 +28,7 @@ def build_parser() -> RaisingParser:
         "pretrained weights"
     )
     parser.add_argument("--pretrained", type=Path | None, default=None, help=help)
+    parser.add_argument("--state", type=str | None, default=None, help=STATE)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
@@ -44,7 +45,12 @@ def run(name: str, words: Sequence[str]) -> None:
     configs = known_architectures()
     found: list[dict[str, Any]] = []
     failed: list[str] = []
-    settings = {"configs": configs, "pretrained": asked.pretrained, "unsafe_pickle": asked.unsafe_pickle}
+    settings = {
+        "configs": configs,
+        "pretrained": asked.pretrained,
+        "unsafe_pickle": asked.unsafe_pickle,
+        "state": asked.state,
+    }
     for file in asked.files:
         try:
             found.append(inspect(file, **settings))
@@ -66,6 +72,10 @@ def described(one: Mapping[str, Any]) -> Iterator[str]:
     yield f"{one['file']}  ({byte_count(one['bytes'])}{shards}, {one['container']})"
     yield from _row("holds", one["kind"] or "weights")
     yield from _row("layout", one["layout"])
+    if len(one["states"]) > 1:
+        yield from _row(
+            "state dicts", f"{', '.join(one['states'])} (the first is read; another with --state)"
+        )
     yield from _row("made by", one["made_by"])
     architecture = one["architecture"]
     if architecture is not None:

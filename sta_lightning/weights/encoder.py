@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import dropwhile
 from typing import TypeVar
 
 from torch import Tensor
@@ -12,12 +14,13 @@ from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.errors import StaError, listed
 
-# What may stand in front of an encoder's names: CLIP's tower, our and others' wrappers,
-# DataParallel, torch.compile.
-_WRAPPERS = {
-    *("visual", "encoder", "image_encoder", "model", "module", "_orig_mod", "_forward_module"),
-    *("backbone", "net"),
-}
+# What usually stands in front of an encoder's names; preferred where the encoder is there twice.
+_USUAL = {"visual", "encoder", "image_encoder", "model", "backbone", "net"}
+# What torch.compile, FSDP, activation checkpointing, Fabric, DataParallel and DDP add to the names
+# of what they wrap, at any depth.
+_WRAPPERS = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module"}
+)
 # What may lie beside an encoder without being part of it: a text tower, a temperature, a
 # classifier.
 _BESIDE = (
@@ -39,9 +42,8 @@ def encoder_part(
         state: tensor name -> tensor.
         names: the encoder's own tensor names; a mapping name -> tensor (the encoder's state dict)
             has shapes compared too.
-        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it
-            among the usual wrappers (none, ``visual.``, ``encoder.``, ``module.``,
-            ``model.visual.`` and their like).
+        prefix: what stands in front of the names, for example ``"visual."``; ``None`` finds it,
+            at any depth.
         title: what to call ``state`` in a message.
 
     Raises:
@@ -60,23 +62,16 @@ def encoder_part(
 def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> str:
     ends = ((key, name) for name in names for key in state if key == name or key.endswith(f".{name}"))
     counts = Counter(key.removesuffix(name) for key, name in ends)
-    usual = {prefix: count for prefix, count in counts.items() if set(prefix.split(".")[:-1]) <= _WRAPPERS}
-    whole = [prefix for prefix, count in usual.items() if count == len(names)]
-    if len(whole) == 1:
-        return whole[0]
-    if whole:
+    whole = [prefix for prefix, count in counts.items() if count == len(names)]
+    usual = [prefix for prefix in whole if set(prefix.split(".")[:-1]) <= _USUAL]
+    if len(whole) > 1 and len(usual) == 1:
+        return usual[0]
+    if len(whole) > 1:
         raise StaError(
-            f"{title} holds the encoder more than once, under {listed(whole)}. Say which one with prefix, or "
-            "save it alone."
-        )
-    unusual = [prefix for prefix, count in counts.items() if count == len(names)]
-    if unusual:
-        raise StaError(
-            f"{title} holds the encoder under {listed(unusual)}, which is no usual place. Say so with "
-            "prefix, or save it alone."
+            f"{title} holds the encoder more than once, under {listed(whole)}. Save the one that is meant alone."
         )
     # The fullest place tells the most about what is missing.
-    return max(usual, key=lambda prefix: usual[prefix], default="")
+    return max(counts, key=lambda prefix: counts[prefix], default="")
 
 
 def _check_complete(state: Collection[str], names: Collection[str], prefix: str, title: str) -> None:
@@ -96,8 +91,30 @@ def _check_complete(state: Collection[str], names: Collection[str], prefix: str,
 def encoder_prefix(names: Collection[str]) -> str:
     """The prefix of the image encoder's names: of a whole CLIP ``visual.`` behind its wrappers."""
     found = {name[: name.index("visual.") + 7] for name in names if "visual." in name}
-    usual = sorted(prefix for prefix in found if set(prefix.split(".")[:-1]) <= _WRAPPERS)
-    return usual[0] if usual else ""
+    return min(found, default="", key=lambda prefix: (prefix.count("."), prefix))
+
+
+def unwrapped(state: Mapping[str, Part], title: str) -> Mapping[str, Part]:
+    """The same tensors, named without what wrappers of modules add, at every level.
+
+    A warning tells of it, unless the whole model was wrapped and nothing inside. Names stay as they
+    are where two would become one.
+    """
+    names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state}
+    if len(set(names.values())) < len(state) or all(name == short for name, short in names.items()):
+        return state
+    inside = {
+        part
+        for name in state
+        for part in dropwhile(_WRAPPERS.__contains__, name.split("."))
+        if part in _WRAPPERS
+    }
+    if inside:
+        warnings.warn(
+            f"{title} was saved out of a wrapped model: {listed(sorted(inside))} was left out of the names of its tensors.",
+            stacklevel=2,
+        )
+    return {short: state[name] for name, short in names.items()}
 
 
 def is_encoder_tensor(name: str, prefix: str) -> bool:

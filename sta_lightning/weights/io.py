@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_dtype
 from sta_lightning.arithmetic.sources import whole
-from sta_lightning.arithmetic.states import StateDict
-from sta_lightning.errors import StaError
+from sta_lightning.arithmetic.states import StateDict, nonfinite_names
+from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.atomic import atomic_path
-from sta_lightning.weights.encoder import encoder_part
-from sta_lightning.weights.format import chunks
+from sta_lightning.weights.encoder import encoder_part, unwrapped
+from sta_lightning.weights.format import check_writable, chunks
 from sta_lightning.weights.formats import load_state, open_checkpoint
 from sta_lightning.weights.hashes import remember_sha256
 from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
@@ -67,7 +67,8 @@ def encoder_weights(
             than one prefix fits.
     """
     if isinstance(source, Mapping):
-        return encoder_part(source, names=names, prefix=prefix, title="the state dict")
+        title = "the state dict"
+        return encoder_part(unwrapped(source, title), names=names, prefix=prefix, title=title)
     return encoder_part(load_state(source), names=names, prefix=prefix, title=f"'{os.fspath(source)}'")
 
 
@@ -84,7 +85,11 @@ def read_metadata(path: PathLike) -> dict[str, str]:
 
 
 def save_weights(
-    path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: PathLike,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write tensors to a safetensors file, whole or not at all.
 
@@ -94,13 +99,21 @@ def save_weights(
         path: the file to write, ending in ``.safetensors``; missing folders are made.
         tensors: name -> tensor, on any device; tensors that share memory are written one by one.
         metadata: text -> text, usually from :func:`sta_lightning.weights.provenance`.
+        allow_nonfinite: whether NaN and Inf may be written.
 
     Raises:
-        StaError: if the name has another ending, a tensor or the metadata cannot be held, or the
-            file cannot be written. An older file at ``path`` is then untouched.
+        StaError: if the name has another ending, an entry is NaN or Inf, a tensor or the metadata
+            cannot be held, or the file cannot be written. An older file at ``path`` is then
+            untouched.
     """
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
+    check_writable(tensors, metadata or {})
+    if not allow_nonfinite and (broken := nonfinite_names(tensors)):
+        raise StaError(
+            f"'{path}' was not written: NaN or Inf in {len(broken)} of {len(tensors)} tensors, {listed(broken)}. Whatever "
+            "computed them went wrong; an older file is as it was."
+        )
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         digest = hashlib.sha256()
         for data in chunks(tensors, metadata or {}):

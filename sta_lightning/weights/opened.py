@@ -7,17 +7,16 @@ import os
 from pathlib import Path
 from typing import Self
 
-from sta_lightning.errors import MissingError, StaError, listed
+from sta_lightning.errors import MissingError, StaError
 from sta_lightning.weights.foreign import foreign_file
 
 SAFETENSORS = ".safetensors"
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 PathLike = str | os.PathLike[str]
 
 
 def existing(path: PathLike) -> Path:
-    """The path of a weights file that is there, may be read, and has a known ending.
+    """The path of a weights file that is there and may be read.
 
     Raises:
         StaError: says which of these it is not.
@@ -25,20 +24,29 @@ def existing(path: PathLike) -> Path:
     file = Path(path)
     if file.is_dir():
         raise StaError(f"'{path}' is a folder. Give the weights file in it.")
-    known = foreign_file(file)
-    if known is not None and (not file.is_file() or file.suffix not in (SAFETENSORS, *PICKLES)):
-        raise StaError(f"'{path}' is {known}")
     if not file.is_file():
+        if (known := foreign_file(file)) is not None:
+            raise StaError(f"'{path}' is {known}")
         where = "" if file.is_absolute() else f" in '{Path.cwd()}'"
         raise MissingError(f"there is no weights file '{path}'{where}. Check the path.")
-    if file.suffix not in (SAFETENSORS, *PICKLES):
-        raise StaError(
-            f"'{path}' has an unknown ending '{file.suffix}'. Weights are read from "
-            f"{listed((SAFETENSORS, *PICKLES))}."
-        )
     if not os.access(file, os.R_OK):
         raise StaError(f"'{path}' may not be read by this user. Change its permissions.")
     return file
+
+
+def is_safetensors(path: PathLike) -> bool:
+    """Whether a file is a safetensors file, by its ending or by how it begins.
+
+    Raises:
+        StaError: it is not there, or may not be read.
+    """
+    file = existing(path)
+    if file.suffix == SAFETENSORS:
+        return True
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    # The header's length, which must fit into the file, and the brace that its JSON begins with.
+    return start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") <= file.stat().st_size
 
 
 def not_safetensors(file: Path, reason: object) -> StaError:

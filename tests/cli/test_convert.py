@@ -74,7 +74,7 @@ def test_there_and_back(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["a.pt", "b.safetensors", "--to=open_clip", "--unsafe"], "unsafe"),
         (["nowhere.pt", "b.safetensors", "--to=open_clip"], "there is no weights file 'nowhere.pt'"),
         (["a.pt", "b.pt", "--to=open_clip"], "ends in .safetensors"),
-        (["a.npz", "b.safetensors", "--to=open_clip"], "unknown ending '.npz'"),
+        (["a.npz", "b.safetensors", "--to=open_clip"], "'a.npz' is not a whole checkpoint"),
     ],
 )
 def test_mistakes(
@@ -123,3 +123,40 @@ def test_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         *(f"base_model.model.0.lora_{end}.weight" for end in "AB"),
         *(f"base_model.model.1.{end}" for end in ("weight", "bias")),
     }
+
+
+def test_an_average_of_the_weights_is_listed_and_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = build_encoder("miniature", "random").state_dict()
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"state_dict": state, "epoch": 1, "state_dict_ema": average}, "last.pth.tar")
+    assert main(["inspect", "last.pth.tar"]) == 0
+    assert "state dicts   state_dict, state_dict_ema (the first is read; another with --state)" in (
+        capsys.readouterr().out
+    )
+    assert main(["inspect", "last.pth.tar", "--state=ema"]) == 0
+    assert "state_dict_ema, state_dict (" in capsys.readouterr().out
+    for words, wanted in (([], state), (["--state", "ema"], average)):
+        assert main(["convert", "last.pth.tar", "out.safetensors", "--to=safetensors", *words]) == 0
+        found = load_weights("out.safetensors")
+        assert all(torch.equal(found[f"visual.{name}"], tensor) for name, tensor in wanted.items())
+    assert main(["convert", "last.pth.tar", "out.safetensors", "--to=safetensors", "--state=swa"]) == 2
+    assert "'state_dict', 'state_dict_ema'. Name one of these" in capsys.readouterr().err
+
+
+def test_nan_is_written_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = build_encoder("miniature", "random").state_dict()
+    state["proj"].fill_(torch.nan)
+    torch.save(state, "a.pt")
+    (tmp_path / "out.safetensors").write_bytes(b"older")
+    words = ["convert", "a.pt", "out.safetensors", "--to=safetensors"]
+    assert main(words) == 2
+    assert "tensor 'visual.proj' holds NaN or Inf" in capsys.readouterr().err
+    assert (tmp_path / "out.safetensors").read_bytes() == b"older"
+    assert main([*words, "--allow-nonfinite"]) == 0
+    assert bool(torch.isnan(load_weights("out.safetensors")["visual.proj"]).all())

@@ -256,7 +256,9 @@ def test_a_head_of_another_encoder(work: Path, capsys: pytest.CaptureFixture[str
 def test_damaged_weights_are_told_and_not_tabulated(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = load_weights(work / "fused.safetensors")
     state["visual.ln_post.bias"][:] = float("nan")
-    save_weights(work / "nan.safetensors", state, read_metadata(work / "fused.safetensors"))
+    save_weights(
+        work / "nan.safetensors", state, read_metadata(work / "fused.safetensors"), allow_nonfinite=True
+    )
     assert sta("--model=nan.safetensors", "--task=spots", "pictures", "--output=nan.csv") == 2
     assert "NaN or infinite" in capsys.readouterr().err
     assert not (work / "nan.csv").exists()

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, kept_cache: Path) -> Path:
     path = str(broken.tasks["task1"].finetuned)
     content = load_weights(path)
     content[f"visual.{OWNED_BY_SECOND}"][-1, -1] = float("nan")
-    save_weights(path, content)
+    save_weights(path, content, allow_nonfinite=True)
     calls.append(command(broken, Path("{own}") / "nan.safetensors"))
     models.tasks["task2"].importance = str(folder / "absent.safetensors")
     calls.append(command(models, Path("{own}") / "missing.safetensors"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sta_lightning.errors import StaError
 from sta_lightning.weights import encoder_weights, save_weights
+from sta_lightning.weights.encoder import unwrapped
 
 ENCODER = {
     "class_embedding": torch.ones(4),
@@ -32,6 +33,7 @@ def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in state.items()}
 
 
+@pytest.mark.filterwarnings("ignore:.*out of a wrapped model")
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -44,6 +46,9 @@ def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "model.",
         "encoder._orig_mod.",
         "image_encoder.model.visual.",
+        "clip_model.visual.",
+        "0.",
+        "student.stages.0.tower.",
     ],
 )
 def test_the_usual_places_are_found(prefix: str) -> None:
@@ -53,6 +58,7 @@ def test_the_usual_places_are_found(prefix: str) -> None:
     assert all(bool((value == 1).all()) for value in got.values())
 
 
+@pytest.mark.filterwarnings("ignore:.*out of a wrapped model")
 @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
 def test_a_whole_clip_gives_its_image_tower_not_its_text_tower(wrapper: str) -> None:
     state = under(wrapper, {**TEXT, **under("visual.", ENCODER)})
@@ -106,11 +112,47 @@ def test_two_places_are_refused_and_prefix_decides() -> None:
     assert float(encoder_weights(state, names=ENCODER, prefix="model.encoder.")["proj"][0, 0]) == 2.0
 
 
-def test_an_unusual_place_is_named_and_prefix_takes_it() -> None:
-    state = {**under("teacher.", ENCODER), "student.w": torch.ones(1)}
-    with pytest.raises(StaError, match=r"under 'teacher\.', which is no usual place"):
+def test_of_two_places_a_usual_one_is_preferred() -> None:
+    other = {name: value + 1 for name, value in ENCODER.items()}
+    state = {**under("ema_model.", other), **under("model.visual.", ENCODER)}
+    assert float(encoder_weights(state, names=ENCODER)["proj"][0, 0]) == 1
+    state = {**under("teacher.", other), **under("student.", ENCODER)}
+    with pytest.raises(StaError, match=r"more than once, under 'teacher\.', 'student\.'\. Save"):
         encoder_weights(state, names=ENCODER)
-    assert encoder_weights(state, names=ENCODER, prefix="teacher.").keys() == ENCODER.keys()
+    assert float(encoder_weights(state, names=ENCODER, prefix="teacher.")["proj"][0, 0]) == 2
+
+
+WRAPPED = [
+    "visual.transformer._orig_mod.resblocks.0._orig_mod.mlp.c_fc.",
+    "_forward_module.module.visual.transformer.resblocks.0._checkpoint_wrapped_module.mlp._orig_mod.c_fc.",
+    "visual._fsdp_wrapped_module.transformer.resblocks.0._fsdp_wrapped_module.mlp.module.c_fc.",
+]
+
+
+@pytest.mark.parametrize("linear", WRAPPED)
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "pth.tar"])
+def test_wrappers_inside_names_are_left_out_and_told(tmp_path: Path, linear: str, ending: str) -> None:
+    plain = "transformer.resblocks.0.mlp.c_fc."
+    place = linear[: linear.index("transformer")]
+    state = {
+        (linear if name.startswith(plain) else place) + name.removeprefix(plain): value
+        for name, value in ENCODER.items()
+    }
+    path = tmp_path / f"wrapped.{ending}"
+    save_weights(path, state) if ending == "safetensors" else torch.save({"state_dict": state}, path)
+    with pytest.warns(
+        UserWarning, match=r"wrapped\..*out of a wrapped model: '_.* was left out of the names"
+    ):
+        got = encoder_weights(path, names=ENCODER)
+    assert got.keys() == ENCODER.keys()
+    assert all(torch.equal(got[name], ENCODER[name]) for name in ENCODER)
+    with pytest.warns(UserWarning, match="the state dict was saved out of a wrapped model"):
+        assert encoder_weights(state, names=ENCODER).keys() == ENCODER.keys()
+
+
+def test_names_that_would_collide_stay() -> None:
+    state = {"module.w": torch.ones(1), "w": torch.ones(2)}
+    assert unwrapped(state, "it") is state
 
 
 def test_no_names_are_refused() -> None:

@@ -200,7 +200,8 @@ def test_a_place_that_cannot_be_written_ends_all_processes(tmp_path: Path) -> No
             raise AssertionError("the block must not run")
 
     first, second = as_processes(2, work)
-    assert type(first) is type(second) is StaError
+    assert isinstance(first, StaError)
+    assert type(second) is StaError
     assert str(second) == f"process 0: {first}"
 
 

@@ -36,6 +36,8 @@ _DTYPES = (
 # Tensors, ordered mappings and plain values: what a state dict consists of.
 _PLAIN = REBUILDS.union(
     MAPPINGS,
+    # What training codes keep beside a state dict: settings, a measured number.
+    ("argparse.Namespace", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     ("torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter"),
     ("torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.serialization._get_layout"),
     ("_codecs.encode", "builtins.set", "__builtin__.set", "builtins.frozenset", "builtins.bytearray"),

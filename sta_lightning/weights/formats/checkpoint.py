@@ -13,11 +13,12 @@ from typing import Any
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.encoder import unwrapped
 from sta_lightning.weights.foreign import foreign_file
 from sta_lightning.weights.formats.archive import open_pickled
 from sta_lightning.weights.formats.layout import Layout, recognise
-from sta_lightning.weights.formats.states import facts_of, state_of
-from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
+from sta_lightning.weights.formats.states import facts_of, state_keys, state_of
+from sta_lightning.weights.opened import PathLike, is_safetensors
 from sta_lightning.weights.provenance import PACKAGE
 from sta_lightning.weights.sparse import KIND as VECTOR
 from sta_lightning.weights.tensor_file import TensorFile
@@ -52,6 +53,7 @@ class Checkpoint:
         files: those that hold them, more than one if the checkpoint is in shards.
         metadata: text -> text, of a safetensors file; of several, that of the first.
         facts: plain values beside the tensors, of a pickled checkpoint.
+        states: under which keys a pickled checkpoint holds state dicts; the first was read.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    states: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -91,17 +94,24 @@ class Checkpoint:
         return read_table(path) if path.is_file() else None
 
 
-def open_checkpoint(path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False, state: str | None = None
+) -> Checkpoint:
     """Open a checkpoint; none of its tensors is read yet, and no code in it is run.
 
+    What wrappers added to the names of tensors is taken out of them, with a warning
+    (:func:`~sta_lightning.weights.encoder.unwrapped`).
+
     Args:
-        path: a ``.safetensors`` file; a pickled one (``.pt``, ``.pth``, ``.bin``, ``.ckpt``),
-            TorchScript archives included; a table of shards (``….index.json``); or a folder that
-            holds one of these under a usual name.
+        path: a safetensors file; a pickled one (``.pt``, ``.ckpt``, ``.pth.tar``, …: the content
+            decides), TorchScript archives included; a table of shards (``….index.json``); or a
+            folder that holds one of these under a usual name.
         stack: what closes the files.
         unsafe_pickle: whether a pickled file may hold objects of unknown classes, as a module saved
             whole does. They are kept as inert records: no class is built and nothing is called in
             either case.
+        state: which state dict of a pickled checkpoint that holds several; see
+            :func:`~sta_lightning.weights.formats.states.state_keys`.
 
     Raises:
         StaError: names the file if it is missing, broken or of another format, or names more than
@@ -115,7 +125,7 @@ def open_checkpoint(path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = F
         raise StaError(
             f"'{path}' is one of {int(shard[1])} shards of a model. Give the folder that holds all of them and their table."
         )
-    return replace(_one(file, stack, unsafe_pickle), path=Path(path))
+    return replace(_one(file, stack, unsafe_pickle, state), path=Path(path))
 
 
 def weight_files(path: PathLike) -> tuple[Path, ...]:
@@ -130,12 +140,16 @@ def weight_files(path: PathLike) -> tuple[Path, ...]:
     return (file,)
 
 
-def _one(file: Path, stack: ExitStack, unsafe_pickle: bool) -> Checkpoint:
-    if existing(file).suffix == SAFETENSORS:
+def _one(file: Path, stack: ExitStack, unsafe_pickle: bool, state: str | None = None) -> Checkpoint:
+    if is_safetensors(file):
+        if state is not None:
+            raise StaError(f"'{file}' holds one state dict, as safetensors files do: ask for no {state!r}.")
         tensors = stack.enter_context(TensorFile(file))
-        return Checkpoint(file, "safetensors", tensors, (file,), tensors.metadata)
+        return Checkpoint(file, "safetensors", unwrapped(tensors, f"'{file}'"), (file,), tensors.metadata)
     pickled = open_pickled(file, stack, unsafe_pickle=unsafe_pickle)
-    return Checkpoint(file, pickled.kind, state_of(pickled), (file,), facts=facts_of(pickled))
+    keys = state_keys(pickled, state)
+    state_dict = unwrapped(state_of(pickled, keys), f"'{file}'")
+    return Checkpoint(file, pickled.kind, state_dict, (file,), facts=facts_of(pickled, keys), states=keys)
 
 
 def _file_of(asked: Path) -> Path:

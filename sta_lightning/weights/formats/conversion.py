@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -46,6 +47,8 @@ def convert(
     pretrained: PathLike | None = None,
     dtype: torch.dtype | None = None,
     unsafe_pickle: bool = False,
+    state: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> str:
     """Write a model in another layout, whole or not at all.
 
@@ -62,6 +65,8 @@ def convert(
         dtype: floating-point type to write; ``None`` for the tensors' own.
         unsafe_pickle: whether ``source`` and ``pretrained`` may be pickled modules; see
             :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        state: which state dict of ``source``; see there.
+        allow_nonfinite: whether NaN and Inf are written as they are.
 
     Returns:
         What was written, in words.
@@ -73,7 +78,8 @@ def convert(
     _check_output(output, to)
     with ExitStack() as stack:
         base = None if pretrained is None else open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
-        model = open_model(source, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
+        model = open_model(source, stack, unsafe_pickle=unsafe_pickle, pretrained=base, state=state)
+        write = partial(write_tensors, dtype=dtype, allow_nonfinite=allow_nonfinite)
         clip = _assembled(model, base) if to != "safetensors" else None
         architecture = guess(model.encoder, clip, configs)
         _check_encoder(model, architecture, configs, encoder)
@@ -99,16 +105,25 @@ def convert(
             )
             config = _config(model, architecture, computed)
             processor = _processor(model, architecture, configs.get(name or "", {}))
-            write_huggingface(place, tensors, config, card, metadata, dtype=dtype, preprocessor=processor)
+            write_huggingface(
+                place,
+                tensors,
+                config,
+                card,
+                metadata,
+                dtype=dtype,
+                allow_nonfinite=allow_nonfinite,
+                preprocessor=processor,
+            )
         elif to == "open_clip":
-            write_tensors(place, _whole(model, clip), {**metadata, CARD: card}, dtype=dtype)
+            write(place, _whole(model, clip), {**metadata, CARD: card})
         else:
             _need_projection(model, to)
             prefix = "" if model.layout.kind == "timm" else "visual."
             heads = _heads(model)
             tensors = {f"{prefix}{own}": source for own, source in model.encoder.items()} | heads
             said = {HEADS: model.checkpoint.metadata[HEADS]} if heads else {}
-            write_tensors(place, tensors, {**metadata, **said, CARD: card}, dtype=dtype)
+            write(place, tensors, {**metadata, **said, CARD: card})
         what = "an image encoder alone" if clip is None else "a whole CLIP"
         return f"{what}, {architecture.title}"
 

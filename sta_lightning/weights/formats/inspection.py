@@ -27,7 +27,12 @@ _SHOWN = {"format", "package", "version", "kind", "settings", "sources", CARD, "
 
 
 def inspect(
-    path: PathLike, *, configs: Configs, pretrained: PathLike | None = None, unsafe_pickle: bool = False
+    path: PathLike,
+    *,
+    configs: Configs,
+    pretrained: PathLike | None = None,
+    unsafe_pickle: bool = False,
+    state: str | None = None,
 ) -> dict[str, Any]:
     """Describe a checkpoint; its entries are read for the norms of a task vector only.
 
@@ -36,17 +41,19 @@ def inspect(
         configs: known architectures.
         pretrained: the pretrained model; with it the norm of the task vector, per block.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        state: which state dict of the checkpoint; see there.
 
     Returns:
         A table of plain values, for JSON: ``file``, ``bytes``, ``container``, ``layout``, ``kind``,
-        ``made_by``, ``architecture``, ``tensors``, ``parameters``, ``types``, ``settings``,
-        ``sources``, ``metadata``, ``facts`` and, with ``pretrained``, ``task_vector``.
+        ``made_by``, ``states`` (the keys of its state dicts), ``architecture``, ``tensors``,
+        ``parameters``, ``types``, ``settings``, ``sources``, ``metadata``, ``facts`` and, with
+        ``pretrained``, ``task_vector``.
 
     Raises:
         StaError: the file is missing or broken; with ``pretrained``, it is of another architecture.
     """
     with ExitStack() as stack:
-        checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+        checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle, state=state)
         layout, metadata = checkpoint.layout, checkpoint.metadata
         known = layout.kind not in ("head", "unknown")
         encoder = image_encoder(checkpoint) if known else {}
@@ -60,6 +67,7 @@ def inspect(
             "layout": layout.title,
             "kind": metadata.get("kind"),
             "made_by": made_by(checkpoint),
+            "states": list(checkpoint.states),
             "architecture": _architecture(architecture, checkpoint, configs) if known else None,
             "tensors": len(checkpoint.tensors),
             "parameters": {
@@ -75,7 +83,7 @@ def inspect(
         }
         if pretrained is not None:
             base = open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
-            model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base)
+            model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base, state=state)
             found["task_vector"] = task_vector_norms(model.encoder, base.encoder)
         return found
 

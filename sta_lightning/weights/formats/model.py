@@ -54,7 +54,12 @@ class Model:
 
 
 def open_model(
-    path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False, pretrained: Model | None = None
+    path: PathLike,
+    stack: ExitStack,
+    *,
+    unsafe_pickle: bool = False,
+    pretrained: Model | None = None,
+    state: str | None = None,
 ) -> Model:
     """Open a checkpoint of an image encoder, alone or in a CLIP; nothing is read yet.
 
@@ -64,12 +69,13 @@ def open_model(
         unsafe_pickle: see there.
         pretrained: the pretrained model: lends its projection where there is none, and must have
             the same tensors.
+        state: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
 
     Raises:
         StaError: names the file if it is broken, holds no image encoder, not all of one, or another
             than the pretrained.
     """
-    checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+    checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle, state=state)
     title = checkpoint.title
     kind = checkpoint.metadata.get("kind", "")
     if checkpoint.is_ours and kind.split(":")[0] in NO_MODEL:

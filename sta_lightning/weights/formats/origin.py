@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sta_lightning.errors import StaError, listed
@@ -15,7 +16,6 @@ from sta_lightning.weights.formats.clip_config import (
     from_open_clip,
     openai,
 )
-from sta_lightning.weights.opened import PICKLES, SAFETENSORS
 from sta_lightning.weights.provenance import PACKAGE, decoded
 
 _LIGHTNING = "pytorch-lightning_version"
@@ -111,8 +111,6 @@ def _activation(checkpoint: Checkpoint, configs: Configs) -> Activation | None:
     if pretrained == "openai":
         return "quick_gelu"
     from_tag = "pretrained_sha256" in checkpoint.metadata or (
-        isinstance(pretrained, str)
-        and pretrained != "random"
-        and not pretrained.endswith((SAFETENSORS, *PICKLES))
+        isinstance(pretrained, str) and pretrained != "random" and not Path(pretrained).suffix
     )
     return None if from_tag else "gelu"

@@ -33,17 +33,48 @@ _MOST = 200_000  # tensors, modules and other attributes in all; plain facts in 
 _NESTED_INSTRUCTIONS = 200  # of each pickle of a single storage
 
 
-def state_of(pickled: Pickled) -> dict[str, TensorSource]:
+def state_keys(pickled: Pickled, asked: str | None = None) -> tuple[str, ...]:
+    """Under which keys a checkpoint holds state dicts; none for what is one itself.
+
+    The first is the one that is read: that of the model, where others are averages of its weights.
+
+    Args:
+        pickled: what the file says.
+        asked: another to read: its key, or a word that one key alone has, as ``state_dict_ema`` has
+            ``ema``.
+
+    Raises:
+        StaError: there is none that was asked for.
+    """
+    outer = as_mapping(pickled.content) or {}
+    usual = [key for key in _STATE_KEYS if _holds_state(outer.get(key))]
+    others = [key for key, value in islice(outer.items(), _MOST) if isinstance(key, str) and _is_state(value)]
+    plain = not usual and _has_tensors(outer)
+    keys = () if plain else tuple(dict.fromkeys([*usual, *others]))
+    if asked is None:
+        return keys
+    fitting = [key for key in keys if key == asked] or [key for key in keys if asked in key.split("_")]
+    if len(fitting) != 1:
+        raise StaError(
+            f"{pickled.title} holds {'more than one' if fitting else 'no'} state dict {asked!r}; it holds "
+            f"{listed(keys, len(keys)) if keys else 'one, without a name'}. Name one of these, or none."
+        )
+    return tuple(dict.fromkeys([*fitting, *keys]))
+
+
+def state_of(pickled: Pickled, keys: tuple[str, ...] = ()) -> dict[str, TensorSource]:
     """The tensors, by name and unread, of a state dict, a checkpoint around one, or a module.
+
+    Args:
+        pickled: what the file says.
+        keys: its :func:`state_keys`.
 
     Raises:
         StaError: there is no state dict, or something in it is no tensor.
     """
     found = pickled.content
-    outer = as_mapping(found)
-    if outer is not None:
-        inner = [outer[key] for key in _STATE_KEYS if _holds_state(outer.get(key))]
-        found = inner[0] if inner else found
+    if keys:
+        found = (as_mapping(found) or {})[keys[0]]
     if isinstance(found, Made) and not found.called and as_mapping(found) is None:
         return dict(_tensors_of(found, pickled))
     mapping = as_mapping(found)
@@ -67,15 +98,16 @@ def state_of(pickled: Pickled) -> dict[str, TensorSource]:
     return {name: source for name, source in state.items() if source is not None}
 
 
-def facts_of(pickled: Pickled) -> dict[str, Any]:
-    """The plain values beside a checkpoint's state dict: epoch, version, settings."""
+def facts_of(pickled: Pickled, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The plain values beside a checkpoint's state dicts (``keys``): epoch, version, settings."""
     outer = as_mapping(pickled.content)
     if outer is None:
         made = isinstance(pickled.content, Made)
         return {"class": str(pickled.content.maker)} if made else {}
-    if not any(_holds_state(outer.get(key)) for key in _STATE_KEYS):
+    if not keys:
         return {}
-    beside = {key: value for key, value in outer.items() if key not in (*_STATE_KEYS, *_BULKY)}
+    left = {*keys, *_STATE_KEYS, *_BULKY}
+    beside = {key: value for key, value in outer.items() if key not in left}
     return _plain(beside, 5) or {}
 
 
@@ -153,6 +185,17 @@ def _named_dtype(value: Any) -> torch.dtype:
 
 def _holds_state(value: Any) -> bool:
     return (isinstance(value, Made) and not value.called) or bool(as_mapping(value))
+
+
+def _is_state(value: Any) -> bool:
+    if isinstance(value, Made) and not value.called and as_mapping(value) is None:
+        return "_parameters" in (as_mapping(value.state) or {})
+    return _has_tensors(as_mapping(value) or {})
+
+
+def _has_tensors(mapping: Mapping[Any, Any]) -> bool:
+    first = islice(mapping.values(), 16)
+    return any(isinstance(v, Made) and v.called and str(v.maker) in REBUILDS for v in first)
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.states import is_finite
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
@@ -25,6 +26,7 @@ def write_tensors(
     metadata: Mapping[str, str],
     *,
     dtype: torch.dtype | None = None,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write tensors to a safetensors file, whole or not at all, a piece at a time.
 
@@ -33,29 +35,36 @@ def write_tensors(
         tensors: name -> tensor.
         metadata: text -> text.
         dtype: floating-point type to write floating-point tensors in; ``None`` for their own.
+        allow_nonfinite: whether NaN and Inf are written as they are.
 
     Raises:
-        StaError: a source cannot be read or was changed, an entry does not fit into ``dtype``, or
-            the file cannot be written. An older file is then untouched.
+        StaError: an entry is NaN or Inf, or does not fit into ``dtype``, a source cannot be read or
+            was changed, or the file cannot be written. An older file is then untouched.
     """
     planned = {
         name: (source.shape, dtype if dtype and source.dtype.is_floating_point else source.dtype)
         for name, source in tensors.items()
     }
     with streamed(path, planned, metadata, Alone()) as sink:
-        copy_tensors(tensors, sink)
+        copy_tensors(tensors, sink, allow_nonfinite=allow_nonfinite)
 
 
-def copy_tensors(tensors: SourceDict, sink: FileSink) -> None:
+def copy_tensors(tensors: SourceDict, sink: FileSink, *, allow_nonfinite: bool = False) -> None:
     """Write tensors to where they were planned in a file, a piece at a time, in its types.
 
     Raises:
-        StaError: a source cannot be read or was changed, or an entry does not fit into its type.
+        StaError: an entry is NaN or Inf, or does not fit into its type, or a source cannot be read
+            or was changed.
     """
     for name, source in tensors.items():
         for start in range(0, source.shape.numel(), _PIECE):
             piece = slice(start, min(start + _PIECE, source.shape.numel()))
             entries = source.read(piece, source.dtype)
+            if not allow_nonfinite and source.dtype.is_floating_point and not is_finite(entries):
+                raise StaError(
+                    f"tensor '{name}' holds NaN or Inf, and nothing was written. Make its file again, or keep it as it is by "
+                    "`sta convert IN OUT.safetensors --to=safetensors --allow-nonfinite`."
+                )
             found = entries.to(sink.dtype(name))
             if found.dtype != entries.dtype and not bool(
                 (torch.isfinite(found) == torch.isfinite(entries)).all()
@@ -76,6 +85,7 @@ def write_huggingface(
     metadata: Mapping[str, str],
     *,
     dtype: torch.dtype | None = None,
+    allow_nonfinite: bool = False,
     preprocessor: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder for ``from_pretrained`` of transformers, whole or not at all.
@@ -87,13 +97,20 @@ def write_huggingface(
         card: for ``README.md``.
         metadata: of ``model.safetensors``.
         dtype: floating-point type to write; ``None`` for the tensors' own.
+        allow_nonfinite: whether NaN and Inf are written as they are.
         preprocessor: for ``preprocessor_config.json``, if any.
 
     Raises:
         StaError: as :func:`write_tensors`, or there is something at ``folder``.
     """
     with atomic_path(folder, folder=True) as temporary:
-        write_tensors(temporary / "model.safetensors", tensors, {"format": "pt", **metadata}, dtype=dtype)
+        write_tensors(
+            temporary / "model.safetensors",
+            tensors,
+            {"format": "pt", **metadata},
+            dtype=dtype,
+            allow_nonfinite=allow_nonfinite,
+        )
         _json(temporary / "config.json", config)
         if preprocessor is not None:
             _json(temporary / "preprocessor_config.json", preprocessor)
