@@ -186,8 +186,21 @@ class StaCLI(LightningCLI):
         fill_placeholders(config)
 
     def _explained(self, message: str) -> str:
-        options, members = self._inner.options(), _members(message)
+        options, members = [*self._class_options(), *self._inner.options()], _members(message)
         return explain(message, self._words, command=self._name, options=options, members=members)
+
+    def _class_options(self) -> list[str]:
+        """Options of this package's models and datamodules, where these are chosen by name."""
+        if not self._choose_classes:
+            return []
+        parts = {"model": LightningModule, "data": LightningDataModule}
+        return [
+            f"{part}.{name}"
+            for part, base in parts.items()
+            for found in _descendants(base)
+            if found.__module__.startswith("sta_lightning.")
+            for name in inspect.signature(found).parameters
+        ]
 
     def _check_links(self) -> None:
         """Refuse a value in ``data`` that the link from ``model`` has overwritten."""

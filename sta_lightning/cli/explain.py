@@ -40,7 +40,10 @@ _NOT_ACCEPTED = re.compile(
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name nearest to ``name``; empty if none is near."""
-    names = sorted(set(known))
+    names = list(dict.fromkeys(known))
+    if within := next((item for item in names if item.endswith(f".{name}")), None):
+        return f" Did you mean {within!r}?"
+    names.sort()
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not near:  # a wrong prefix (`p` for `model.p`) leaves the last part
         by_leaf = {item.rsplit(".", 1)[-1]: item for item in reversed(names)}
@@ -113,7 +116,8 @@ def explain(
     """
     see_help = f" `sta {command} --help` lists the options."
     if (name := unknown_option(words, options)) is not None:
-        return f"there is no option --{name}.{nearest(name, [*options, *members])}{see_help}"
+        hint = nearest(name, options) or nearest(name, members)
+        return f"there is no option --{name}.{hint}{see_help}"
     if stray := re.match(r"unrecognized arguments: (\S*)", message):
         word = stray.group(1)
         return f"found {word!r}, which belongs to no option: write --option={word}.{see_help}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sta_lightning.encoders import build_clip, tokenize
 from sta_lightning.modules.accuracy import Accuracy
+from sta_lightning.modules.parts import refuse_verb
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.tasks.miniature.scenes import SCENES
 from sta_lightning.weights import save_weights
@@ -87,6 +88,17 @@ class ContrastivePretraining(L.LightningModule):
         self._tokens: dict[str, Tensor] = {}
         self._heads: list[Tensor] = []
         self.accuracy = nn.ModuleList(Accuracy() for _ in SCENES)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Attach nothing.
+
+        Raises:
+            StaError: The trainer was asked to test or to predict.
+        """
+        refuse_verb(
+            self, ("fit", "validate"), "it makes a CLIP. Give the file that it leaves to MultiTaskEvaluation"
+        )
+        return []
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Return the normalised features ``[U, D]`` of some texts."""

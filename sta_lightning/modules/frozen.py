@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Frozen:
     heads: dict[str, ClassificationHead]
     vectors: dict[str, dict[str, Tensor]]
     origin: dict[str, str]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        """Return itself: copies of the module, such as a running average, share it."""
+        return self
 
     def on(self, device: torch.device) -> Frozen:
         """Return the same on a device; itself if it is there."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.func import functional_call
@@ -401,6 +401,22 @@ def test_what_is_logged_lies_where_the_coefficients_are(build: Any, monkeypatch:
     module._show({name: torch.zeros((), device="meta") for name in NAMES})
     assert len(logged) == 1 + 2 * len(NAMES)
     assert {value.device.type for value in logged.values()} == {"meta"}
+
+
+def test_averaged_coefficients_are_what_is_merged(build: Any, tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            seen.append(module.coefficients.detach().clone())
+
+    module = build(output=str(tmp_path / "merged.safetensors"), learning_rate=0.05)
+    quiet_trainer(max_steps=3, callbacks=[Watch(), WeightAveraging()]).fit(module, data())
+    mean = torch.stack(seen).mean(0)
+    assert not torch.allclose(mean, seen[-1])
+    torch.testing.assert_close(module.coefficients.detach(), mean)
+    found = load_weights(tmp_path / "merged.safetensors")
+    assert same({n.removeprefix("visual."): t for n, t in found.items()}, module.merged_weights())
 
 
 def test_mixed_precision(build: Any) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from scipy.special import logsumexp
 
+from sta_lightning.errors import StaError
 from sta_lightning.modules.contrastive import ContrastivePretraining, contrastive_loss
 from sta_lightning.tasks.miniature.datamodule import CorpusDataModule
 from sta_lightning.weights import read_metadata
+from tests.toys import quiet_trainer
 
 
 def features(rows: int) -> torch.Tensor:
@@ -63,3 +66,8 @@ def test_a_short_training_learns_and_writes(tmp_path: Path) -> None:
     assert set(tensors) == set(module.clip.state_dict())
     assert read_metadata(output)["steps"] == "3"
     assert read_metadata(output)["command"] == "a test"
+
+
+def test_there_is_nothing_to_test() -> None:
+    with pytest.raises(StaError, match=r"ContrastivePretraining has nothing to test.*MultiTaskEvaluation"):
+        quiet_trainer().test(ContrastivePretraining(), CorpusDataModule())
