@@ -20,7 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.spectral import Spectral, double_deltas, total_delta
+from sta_lightning.arithmetic.spectral import Spectral, double_deltas, eigh, gram, total_delta
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -28,19 +28,19 @@ Filter = Callable[[Tensor], Tensor]
 """Eigenvalues ``[in]``, none negative, largest first -> h ``[in]``, 0 to 1."""
 
 
-def sums(deltas: Iterable[Tensor], metrics: Iterable[Tensor], anchor: Tensor) -> tuple[Tensor, Tensor]:
+def sums(parts: Iterable[tuple[Tensor, Tensor]], anchor: Tensor) -> tuple[Tensor, Tensor]:
     """What a problem comes down to: the sum of (delta_i - tau_0) C_i, and C.
 
     Args:
-        deltas: the task vectors of a matrix, float64 ``[out, in]``.
-        metrics: C_i of each, symmetric and positive semidefinite, float64 ``[in, in]``.
+        parts: delta_i C_i ``[out, in]`` and C_i ``[in, in]`` of every task, float64; C_i is
+            symmetric and positive semidefinite.
         anchor: tau_0, float64 ``[out, in]``.
     """
-    residual, total = torch.zeros_like(anchor), anchor.new_zeros(anchor.shape[1], anchor.shape[1])
-    for delta, metric in zip(deltas, metrics, strict=True):
-        residual += (delta - anchor) @ metric
+    products, total = torch.zeros_like(anchor), anchor.new_zeros(anchor.shape[1], anchor.shape[1])
+    for product, metric in parts:
+        products += product
         total += metric
-    return residual, total
+    return products - anchor @ total, total
 
 
 def times_filtered(left: Tensor, metric: Tensor, respond: Filter) -> Tensor:
@@ -51,13 +51,11 @@ def times_filtered(left: Tensor, metric: Tensor, respond: Filter) -> Tensor:
         metric: Q diag(lambda) Q^T, float64 ``[in, in]``.
         respond: gives h.
     """
-    if not len(metric):
-        return left
-    values, vectors = torch.linalg.eigh(metric)
-    values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = eigh(metric)
     kept = values > len(values) * _EPS * values[0]
     values = values.where(kept, 0.0)
     weights = torch.where(kept, respond(values) / values.where(kept, 1.0), 0.0)
+    vectors, weights = vectors[:, weights != 0], weights[weights != 0]
     found: Tensor = ((left @ vectors) * weights) @ vectors.mT
     return found
 
@@ -115,6 +113,11 @@ class Quadratic(Spectral):
         anchor = total_delta(block)
         if not self.anchored:
             anchor.zero_()
-        metrics = (factor.mT @ factor for factor in map(self.factor, double_deltas(block)))
-        residual, total = sums(double_deltas(block), metrics, anchor)
+        residual, total = sums(map(self._part, double_deltas(block)), anchor)
         return anchor + times_filtered(residual, total, self.respond)
+
+    def _part(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        factor = self.factor(delta)
+        metric = gram(factor)
+        wide = factor.shape[0] < factor.shape[1]
+        return (delta @ factor.mT) @ factor if wide else delta @ metric, metric

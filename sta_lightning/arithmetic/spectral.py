@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -18,6 +19,10 @@ from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import to_double
 
 _EPS = torch.finfo(torch.float64).eps
+
+# Of a Gram matrix in float64 the eigenvectors down to this share of the largest eigenvalue are
+# right to 1e-6 and better: those of singular values down to 3e-5 of the largest.
+_DIGITS = 1e-9
 
 
 class Triples(NamedTuple):
@@ -43,8 +48,48 @@ def total_delta(block: Block) -> Tensor:
     return total
 
 
-def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> Triples:
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, largest first, and eigenvectors in columns of a symmetric float64 ``[n, n]``."""
+    if matrix.device.type == "cpu":
+        # NumPy's library takes two thirds of the time of PyTorch's; measured at n = 768 and 3072.
+        values, vectors = map(torch.from_numpy, np.linalg.eigh(matrix.numpy()))
+    else:
+        values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0), vectors.flip(1)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """X^T X of float64 X ``[m, n]``; the half above the diagonal is not computed but mirrored."""
+    size = rows.shape[1]
+    found = rows.new_empty(size, size)
+    step = max(-(-size // 8), 128)
+    for at in range(0, size, step):
+        part = rows[:, at:].mT @ rows[:, at : at + step]
+        found[at:, at : at + step] = part
+        found[at : at + step, at:] = part.mT
+    return found
+
+
+def rounding(block: Block, models: int = 1) -> float:
+    """How large the singular values are that rounding the weights gives to a sum of task vectors.
+
+    A model is rounded once to the type of its entries, by at most half a unit in the last place: in
+    the mean square by eps |w| / sqrt(12) or less. A matrix of independent errors is about as large
+    as its longest row and its longest column together (Bandeira and van Handel 2016).
+
+    Args:
+        block: a matrix.
+        models: how many task vectors are added up.
+    """
+    lengths = [float(torch.linalg.vector_norm(to_double(block.base), dim=dim).max()) for dim in (0, 1)]
+    return torch.finfo(block.base.dtype).eps * math.sqrt(models / 12) * sum(lengths)
+
+
+def triples(matrix: Tensor, keep: int | None = None, floor: float = 0.0) -> Triples:
     """The largest singular triples of a matrix.
+
+    They come from the eigenvectors of the smaller of the two Gram matrices, in a third of the time
+    of a singular value decomposition, unless squares have not the digits for the smallest of them.
 
     A singular value that is zero to the precision of float64 has no vectors of its own: a library
     returns any that are orthogonal to the others. Here it is exactly zero, and so are its vectors.
@@ -52,16 +97,25 @@ def triples(matrix: Tensor, keep: int | None = None, magnitude: float = 0.0) -> 
     Args:
         matrix: float64 ``[m, n]``.
         keep: how many triples; None for all min(m, n).
-        magnitude: of what the matrix was computed from, where that was larger than the matrix is
-            itself.
+        floor: singular values up to this are zero too.
     """
-    if not matrix.numel():
-        rows, columns, rank = *matrix.shape, min(matrix.shape)
-        return Triples(*(matrix.new_zeros(shape) for shape in ((rows, rank), (rank,), (columns, rank))))
+    rank = min(matrix.shape)
+    count = rank if keep is None else min(keep, rank)
+    if not count:
+        return Triples(*(matrix.new_zeros(shape) for shape in ((len(matrix), 0), (0,), (matrix.shape[1], 0))))
+    if matrix.shape[0] < matrix.shape[1]:
+        u, s, v = triples(matrix.mT, keep, floor)
+        return Triples(v, s, u)
+    values, vectors = eigh(gram(matrix))
+    if float(values[count - 1]) > max(_DIGITS * float(values[0]), 4 * floor**2):
+        v = vectors[:, :count]
+        u = matrix @ v
+        s = torch.linalg.vector_norm(u, dim=0)
+        return Triples(u / s, s, v)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    defined = s > max(matrix.shape) * _EPS * max(float(s[0]), magnitude)
+    defined = s > max(max(matrix.shape) * _EPS * float(s[0]), floor)
     u, s, v = u * defined, s * defined, vh.mT * defined
-    return Triples(u[:, :keep], s[:keep], v[:, :keep])
+    return Triples(u[:, :count], s[:count], v[:, :count])
 
 
 def joined(parts: Sequence[Triples]) -> Triples:
@@ -88,6 +142,11 @@ def orthogonalised(vectors: Tensor) -> Tensor:
     """
     if not vectors.numel():
         return vectors
+    if vectors.shape[0] < vectors.shape[1]:
+        return orthogonalised(vectors.mT).mT
+    values, q = eigh(gram(vectors))
+    if float(values[-1]) > _DIGITS * float(values[0]):
+        return vectors @ ((q * values.rsqrt()) @ q.mT)
     p, s, qh = torch.linalg.svd(vectors, full_matrices=False)
     factor: Tensor = (p * (s > math.sqrt(_EPS) * s[0])) @ qh
     return factor
@@ -113,6 +172,6 @@ class Spectral(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
-        if block.base.dim() != 2 or "text_projection" in block.name:
+        if block.base.dim() != 2 or not block.base.numel() or "text_projection" in block.name:
             return scaled_sum(block, self.scale / len(block.finetuned))
         return (self.scale * self.spectral(block)).to(block.base)

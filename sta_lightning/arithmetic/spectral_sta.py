@@ -6,6 +6,7 @@ docs/methods/spectral_sta.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.spectral import double_deltas, joined, orthogonalised, triples
+from sta_lightning.arithmetic.spectral import double_deltas, eigh, joined, orthogonalised, triples
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class SpectralSta(LinearLayerMethod):
         merged delta = P(U) S P(V)^T A^(-1/2), with the polar factor P
 
     Tensors that are no linear layer's weight get the mean of the task vectors. With A = I it is
-    TSV-M.
+    TSV-M, which is never larger than sqrt(sum of |delta_i|^2). In another metric A^(-1/2) can make
+    it larger, the more the inputs differ in size; then it is scaled down to that.
 
     Args:
         shrink: how far the metric is drawn towards the identity, which bounds what few samples can
@@ -50,23 +52,34 @@ class SpectralSta(LinearLayerMethod):
 
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:
-        root, inverse = self._metric(grams)
+        root = self._root(grams)
         keep = min(block.base.shape) // len(block.finetuned)
         u, s, v = joined([triples(delta @ root, keep) for delta in double_deltas(block)])
-        return (orthogonalised(u) * s) @ orthogonalised(v).mT @ inverse
+        kept = (orthogonalised(u) * s) @ orthogonalised(v).mT
+        merged: Tensor = torch.linalg.solve_triangular(root, kept, upper=False, left=False)
+        whole = math.hypot(*(float(torch.linalg.matrix_norm(delta)) for delta in double_deltas(block)))
+        size = float(torch.linalg.matrix_norm(merged))
+        return merged * (whole / size) if size > whole else merged
 
-    def _metric(self, grams: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """A^(1/2) and A^(-1/2), float64 ``[in, in]``; the identity where all inputs are zero."""
+    def _root(self, grams: list[Tensor]) -> Tensor:
+        """L, lower triangular, with L L^T = A, float64 ``[in, in]``; I where all inputs are zero.
+
+        Any root of A gives the same merge: another one turns V, and is turned back by its inverse.
+        """
         size = len(grams[0])
         total = torch.zeros_like(grams[0])
         for gram in grams:
             mean = float(gram.diagonal().mean()) if size else 0.0
             if mean > 0:
                 total += gram / mean
-        if not float(total.diagonal().sum()):
-            identity = torch.eye(size, dtype=total.dtype, device=total.device)
-            return identity, identity
-        values, vectors = torch.linalg.eigh(total / len(grams))
-        values = values.clamp(min=0)
-        values = values + self.shrink * values.mean()
-        return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
+        trace = float(total.diagonal().sum())
+        if not trace:
+            return torch.eye(size, dtype=total.dtype, device=total.device)
+        total /= len(grams)
+        total.diagonal().add_(self.shrink * trace / len(grams) / size)
+        root, failed = torch.linalg.cholesky_ex(total)
+        if int(failed):  # the Gram matrices' rounding is larger than what was added
+            values, vectors = eigh(total)
+            least = self.shrink * float(values.clamp(min=0).mean())
+            root = torch.linalg.qr((vectors * values.clamp(min=least).sqrt()).mT, mode="r").R.mT
+        return root

@@ -19,6 +19,7 @@ from sta_lightning.arithmetic.spectral import (
     double_deltas,
     joined,
     orthogonalised,
+    rounding,
     total_delta,
     triples,
 )
@@ -41,7 +42,7 @@ class IsoC(Spectral):
 
     @override
     def spectral(self, block: Block) -> Tensor:
-        u, s, v = triples(total_delta(block))
+        u, s, v = triples(total_delta(block), floor=rounding(block, len(block.finetuned)))
         return s.mean() * (u @ v.mT)
 
 
@@ -82,12 +83,16 @@ class IsoCts(Spectral):
     def spectral(self, block: Block) -> Tensor:
         rank = min(block.base.shape)
         common, specific = shares(rank, len(block.finetuned), self.common)
-        shared = triples(total_delta(block), common)
+        floor = rounding(block)
+        shared = triples(total_delta(block), common, rounding(block, len(block.finetuned)))
         # The task vectors are subtracted once more rather than kept: all of them in float64 are a
         # lot of memory.
         own = [
+            # What is left of a task vector in the common directions is rounding of float64.
             triples(
-                delta - shared.u @ (shared.u.mT @ delta), specific, float(torch.linalg.matrix_norm(delta))
+                delta - shared.u @ (shared.u.mT @ delta),
+                specific,
+                max(floor, rank * torch.finfo(delta.dtype).eps * float(torch.linalg.matrix_norm(delta))),
             )
             for delta in double_deltas(block)
             if specific

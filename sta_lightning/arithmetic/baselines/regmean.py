@@ -49,7 +49,9 @@ class RegMean(LinearLayerMethod):
         """
         mean = total_delta(block) / len(block.finetuned)
         precision = max(torch.finfo(gram.dtype).eps for gram in block.grams)
-        residual, total = sums(double_deltas(block), map(self._shrunk, grams), mean)
+        shrunk = map(self._shrunk, grams)
+        parts = ((delta @ gram, gram) for delta, gram in zip(double_deltas(block), shrunk, strict=True))
+        residual, total = sums(parts, mean)
         return mean + times_inverse(residual, total, precision)
 
     def _shrunk(self, gram: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.problem import Block
-from sta_lightning.arithmetic.spectral import Spectral, double_deltas, joined, orthogonalised, triples
+from sta_lightning.arithmetic.spectral import (
+    Spectral,
+    double_deltas,
+    joined,
+    orthogonalised,
+    rounding,
+    triples,
+)
 
 
 @dataclass(frozen=True)
@@ -33,5 +40,6 @@ class Tsv(Spectral):
     def spectral(self, block: Block) -> Tensor:
         """U S V^T of the triples kept, U and V orthogonalised; 0 with fewer triples than tasks."""
         keep = min(block.base.shape) // len(block.finetuned)
-        u, s, v = joined([triples(delta, keep) for delta in double_deltas(block)])
+        floor = rounding(block)
+        u, s, v = joined([triples(delta, keep, floor) for delta in double_deltas(block)])
         return (orthogonalised(u) * s) @ orthogonalised(v).mT

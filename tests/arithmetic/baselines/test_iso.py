@@ -171,3 +171,22 @@ def test_what_is_out_of_range_is_refused(common: object) -> None:
     for method in (IsoC, IsoCts):
         with pytest.raises(StaError, match="scale must be a finite number"):
             method(scale=float("nan"))
+
+
+@pytest.mark.parametrize("method", [iso_c_merge, iso_cts_merge, by_name("tsv")])
+def test_the_rounding_of_low_rank_changes_to_float32_has_no_directions(method) -> None:
+    """Merged adapters: of rank three before they were rounded, of full rank after that."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    base = {"w": draw(48, 32).float()}
+    exact = {t: {"w": base["w"].double() + 1e-3 * draw(48, 3) @ draw(3, 32)} for t in "ab"}
+    finetuned = {t: {"w": model["w"].float()} for t, model in exact.items()}
+    got = (method(base, finetuned, dtype=torch.float64)["w"] - base["w"].double()).numpy()
+    wanted = (method({"w": base["w"].double()}, exact)["w"] - base["w"].double()).numpy()
+    np.testing.assert_allclose(got, wanted, atol=2e-3 * np.abs(wanted).max())
+    # Of full rank by the rounding alone:
+    spectrum = np.linalg.svd((finetuned["a"]["w"] - base["w"]).double().numpy(), compute_uv=False)
+    assert spectrum[31] > 1e-9 * spectrum[0]
