@@ -130,10 +130,10 @@ def _unit(values: Array) -> Array:
     return np.zeros_like(values) if span == 0 else (values - values.min()) / span
 
 
-def pcb(taus: Array, ratio: float, variant: str) -> Array:
+def pcb(taus: Array, ratio: float, variant: str, clamp: float | None = None) -> Array:
     """PCB-Merging: the merged task vector, times its scale."""
     n, d = taus.shape
-    share = {"vision": 0.01, "general": 0.0001}[variant]
+    share = {"vision": 0.01, "general": 0.0001}[variant] if clamp is None else clamp
     sizes = np.stack([_clamped(np.abs(row), int(d * share), int(d * (1 - share) - 1)) for row in taus])
     norms = np.stack([_unit(row) for row in sizes])
     signed = np.sign(taus)

@@ -27,15 +27,18 @@ class Fisher(VectorMethod):
 
     Args:
         floor: added to every Fisher information, so that an entry that no task uses has a weight;
-            in the unit of the scores, which are sums over the samples. 0 leaves such an entry the
-            plain mean of the models.
+            in the unit of the scores, which are sums over the samples, times ``samples``. 0 leaves
+            such an entry the plain mean of the models.
         normalized: whether c_i is one over the L2 norm of the task's Fisher information over the
             whole model, so that tasks with large gradients do not outweigh the others; else all c_i
             are 1.
+        samples: how many samples the scores are sums over, for a floor in the unit of their mean,
+            the public code's; 1 for one in the unit of the sums.
     """
 
     floor: float = 1e-6
     normalized: bool = True
+    samples: int = 1
 
     title = "Fisher"
     summary = "the mean of the fine-tuned models, each entry weighted by its Fisher information"
@@ -48,6 +51,10 @@ class Fisher(VectorMethod):
         check_range(self.floor, "[0, inf)", "floor, which is added to the Fisher information,")
         if self.normalized not in (True, False):
             raise StaError(f"normalized must be true or false, and is {self.normalized!r}.")
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise StaError(
+                f"samples, over which the Fisher information is a sum, must be an integer from 1 up, and is {self.samples!r}."
+            )
 
     @override
     def prepare(self, survey: Survey) -> list[float]:
@@ -78,7 +85,7 @@ class Fisher(VectorMethod):
                     f"a Fisher information is negative in tensor '{block.name}'; it is a sum of squared gradients. Score the "
                     f"models again: {score_line('fisher')}."
                 )
-            weight = share * (to_double(score).to(delta.device) + self.floor)
+            weight = share * (to_double(score).to(delta.device) + self.floor * self.samples)
             moved += weight * delta
             weights += weight
             mean += delta / len(block.finetuned)

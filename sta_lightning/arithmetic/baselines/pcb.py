@@ -52,11 +52,14 @@ class Pcb(VectorMethod):
         variant: ``"vision"`` as in the authors' script for CLIP, ``"general"`` as in their general
             one, whose ratio is 0.1: magnitudes are clamped at 0.01% in place of 1%, and the tasks
             compete with their entries in place of their normalised magnitudes.
+        clamp: share of the magnitudes that is clamped at either end, in [0, 0.5); None for the
+            variant's: 0.01 or 0.0001.
     """
 
     ratio: float = 0.05
     scale: float = 1.2
     variant: PcbVariant = "vision"
+    clamp: float | None = None
 
     title = "PCB-Merging"
     summary = "the mean of the task vectors, weighted by how large an entry is and how well others agree"
@@ -71,6 +74,9 @@ class Pcb(VectorMethod):
                 f"PCB has no variant {self.variant!r}. Choose one of {listed(get_args(PcbVariant))}."
             )
         check_scale(self.scale)
+        if self.clamp is not None:
+            what = "clamp, the share of the magnitudes that is clamped at either end,"
+            check_range(self.clamp, "[0, 0.5)", what, "The authors use 0.01 for vision and 0.0001 elsewhere.")
 
     @override
     def prepare(self, survey: Survey) -> Competition:
@@ -81,8 +87,9 @@ class Pcb(VectorMethod):
             return Competition(none, none)
 
         # Indices from 0 into the sorted entries, as the authors compute them; ranks count from 1.
-        clamped = _CLAMPED[self.variant]
-        low, high = int(size * clamped), int(size * (1 - clamped) - 1)
+        clamped = _CLAMPED[self.variant] if self.clamp is None else self.clamp
+        low = int(size * clamped)
+        high = max(low, int(size * (1 - clamped) - 1))
         sizes = _bounds(magnitude_statistics(survey, [[low + 1, high + 1]] * tasks))
         lost = min(int(size * (1 - self.ratio)), size - 1)
         balances = _bounds(

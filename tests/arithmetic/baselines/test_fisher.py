@@ -65,6 +65,24 @@ def test_fisher_is_the_oracle(tasks: int, normalized: bool, floor: float, dtype:
     assert torch.equal(got["steps"], base["steps"])
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_floor_may_be_in_the_unit_of_the_mean_over_samples(normalized: bool) -> None:
+    base, finetuned = oracle.models(3)
+    scores = squares(finetuned)
+    means = {
+        task: {n: v / 64 if v.is_floating_point() else v for n, v in state.items()}
+        for task, state in scores.items()
+    }
+    got = fisher_merge(base, finetuned, scores, floor=0.01, samples=64, normalized=normalized)
+    oracle.close(got, expected(finetuned, means, 0.01, normalized))
+
+
+@pytest.mark.parametrize("samples", [0, -1, 1.5, True, "1"])
+def test_a_number_of_samples_that_is_none_is_refused(samples: object) -> None:
+    with pytest.raises(StaError, match=r"samples, over which.*integer from 1 up"):
+        Fisher(samples=samples)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_scores_may_have_another_type(dtype: torch.dtype) -> None:
     base, finetuned = oracle.models(3)

@@ -85,6 +85,15 @@ def test_float64_models_keep_their_digits(variant: Any) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("clamp", [0.0, 0.01, 0.2])
+def test_the_clamp_is_a_setting(variant: Any, clamp: float) -> None:
+    base, finetuned = oracle.models(3, dtype=torch.float64)
+    got = pcb(base, finetuned, scale=1.0, variant=variant, clamp=clamp)
+    wanted = oracle.flat(base) + oracle.pcb(oracle.vectors(base, finetuned), 0.05, variant, clamp)
+    np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_zero_vectors_change_no_bit(dtype: torch.dtype, variant: Any) -> None:
     base, _ = oracle.models(0, dtype=dtype)
@@ -177,6 +186,8 @@ def test_shares_that_are_none_are_refused(ratio: Any) -> None:
 def test_other_settings_are_refused() -> None:
     with pytest.raises(StaError, match=r"no variant 'nlp'. Choose one of 'vision', 'general'"):
         Pcb(variant="nlp")  # type: ignore[arg-type]
+    with pytest.raises(StaError, match=r"clamp, the share.*\[0, 0.5\), and is 0.5"):
+        Pcb(clamp=0.5)
     with pytest.raises(StaError, match="scale must be a finite number"):
         Pcb(scale=float("nan"))
 
