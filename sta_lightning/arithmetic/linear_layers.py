@@ -35,14 +35,23 @@ class LinearLayerMethod(VectorMethod):
     def check(self, problem: Problem) -> None:
         problem.check_grams(self.title)
 
+    def other(self, block: Block) -> Tensor:
+        """The merged task vector of a tensor that is no layer's weight: the mean."""
+        return scaled_sum(block, 1.0 / len(block.finetuned))
+
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
         if not block.grams:
-            return scaled_sum(block, 1.0 / len(block.finetuned))
-        grams = [to_double(gram).to(block.base.device) for gram in block.grams]
-        if any(bool((gram.diagonal() < 0).any()) for gram in grams):
-            raise StaError(
-                f"a Gram matrix of tensor '{block.name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
-                f"Collect the Gram matrices again: {score_line('gram')}."
-            )
-        return self.layer(block, grams).to(block.base)
+            return self.other(block)
+        return self.layer(block, wide_grams(block)).to(block.base)
+
+
+def wide_grams(block: Block) -> list[Tensor]:
+    """The Gram matrices of a layer's inputs in float64; a StaError if they are none."""
+    grams = [to_double(gram).to(block.base.device) for gram in block.grams]
+    if any(bool((gram.diagonal() < 0).any()) for gram in grams):
+        raise StaError(
+            f"a Gram matrix of tensor '{block.name}' has a negative entry on its diagonal, and is not X^T X of any inputs X. "
+            f"Collect the Gram matrices again: {score_line('gram')}."
+        )
+    return grams

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from sta_lightning.arithmetic.baselines.actmat import ActMat, Tact
+from sta_lightning.arithmetic.baselines.anchored import Anchored
 from sta_lightning.arithmetic.baselines.consensus import Consensus
+from sta_lightning.arithmetic.baselines.dc_merge import DcMerge
+from sta_lightning.arithmetic.baselines.esm import Esm
 from sta_lightning.arithmetic.baselines.fisher import Fisher
 from sta_lightning.arithmetic.baselines.iso import IsoC, IsoCts
 from sta_lightning.arithmetic.baselines.lines import Lines
@@ -46,11 +49,14 @@ FUSION_METHODS.update(
     swudi_a=SwudiA,
     actmat=ActMat,
     tact=Tact,
+    dc_merge=DcMerge,
+    esm=Esm,
     vectors=AddVectors,
     ties=Ties,
     pcb=Pcb,
     consensus=Consensus,
     lines=Lines,
+    anchored=Anchored,
 )
 
 FORGET_METHODS.update(

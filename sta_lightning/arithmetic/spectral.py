@@ -40,6 +40,11 @@ def double_deltas(block: Block) -> Iterator[Tensor]:
         yield to_double(finetuned) - origin
 
 
+def is_matrix(block: Block) -> bool:
+    """Whether a tensor is one of those that are merged as matrices: no text projection."""
+    return block.base.dim() == 2 and block.base.numel() > 0 and "text_projection" not in block.name
+
+
 def total_delta(block: Block) -> Tensor:
     """The sum of the task vectors in float64."""
     total = torch.zeros_like(to_double(block.base))
@@ -172,6 +177,6 @@ class Spectral(VectorMethod):
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
-        if block.base.dim() != 2 or not block.base.numel() or "text_projection" in block.name:
+        if not is_matrix(block):
             return scaled_sum(block, self.scale / len(block.finetuned))
         return (self.scale * self.spectral(block)).to(block.base)

@@ -77,6 +77,7 @@ class SpectralSta(LinearLayerMethod):
             return torch.eye(size, dtype=total.dtype, device=total.device)
         total /= len(grams)
         total.diagonal().add_(self.shrink * trace / len(grams) / size)
+        root: Tensor
         root, failed = torch.linalg.cholesky_ex(total)
         if int(failed):  # the Gram matrices' rounding is larger than what was added
             values, vectors = eigh(total)

@@ -15,15 +15,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_scale
-from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
-from sta_lightning.arithmetic.registry import FUSION_METHODS, find_method, has_setting, make_method
+from sta_lightning.arithmetic.inner import OfAnother
+from sta_lightning.arithmetic.method import Survey
+from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError, listed
 
 
 @dataclass(frozen=True)
-class Lines(VectorMethod):
+class Lines(OfAnother):
     """LiNeS: theta_0 + (alpha + beta * l / (L - 1)) * another method's vector, in block l of L.
 
     alpha = (L1 norm of the sum of the task vectors) / (L1 norm of the other method's vector) / N,
@@ -49,33 +48,13 @@ class Lines(VectorMethod):
 
     def __post_init__(self) -> None:
         check_scale(self.beta, "beta")
-        found = find_method(self.inner, FUSION_METHODS)
-        if not issubclass(found, VectorMethod) or issubclass(found, Lines):
-            able = [n for n, m in FUSION_METHODS.items() if issubclass(m, VectorMethod) and m is not Lines]
-            raise StaError(
-                f"LiNeS cannot scale what '{self.inner}' makes, which is no single task vector. Choose one of "
-                f"{listed(able, len(able))}."
-            )
-        settings = {"scale": 1.0} if has_setting(found, "scale") else None
-        made = make_method(self.inner, FUSION_METHODS, settings=settings)
-        object.__setattr__(self, "method", made)
-        # What the other method asks the engine for, this one asks for.
-        for name in ("scope", "data", "needs_importance", "measure", "needs_grams"):
-            object.__setattr__(self, name, getattr(made, name))
-
-    @override
-    def check(self, problem: Problem) -> None:
-        self._made.check(problem)
-
-    @property
-    def _made(self) -> VectorMethod:
-        return vars(self)["method"]  # type: ignore[no-any-return]
+        super().__post_init__()
 
     @override
     def prepare(self, survey: Survey) -> tuple[float, dict[str, float], Any]:
         """alpha, the depth of every tensor, and what the other method prepared."""
         made = self._made
-        prepared = made.prepare(survey)
+        prepared = super().prepare(survey)
 
         def look(entries: Entries) -> tuple[float, float]:
             state = made.prepare_tensor(entries, prepared)

@@ -1,0 +1,102 @@
+"""Anchored regression: from any merge towards the one that keeps the layers' outputs.
+
+Li et al., "Bayesian Model Merging", arXiv 2605.12843: the anchor is the mean of a Gaussian prior of
+the weights, and a ridge is its precision. The authors search the ridge of every layer on validation
+data; here it is one number, in the unit of each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sta_lightning.arithmetic.checks import check_range
+from sta_lightning.arithmetic.inner import OfAnother
+from sta_lightning.arithmetic.linear_layers import wide_grams
+from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.quadratic import sums
+from sta_lightning.arithmetic.spectral import double_deltas, gram, is_matrix
+from sta_lightning.arithmetic.states import to_double
+from sta_lightning.errors import StaError, listed
+
+Metric = Literal["inputs", "changes"]
+
+
+@dataclass(frozen=True)
+class Anchored(OfAnother):
+    """Anchored regression: tau_0 + (sum of (delta_i - tau_0) G_i) (G + mu I)^-1, G = sum of G_i.
+
+    Of all merges of a layer the one with the least squared error of its outputs over the tasks'
+    inputs, plus mu |tau - tau_0|^2; mu is ``ridge`` times the mean eigenvalue of G.
+
+    Args:
+        inner: the method, by name, whose task vector is the anchor tau_0.
+        ridge: how firmly it holds, more than 0.
+        metric: ``"inputs"`` for G_i = X_i^T X_i from unlabelled samples; ``"changes"`` for
+            delta_i^T delta_i, no data. Each is divided by its mean eigenvalue.
+    """
+
+    inner: str = "spectral_sta"
+    ridge: float = 1.0
+    metric: Metric = "inputs"
+
+    title = "Anchored regression"
+    summary = "another method's task vector, moved to keep the layers' outputs"
+    data = "unlabelled samples"
+    coefficient = "ridge"
+    source = "Li et al. 2026 (BMM)"
+    scope = "tensor"
+    needs_grams = True
+
+    def __post_init__(self) -> None:
+        check_range(self.ridge, "(0, inf)", "ridge", "1 holds as firmly as the inputs' mean square does.")
+        if self.metric not in get_args(Metric):
+            raise StaError(
+                f"anchored regression has no metric {self.metric!r}. Choose one of {listed(get_args(Metric))}."
+            )
+        super().__post_init__()
+        object.__setattr__(self, "scope", "tensor")
+        if self.metric == "inputs":
+            object.__setattr__(self, "needs_grams", True)
+            if self._made.data == "nothing":
+                object.__setattr__(self, "data", type(self).data)
+
+    @override
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if self.metric == "inputs":
+            problem.check_grams(self.title)
+
+    @override
+    def vector(self, block: Block, state: Any) -> Tensor:
+        anchor = self._made.vector(block, state)
+        if self.metric == "inputs":
+            metrics: Iterable[Tensor] = (_unit(inputs) for inputs in wide_grams(block))
+            able = bool(block.grams)
+        else:
+            metrics = (_unit(gram(delta)) for delta in double_deltas(block))
+            able = is_matrix(block)
+        if not able:
+            return anchor
+        start = to_double(anchor)
+        parts = (
+            (delta @ metric, metric) for delta, metric in zip(double_deltas(block), metrics, strict=True)
+        )
+        residual, total = sums(parts, start)
+        total.diagonal().add_(self.ridge * (_mean(total) or 1.0))
+        moved = torch.cholesky_solve(residual.mT, torch.linalg.cholesky(total)).mT
+        return (start + moved).to(block.base)
+
+
+def _mean(metric: Tensor) -> float:
+    return float(metric.diagonal().mean())
+
+
+def _unit(metric: Tensor) -> Tensor:
+    """Divided by its mean eigenvalue, so that tasks weigh alike; a zero one as it is."""
+    return metric / (_mean(metric) or 1.0)
