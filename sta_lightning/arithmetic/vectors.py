@@ -66,6 +66,35 @@ def change_size(pretrained: StateDict, merged: StateDict) -> dict[str, float]:
     return {"norm": norm, "relative_norm": relative, "changed": changed / entries if entries else 0.0}
 
 
+@torch.no_grad()
+def relative_size(
+    pretrained: StateDict, finetuned: Mapping[str, StateDict], merged: StateDict
+) -> float | None:
+    """How long the merged task vector is beside the sum of the task vectors, over all weights.
+
+    Args:
+        pretrained: tensor name -> tensor of any shape.
+        finetuned: task name -> model of the same names and shapes.
+        merged: likewise.
+
+    Returns:
+        The ratio of the Euclidean norms: 1/N for the average of N, the coefficient for task
+        arithmetic; None where the sum is zero.
+
+    Raises:
+        StaError: if models do not match or an entry is not finite.
+    """
+    check_models(pretrained, {**finetuned, "the merged model": merged})
+    change = whole = 0.0
+    for name in weight_names(pretrained):
+        total = torch.zeros_like(to_double(pretrained[name]))
+        for model in finetuned.values():
+            total += to_double(difference(pretrained[name], model[name]))
+        whole += float(total.square().sum())
+        change += float(to_double(difference(pretrained[name], merged[name])).square().sum())
+    return math.sqrt(change / whole) if whole else None
+
+
 def difference(pretrained: Tensor, finetuned: Tensor) -> Tensor:
     """One tensor of the task vector (Eq. 7), in its working type, where ``pretrained`` is."""
     work = working_dtype(pretrained, finetuned)

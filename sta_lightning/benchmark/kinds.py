@@ -73,7 +73,13 @@ def fusion(own: Models, key: str) -> Found:
     entry, first = settings.methods[key], seed == settings.seeds[0]
     (published,) = own.measured(f"fusion/{key}/published", [own.fused(entry, tasks)], tasks, "test")
     how = shown(entry, {})
-    rows = [FusionResult(key, "published", seed, tasks, published.accuracy, how, seconds=published.seconds)]
+    rows = [
+        FusionResult(
+            *(key, "published", seed, tasks, published.accuracy, how),
+            seconds=published.seconds,
+            norm=published.norm,
+        )
+    ]
     correct = [published.correct]
     points: list[CurvePoint] = []
     extra: dict[str, Any] = {}
@@ -95,7 +101,11 @@ def fusion(own: Models, key: str) -> Found:
             (tuned,) = own.measured(f"fusion/{key}/tuned", [grid[best]], tasks, "test")
         chosen = shown(entry, choices[best])
         rows.append(
-            FusionResult(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best], tuned.seconds)
+            FusionResult(
+                *(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best]),
+                seconds=tuned.seconds,
+                norm=tuned.norm,
+            )
         )
         correct.append(tuned.correct)
         if key in settings.curves.scale_methods:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.run import Kept
 from sta_lightning.arithmetic.sources import whole
+from sta_lightning.arithmetic.vectors import relative_size
 from sta_lightning.benchmark.entries import (
     dropping,
     entry_files,
@@ -34,7 +35,7 @@ from sta_lightning.benchmark.steps import StepRunner
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.errors import StaError
-from sta_lightning.modules.parts import Weights
+from sta_lightning.modules.parts import Weights, read_encoder
 from sta_lightning.tasks.task import Split
 
 FUSED = "fused.safetensors"
@@ -43,7 +44,11 @@ TOGETHER = 8
 
 _SCORING = ("sta_lightning.benchmark.scoring",)
 _FINETUNING = ("sta_lightning.benchmark.finetuning",)
-_EVALUATING = ("sta_lightning.benchmark.evaluation", "sta_lightning.benchmark.images")
+_EVALUATING = (
+    "sta_lightning.arithmetic.vectors",
+    "sta_lightning.benchmark.evaluation",
+    "sta_lightning.benchmark.images",
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,14 @@ class Measured:
         kept: tensor -> task -> share of the entries that the merge keeps; empty of one of several
             candidates.
         seconds: how long it took to make.
+        norm: the length of its task vector beside the sum of those that were merged; None of one of
+            several candidates, and where nothing was merged.
     """
 
     correct: Mapping[str, str]
     kept: Kept
     seconds: float | None = None
+    norm: float | None = None
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -254,10 +262,11 @@ class Models:
                     seconds.append(round(time.perf_counter() - begun, 3))
                 images = {name: suite.images(name, split) for name in sets}
                 correct = classified([weights for weights, _ in part], images, heads, suite.settings)
-                for (_, kept), took, bits in zip(part, seconds, correct, strict=True):
+                for took, bits in zip(seconds, correct, strict=True):
                     packed = {name: pack(values) for name, values in bits.items()}
-                    kept = kept if len(candidates) == 1 else {}
-                    found.append({"correct": packed, "kept": kept, "seconds": took})
+                    found.append({"correct": packed, "kept": {}, "seconds": took})
+                if len(candidates) == 1:
+                    found[0] |= {"kept": part[0][1], "norm": self._norm(candidates[0], part[0][0])}
             return {"models": found, "outcome": self._outcome(found)}
 
         key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}
@@ -268,6 +277,19 @@ class Models:
             source.update(each.source)
         result = self.runner.run(name, key, work, inputs, source).result
         return [Measured(**each) for each in result["models"]]
+
+    def _norm(self, candidate: Candidate, weights: Weights) -> float | None:
+        """How long a merged task vector is beside the sum of those that were merged."""
+        reference = self.pretrained_weights
+        finetuned = {
+            role: read_encoder(path, reference, role)
+            for role, path in candidate.inputs.items()
+            if role.startswith("finetuned/")
+        }
+        if len(finetuned) < 2:
+            return None
+        merged = weights if isinstance(weights, Mapping) else read_encoder(weights, reference, "the merge")
+        return relative_size(reference, finetuned, merged)
 
     def _outcome(self, found: Sequence[Mapping[str, Any]]) -> str:
         """The best average over the tasks, and what the last model has on the control."""

@@ -83,6 +83,7 @@ class FusionResult(Row):
             where no setting was tuned.
         seconds: how long the merge took, its files read, on the threads of the benchmark; ``None``
             if it was not measured. It is no part of a comparison.
+        norm: length of the merged task vector beside that of the sum of the task vectors; likewise.
     """
 
     tasks: tuple[str, ...]
@@ -90,6 +91,7 @@ class FusionResult(Row):
     chosen: Mapping[str, Any] = field(default_factory=dict)
     validation: float | None = None
     seconds: float | None = field(default=None, compare=False)
+    norm: float | None = field(default=None, compare=False)
 
     @property
     def average(self) -> float:

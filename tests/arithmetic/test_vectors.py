@@ -13,6 +13,7 @@ from sta_lightning.arithmetic import (
     task_arithmetic,
     task_vector,
 )
+from sta_lightning.arithmetic.vectors import relative_size
 from sta_lightning.errors import StaError
 
 BASE = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor([1])}
@@ -139,3 +140,12 @@ def test_a_result_that_overflows_is_refused() -> None:
     finetuned = {"a": {"w": torch.tensor([65000.0], dtype=torch.float16)}}
     with pytest.raises(StaError, match=r"overflows torch\.float16"):
         task_arithmetic(base, finetuned, scale=3.0)
+
+
+def test_a_merged_vector_beside_the_sum() -> None:
+    assert relative_size(BASE, TUNED, average(BASE, TUNED)) == pytest.approx(0.5)
+    assert relative_size(BASE, TUNED, task_arithmetic(BASE, TUNED, scale=-0.3)) == pytest.approx(0.3)
+    assert relative_size(BASE, TUNED, TUNED["b"]) == pytest.approx(3 / math.sqrt(10))
+    assert relative_size(BASE, {"a": BASE, "b": BASE}, TUNED["a"]) is None
+    with pytest.raises(StaError, match="the merged model"):
+        relative_size(BASE, TUNED, {"w": torch.tensor([1.0])})

@@ -436,6 +436,9 @@ def test_the_chosen_model_is_handed_out_as_it_was_evaluated(
             assert row.accuracy[task] == pytest.approx(direct(settings, weights, task), abs=1e-4)
         assert row.seconds is not None
         assert 0 < row.seconds < 600
+    # Of task arithmetic it is the coefficient.
+    (plain,) = (row for row in results.fused("ta", "published") if row.seed == settings.seeds[0])
+    assert plain.norm == pytest.approx(settings.methods["ta"].scale, rel=1e-3)
 
 
 def test_tensorboard_has_a_run_for_every_row_and_a_curve_for_every_sweep(

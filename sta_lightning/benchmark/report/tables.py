@@ -124,11 +124,9 @@ def pairs_grid(results: BenchmarkResults) -> Grid:
     )
 
 
-def properties_grid(methods: Sequence[MethodInfo], seconds: Mapping[str, Number]) -> Grid:
-    """The paper's Table 1, and besides whether labels are needed, and the time of a merge.
-
-    ``seconds`` are those of a merge by the method's key, where they were measured.
-    """
+def properties_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) -> Grid:
+    """The paper's Table 1, and besides whether labels are needed, a merge's time and its norm."""
+    seconds, norms = (_of_merges(results, what) for what in ("seconds", "norm"))
     lines = []
     for info in methods:
         if info.group == "reference":
@@ -141,9 +139,24 @@ def properties_grid(methods: Sequence[MethodInfo], seconds: Mapping[str, Number]
             info.data == "labelled samples",
         )
         cells: list[Cell] = ["yes" if answer else "no" for answer in answers]
-        cells += [seconds.get(info.key), info.data, info.summary or None, info.source or None]
+        cells += [
+            seconds.get(info.key),
+            norms.get(info.key),
+            info.data,
+            info.summary or None,
+            info.source or None,
+        ]
         lines.append(Line(info.label, tuple(cells), kind="sta" if info.group == "sta" else ""))
-    names = ("forgetting", "fusion", "coefficient", "test data", "labels", "seconds", "reads besides weights")
+    names = (
+        "forgetting",
+        "fusion",
+        "coefficient",
+        "test data",
+        "labels",
+        "seconds",
+        "norm",
+        "reads besides weights",
+    )
     return Grid(
         name="properties",
         title="What every method does and needs (the paper's Table 1)",
@@ -151,16 +164,17 @@ def properties_grid(methods: Sequence[MethodInfo], seconds: Mapping[str, Number]
         columns=tuple(map(Column, (*names, "what it does", "source"))),
         lines=tuple(lines),
         note="Whether it makes a model forget, fuses models, depends on a coefficient that is tuned, relies on test "
-        "data, and needs labels; seconds: one merge, its files read, importance not included.",
+        "data, and needs labels; seconds: one merge, its files read, importance not included; norm: the merged task "
+        "vector's, beside that of the sum of the task vectors.",
     )
 
 
-def merge_seconds(results: BenchmarkResults) -> dict[str, Number]:
-    """How long the merges took, as published, by the method's key."""
+def _of_merges(results: BenchmarkResults, what: str) -> dict[str, Number]:
+    """The mean of a number of the merges, as published, by the method's key."""
     found: dict[str, list[float]] = {}
     for row in results.fusion:
-        if row.setting == "published" and row.seconds is not None:
-            found.setdefault(row.method, []).append(row.seconds)
+        if row.setting == "published" and getattr(row, what) is not None:
+            found.setdefault(row.method, []).append(getattr(row, what))
     return {key: Number(fmean(values), digits=2) for key, values in found.items()}
 
 

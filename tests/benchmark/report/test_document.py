@@ -440,12 +440,14 @@ def test_a_published_setting_that_is_the_tuned_one_is_seen_around_it(results: Be
 
 
 def test_table_1_of_the_paper_has_its_columns(results: BenchmarkResults) -> None:
-    timed = tuple(replace(row, seconds=0.25) if row.method == "ties" else row for row in results.fusion)
+    timed = tuple(
+        replace(row, seconds=0.25, norm=0.5) if row.method == "ties" else row for row in results.fusion
+    )
     infos = tuple(replace(info, forgets=info.key == "task_arithmetic") for info in results.methods)
     rows = csv_tables(replace(results, fusion=timed, methods=infos))["properties"]
     found = {row["method"]: row for row in csv.DictReader(io.StringIO(rows))}
-    names = ("forgetting", "fusion", "coefficient", "test data", "labels", "seconds")
-    assert [found["task arithmetic"][name] for name in names] == ["yes", "yes", "yes", "no", "no", ""]
-    assert [found["TIES"][name] for name in names] == ["no", "yes", "yes", "no", "no", "0.25"]
+    names = ("forgetting", "fusion", "coefficient", "test data", "labels", "seconds", "norm")
+    assert [found["task arithmetic"][name] for name in names] == ["yes", "yes", "yes", "no", "no", "", ""]
+    assert [found["TIES"][name] for name in names] == ["no", "yes", "yes", "no", "no", "0.25", "0.5"]
     assert [found["AdaMerging, layer-wise"][name] for name in names[3:5]] == ["yes", "no"]
     assert [found["STA LP"][name] for name in names[2:5]] == ["no", "no", "yes"]
