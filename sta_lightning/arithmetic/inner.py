@@ -39,7 +39,7 @@ class OfAnother(VectorMethod):
         settings = {"scale": 1.0} if has_setting(found, "scale") else None
         made = make_method(self.inner, FUSION_METHODS, settings=settings)
         object.__setattr__(self, "method", made)
-        for name in ("scope", "data", "needs_importance", "measure", "needs_grams"):
+        for name in ("scope", "side_by_side", "data", "needs_importance", "measure", "needs_grams"):
             object.__setattr__(self, name, getattr(made, name))
 
     @property

@@ -20,6 +20,7 @@ class LinearLayerMethod(VectorMethod):
 
     data = "unlabelled samples"
     scope = "tensor"
+    side_by_side = True
     needs_grams = True
 
     @abstractmethod

@@ -84,7 +84,10 @@ def run(
             return _Tensor(survey.entries(name), sink, problem.tasks, *found).merge()
 
         def mine() -> Kept:
-            return {name: merged(name) for name in shared_out(sizes, group)}
+            names = list(shared_out(sizes, group))
+            if not method.side_by_side:
+                return {name: merged(name) for name in names}
+            return dict(zip(names, workers.map(merged, names, apart=True), strict=True))
 
         found = {name: kept for part in together(group, mine) for name, kept in part.items()}
     return {name: found[name] for name in problem.names if found[name]}

@@ -27,6 +27,7 @@ _SHARES = 4  # of each thread, so that a slow one holds nobody up for long
 class _Buffers(threading.local):
     def __init__(self) -> None:
         self.buffers: dict[int, Tensor] = {}
+        self.working = False
 
 
 def usable_threads() -> int:
@@ -107,17 +108,30 @@ class Workers:
             found = self._own.buffers[number] = torch.empty(size, dtype=torch.float32, device="cpu")
         return found if found.numel() == size else found[:size]
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Do the work on every item; the first error stops the others and is raised."""
+    def map(
+        self, work: Callable[[Item], Result], items: Iterable[Item], *, apart: bool = False
+    ) -> list[Result]:
+        """Do the work on every item; the first error stops the others and is raised.
+
+        ``apart`` where one item is much work: threads take one at a time. Inside the work the
+        thread that asks does everything.
+        """
         waiting = list(items)
-        if self._pool is None or len(waiting) < 2:
+        if self._pool is None or len(waiting) < 2 or self._own.working:
             return [work(item) for item in waiting]
+
+        def do(share: list[Item]) -> list[Result]:
+            self._own.working = True
+            try:
+                return [work(item) for item in share]
+            finally:
+                self._own.working = False
+
         # A future for each item would cost as much as a piece; on an error the pool's map cancels
         # what has not begun.
-        step = -(-len(waiting) // (_SHARES * self.threads))
+        step = 1 if apart else -(-len(waiting) // (_SHARES * self.threads))
         shares = [waiting[at : at + step] for at in range(0, len(waiting), step)]
-        found = self._pool.map(lambda share: [work(item) for item in share], shares)
-        return [result for share in found for result in share]
+        return [result for share in self._pool.map(do, shares) for result in share]
 
 
 class Processes(Protocol):

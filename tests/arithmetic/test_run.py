@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
+from sta_lightning.arithmetic.baselines.anchored import Anchored
+from sta_lightning.arithmetic.baselines.tsv import Tsv
+from sta_lightning.arithmetic.baselines.wudi import SwudiA
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import MemorySink
-from sta_lightning.arithmetic.method import MergeMethod
-from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.arithmetic.method import Combined, MergeMethod
+from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.run import Kept, run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
@@ -94,6 +98,22 @@ def merged(method: MergeMethod, **how: Any) -> tuple[State, Kept]:
 def assert_same(first: tuple[State, Kept], second: tuple[State, Kept]) -> None:
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
     assert first[1] == second[1]
+
+
+@pytest.mark.parametrize("method", [Tsv(), SwudiA(), Anchored("tsv", metric="changes")])
+def test_layers_are_merged_side_by_side(method: MergeMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = merged(method, threads=1)
+    meeting, plain = threading.Barrier(2, timeout=20), type(method).combine
+
+    def combine(self: MergeMethod, block: Block, state: Any) -> Combined:
+        if block.name in ("0.w", "1.w"):
+            meeting.wait()
+        return plain(self, block, state)
+
+    monkeypatch.setattr(type(method), "combine", combine)
+    two, _ = merged(method, threads=2)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
 
 
 @named

@@ -52,6 +52,20 @@ def test_the_work_is_done_on_that_many_threads() -> None:
     assert all(name.startswith("sta") for name in names)
 
 
+def test_large_items_are_taken_one_at_a_time_and_their_own_work_waits_for_nobody() -> None:
+    meeting = threading.Barrier(2, timeout=20)
+
+    def work(number: int) -> list[int]:
+        if number < 2:  # neighbours, which one thread would do one after the other in a share
+            meeting.wait()
+        return workers.map(lambda other: number * other, range(40))
+
+    with Workers(2) as workers:
+        found = workers.map(work, range(24), apart=True)
+        assert found == [[number * other for other in range(40)] for number in range(24)]
+        assert workers.map(lambda number: -number, range(3)) == [0, -1, -2]
+
+
 def test_pytorch_has_one_thread_inside_a_worker_and_its_own_afterwards() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
