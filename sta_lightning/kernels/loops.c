@@ -177,7 +177,7 @@ int sta_ties(const float *restrict base, const float *restrict origin, const flo
 
 /* out = base + scale * (the sum where at least `agree` tasks are larger than their share of the others, else 0), in double. */
 int sta_consensus(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
-                  double tall, int agree, double scale, float *restrict out, int64_t size) {
+                  const double *tall, int agree, double scale, float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
         const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
@@ -193,7 +193,7 @@ int sta_consensus(const float *restrict base, const float *restrict origin, cons
             const float *restrict f = finetuned[t] + at;
             for (int e = 0; e < count; e++) {
                 const double delta = f[e] - b[e];
-                users[e] += __builtin_fabs(delta) > __builtin_fabs(total[e] - delta) * tall;
+                users[e] += __builtin_fabs(delta) > __builtin_fabs(total[e] - delta) * tall[t];
             }
         }
         for (int e = 0; e < count; e++) {

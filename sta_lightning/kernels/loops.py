@@ -40,7 +40,7 @@ class Loops:
         found.sta_elect.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_elect.restype = _COUNT
         found.sta_ties.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _FLOAT, _INT, _FLOAT, _ADDRESS, _COUNT)
-        found.sta_consensus.argtypes = (*[_ADDRESS] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _ADDRESS, _COUNT)
+        found.sta_consensus.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _INT, _DOUBLE, _ADDRESS, _COUNT)
 
     def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> bool:
         """``out = base + scale * sum(finetuned - base)``; returns ``finite``."""
@@ -117,7 +117,7 @@ class Loops:
         base: int,
         origin: int,
         finetuned: Sequence[int],
-        tall: float,
+        tall: Sequence[float],
         agree: int,
         scale: float,
         out: int,
@@ -129,7 +129,7 @@ class Loops:
         """
         tasks = len(finetuned)
         return not self._library.sta_consensus(
-            base, origin, _array(finetuned), tasks, tall, agree, scale, out, size
+            base, origin, _array(finetuned), tasks, (ctypes.c_double * tasks)(*tall), agree, scale, out, size
         )
 
 

@@ -148,10 +148,11 @@ def pcb(taus: Array, ratio: float, variant: str, clamp: float | None = None) -> 
     return (signed * sizes * scores).sum(0) / weights
 
 
-def consensus(taus: Array, tall: float, agree: int) -> Array:
+def consensus(taus: Array, tall: float | list[float], agree: int) -> Array:
     """Consensus merging: the merged task vector, times its scale."""
+    each = tall if isinstance(tall, list) else [tall] * len(taus)
     total = np.array([math.fsum(column) for column in taus.T])
-    masks = [np.abs(row) > np.abs(total - row) * tall for row in taus]
+    masks = [np.abs(row) > np.abs(total - row) * own for row, own in zip(taus, each, strict=True)]
     return total * (np.sum(masks, axis=0) >= agree)
 
 

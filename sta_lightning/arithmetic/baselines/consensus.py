@@ -5,15 +5,15 @@ Wang et al., "Localizing Task Information for Improved Model Merging and Compres
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.checks import check_range, check_scale
-from sta_lightning.arithmetic.method import Answer, Native, VectorMethod
+from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Addresses, Block, Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
@@ -27,14 +27,14 @@ class Consensus(VectorMethod):
     A task uses an entry if abs(delta_i) > ``tall`` * abs(sum of delta - delta_i): its TALL mask.
 
     Args:
-        tall: lambda of the TALL masks; the authors choose it for each task among 0.2, 0.3, ..., 0.6
-            on validation images.
+        tall: lambda of the TALL masks, one number or one for every task by its name; the authors
+            choose it for each task among 0.2, 0.3, ..., 0.6 on validation images.
         agree: how many tasks have to use an entry, 1 or more. 1 drops what no task uses, 2 what
             serves a single task too.
         scale: the coefficient of the sum.
     """
 
-    tall: float = 0.4
+    tall: float | Mapping[str, float] = 0.4
     agree: int = 2
     scale: float = 0.4
 
@@ -44,8 +44,9 @@ class Consensus(VectorMethod):
     source = "Wang et al. 2024 (TALL masks)"
 
     def __post_init__(self) -> None:
-        what = "tall, the lambda of the TALL masks,"
-        check_range(self.tall, "[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.")
+        for task, tall in self.tall.items() if isinstance(self.tall, Mapping) else [("", self.tall)]:
+            what = f"tall, the lambda of the TALL masks,{task and f' of task {task!r}'}"
+            check_range(tall, "[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.")
         if isinstance(self.agree, bool) or not isinstance(self.agree, int) or self.agree < 1:
             raise StaError(
                 "agree, the number of tasks that have to use an entry, must be an integer from 1 up, and is "
@@ -60,23 +61,36 @@ class Consensus(VectorMethod):
                 f"agree={self.agree} tasks have to use an entry, and there are only {len(problem.finetuned)}: "
                 f"{listed(problem.finetuned)}. Nothing would be kept; give more tasks or a smaller number."
             )
+        if isinstance(self.tall, Mapping) and set(self.tall) != set(problem.finetuned):
+            raise StaError(
+                f"tall is given for the tasks {listed(self.tall)}, and {listed(problem.finetuned)} are merged. Give one "
+                "number for every one of them, or one for all."
+            )
+
+    @override
+    def prepare(self, survey: Survey) -> tuple[float, ...]:
+        """The lambda of every task."""
+        tasks = survey.problem.tasks
+        if isinstance(self.tall, Mapping):
+            return tuple(float(self.tall[task]) for task in tasks)
+        return (float(self.tall),) * len(tasks)
 
     @override
     def native(self, tasks: int) -> Native | None:
-        def call(kernel: Loops, at: Addresses, state: Any, out: int, size: int) -> Answer:
+        def call(kernel: Loops, at: Addresses, state: tuple[float, ...], out: int, size: int) -> Answer:
             models = at.base, at.origin, at.finetuned
-            return Answer(kernel.consensus(*models, self.tall, self.agree, self.scale, out, size))
+            return Answer(kernel.consensus(*models, state, self.agree, self.scale, out, size))
 
         return Native(loops, call, reads_origin=True)
 
     @override
-    def vector(self, block: Block, state: Any) -> Tensor:
+    def vector(self, block: Block, state: tuple[float, ...]) -> Tensor:
         # In float64, so that no comparison is decided by rounding of the sum.
         total = torch.zeros_like(to_double(block.base))
         for delta in block.deltas():
             total += to_double(delta)
         users = torch.zeros(total.shape, dtype=torch.int32, device=total.device)
-        for delta in block.deltas():
+        for delta, tall in zip(block.deltas(), state, strict=True):
             wide = to_double(delta)
-            users += wide.abs() > (total - wide).abs() * self.tall
+            users += wide.abs() > (total - wide).abs() * tall
         return (self.scale * torch.where(users >= self.agree, total, 0.0)).to(block.base)

@@ -37,6 +37,22 @@ def test_it_is_the_oracle(tasks: int, tall: float, agree: int) -> None:
     assert list(got) == list(base)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_task_may_have_a_lambda_of_its_own(compiled: bool) -> None:
+    base, finetuned = oracle.models(4, seed=1)
+    own = dict(zip(sorted(finetuned), [0.2, 0.6, 0.3, 1.5], strict=True))
+    method = Consensus(tall=dict(reversed(own.items())))
+    got = run_in_memory(method, base, finetuned, compiled=compiled).weights
+    wanted = oracle.flat(base) + 0.4 * oracle.consensus(
+        oracle.vectors(base, finetuned), list(own.values()), 2
+    )
+    np.testing.assert_allclose(oracle.flat(got), wanted, rtol=0, atol=1e-6)
+    with pytest.raises(StaError, match=r"tall is given for the tasks 'task.*Give one number for every one"):
+        consensus(base, finetuned, tall={"task00": 0.4})
+    with pytest.raises(StaError, match=r"tall, the lambda of the TALL masks, of task 'a' must be a number"):
+        Consensus(tall={"a": -1.0})
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
