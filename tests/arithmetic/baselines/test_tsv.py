@@ -1,12 +1,14 @@
 """TSV-M: the oracle, what its definition implies, and what is refused."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sta_lightning.arithmetic import Dare, average, merge
+from sta_lightning.arithmetic import Dare, average, merge, spectral
 from sta_lightning.arithmetic.baselines.tsv import Tsv
 from sta_lightning.arithmetic.spectral import orthogonalised, triples
 from sta_lightning.errors import StaError
@@ -90,6 +92,28 @@ def test_factors_are_orthogonal(seed: int, m: int, k: int) -> None:
     product = factor.mT @ vectors
     torch.testing.assert_close(product, product.mT, rtol=0, atol=1e-9)
     assert float(torch.linalg.eigvalsh(product).min()) > -1e-9
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (64, 96), (64, 64)])
+@pytest.mark.parametrize("method", ["tsv", "iso_c", "iso_cts", "dc_merge"])
+def test_gram_matrices_give_what_decompositions_give(
+    method: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task vectors with a spectrum that falls off as those of fine-tunings do."""
+    generator = torch.Generator().manual_seed(0)
+
+    def delta() -> torch.Tensor:
+        u, v = (torch.linalg.qr(torch.randn(n, 64, generator=generator).double()).Q for n in shape)
+        return 0.02 * (u * torch.arange(1.0, 65.0) ** -0.7) @ v.mT
+
+    base = {"w": torch.randn(shape, generator=generator).double()}
+    finetuned = {f"t{i}": {"w": base["w"] + delta()} for i in range(5)}
+    with monkeypatch.context() as patch:
+        patch.setattr(spectral, "_DIGITS", math.inf)
+        wanted = merge(method, base, finetuned).weights["w"] - base["w"]
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **settings: pytest.fail("decomposed"))
+    got = merge(method, base, finetuned).weights["w"] - base["w"]
+    assert float((got - wanted).norm() / wanted.norm()) < 1e-9
 
 
 def test_dependent_vectors_give_a_partial_isometry() -> None:
