@@ -49,7 +49,7 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
 
 def option_names(command: str) -> tuple[str, ...]:
     """The options of a subcommand that has a trainer, dotted; of ``sta merge``, with evaluation."""
-    return tuple(_cli([command, "--help"])._inner.options())
+    return tuple(_cli([command, "--help-all"])._inner.options())
 
 
 def instantiated(words: Sequence[str]) -> Any:

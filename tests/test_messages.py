@@ -30,6 +30,7 @@ SERVES = {
     "cli/convert.py": ("convert", "inspect"),
     "cli/inspect.py": ("inspect",),
     "cli/score.py": ("score",),
+    "cli/shipped.py": ("configs", "fit"),
     "cli/train.py": TRAINED,
     "cli/predict_split.py": ("predict",),
     "cli/merge.py": ("merge", "forget"),
@@ -43,10 +44,22 @@ SERVES = {
     "weights/formats/huggingface.py": ("convert",),
 }
 # What every command knows, and what is another program's.
-ANYWHERE = {"h", "help", "debug", "option", "logdir", "include", "revision", "error-unmatch", "porcelain"}
+ANYWHERE = {
+    "h",
+    "help",
+    "help-all",
+    "debug",
+    "option",
+    "logdir",
+    "include",
+    "revision",
+    "error-unmatch",
+    "porcelain",
+}
 # Tables and code, in which a command line may be spread over several texts.
 NO_MESSAGES = (
     "cli/main.py",
+    "cli/help.py",
     "cli/methods.py",
     "weights/formats/card.py",
     "report/",
@@ -71,6 +84,8 @@ def options(command: str) -> tuple[str, ...]:
         "inspect": inspect.build_parser,
         "benchmark": lambda: benchmark.build_parser("benchmark"),
     }
+    if command in ("configs", "methods"):  # they have no parser
+        return {"configs": ("all",), "methods": ()}[command]
     return tuple(parsers[command]().options()) if command in parsers else option_names(command)
 
 

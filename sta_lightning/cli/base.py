@@ -263,6 +263,9 @@ class StaCLI(LightningCLI):
                 f"the trainer refuses its settings: {' '.join(str(error).split())} "
                 f"See the options --trainer.* in `sta {self._name} --help`."
             ) from error
+        steps = trainer.accumulate_grad_batches  # which Lightning divides by
+        if steps < 1:
+            raise StaError(f"--trainer.accumulate_grad_batches={steps} was asked for: give 1 or more.")
         verb = _VERBS.get(self._name, TrainerFn.TESTING)
         if (flag := trial(trainer, verb)) is not None:
             leave_no_trace(trainer, verb)

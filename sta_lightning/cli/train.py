@@ -14,6 +14,7 @@ import sta_lightning.modules
 import sta_lightning.tasks.miniature.datamodule  # noqa: F401
 from sta_lightning.callbacks import ExportWeights
 from sta_lightning.callbacks.sampled import SampledPass
+from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import StaCLI, same
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
@@ -42,7 +43,9 @@ class FitCLI(StaCLI):
             )
 
     def after_fit(self) -> None:
-        """Name the files that the fit left; Lightning calls it."""
+        """Name the files that the fit left; Lightning calls it. A trial has left none."""
+        if trial(self.trainer) is not None:
+            return
         found: list[str | Path] = []
         for callback in self.trainer.callbacks if self.trainer.is_global_zero else ():  # type: ignore[attr-defined]
             if isinstance(callback, ExportWeights):

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from sta_lightning.callbacks.monitors import check_monitors
 from sta_lightning.callbacks.scorable import check_strategy
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.engine.options import MetricName
@@ -243,6 +244,10 @@ class CLIPClassifier(LightningModule):
         # Callbacks that look for a rate or a batch size have run since the optimisers were made.
         if self._planned != self._plan():
             self.trainer.strategy.setup_optimizers(self.trainer)
+        more = cast(Measures, self.measures["val"]).tags() if self._metrics else []
+        check_monitors(
+            self, ["train/loss", "train/acc", "val/loss", "val/acc", *(f"val/{tag}" for tag in more)]
+        )
 
     @override
     def on_train_epoch_start(self) -> None:

@@ -66,12 +66,17 @@ class Measures(nn.Module):
             if name == "confusion":
                 self._draw(module, f"{place}/confusion", value)
                 continue
-            single = {f"{name}_acc": value}
-            if name == "per_class":
-                single = {f"acc/{known}": x for known, x in zip(self._classes, value, strict=True)}
-            for tag, number in single.items():
+            for tag, number in zip(self._tags(name), value.reshape(-1), strict=True):
                 # The same on every process: a maximum leaves it so, to the bit.
                 module.log(f"{place}/{tag}", number, sync_dist=True, reduce_fx="max")
+
+    def tags(self) -> list[str]:
+        """The names under which numbers are logged, without the place."""
+        return [tag for name in self.metrics for tag in self._tags(name)]
+
+    def _tags(self, name: str) -> list[str]:
+        several = {"confusion": [], "per_class": [f"acc/{known}" for known in self._classes]}
+        return several.get(name, [f"{name}_acc"])
 
     def _values(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
