@@ -19,7 +19,13 @@ from sta_lightning.engine import Pretrained
 from sta_lightning.engine.rest import open_rest
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import encoder_prefix, is_encoder_tensor, tensor_digest
-from sta_lightning.weights.formats import describe, open_checkpoint, open_clip_configs, open_sources
+from sta_lightning.weights.formats import (
+    describe,
+    open_checkpoint,
+    open_clip_configs,
+    open_sources,
+    recognise,
+)
 
 
 def known_architectures() -> dict[str, Mapping[str, Any]]:
@@ -84,6 +90,8 @@ def pretrained_for_merge(
         assert name is not None
         return built_pretrained(name, pretrained, image_size, build)
     tensors, _ = open_sources(file, stack)
+    if name is None and recognise(tensors).kind == "unknown":
+        return Pretrained(None, tensors, "", file, architecture=f"a model of {len(tensors)} tensors")
     prefix = encoder_prefix(tensors)
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if is_encoder_tensor(key, prefix)}
     architecture = None

@@ -9,10 +9,11 @@ from pathlib import Path
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.states import is_weight
+from sta_lightning.engine.part import Part, skips
 from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
-from sta_lightning.weights.formats import open_checkpoint, open_sources
+from sta_lightning.weights.formats import open_checkpoint, open_sources, recognise
 
 AS_GIVEN = "file"
 """The measure of a merge that takes an importance file as it is, whatever made it."""
@@ -34,29 +35,76 @@ def saying(what: str) -> Iterator[None]:
 
 
 def open_encoder(
-    path: str | Path, reference: SourceDict, what: str, stack: ExitStack
+    path: str | Path,
+    reference: SourceDict,
+    what: str,
+    stack: ExitStack,
+    base: Path | None = None,
+    part: Part | None = None,
 ) -> tuple[SourceDict, dict[str, str]]:
-    """The encoder in a weights file, and what its metadata says.
+    """The encoder, or the whole model of another kind, in a weights file; what its metadata says.
 
     Args:
         path: a checkpoint of any known layout that holds the encoder, alone or inside a larger
-            model; one without the projection behind the encoder gets the pretrained one's.
+            model; one without the projection behind the encoder gets the pretrained one's. Or an
+            adapter.
         reference: the pretrained encoder, whose names and shapes are wanted.
         what: whose weights they are, for messages: ``"task 'digits'"``.
         stack: what closes the file.
+        base: the pretrained model's file, which an adapter stands on.
+        part: which tensors are wanted; ``None`` for all.
 
     Raises:
         StaError: the file is missing or broken, or names or shapes differ.
     """
+    part = part or Part()
+    wanted = part.of(reference)
     with saying(what):
-        tensors, metadata = open_sources(path, stack, projection=reference.get("proj"))
-        return encoder_part(tensors, names=reference, title=f"'{path}'"), metadata
+        tensors, metadata = open_sources(path, stack, projection=reference.get("proj"), base=base)
+        tensors = part.of(tensors, wanted)
+        if recognise(reference).kind == "unknown":
+            _check_equal(wanted, tensors, f"'{path}'")
+        return encoder_part(tensors, names=wanted, title=f"'{path}'"), metadata
+
+
+def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
+    """Whether a model that is no encoder has the pretrained one's tensors, alone or in a wrapper."""
+    prefixes = {name.removesuffix(end) for end in list(wanted)[:1] for name in tensors if name.endswith(end)}
+    if not any(all(prefix + name in tensors for name in wanted) for prefix in prefixes - {""}):
+        shapes = [n for n, s in wanted.items() if n in tensors and s.shape != tensors[n].shape]
+        missing = [name for name in wanted if name not in tensors]
+        unknown = [name for name in tensors if name not in wanted]
+        found = {
+            "missing": missing,
+            "unknown": unknown,
+            "of another shape": [
+                f"{n} {tuple(tensors[n].shape)} for {tuple(wanted[n].shape)}" for n in shapes
+            ],
+        }
+        odd = [f"{len(names)} {how}: {listed(names)}" for how, names in found.items() if names]
+        if len(missing) == len(wanted):
+            raise StaError(
+                f"{title} has none of the pretrained model's tensors: {'; '.join(odd)}. Give a model that was fine-tuned from it."
+            )
+        if odd:
+            raise StaError(
+                f"{title} does not have the pretrained model's tensors: {'; '.join(odd)}. Give a model that was fine-tuned from "
+                f"it, or merge the others alone: {skips(missing + unknown + shapes)}"
+            )
 
 
 def open_task(
-    task: str, files: TaskSource, method: MergeMethod, reference: SourceDict, stack: ExitStack
+    task: str,
+    files: TaskSource,
+    method: MergeMethod,
+    reference: SourceDict,
+    stack: ExitStack,
+    base: Path | None = None,
+    part: Part | None = None,
 ) -> tuple[SourceDict, dict[str, str]]:
     """What a method reads of a task besides importance: fine-tuned encoder or vector, and metadata.
+
+    The other arguments are as in :func:`open_encoder`.
 
     Raises:
         StaError: the file is not given, is missing or broken, or does not fit.
@@ -70,12 +118,12 @@ def open_task(
             "added by method 'vectors' and taken out by method 'vector' of sta forget; the others take fine-tuned encoders."
         )
     if wanted == "finetuned":
-        return open_encoder(path, reference, f"task {task!r}", stack)
+        return open_encoder(path, reference, f"task {task!r}", stack, base, part)
     with saying(f"task {task!r}"):
         vector, metadata = open_vector(path, stack)
     # A vector is of weights alone; the other tensors are the pretrained model's own.
     buffers = {name: source for name, source in reference.items() if not is_weight(name, source.dtype)}
-    return {**vector, **buffers}, metadata
+    return (part or Part()).of({**vector, **buffers}), metadata
 
 
 def open_scores(

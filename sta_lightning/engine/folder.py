@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Processes, together
-from sta_lightning.weights import SAFETENSORS, atomic_path
+from sta_lightning.weights import SAFETENSORS, FileSink, Planned, atomic_path, sharded, streamed
 from sta_lightning.weights.formats import (
     CONFIG,
     INDEX,
     Checkpoint,
+    Layout,
     clip_to_huggingface,
     encoder_to_huggingface,
     guess,
@@ -27,21 +28,25 @@ from sta_lightning.weights.formats import (
 )
 
 # Configuration, tokenizer, preprocessor. Code is not taken along.
-_BESIDE = (".json", ".txt", ".model")
+_BESIDE = (".json", ".txt", ".model", ".jinja")
+
+Opener = Callable[[Planned, Mapping[str, str]], AbstractContextManager[FileSink]]
+"""Opens what a merged model is written to: given its tensors and metadata."""
 
 
 @contextmanager
-def folder_like(like: Path, output: str | Path, group: Processes) -> Iterator[Path]:
-    """A file to write a merged model to, which becomes a folder when the block has ended well.
+def folder_like(like: Path, output: str | Path, group: Processes, limit: int) -> Iterator[Opener]:
+    """What a merged model is written to, which becomes a folder when the block has ended well.
 
     Args:
         like: the folder of the model that is changed: layout and the files beside the weights are
             taken from it.
         output: the folder to make; it must not be there yet, or be empty.
         group: who writes together.
+        limit: bytes of tensors in one file; more are written in shards, with their table.
 
     Yields:
-        The file, for open_clip's names.
+        It opens the place for the weights: those of a CLIP in open_clip's names.
 
     Raises:
         StaError: something is there already, or it cannot be written.
@@ -51,34 +56,54 @@ def folder_like(like: Path, output: str | Path, group: Processes) -> Iterator[Pa
         def make() -> str:
             return "" if group.rank else str(stack.enter_context(atomic_path(output, folder=True)))
 
-        file = Path(together(group, make)[0]) / f"merged{SAFETENSORS}"
-        yield file
-        together(group, lambda: None if group.rank else _complete(like, file, Path(output).name))
+        with ExitStack() as opened:
+            origin = open_checkpoint(like, opened)
+            layout, named = origin.layout, origin.files[0].name
+        folder = Path(together(group, make)[0])
+        types: set[str] = set()
+
+        @contextmanager
+        def opener(planned: Planned, metadata: Mapping[str, str]) -> Iterator[FileSink]:
+            types.update(
+                str(dtype).removeprefix("torch.") for _, dtype in planned.values() if dtype.is_floating_point
+            )
+            if layout.kind == "unknown":
+                with sharded(folder, planned, {"format": "pt", **metadata}, group, limit) as sink:
+                    yield sink
+                return
+            file = folder / (named if named.endswith(SAFETENSORS) else "open_clip_model.safetensors")
+            file = folder / _IN_OPEN_CLIP if layout.kind == "huggingface" else file
+            with streamed(file, planned, metadata, group) as sink:
+                yield sink
+
+        yield opener
+        together(
+            group, lambda: None if group.rank else _complete(like, layout, folder, Path(output).name, types)
+        )
         together(group, stack.pop_all().close)
 
 
-def _complete(like: Path, file: Path, title: str) -> None:
+_IN_OPEN_CLIP = f"merged{SAFETENSORS}"
+
+
+def _complete(like: Path, layout: Layout, folder: Path, title: str, types: set[str]) -> None:
     """Put the weights into the layout of ``like``, and beside them what lies there."""
-    with ExitStack() as stack:
-        origin, made = open_checkpoint(like, stack), open_checkpoint(file, stack)
-        types = {str(source.dtype).removeprefix("torch.") for source in made.tensors.values()}
-        if origin.layout.kind == "huggingface":
+    if layout.kind == "huggingface":
+        file = folder / _IN_OPEN_CLIP
+        with ExitStack() as stack:
+            made = open_checkpoint(file, stack)
             tensors = _in_huggingface(made)
-            write_tensors(file.with_name("model.safetensors"), tensors, {"format": "pt", **made.metadata})
+            write_tensors(folder / "model.safetensors", tensors, {"format": "pt", **made.metadata})
             whole = made.layout.text is not None
-            code = loading_code("huggingface", None, title, whole=whole, projection=origin.layout.projection)
+            code = loading_code("huggingface", None, title, whole=whole, projection=layout.projection)
             architecture = guess(image_encoder(made)).title
             card = model_card(title, architecture, made.metadata, code, front_matter=True)
-            file.with_name("README.md").write_text(card, encoding="utf-8")
-    if origin.layout.kind == "huggingface":
+            (folder / "README.md").write_text(card, encoding="utf-8")
         file.unlink()
-    else:
-        named = origin.files[0].name
-        file.rename(file.with_name(named if named.endswith(SAFETENSORS) else "open_clip_model.safetensors"))
     for beside in sorted(like.iterdir()):
         if beside.suffix in _BESIDE and beside.is_file() and not beside.name.endswith(INDEX):
-            shutil.copyfile(beside, file.with_name(beside.name))
-    _tell_type(file.with_name(CONFIG), types)
+            shutil.copyfile(beside, folder / beside.name)
+    _tell_type(folder / CONFIG, types)
 
 
 def _in_huggingface(made: Checkpoint) -> dict[str, TensorSource]:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from sta_lightning.engine.files import (
     open_scores,
     open_task,
 )
-from sta_lightning.engine.folder import folder_like
+from sta_lightning.engine.folder import Opener, folder_like
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
 from sta_lightning.engine.processes import own_device
+from sta_lightning.engine.part import Part
 from sta_lightning.engine.rest import changed, open_rest
 from sta_lightning.engine.sources import TaskSource, check_output
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, provenance, streamed
 from sta_lightning.weights.formats import copy_tensors, weight_files
+
+SHARD = 5_000_000_000
+"""Bytes of tensors in one file of a folder, as transformers has it."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,22 @@ class Opened:
 
     Attributes:
         problem: the image encoders.
-        rest: what else the model that is changed has, by names in the file that is written.
-        changes: the rest as a problem, where a task has changed it; ``None`` where it is copied.
-        name: the name of the method that merges it, and the method.
+        copied: what else the model that is changed has, by names in the file that is written.
+        tower: whether it has a text tower.
+        changes: that as a problem, where a task has changed it; ``None`` where it is copied.
+        method: the name of the method that merges it, and the method.
     """
 
     problem: Problem
-    rest: SourceDict = field(default_factory=dict)
+    copied: SourceDict = field(default_factory=dict)
+    tower: bool = False
     changes: Problem | None = None
     method: tuple[str, MergeMethod] | None = None
 
     @property
     def described(self) -> dict[str, str]:
         """What the metadata says of the text tower, if there is one."""
-        if not self.rest:
+        if not self.tower:
             return {}
         return {"text_tower": "copied" if self.method is None else f"merged: {self.method[0]}"}
 
@@ -96,6 +103,7 @@ class Job(ABC):
         measure: the importance that the method goes by, unless it is defined with one of its own.
         dtype: type of the merged weights; ``None`` for that of the model that is changed.
         device: where the arithmetic is done; ``None`` for the CPU.
+        part: which tensors are merged; ``None`` for all.
 
     Raises:
         StaError: there is no such measure.
@@ -122,6 +130,7 @@ class Job(ABC):
         measure: str,
         dtype: torch.dtype | None,
         device: torch.device | None,
+        part: Part | None = None,
     ) -> None:
         if measure not in MERGE_MEASURES:
             raise StaError(
@@ -130,6 +139,7 @@ class Job(ABC):
         self.tasks, self.name, self.method, self.start = dict(tasks), name, method, start
         self._dtype, self._device = dtype, device
         self._measure = method.measure or measure
+        self.part = part or Part()
 
     def scored(self) -> tuple[str, ...]:
         """The tasks whose importance or Gram matrices a method reads that needs them: all."""
@@ -152,24 +162,27 @@ class Job(ABC):
         finetuned: dict[str, SourceDict] = {}
         scores: dict[str, SourceDict] = {}
         grams: dict[str, SourceDict] = {}
+        origin = self.part.of(pretrained.tensors)
+        self.part.check(pretrained.tensors)
         for task, files in self.tasks.items():
-            finetuned[task], metadata = open_task(task, files, self.method, pretrained.tensors, stack)
+            finetuned[task], metadata = open_task(
+                task, files, self.method, pretrained.tensors, stack, pretrained.file, self.part
+            )
             digest = metadata.get("weights_sha256")
             if self.method.needs_importance and task in self.scored():
-                scores[task] = open_scores(
-                    task, files, self._measure, finetuned[task], pretrained.tensors, digest, stack
-                )
+                found = open_scores(task, files, self._measure, finetuned[task], origin, digest, stack)
+                scores[task] = self.part.of(found)
             if self.method.needs_grams and task in self.scored():
-                grams[task] = open_grams(task, files, self.method.title, finetuned[task], digest, stack)
-        read = self._measure in READ_MEASURES
-        base, title = pretrained.tensors, "the pretrained encoder"
+                read = open_grams(task, files, self.method.title, pretrained.tensors, digest, stack)
+                grams[task] = self.part.of(read)
+        from_file = self._measure in READ_MEASURES
+        base, title = self._base(pretrained, stack), "the pretrained encoder"
         if self.start is not None:
-            base, _ = open_encoder(self.start, pretrained.tensors, self.start_title, stack)
             title = f"{self.start_title} ('{self.start}')"
         return self.adjusted(
             Problem(
-                base=base,
-                origin=None if self.start is None else pretrained.tensors,
+                base=self.part.of(base),
+                origin=None if self.start is None else origin,
                 finetuned=finetuned,
                 scores=scores,
                 grams=grams,
@@ -177,11 +190,18 @@ class Job(ABC):
                 origin_title="the pretrained encoder",
                 titles=self._titles(),
                 score_titles={
-                    t: f"the importance of task {t!r}" + (f" ('{self.tasks[t].importance}')" if read else "")
+                    t: f"the importance of task {t!r}"
+                    + (f" ('{self.tasks[t].importance}')" if from_file else "")
                     for t in scores
                 },
             )
         )
+
+    def _base(self, pretrained: Pretrained, stack: ExitStack) -> SourceDict:
+        """All tensors of the encoder that is changed."""
+        if self.start is None:
+            return pretrained.tensors
+        return open_encoder(self.start, pretrained.tensors, self.start_title, stack, pretrained.file)[0]
 
     def opened(self, pretrained: Pretrained, stack: ExitStack) -> Opened:
         """Open the files of a whole model.
@@ -191,30 +211,39 @@ class Job(ABC):
         """
         problem = self.problem(pretrained, stack)
         rest = pretrained.rest if self.start is None else open_rest(self.start, stack)
+        tower = bool(rest)
+        left = self.part.outside(self._base(pretrained, stack))
+        copied = {**rest, **{pretrained.prefix + name: source for name, source in left.items()}}
         if not (rest and pretrained.rest) or self.method.takes_vectors:
-            return Opened(problem, rest)
-        found = {task: open_rest(str(files.finetuned), stack) for task, files in self.tasks.items()}
-        finetuned = changed(pretrained.rest, found, self._titles())
+            return Opened(problem, copied, tower)
+        origin = self.part.of(pretrained.rest)
+        found = {
+            task: self.part.of(open_rest(str(files.finetuned), stack, pretrained.file))
+            for task, files in self.tasks.items()
+        }
+        finetuned = changed(origin, found, self._titles())
         if not finetuned:
-            return Opened(problem, rest)
+            return Opened(problem, copied, tower)
+        rest = self.part.of(rest)
         name, method, measure = self.name, self.method, self._measure
         if method.needs_grams or (method.needs_importance and measure in READ_MEASURES):
             name, method = self.fallback, make_method(self.fallback, self.methods)
         scores = {
-            task: open_scores(task, TaskSource(), measure, model, pretrained.rest, None, stack)
+            task: open_scores(task, TaskSource(), measure, model, origin, None, stack)
             for task, model in finetuned.items()
             if method.needs_importance and task in self.scored()
         }
         changes = Problem(
             base=rest,
-            origin=None if self.start is None else pretrained.rest,
+            origin=None if self.start is None else origin,
             finetuned=finetuned,
             scores=scores,
             base_title="the text tower that is changed",
             origin_title="the pretrained text tower",
             titles=self._titles(),
         )
-        return Opened(problem, rest, self.adjusted(changes), (name, method))
+        copied = {name: source for name, source in copied.items() if name not in rest}
+        return Opened(problem, copied, tower, self.adjusted(changes), (name, method))
 
     def _titles(self) -> dict[str, str]:
         return {t: f"task {t!r} ('{f.finetuned or f.vector}')" for t, f in self.tasks.items()}
@@ -227,11 +256,13 @@ class Job(ABC):
         """
         with ExitStack() as stack:
             problem = self.problem(pretrained, stack)
-            planned = self._planned(problem.base).items()
+            left = self.part.outside(self._base(pretrained, stack))
+            planned = self._planned({**problem.base, **left}).items()
             sink = MemorySink(
                 {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in planned}, None
             )
             kept = self._run(self.method, problem, sink, Alone())
+            copy_tensors(left, sink)
         return Merged(sink.weights, kept)
 
     def write(
@@ -240,6 +271,7 @@ class Job(ABC):
         output: str | Path,
         processes: Processes | None = None,
         heads: Mapping[str, TaskHead] | None = None,
+        shard_size: int = SHARD,
     ) -> Kept:
         """Merge into a file, whole or not at all; the model is in memory a piece at a time.
 
@@ -251,6 +283,7 @@ class Job(ABC):
                 folder, a new folder in the same layout.
             processes: who merges together; every one of them calls this.
             heads: by task: what goes into the file beside the encoder, for who classifies with it.
+            shard_size: bytes of tensors in one file of a folder.
 
         Returns:
             The shares kept, see :func:`~sta_lightning.arithmetic.run.run`.
@@ -263,28 +296,28 @@ class Job(ABC):
         like = pretrained.file if self.start is None else Path(self.start)
         check_output(output, like)
         if Path(output).suffix != SAFETENSORS:
-            with folder_like(Path(str(like)), output, group) as file:
-                return self._write(pretrained, file, group, heads or {})
-        return self._write(pretrained, output, group, heads or {})
+            with folder_like(Path(str(like)), output, group, shard_size) as opener:
+                return self._write(pretrained, opener, group, heads or {})
+        return self._write(pretrained, partial(streamed, output, processes=group), group, heads or {})
 
     def _write(
-        self, pretrained: Pretrained, output: str | Path, group: Processes, heads: Mapping[str, TaskHead]
+        self, pretrained: Pretrained, opener: Opener, group: Processes, heads: Mapping[str, TaskHead]
     ) -> Kept:
         with self._opened(pretrained, group) as opened:
             base = {pretrained.prefix + name: source for name, source in opened.problem.base.items()}
-            planned = self._planned({**base, **opened.rest})
+            changes = {} if opened.changes is None else opened.changes.base
+            planned = self._planned({**base, **changes, **opened.copied})
             beside = head_tensors(heads, planned)
             planned |= {name: (head.shape, head.dtype) for name, head in beside.items()}
             metadata = together(
                 group, lambda: {} if group.rank else self.metadata(pretrained, **opened.described)
             )[0]
             metadata |= head_metadata(heads) if heads else {}
-            with streamed(output, planned, metadata, group) as file:
+            with opener(planned, metadata) as file:
                 kept = self._run(self.method, opened.problem, file.under(pretrained.prefix), group)
                 if opened.changes is not None and opened.method is not None:
                     self._run(opened.method[1], opened.changes, file, group)
-                else:
-                    together(group, lambda: None if group.rank else copy_tensors(opened.rest, file))
+                together(group, lambda: None if group.rank else copy_tensors(opened.copied, file))
                 for name, head in beside.items() if group.rank == 0 else ():
                     file.write(name, 0, head.flatten())
         return kept

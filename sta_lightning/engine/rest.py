@@ -15,21 +15,21 @@ import torch
 
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict
-from sta_lightning.weights.formats import open_checkpoint, whole_clip
+from sta_lightning.weights.formats import open_on, whole_clip
 
 _PIECE = 1 << 22  # entries
 _ENCODER = "visual."
 
 
-def open_rest(path: str | Path, stack: ExitStack) -> SourceDict:
+def open_rest(path: str | Path, stack: ExitStack, base: Path | None = None) -> SourceDict:
     """A whole CLIP's tensors outside of its image encoder, unread, in open_clip's names.
 
-    Empty for an image encoder alone.
+    Empty for an image encoder alone. ``base`` is what an adapter stands on.
 
     Raises:
         StaError: the file is missing or broken.
     """
-    checkpoint = open_checkpoint(path, stack)
+    checkpoint = open_on(path, stack, base)
     if checkpoint.layout.text is None:
         return {}
     return {name: s for name, s in whole_clip(checkpoint).items() if not name.startswith(_ENCODER)}

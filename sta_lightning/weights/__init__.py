@@ -8,7 +8,7 @@ from sta_lightning.weights.io import encoder_weights, load_weights, read_metadat
 from sta_lightning.weights.opened import SAFETENSORS
 from sta_lightning.weights.provenance import decoded, provenance
 from sta_lightning.weights.sparse import open_vector
-from sta_lightning.weights.streamed import FileSink, streamed
+from sta_lightning.weights.streamed import FileSink, Planned, sharded, streamed
 from sta_lightning.weights.tensor_file import FileTensor, TensorFile
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "decoded",
     "FileSink",
     "FileTensor",
+    "Planned",
     "TensorFile",
     "atomic_path",
     "encoder_part",
@@ -30,6 +31,7 @@ __all__ = [
     "read_metadata",
     "save_weights",
     "sha256",
+    "sharded",
     "streamed",
     "tensor_digest",
     "write_bounds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,23 +26,22 @@ class FileSink:
 
     Args:
         path: what to call the file in a message.
-        descriptor: the open file.
-        places: name in the file -> where the tensor begins, and its type.
+        places: name in the file -> the open file, where the tensor begins in it, and its type.
         prefix: what stands in front of the names in the file.
     """
 
     def __init__(
-        self, path: PathLike, descriptor: int, places: Mapping[str, tuple[int, torch.dtype]], prefix: str = ""
+        self, path: PathLike, places: Mapping[str, tuple[int, int, torch.dtype]], prefix: str = ""
     ) -> None:
-        self._path, self._descriptor, self._places, self._prefix = path, descriptor, places, prefix
+        self._path, self.places, self._prefix = path, places, prefix
 
     def under(self, prefix: str) -> FileSink:
         """The tensors whose names begin so, by the rest of their names."""
-        return FileSink(self._path, self._descriptor, self._places, self._prefix + prefix)
+        return FileSink(self._path, self.places, self._prefix + prefix)
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor is kept."""
-        return self._places[self._prefix + name][1]
+        return self.places[self._prefix + name][2]
 
     def address(self, name: str) -> int | None:
         """Nowhere: on a full disk a map would end the process, where a write says so."""
@@ -54,10 +54,11 @@ class FileSink:
             StaError: if they cannot be written, as on a full disk.
         """
         rest = packed(values)
-        at = self._places[self._prefix + name][0] + start * values.element_size()
+        descriptor, begin, _ = self.places[self._prefix + name]
+        at = begin + start * values.element_size()
         try:
             while rest:
-                done = os.pwrite(self._descriptor, rest, at)
+                done = os.pwrite(descriptor, rest, at)
                 rest, at = rest[done:], at + done
         except OSError as error:
             raise StaError(
@@ -109,13 +110,55 @@ def streamed(
         temporary = Path(together(processes, make)[0])
         descriptor = together(processes, lambda: _opened(temporary))[processes.rank]
         try:
-            yield FileSink(path, descriptor, places)
+            yield FileSink(path, {name: (descriptor, *place) for name, place in places.items()})
         finally:
             os.close(descriptor)
         # The first process renames the file only after the others have written what is theirs, and
         # none goes on before it is there.
         together(processes, lambda: None)
         together(processes, stack.pop_all().close)
+
+
+@contextlib.contextmanager
+def sharded(
+    folder: Path, planned: Planned, metadata: Mapping[str, str], processes: Processes, limit: int
+) -> Iterator[FileSink]:
+    """:func:`streamed` into a folder, as transformers names files: one, or shards and their table.
+
+    Args:
+        folder: where to; it is there.
+        planned: see there.
+        metadata: see there; every shard has it.
+        processes: see there.
+        limit: bytes of tensors in a shard; a tensor that is larger has one of its own.
+
+    Raises:
+        StaError: see there.
+    """
+    shards: list[dict[str, tuple[torch.Size, torch.dtype]]] = [{}]
+    sizes = {name: shape.numel() * dtype.itemsize for name, (shape, dtype) in planned.items()}
+    room = limit
+    for name, plan in planned.items():
+        if sizes[name] > room and shards[-1]:
+            shards.append({})
+            room = limit
+        shards[-1][name] = plan
+        room -= sizes[name]
+    count = len(shards)
+    names = [
+        f"model-{number:05}-of-{count:05}{SAFETENSORS}" if count > 1 else f"model{SAFETENSORS}"
+        for number in range(1, count + 1)
+    ]
+    with contextlib.ExitStack() as stack:
+        places: dict[str, tuple[int, int, torch.dtype]] = {}
+        for file, shard in zip(names, shards, strict=True):
+            places |= stack.enter_context(streamed(folder / file, shard, metadata, processes)).places
+        yield FileSink(folder, places)
+    if count > 1 and processes.rank == 0:
+        where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        table = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        text = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+        (folder / f"model{SAFETENSORS}.index.json").write_text(text, encoding="utf-8")
 
 
 def _opened(temporary: Path) -> int:

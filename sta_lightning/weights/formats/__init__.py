@@ -19,6 +19,7 @@ from sta_lightning.weights.formats.model import (
     image_encoder,
     load_state,
     open_model,
+    open_on,
     open_sources,
     whole_clip,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "open_checkpoint",
     "open_clip_configs",
     "open_model",
+    "open_on",
     "open_sources",
     "recognise",
     "weight_files",

@@ -13,12 +13,12 @@ from typing import Any
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.formats.checkpoint import ADAPTERS as FILES
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, read_table
 from sta_lightning.weights.formats.lowrank import Adapted, Shifted
 from sta_lightning.weights.opened import PathLike
 
 CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "adapter_model.bin")
 WRAPPER = "base_model.model."
 # PEFT's name of a part -> what it is here.
 _PARTS = {

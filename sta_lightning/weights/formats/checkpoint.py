@@ -38,6 +38,8 @@ _NAMES = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+"""The weights of an adapter beside its configuration."""
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 
 
@@ -156,7 +158,7 @@ def _file_of(asked: Path) -> Path:
     """The file itself, or that with the weights in a folder."""
     if not asked.is_dir():
         return asked
-    found = [asked / name for name in _NAMES if (asked / name).is_file()]
+    found = [asked / name for name in (*_NAMES, *ADAPTERS) if (asked / name).is_file()]
     if not found:
         inside = sorted(item.name for item in asked.iterdir())
         for name in inside:

@@ -11,6 +11,7 @@ from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
 from sta_lightning.errors import StaError
 from sta_lightning.weights.encoder import is_encoder_tensor
+from sta_lightning.weights.formats.adapter import is_adapter, open_adapter
 from sta_lightning.weights.formats.architecture import check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
@@ -91,8 +92,27 @@ def open_model(
     return Model(checkpoint, encoder, clip)
 
 
+def open_on(
+    path: PathLike, stack: ExitStack, base: PathLike | None, *, unsafe_pickle: bool = False
+) -> Checkpoint:
+    """A checkpoint, or the model that an adapter makes of its base.
+
+    Raises:
+        StaError: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint` and
+            :func:`~sta_lightning.weights.formats.adapter.open_adapter`.
+    """
+    if base is not None and is_adapter(path):
+        return open_adapter(path, open_checkpoint(base, stack), stack)
+    return open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+
+
 def open_sources(
-    path: PathLike, stack: ExitStack, *, projection: TensorSource | None = None, unsafe_pickle: bool = False
+    path: PathLike,
+    stack: ExitStack,
+    *,
+    projection: TensorSource | None = None,
+    unsafe_pickle: bool = False,
+    base: PathLike | None = None,
 ) -> tuple[SourceDict, dict[str, str]]:
     """The tensors of a checkpoint, unread, named as ``encoder_part`` finds them; its metadata.
 
@@ -105,11 +125,12 @@ def open_sources(
         stack: what closes the files.
         projection: see :func:`image_encoder`.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
+        base: the model that an adapter stands on.
 
     Raises:
         StaError: names the file if it is missing, broken or of another format.
     """
-    checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
+    checkpoint = open_on(path, stack, base, unsafe_pickle=unsafe_pickle)
     foreign = _is_foreign(checkpoint)
     return image_encoder(checkpoint, projection) if foreign else checkpoint.tensors, dict(checkpoint.metadata)
 

@@ -1,0 +1,68 @@
+"""Which tensors of a model are merged; the others stay those of the model that is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.errors import StaError, listed
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tensors by patterns of their names, as a shell has them: ``*``, ``?``, ``[…]``.
+
+    Args:
+        only: what is merged; empty for everything.
+        skip: what of it is not.
+    """
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tensor of this name is merged."""
+        return (not self.only or _fits(name, self.only)) and not _fits(name, self.skip)
+
+    def of(self, tensors: SourceDict, wanted: Collection[str] = ()) -> SourceDict:
+        """The tensors that are merged; those whose names end in a wanted one belong to them."""
+        ends = set(wanted)
+        return {name: s for name, s in tensors.items() if name in self or _ends(name) & ends}
+
+    def outside(self, tensors: SourceDict) -> SourceDict:
+        """The tensors that are not merged."""
+        return {name: source for name, source in tensors.items() if name not in self}
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse a pattern that fits no name, and patterns that leave none.
+
+        Raises:
+            StaError: names the pattern.
+        """
+        known = list(names)
+        for option, patterns in (("only", self.only), ("skip", self.skip)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in known):
+                    raise StaError(
+                        f"{option}: '{pattern}' fits no tensor of the pretrained model; it has {listed(known)}. Patterns are of whole "
+                        "names: '*bias', 'encoder.layer.0.*'."
+                    )
+        if not any(name in self for name in known):
+            raise StaError("only and skip together leave no tensor to merge. Give wider patterns.")
+
+
+def skips(names: Iterable[str]) -> str:
+    """The options that leave tensors out, module by module."""
+    modules = dict.fromkeys(f"{name.rpartition('.')[0]}.*" if "." in name else name for name in names)
+    return " ".join(f"--skip '{pattern}'" for pattern in modules)
+
+
+def _fits(name: object, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(str(name), pattern) for pattern in patterns)
+
+
+def _ends(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[start:]) for start in range(len(parts))}
