@@ -6,6 +6,7 @@
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sta_lightning.cli.catalogue import is_own, methods
@@ -17,6 +18,8 @@ OPTIONS: Mapping[str, type[MergeOptions]] = {"merge": FusionOptions, "forget": F
 # Options that stand alone.
 _ALONE = ("h", "help", "print_config")
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off")
+# Options that may be given several times, a pattern each.
+_SEVERAL = ("model.only", "model.skip")
 _SHORT = {"-o": "output", "-c": "config"}
 # Options of every method by the names of settings: in the short way they are the method's own, and
 # refused where it has none.
@@ -36,9 +39,14 @@ def spelled_out(name: str, words: Sequence[str]) -> list[str]:
     files, options = _sorted_out(name, words)
     found: list[str] = []
     given: dict[str, str] = {}
+    lists: dict[str, list[str]] = defaultdict(list)
     for key, value in options:
         given[key] = value or ""
-        found.append(f"--{key}" if value is None else f"--{key}={value}")
+        if key in _SEVERAL and value is not None and not value.startswith("["):
+            lists[key].append(value)
+        else:
+            found.append(f"--{key}" if value is None else f"--{key}={value}")
+    found += [f"--{key}={json.dumps(values)}" for key, values in lists.items()]
     if not files:
         return found
     front = _merged(files, given) if name == "merge" else _forgotten(files, given)

@@ -119,13 +119,17 @@ def write(options: MergeOptions, output: Path) -> None:
 
 def told(output: Path, seconds: float) -> Iterator[str]:
     """What was written: the last lines on the screen."""
+    from sta_lightning.encoders.pretrained import OTHER
     from sta_lightning.weights import read_metadata
     from sta_lightning.weights.formats import weight_files
 
-    (file,) = weight_files(output)
-    text = json.loads(read_metadata(file)["settings"]).get("text_tower")
+    files = weight_files(output)
+    settings = json.loads(read_metadata(files[0])["settings"])
+    text = settings.get("text_tower")
     if text is not None:
         yield "text tower: " + ("equal in all models, copied" if text == "copied" else f"it differs, {text}")
-    whole = "an image encoder" if text is None else "a whole CLIP"
-    yield f"written: {output} ({whole}, {byte_count(file.stat().st_size)}, {seconds:.2f} s)"
+    what = "an image encoder" if text is None else "a whole CLIP"
+    what = settings["architecture"] if settings.get("architecture", "").startswith(OTHER) else what
+    size = byte_count(sum(file.stat().st_size for file in files))
+    yield f"written: {output} ({what}, {size}, {seconds:.2f} s)"
     yield f"next: sta inspect {shlex.quote(str(output))}"

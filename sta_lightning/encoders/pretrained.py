@@ -27,6 +27,9 @@ from sta_lightning.weights.formats import (
     recognise,
 )
 
+OTHER = "a model of"
+"""How the description of a model begins that is neither an image encoder nor a CLIP."""
+
 
 def known_architectures() -> dict[str, Mapping[str, Any]]:
     """open_clip's configurations, read without importing it, and the package's own, by name."""
@@ -91,7 +94,7 @@ def pretrained_for_merge(
         return built_pretrained(name, pretrained, image_size, build)
     tensors, _ = open_sources(file, stack)
     if name is None and recognise(tensors).kind == "unknown":
-        return Pretrained(None, tensors, "", file, architecture=f"a model of {len(tensors)} tensors")
+        return Pretrained(None, tensors, "", file, architecture=f"{OTHER} {len(tensors)} tensors")
     prefix = encoder_prefix(tensors)
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if is_encoder_tensor(key, prefix)}
     architecture = None

@@ -68,7 +68,7 @@ def open_encoder(
 
 
 def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
-    """Whether a model that is no encoder has the pretrained one's tensors, alone or in a wrapper."""
+    """Refuse a model that is no encoder and has not the pretrained one's tensors."""
     prefixes = {name.removesuffix(end) for end in list(wanted)[:1] for name in tensors if name.endswith(end)}
     if not any(all(prefix + name in tensors for name in wanted) for prefix in prefixes - {""}):
         shapes = [n for n, s in wanted.items() if n in tensors and s.shape != tensors[n].shape]

@@ -10,6 +10,7 @@ from sta_lightning.arithmetic import FORGET_METHODS, MergeMethod
 from sta_lightning.arithmetic.methods import refuse_several
 from sta_lightning.engine.defaults import DATA_FREE_FORGETTING
 from sta_lightning.engine.job import Job
+from sta_lightning.engine.part import Part
 from sta_lightning.engine.sources import TaskSource
 
 
@@ -27,6 +28,7 @@ class ForgettingJob(Job):
         measure: the importance that the method goes by.
         dtype: type of the weights made; ``None`` for that of ``model``.
         device: where the arithmetic is done; ``None`` for the CPU.
+        part: which tensors are merged; ``None`` for all.
 
     Raises:
         StaError: ``measure`` or ``more`` does not go with the method.
@@ -47,11 +49,19 @@ class ForgettingJob(Job):
         measure: str = "lp",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        part: Part | None = None,
     ) -> None:
         # By what they are called in messages, and in the metadata.
         others = {f"{target} ({number})": TaskSource(path) for number, path in enumerate(more, 2)}
         super().__init__(
-            {target: files, **others}, name, method, start=model, measure=measure, dtype=dtype, device=device
+            {target: files, **others},
+            name,
+            method,
+            start=model,
+            measure=measure,
+            dtype=dtype,
+            device=device,
+            part=part,
         )
         refuse_several(name, method, len(more))
         self.target = target

@@ -13,6 +13,7 @@ from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics
 from sta_lightning.engine.defaults import DATA_FREE
 from sta_lightning.engine.job import Job
+from sta_lightning.engine.part import Part
 from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
@@ -32,6 +33,7 @@ class FusionJob(Job):
             :class:`~sta_lightning.arithmetic.problem.Problem`.
         dtype: type of the merged weights; ``None`` for the pretrained model's.
         device: where the arithmetic is done; ``None`` for the CPU.
+        part: which tensors are merged; ``None`` for all.
 
     Raises:
         StaError: ``measure``, ``dare`` or ``base`` does not go with the method.
@@ -52,8 +54,11 @@ class FusionJob(Job):
         statistics: Statistics = "pretrained",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        part: Part | None = None,
     ) -> None:
-        super().__init__(tasks, name, method, start=base, measure=measure, dtype=dtype, device=device)
+        super().__init__(
+            tasks, name, method, start=base, measure=measure, dtype=dtype, device=device, part=part
+        )
         self.dare, self.statistics = dare, check_statistics(statistics)
         if dare is not None and method.takes_vectors:
             raise StaError(

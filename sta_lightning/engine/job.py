@@ -26,8 +26,8 @@ from sta_lightning.engine.files import (
 )
 from sta_lightning.engine.folder import Opener, folder_like
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
-from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.part import Part
+from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.rest import changed, open_rest
 from sta_lightning.engine.sources import TaskSource, check_output
 from sta_lightning.errors import StaError, listed
@@ -364,6 +364,7 @@ class Job(ABC):
             **({} if pretrained.architecture is None else {"architecture": pretrained.architecture}),
             **self.method.settings(),
             **({"measure": self._measure} if self.method.needs_importance else {}),
+            **{key: list(patterns) for key, patterns in vars(self.part).items() if patterns},
             **self.settings(),
         }
 

@@ -1,5 +1,6 @@
 """The settings of a merge and a forgetting, once for command line, modules and Python."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,15 @@ DType = Literal["float32", "float16", "bfloat16"]
 Statistics = Literal["pretrained", "average"]  # those of sta_lightning.arithmetic.states
 MetricName = Literal["macro", "top5", "per_class", "confusion"]
 """What an evaluation can measure beside accuracies."""
+
+
+def bytes_of(size: str) -> int:
+    """A size such as ``5GB`` or ``500 MB`` in bytes; a StaError if it is none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", size, flags=re.IGNORECASE)
+    number = float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ") if found else 0
+    if number < 1:
+        raise StaError(f"shard_size: '{size}' is no size. Give bytes with KB, MB, GB or TB, such as 5GB.")
+    return int(number)
 
 
 class Choice(NamedTuple):
@@ -63,6 +73,10 @@ class MergeOptions(ABC):
             default.
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control, for an evaluation; ``None`` to make it.
+        only: Patterns of tensor names (``*`` and ``?``): what is merged; the rest stays that of the
+            model that is changed. ``None`` for all.
+        skip: Patterns of tensor names: what is not merged.
+        shard_size: Bytes in one weights file of a folder, such as ``500MB``.
         dtype: Type of the weights that are made; ``None`` for that of the model that is changed.
         device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda`` (of several
             processes on one machine each takes its own); the result is the same.
@@ -80,6 +94,9 @@ class MergeOptions(ABC):
     scale: float | None = None
     seed: int = 0
     control_head: str | None = None
+    only: list[str] | None = None
+    skip: list[str] | None = None
+    shard_size: str = "5GB"
     dtype: DType | None = None
     device: str = "cpu"
     metrics: list[MetricName] | None = None
@@ -105,6 +122,7 @@ class MergeOptions(ABC):
             StaError: names the first, or says that there is no pretrained model.
         """
         check_output(output, self.changed)
+        bytes_of(self.shard_size)
         if self.pretrained is None and self.encoder is None:
             raise StaError(
                 "the pretrained model that the others were fine-tuned from must be given (pretrained); the package's own is "
@@ -140,7 +158,7 @@ class MergeOptions(ABC):
         heads: "Mapping[str, TaskHead] | None" = None,
     ) -> "Kept":
         """Write all that is asked for; see :meth:`Job.write` for arguments, result and errors."""
-        return self.job().write(pretrained, output, processes, heads)
+        return self.job().write(pretrained, output, processes, heads, bytes_of(self.shard_size))
 
 
 @dataclass
@@ -217,6 +235,7 @@ class FusionOptions(MergeOptions):
     def job(self) -> "FusionJob":
         from sta_lightning.arithmetic import FUSION_METHODS, Dare, make_method, torch_device, torch_dtype
         from sta_lightning.engine.fusion import FusionJob
+        from sta_lightning.engine.part import Part
         from sta_lightning.engine.vectors import check_vectors
 
         if not self.sources:
@@ -241,6 +260,7 @@ class FusionOptions(MergeOptions):
             statistics=self.statistics,
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
+            part=Part(tuple(self.only or ()), tuple(self.skip or ())),
         )
         if self.vectors is not None:
             check_vectors(job)
@@ -335,6 +355,7 @@ class ForgettingOptions(MergeOptions):
     def job(self) -> "ForgettingJob":
         from sta_lightning.arithmetic import FORGET_METHODS, make_method, torch_device, torch_dtype
         from sta_lightning.engine.forgetting import ForgettingJob
+        from sta_lightning.engine.part import Part
 
         name = self.choice.method
         method = make_method(
@@ -350,4 +371,5 @@ class ForgettingOptions(MergeOptions):
             measure=self.measure or "lp",
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
+            part=Part(tuple(self.only or ()), tuple(self.skip or ())),
         )

@@ -281,6 +281,7 @@ def test_a_full_disk_met_by_one_process_ends_all(
 
     monkeypatch.setattr(os, "pwrite", full)
     first, second = as_processes(2, work)
-    assert type(first) is type(second) is StaError
+    assert isinstance(first, StaError)
+    assert type(second) is StaError
     assert "out.safetensors': No space left" in str(second)
     assert str(first) == f"process 1: {second}"

@@ -13,8 +13,7 @@ from typing import Any
 
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
-from sta_lightning.weights.formats.checkpoint import ADAPTERS as FILES
-from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, read_table
+from sta_lightning.weights.formats.checkpoint import ADAPTERS, Checkpoint, open_checkpoint, read_table
 from sta_lightning.weights.formats.lowrank import Adapted, Shifted
 from sta_lightning.weights.opened import PathLike
 
@@ -47,7 +46,7 @@ def is_adapter(path: PathLike) -> bool:
     """Whether a path is a folder that PEFT wrote, or the weights file in one."""
     asked = Path(path)
     folder = asked if asked.is_dir() else asked.parent
-    return (folder / CONFIG).is_file() and (asked.is_dir() or asked.name in FILES)
+    return (folder / CONFIG).is_file() and (asked.is_dir() or asked.name in ADAPTERS)
 
 
 def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoint:
@@ -66,9 +65,11 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
     title = f"the adapter '{folder}'"
     config = read_table(folder / CONFIG)
     _check_config(config, title)
-    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in ADAPTERS if (folder / name).is_file()), None)
     if file is None:
-        raise StaError(f"{title} has no weights beside its configuration ({listed(FILES)}). Copy them too.")
+        raise StaError(
+            f"{title} has no weights beside its configuration ({listed(ADAPTERS)}). Copy them too."
+        )
     matrices, copies = _sorted(open_checkpoint(file, stack).tensors, title)
     wanted = [*copies, *(f"{m}.{n}" for m, p in matrices.items() for n in _changed(p))]
     place = _place(wanted, base, title)

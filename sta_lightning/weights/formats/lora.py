@@ -15,9 +15,9 @@ from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, in_memory, whole
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
-from sta_lightning.weights.formats.adapter import CONFIG, FILES, WRAPPER
+from sta_lightning.weights.formats.adapter import CONFIG, WRAPPER
+from sta_lightning.weights.formats.checkpoint import ADAPTERS, Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.checkpoint import CONFIG as MODEL_CONFIG
-from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.writing import write_tensors
 from sta_lightning.weights.opened import PathLike
 
@@ -101,7 +101,7 @@ def write_adapter(tuned: PathLike, base: PathLike, output: PathLike, rank: int) 
         tensors |= {WRAPPER + n: whole(source) for n, source in new.tensors.items() if _inside(n, modules)}
         config = _config(rank, ranks, modules, across, base)
         with atomic_path(output, folder=True) as folder:
-            write_tensors(folder / FILES[0], in_memory(tensors), {"format": "pt"})
+            write_tensors(folder / ADAPTERS[0], in_memory(tensors), {"format": "pt"})
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     left = sum(energies[name] for name in lost)
     left += sum(energies[f"{module}.weight"] * (1 - share) for module, share in kept.items())

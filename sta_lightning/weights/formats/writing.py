@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from sta_lightning.arithmetic.run import Sink
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.states import is_finite
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.opened import PathLike
-from sta_lightning.weights.streamed import FileSink, streamed
+from sta_lightning.weights.streamed import streamed
 
 _PIECE = 1 << 22  # entries
 
@@ -49,7 +50,7 @@ def write_tensors(
         copy_tensors(tensors, sink, allow_nonfinite=allow_nonfinite)
 
 
-def copy_tensors(tensors: SourceDict, sink: FileSink, *, allow_nonfinite: bool = False) -> None:
+def copy_tensors(tensors: SourceDict, sink: Sink, *, allow_nonfinite: bool = False) -> None:
     """Write tensors to where they were planned in a file, a piece at a time, in its types.
 
     Raises:

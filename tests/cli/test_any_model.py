@@ -1,0 +1,199 @@
+"""Models that are no image encoders, in shards, as adapters, and in part: one line each."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.arithmetic import merge
+from sta_lightning.cli.main import main
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+# peft reads what this version of transformers calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STA_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def bert(labels: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=50
+    )
+    config.num_labels = labels
+    return transformers.BertForSequenceClassification(config)
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        vocab_size=40,
+        tie_word_embeddings=False,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def moved(model: nn.Module, seed: int) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def saved(make: Any, names: str = "abc", **options: Any) -> tuple[State, dict[str, State]]:
+    """A base and models fine-tuned from it, as folders; their states."""
+    make().save_pretrained("base", **options)
+    models = {name: moved(make(), seed) for seed, name in enumerate(names, 1)}
+    for name, model in models.items():
+        model.save_pretrained(name, **options)
+    return make().state_dict(), {name: model.state_dict() for name, model in models.items()}
+
+
+def loaded(kind: str, folder: str) -> State:
+    return getattr(transformers, kind).from_pretrained(folder).state_dict()
+
+
+def close(found: State, wanted: State, tolerance: float = 1e-6) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("method", ["ties", "average", "tsv", "lines", "swudi_a"])
+def test_three_berts(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    base, states = saved(bert)
+    assert main(["merge", "base", "a", "b", "c", "-o", "merged", "--method", method]) == 0
+    assert "written: merged (a model of 41 tensors" in capsys.readouterr().out
+    close(loaded("BertForSequenceClassification", "merged"), merge(method, base, states).weights)
+
+
+def test_a_head_of_another_size_can_be_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    base, states = saved(bert, "a")
+    other = moved(bert(labels=5), 7)
+    other.save_pretrained("b")
+    words = ["merge", "base", "a", "b", "-o", "merged", "--method=average"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "2 of another shape: " in said
+    assert "'classifier.weight (5, 16) for (2, 16)'" in said
+    assert "--skip 'classifier.*'" in said
+    assert not Path("merged").exists()
+    assert main([*words, "--skip", "classifier.*"]) == 0
+    found = loaded("BertForSequenceClassification", "merged")
+    wanted = merge("average", _body(base), {"a": _body(states["a"]), "b": _body(other.state_dict())})
+    close(_body(found), wanted.weights)
+    assert all(torch.equal(found[name], base[name]) for name in base if name.startswith("classifier."))
+
+
+def _body(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+
+
+def test_patterns_given_several_times() -> None:
+    base, states = saved(bert)
+    words = ["--only", "*.layer.0.*", "--only=*.layer.1.*", "--skip", "*bias", "--skip", "*LayerNorm*"]
+    assert main(["merge", "base", "a", "b", "c", "-o", "merged", "--method=average", *words]) == 0
+    found = loaded("BertForSequenceClassification", "merged")
+    changed = {name for name in base if not torch.equal(found[name], base[name])}
+    assert changed == {n for n in base if ".layer." in n and not n.endswith("bias") and "LayerNorm" not in n}
+    wanted = merge("average", base, states)
+    assert all(torch.allclose(found[name], wanted.weights[name], atol=1e-6) for name in changed)
+
+
+def test_patterns_that_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    saved(bert)
+    assert main(["merge", "base", "a", "b", "-o", "merged", "--only=nowhere.*"]) == 2
+    assert "leave no tensor of the pretrained model to merge" in capsys.readouterr().err
+
+
+def test_models_of_two_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    saved(bert)
+    llama().save_pretrained("d")
+    assert main(["merge", "base", "a", "d", "-o", "merged"]) == 2
+    assert "'d' has none of the pretrained model's tensors" in capsys.readouterr().err
+
+
+def adapters(base: nn.Module) -> dict[str, State]:
+    """Three adapters of mixed rank as folders; the models that peft makes of them."""
+    found = {}
+    for seed, (name, rank) in enumerate({"x": 2, "y": 4, "z": 3}.items(), 1):
+        config = peft.LoraConfig(r=rank, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+        model = moved(peft.get_peft_model(copy.deepcopy(base), config), seed)
+        model.save_pretrained(name)
+        found[name] = model.merge_and_unload().state_dict()
+    return found
+
+
+def test_a_sharded_llama_and_three_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    llama().save_pretrained("base", max_shard_size="5KB")
+    assert Path("base/model.safetensors.index.json").is_file()
+    states = adapters(llama())
+    words = ["merge", "base", "x", "y", "z", "-o", "merged", "--method=task_arithmetic", "--scale=0.5"]
+    assert main([*words, "--shard_size=4KB"]) == 0
+    shards = sorted(path.name for path in Path("merged").glob("model-*.safetensors"))
+    assert len(shards) > 3
+    table = json.loads(Path("merged/model.safetensors.index.json").read_text())
+    assert sorted(set(table["weight_map"].values())) == shards
+    wanted = merge("task_arithmetic", llama().state_dict(), states, scale=0.5).weights
+    close(loaded("LlamaForCausalLM", "merged"), wanted, 2e-6)
+    # Three changes of ranks 2, 4 and 3 add up to one of rank 9 at most.
+    assert main(["convert", "merged", "adapter", "--to=lora", "--rank=9", "--pretrained=base"]) == 0
+    assert "(100.00% of the whole change's energy" in capsys.readouterr().out
+    again = peft.PeftModel.from_pretrained(llama(), "adapter").merge_and_unload().state_dict()
+    close(again, wanted, 1e-5)
+
+
+def test_an_adapter_of_a_clip_is_merged() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.CLIPConfig(
+        text_config={**sizes, "vocab_size": 40, "max_position_embeddings": 7},
+        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        projection_dim=12,
+    )
+    base = transformers.CLIPModel(config)
+    base.save_pretrained("base")
+    states = {}
+    for seed, name in enumerate("ab", 1):
+        lora = peft.LoraConfig(r=2, target_modules=r"vision_model.*(q_proj|fc1)")
+        model = moved(peft.get_peft_model(copy.deepcopy(base), lora), seed)
+        model.save_pretrained(name)
+        states[name] = model.merge_and_unload().state_dict()
+    assert main(["merge", "base", "a", "b", "-o", "merged", "--method=average"]) == 0
+    close(loaded("CLIPModel", "merged"), merge("average", base.state_dict(), states).weights)
+
+
+def test_an_adapter_for_another_model(capsys: pytest.CaptureFixture[str]) -> None:
+    saved(bert)
+    adapters(llama())
+    assert main(["merge", "base", "x", "y", "-o", "merged"]) == 2
+    said = capsys.readouterr().err
+    assert "the adapter 'x' changes tensors that the base 'base' does not have" in said
+    assert not Path("merged").exists()
+
+
+@pytest.mark.parametrize("size", ["", "many", "0GB", "-1"])
+def test_a_size_that_is_none(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(bert)
+    assert main(["merge", "base", "a", "b", "-o", "merged", f"--shard_size={size}"]) == 2
+    assert "shard_size" in capsys.readouterr().err
