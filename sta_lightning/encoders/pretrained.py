@@ -93,9 +93,10 @@ def pretrained_for_merge(
         assert name is not None
         return built_pretrained(name, pretrained, image_size, build)
     tensors, _ = open_sources(file, stack)
-    if name is None and recognise(tensors).kind == "unknown":
-        return Pretrained(None, tensors, "", file, architecture=f"{OTHER} {len(tensors)} tensors")
     prefix = encoder_prefix(tensors)
+    inside = bool(prefix) and all(key.startswith(prefix) for key in tensors)
+    if name is None and not inside and recognise(tensors).kind == "unknown":
+        return Pretrained(None, tensors, "", file, architecture=f"{OTHER} {len(tensors)} tensors")
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if is_encoder_tensor(key, prefix)}
     architecture = None
     if name is None:
