@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import pydoc
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from sta_lightning.cli.placeholders import fill_placeholders
 from sta_lightning.cli.screen import say
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
 from sta_lightning.errors import StaError, printable
+from sta_lightning.modules.stored import stored_settings
 from sta_lightning.weights.atomic import atomic_path
 
 # What a subcommand runs, where it is no test.
@@ -218,16 +220,23 @@ class StaCLI(LightningCLI):
         return self.config[self._name].get(key)
 
     def _parse_ckpt_path(self) -> None:
-        """Check the checkpoint before Lightning reads the hyper-parameters in it."""
+        """Take from the checkpoint what the model's class lists; Lightning would take code too."""
         asked = self._setting("ckpt_path")
         if asked == "best":
             raise StaError(
                 "--ckpt_path=best is the best checkpoint of a fit in the same process, and none has run. Give its path."
             )
-        if asked and str(asked) not in _CHECKPOINT_WORDS and "://" not in str(asked):
-            check_checkpoint(Path(asked))
+        if not asked or str(asked) in _CHECKPOINT_WORDS or "://" in str(asked):
+            return
+        checkpoint = check_checkpoint(Path(asked))
+        chosen = self._setting("model.class_path") if self._choose_classes else None
+        model = self._model_class if chosen is None else pydoc.locate(chosen)
+        stored = stored_settings(checkpoint, getattr(model, "from_checkpoint", ()), asked)
+        if not stored:
+            return
+        found = {"class_path": chosen, "init_args": stored} if self._choose_classes else stored
         try:
-            super()._parse_ckpt_path()
+            self.config = self.parser.parse_object({self._name: {"model": found}}, self.config)
         except RejectedError as error:
             raise StaError(
                 f"the settings stored in the checkpoint {str(asked)!r} do not fit: {self._explained(str(error))}"

@@ -1,15 +1,20 @@
 """Files that the user names: options for a result, and checks before any work is done."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from sta_lightning.errors import StaError
 
 
-def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
+def check_checkpoint(path: Path, option: str = "--ckpt_path") -> Mapping[Any, Any]:
     """Refuse a Lightning checkpoint, given by an option, that is missing or cannot be read.
+
+    Returns:
+        What it says, read without running code.
 
     Raises:
         StaError: The file is missing or is no checkpoint.
@@ -32,6 +37,7 @@ def check_checkpoint(path: Path, option: str = "--ckpt_path") -> None:
         ) from error
     if content is None or "state_dict" not in content:
         raise StaError(f"{option}: {str(path)!r} is no Lightning checkpoint: it holds no 'state_dict'.")
+    return content
 
 
 def add_output(parser: ArgumentParser) -> None:

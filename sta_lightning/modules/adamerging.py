@@ -3,11 +3,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -28,6 +28,7 @@ from sta_lightning.engine.sources import task_sources
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.frozen import Frozen, read_frozen
 from sta_lightning.modules.parts import QUIET, LayersFirst, is_logged, refuse_verb
+from sta_lightning.modules.stored import StoredSettings
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import SAFETENSORS, provenance, save_weights
 
@@ -35,7 +36,7 @@ Granularity = Literal["task", "tensor"]
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
-class AdaMerging(LightningModule):
+class AdaMerging(StoredSettings):
     """Learn a merge's coefficients by making its predictions certain (Yang et al. 2024).
 
     What is merged is theta_0 + sum of lambda_i * delta_i, and the lambda_i are learned.
@@ -79,6 +80,10 @@ class AdaMerging(LightningModule):
             fit.
     """
 
+    from_checkpoint: ClassVar = (
+        *("encoder", "pretrained", "image_size"),
+        *("granularity", "trim", "init", "learning_rate"),
+    )
     coefficients: nn.Parameter
 
     def __init__(

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from sta_lightning.modules.measures import Measures, check_metrics
 from sta_lightning.modules.padding import accept_padding, real_samples, training_share
 from sta_lightning.modules.parts import LayersFirst, head_for, is_logged, start_encoder
 from sta_lightning.modules.schedule import warmup_cosine
+from sta_lightning.modules.stored import StoredSettings
 from sta_lightning.tasks import get_task
 
 Trainable = Literal["encoder", "head", "both"]
@@ -36,7 +36,7 @@ else:
     EncoderChoice = str  # a configuration gives a name: it chooses no code
 
 
-class CLIPClassifier(LightningModule):
+class CLIPClassifier(StoredSettings):
     """An image encoder with a classification head: the unit that is fine-tuned, scored and merged.
 
     The head is made once from the task's class names and prompts (or from prototypes, for encoders
@@ -44,7 +44,8 @@ class CLIPClassifier(LightningModule):
     training starts, so that it is in no checkpoint and no gradient exchange. Encoder and head are
     built when the trainer sets up, before any callback is, when somebody asks for the parameters,
     or from the checkpoint: ``load_from_checkpoint`` reads neither data nor network nor pretrained
-    weights.
+    weights, and of the arguments takes those in ``from_checkpoint`` (not ``optimizer``,
+    ``lr_scheduler``, ``metrics``, ``compile`` and files).
 
     The defaults are the paper's: AdamW, learning rate 1e-5, weight decay 0.1, 500 warm-up steps, a
     cosine to zero at every step, no label smoothing. Its gradient clipping at norm 1.0 is the
@@ -84,6 +85,10 @@ class CLIPClassifier(LightningModule):
             other; in a trainer, its strategy shards the weights.
     """
 
+    from_checkpoint: ClassVar = (
+        *("encoder", "task", "pretrained", "image_size", "trainable"),
+        *("learning_rate", "weight_decay", "warmup_steps", "label_smoothing", "lr_scheduler_interval"),
+    )
     encoder: nn.Module
     head: ClassificationHead
     train_acc: Accuracy
@@ -223,21 +228,6 @@ class CLIPClassifier(LightningModule):
             self._assemble(source, head)
         elif not self.head.holds(state, "head."):
             self.head = head  # else the one that an optimiser may know already
-
-    @classmethod
-    @override
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own kind of classmethod
-        cls, checkpoint_path: str | Path, map_location: Any = None, **settings: Any
-    ) -> CLIPClassifier:
-        """Load a fit's checkpoint, without data, network, pretrained weights or code from the file.
-
-        Args:
-            checkpoint_path: The ``.ckpt`` file.
-            map_location: As for ``torch.load``.
-            **settings: Arguments of the class to replace those in the checkpoint.
-        """
-        settings.setdefault("weights_only", True)
-        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **settings)
 
     @override
     def on_fit_start(self) -> None:

@@ -7,9 +7,8 @@ import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,6 +18,7 @@ from sta_lightning.encoders import build_clip, tokenize
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.parts import refuse_verb
 from sta_lightning.modules.schedule import warmup_cosine
+from sta_lightning.modules.stored import StoredSettings
 from sta_lightning.tasks.miniature.scenes import SCENES
 from sta_lightning.weights import save_weights
 
@@ -51,7 +51,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, caption: Tensor, scale: Tens
     return (image_to_text + text_to_image) / 2
 
 
-class ContrastivePretraining(L.LightningModule):
+class ContrastivePretraining(StoredSettings):
     """Train a whole CLIP from random weights on pictures with captions.
 
     Args:
@@ -66,6 +66,8 @@ class ContrastivePretraining(L.LightningModule):
         record: What the file's metadata tells of its making besides seed, date, steps and versions,
             such as the command.
     """
+
+    from_checkpoint: ClassVar = ("encoder", "learning_rate", "weight_decay", "warmup_steps")
 
     def __init__(
         self,

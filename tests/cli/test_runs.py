@@ -321,3 +321,44 @@ def test_a_limit_on_the_validation_within_a_fit_is_no_trial(
     assert sta("fit", *config("finetune", "digits"), *QUIET, *words, *export) == 0
     assert (folder / "encoder.safetensors").is_file()
     assert "a trial" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fit", "test"])
+def test_a_checkpoint_chooses_no_code(
+    name: str, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"open({str(tmp_path / 'RAN')!r}, 'w')\ndef f(pretrained, deltas):\n    return deltas.sum(0)\n"
+    )
+    (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = torch.load(finetuned / "runs/finetune/digits/checkpoints/last.ckpt", weights_only=True)
+    fit = own["hyper_parameters"]
+    tasks = {task: {"finetuned": f"runs/finetune/{task}/encoder.safetensors"} for task in TASKS}
+    merge = {"encoder": "miniature", "tasks": tasks, "method": f"{tmp_path / 'mine.py'}:f"}
+    for number, planted in enumerate(
+        (
+            {"_class_path": "payload.X"},
+            {"_class_path": "sta_lightning.modules.MergeModule", **merge},
+            {**fit, "optimizer": {"class_path": "payload.X"}, "compile": {"backend": "payload.X"}},
+            {**fit, "_instantiator": "payload.X", "_class_path": "payload.X"},
+        )
+    ):
+        file = tmp_path / f"{number}.ckpt"
+        torch.save({**own, "hyper_parameters": planted, "callbacks": {}}, file)
+        words = [*QUIET, "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+        words += ["--trainer.callbacks=[]", f"--ckpt_path={file}"]
+        words += ["--trainer.max_epochs=1"] if name == "fit" else []
+        assert sta(name, *config("finetune", "digits"), *words) == 0
+        assert not (tmp_path / "RAN").exists(), planted
+
+
+def test_a_checkpoint_sets_what_its_class_lists(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(finetuned / "runs/finetune/digits/checkpoints/last.ckpt", weights_only=True)
+    content["hyper_parameters"] |= {"encoder": "no-such-encoder", "output": "elsewhere"}
+    torch.save(content, tmp_path / "other.ckpt")
+    words = [*config("finetune", "digits"), *QUIET, "--trainer.logger=false"]
+    assert sta("test", *words, f"--ckpt_path={tmp_path / 'other.ckpt'}") == 2
+    assert "no-such-encoder" in capsys.readouterr().err
