@@ -18,7 +18,7 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from sta_lightning.cache import cache_directory
+from sta_lightning.cache import cache_directory, is_own, own_directory
 
 _log = logging.getLogger(__name__)
 _HEAD = """\
@@ -29,6 +29,7 @@ _HEAD = """\
 # No fused multiply-add, no reordering: every operation is rounded by itself, as in the eager form.
 _FLAGS = "-O3 -std=gnu11 -shared -fPIC -ffp-contract=off -fno-trapping-math -fno-math-errno"
 _TIMEOUT = 300  # seconds
+_FOLDER = "kernels"
 # Compiling takes as long as the eager form takes for about this many entries, times models.
 PAYS = 30_000_000
 _lock = threading.Lock()
@@ -63,7 +64,7 @@ def library(source: str, *, work: float = math.inf) -> ctypes.CDLL | None:
     """
     with _lock:
         # A failure holds for the compiler and the folder that it was met with.
-        circumstances = (source, compiler(), str(_folder()))
+        circumstances = (source, compiler(), str(cache_directory()))
         if source in _loaded or compiler() is None or circumstances in _failed:
             return _loaded.get(source)
         build, wanted = _builds.get(source), _wanted[source] + work
@@ -110,21 +111,21 @@ if hasattr(os, "register_at_fork"):
 
 def _load(source: str, compiling: bool) -> ctypes.CDLL | None:
     try:
-        for path in sorted(_folder().glob(f"{_stem(source)}-*.so")):
+        for path in sorted(own_directory(_FOLDER).glob(f"{_stem(source)}-*.so")):
             # A library cut short can end the process that loads it; one of another machine is
             # refused.
             with contextlib.suppress(OSError):
-                if path.name == _name(source, path.read_bytes()):
+                if is_own(path) and path.name == _name(source, path.read_bytes()):
                     return ctypes.CDLL(str(path))
         if not compiling:
             return None
-        _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=_folder()) as folder:
+        kept = own_directory(_FOLDER, make=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=kept) as folder:
             made = _compile(source, Path(folder))
             if made is None:
                 return None
             found = ctypes.CDLL(str(made))  # before it is kept, so that nothing is kept that cannot be loaded
-            os.replace(made, _folder() / _name(source, made.read_bytes()))
+            os.replace(made, kept / _name(source, made.read_bytes()))
             return found
     except OSError as error:
         _log.info("the compiled loops cannot be kept or loaded (%s); the eager form serves.", error)
@@ -156,10 +157,6 @@ def _compile(source: str, folder: Path) -> Path | None:
         message = done.stderr.strip()
     _log.info("the C compiler %s refuses the loops (%s); the eager form serves.", command, message[:500])
     return None
-
-
-def _folder() -> Path:
-    return cache_directory() / "kernels"
 
 
 def _name(source: str, content: bytes) -> str:

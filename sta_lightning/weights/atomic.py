@@ -51,7 +51,7 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
     """
     target = Path(os.path.abspath(path) if folder else os.path.realpath(path))
     (_check_folder if folder else _check_file)(target, path)
-    token = f".{os.getpid():x}{secrets.token_hex(4)}.tmp{target.suffix}"
+    token = f".{os.getpid():x}{secrets.token_hex(8)}.tmp{target.suffix}"
     # A name may be at most 255 bytes long; the suffix stays last because some writers choose the
     # format by it.
     stem = target.stem.encode()[: max(0, _LONGEST_NAME - 1 - len(token.encode()))].decode(errors="ignore")

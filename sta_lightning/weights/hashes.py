@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from sta_lightning.cache import cache_directory
+from sta_lightning.cache import is_own, own_directory
 from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 from sta_lightning.weights.format import packed
@@ -70,14 +71,15 @@ def _identity(descriptor: int) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _place(path: str | os.PathLike[str]) -> Path:
+def _place(path: str | os.PathLike[str], *, make: bool = False) -> Path:
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
-    return cache_directory() / "sha256" / f"{name}.json"
+    return own_directory("sha256", make=make) / f"{name}.json"
 
 
 def _remembered(path: str | os.PathLike[str], descriptor: int) -> str | None:
     try:
-        content = read_json(_place(path).read_text(encoding="utf-8"))
+        place = _place(path)
+        content = read_json(place.read_text(encoding="utf-8")) if is_own(place) else {}
         if content["identity"] == _identity(descriptor) and len(content["sha256"]) == 64:
             return str(content["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -86,10 +88,10 @@ def _remembered(path: str | os.PathLike[str], descriptor: int) -> str | None:
 
 
 def _remember(path: str | os.PathLike[str], identity: list[int], digest: str) -> None:
-    place = _place(path)
     # Where nothing can be kept, the file is hashed again next time.
     with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix(f".{os.getpid():x}")
-        temporary.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
+        place = _place(path, make=True)
+        descriptor, temporary = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump({"identity": identity, "sha256": digest}, stream)
         os.replace(temporary, place)

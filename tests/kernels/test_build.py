@@ -312,3 +312,21 @@ def test_a_child_made_while_the_loops_are_built_builds_its_own(tmp_path: Path) -
     )
     assert done.returncode == 0
     assert [name[-3:] for name in kept(tmp_path)] == [".so"]
+
+
+@compiles
+def test_a_library_that_others_could_have_written_is_not_loaded(
+    fresh: Callable[[], None], wrapped: Callable[[str], Path], tmp_path: Path
+) -> None:
+    calls = wrapped(f'exec {CC} "$@"')
+    assert loops() is not None
+    (name,) = kept(tmp_path)
+    folder = tmp_path / "cache" / "kernels"
+    for path, mode in ((folder / name, 0o646), (folder, 0o777), (folder.parent, 0o777)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        fresh()
+        made = calls.read_text().count("x")
+        assert loops() is not None
+        assert calls.read_text().count("x") == made + 1, path
+        path.chmod(before)

@@ -176,3 +176,18 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, cache: Path) -
         sha256(tmp_path)
     hashes.remember_sha256(tmp_path / "absent", "0" * 64)
     assert not cache.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no owners and modes")
+@pytest.mark.parametrize("place", ["the file", "sha256", "cache"])
+def test_a_hash_that_others_could_have_written_is_not_believed(
+    place: str, tmp_path: Path, cache: Path, settled: None
+) -> None:
+    file = tmp_path / "w.bin"
+    file.write_bytes(b"one")
+    sha256(file)
+    (entry,) = cache.iterdir()
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "sha256": "f" * 64}))
+    assert sha256(file) == "f" * 64
+    {"the file": entry, "sha256": cache, "cache": cache.parent}[place].chmod(0o777)
+    assert sha256(file) == of(b"one")
