@@ -73,7 +73,7 @@ class StoredSettings(LightningModule):
         if not Path(checkpoint_path).is_file():
             raise StaError(f"there is no checkpoint '{checkpoint_path}'. Give a .ckpt that a fit has left.")
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
-        if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise StaError(f"'{checkpoint_path}' is no Lightning checkpoint: it holds no 'state_dict'.")
         module = cls(**{**stored_settings(checkpoint, cls.from_checkpoint, checkpoint_path), **settings})
         module.on_load_checkpoint(checkpoint)
