@@ -13,7 +13,7 @@ from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, cached
-from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, TrainingLoader
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.split import drawn_indices, limited_indices
 from sta_lightning.tasks.task import Split
@@ -149,7 +149,7 @@ class TaskDataModule(L.LightningDataModule):
 
     def evaluation_loader(self, split: Split) -> Batches:
         """Return a split in its order, under the evaluation transform."""
-        return self._loader(self.dataset(split))
+        return DataLoader(self.dataset(split), **self._options(self.batch_size))
 
     def train_dataloader(self) -> Batches:
         """Return the training split in an order that depends on seed and epoch alone."""
@@ -163,7 +163,9 @@ class TaskDataModule(L.LightningDataModule):
             )
         # Lightning would make a sampler of its own, with another order.
         sampler = EpochSampler(data, self.seed, processes, rank)
-        return self._loader(data, sampler, self.batch_size // processes if self.global_batch else None)
+        share = self.batch_size // (processes if self.global_batch else 1)
+        options = {**self._options(share), "persistent_workers": self.num_workers > 0}
+        return TrainingLoader(trainer, data, sampler, **options)
 
     def val_dataloader(self) -> Batches:
         """Return the validation split."""
@@ -185,16 +187,11 @@ class TaskDataModule(L.LightningDataModule):
             self._opened[split] = whole if len(chosen) == size else Subset(whole, chosen)
         return self._opened[split]
 
-    def _loader(
-        self, data: Dataset[tuple[Tensor, int]], sampler: Any = None, batch_size: int | None = None
-    ) -> Batches:
-        return DataLoader(
-            data,
-            batch_size=batch_size or self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0 and sampler is not None,
-            pin_memory=torch.cuda.is_available(),
+    def _options(self, batch_size: int) -> dict[str, Any]:
+        return {
+            "batch_size": batch_size,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
             # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+            "generator": torch.Generator().manual_seed(self.seed),
+        }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sta_lightning.tasks.preprocess import Preprocess
 
@@ -98,6 +98,10 @@ class EpochSampler(DistributedSampler[Any]):
     Lightning sets the epoch through ``set_epoch``; without it, every pass takes the next one. A
     data set with random crops gets :class:`Turn` in place of numbers.
 
+    Attributes:
+        first: How many images of the next pass are left out, in a fit that goes on in the middle of
+            an epoch.
+
     Args:
         dataset: Anything with a length.
         seed: Seed of all orders.
@@ -107,10 +111,48 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __init__(self, dataset: Dataset[Any], seed: int, processes: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, processes, rank, seed=seed)
+        self.first = 0
 
     def __iter__(self) -> Iterator[Any]:
         epoch, self.epoch = self.epoch, self.epoch + 1
+        first, self.first = self.first, 0
         order = epoch_order(len(cast(Any, self.dataset)), self.seed, epoch)
-        filled = [order[place % len(order)] for place in range(self.rank, self.total_size, self.num_replicas)]
+        places = range(self.rank, self.total_size, self.num_replicas)[first:]
+        filled = [order[place % len(order)] for place in places]
         augmented = getattr(self.dataset, "augment", False)
         return iter([Turn(index, epoch) for index in filled] if augmented else filled)
+
+
+class TrainingLoader(DataLoader[tuple[Tensor, int]]):
+    """Begins where the trainer stands: at an epoch's first batch, or where a checkpoint was left.
+
+    Args:
+        trainer: Whose fit it is for; ``None`` for none.
+        dataset: The images.
+        sampler: Their order.
+        **options: Those of a ``DataLoader``.
+    """
+
+    def __init__(self, trainer: Any, dataset: Dataset[Any], sampler: Any, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, **options)
+        self._trainer = trainer
+
+    def __iter__(self) -> Any:
+        trainer, sampler, size = self._trainer, cast(Any, self.sampler), len(self)
+        if trainer is not None and trainer.fit_loop.restarting:
+            limit = trainer.limit_train_batches  # a number of batches, or a share of them
+            size = int(size * limit) if isinstance(limit, float) else min(size, limit)
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            sampler.epoch += done // size
+            sampler.first = done % size * cast(int, self.batch_size)
+        return super().__iter__()
+
+    # By these Lightning tells a loader that can go on from one that would begin anew, of which it
+    # warns.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where a fit stands is in the trainer's own state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -105,6 +106,31 @@ def test_resumed_fit_meets_the_order_of_an_unbroken_one(root: Path, tmp_path: Pa
     second.fit(rest, mnist(root), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
     assert whole.seen == half.seen + rest.seen
     assert whole.seen[0] != whole.seen[1]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("bound", [{"max_epochs": 2}, {"max_steps": 10}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fit_resumed_in_the_middle_of_an_epoch_meets_the_order_of_an_unbroken_one(
+    root: Path, tmp_path: Path, bound: dict[str, int], workers: int
+) -> None:
+    settings: dict[str, Any] = {"augment": True, "num_workers": workers}
+
+    def saver(folder: str) -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+
+    whole = Recorder()
+    trainer(tmp_path, callbacks=[saver("whole")], **bound).fit(whole, mnist(root, **settings))
+    assert [len(epoch) for epoch in whole.seen] == [36, 36]
+    order = [*whole.seen[0], *whole.seen[1]]
+    for step, images in ((1, 8), (4, 32), (5, 36), (7, 52)):
+        rest = Recorder()
+        rest.seen.append([])  # Lightning does not tell of the start of an epoch that goes on
+        again = trainer(tmp_path, callbacks=[saver(f"{step}")], **bound)
+        path = tmp_path / "whole" / f"step={step}.ckpt"
+        again.fit(rest, mnist(root, **settings), ckpt_path=str(path), weights_only=True)
+        assert again.global_step == 10
+        assert [image for epoch in rest.seen for image in epoch] == order[images:], step
 
 
 def test_workers_give_what_the_main_process_gives(root: Path) -> None:
@@ -212,7 +238,10 @@ def test_mistakes_with_several_tasks_are_told(root: Path) -> None:
 def share(root: Path, processes: int, rank: int, **settings: Any) -> DataLoader[Any]:
     """The training loader of one process out of several."""
     data = mnist(root, **settings)
-    data.trainer = cast(Any, SimpleNamespace(world_size=processes, global_rank=rank))
+    data.trainer = cast(
+        Any,
+        SimpleNamespace(world_size=processes, global_rank=rank, fit_loop=SimpleNamespace(restarting=False)),
+    )
     return data.train_dataloader()
 
 
