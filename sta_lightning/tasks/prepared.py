@@ -139,11 +139,13 @@ class TrainingLoader(DataLoader[tuple[Tensor, int]]):
 
     def __iter__(self) -> Any:
         trainer, sampler, size = self._trainer, cast(Any, self.sampler), len(self)
-        if trainer is not None and trainer.fit_loop.restarting:
+        if trainer is not None and trainer.training:
             limit = trainer.limit_train_batches  # a number of batches, or a share of them
             size = int(size * limit) if isinstance(limit, float) else min(size, limit)
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
-            sampler.epoch += done // size
+            loop = trainer.fit_loop
+            done = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
+            # Lightning sets the epoch only after workers have begun to load.
+            sampler.epoch = trainer.current_epoch + done // size
             sampler.first = done % size * cast(int, self.batch_size)
         return super().__iter__()
 

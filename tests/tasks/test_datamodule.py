@@ -96,14 +96,16 @@ def test_training_order_depends_on_seed_and_epoch_alone(root: Path) -> None:
     assert torch.equal(evaluated.flatten(1).sum(1).sort().values, order[0].flatten(1).sum(1).sort().values)
 
 
-def test_resumed_fit_meets_the_order_of_an_unbroken_one(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_fit_meets_the_order_of_an_unbroken_one(root: Path, tmp_path: Path, workers: int) -> None:
     whole, half, rest = Recorder(), Recorder(), Recorder()
     trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(whole, mnist(root))
     first = trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     first.fit(half, mnist(root))
     first.save_checkpoint(tmp_path / "half.ckpt")
     second = trainer(tmp_path, max_epochs=3, enable_checkpointing=False)
-    second.fit(rest, mnist(root), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    data = mnist(root, num_workers=workers)
+    second.fit(rest, data, ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
     assert whole.seen == half.seen + rest.seen
     assert whole.seen[0] != whole.seen[1]
 
@@ -238,10 +240,7 @@ def test_mistakes_with_several_tasks_are_told(root: Path) -> None:
 def share(root: Path, processes: int, rank: int, **settings: Any) -> DataLoader[Any]:
     """The training loader of one process out of several."""
     data = mnist(root, **settings)
-    data.trainer = cast(
-        Any,
-        SimpleNamespace(world_size=processes, global_rank=rank, fit_loop=SimpleNamespace(restarting=False)),
-    )
+    data.trainer = cast(Any, SimpleNamespace(world_size=processes, global_rank=rank, training=False))
     return data.train_dataloader()
 
 
