@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sta_lightning.benchmark.progress import bar, quiet, say
 from sta_lightning.benchmark.settings import BenchmarkSettings
 from sta_lightning.benchmark.steps import UnfinishedError
 from sta_lightning.errors import StaError
+from sta_lightning.signals import orderly_end
 
 _MOST_POOLS = 3
 
@@ -222,10 +223,15 @@ def _pool(settings: BenchmarkSettings) -> Iterator[Executor]:
     pool.shutdown()
 
 
+# What holds for as long as a process of several lives.
+_life = ExitStack()
+
+
 def _begin(numbers: Any, gpus: int) -> None:
     """Make this process one of several, each with a GPU of its own where there are some."""
-    # The one that hands out is told of Ctrl+C, and ends the others.
+    # The one that hands out is told of Ctrl+C, and ends the others by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _life.enter_context(orderly_end())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     number = numbers.get()
     if gpus:

@@ -6,6 +6,7 @@ import pydoc
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from sta_lightning.callbacks.trial import leave_no_trace, trial
-from sta_lightning.cli.checks import check_checkpoint
+from sta_lightning.cli.checks import add_timeout, check_checkpoint
 from sta_lightning.cli.configs import asked_for
 from sta_lightning.cli.explain import explain
 from sta_lightning.cli.parser import RaisingParser, RejectedError
@@ -158,6 +159,7 @@ class StaCLI(LightningCLI):
         """Hand what the model states to the data, so that the user states it once."""
         # Lightning's usage line would name every option of the trainer, over fifty lines.
         parser.usage = f"sta {self._name} [--config FILE ...] [--option=value ...] [--print_config]"
+        add_timeout(parser)
         inner = ".init_args." if self._choose_classes else "."
         for link in self._links:
             if not self._choose_classes:
@@ -275,6 +277,10 @@ class StaCLI(LightningCLI):
         steps = trainer.accumulate_grad_batches  # which Lightning divides by
         if steps < 1:
             raise StaError(f"--trainer.accumulate_grad_batches={steps} was asked for: give 1 or more.")
+        strategy: Any = trainer.strategy
+        timeout = self._setting("timeout")
+        if timeout is not None and hasattr(strategy, "_timeout"):
+            strategy._timeout = timedelta(seconds=timeout)
         verb = _VERBS.get(self._name, TrainerFn.TESTING)
         if (flag := trial(trainer, verb)) is not None:
             leave_no_trace(trainer, verb)

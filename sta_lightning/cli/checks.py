@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat
 
+from sta_lightning.engine.processes import TIMEOUT
 from sta_lightning.errors import StaError
 
 
@@ -49,6 +51,14 @@ def add_output(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help=help)
     help = "Whether to measure that file's accuracy on every test split, on the screen and in every logger."
     parser.add_argument("--evaluate", type=bool, default=True, help=help)
+
+
+def add_timeout(parser: ArgumentParser) -> None:
+    """Add the option of a run that may have several processes."""
+    help = (
+        "Seconds that a process waits for the others before it gives up, for a process that is lost or slow."
+    )
+    parser.add_argument("--timeout", type=PositiveFloat, default=TIMEOUT, help=help)
 
 
 def check_output(path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from sta_lightning.cli.screen import complain, process_rank
 from sta_lightning.errors import StaError
+from sta_lightning.signals import ENDING, orderly_end
 
 EXIT_INTERNAL_ERROR = 1
 EXIT_USER_ERROR = 2
@@ -54,6 +55,21 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
+def _is_lost(error: Exception) -> bool:
+    """Whether an error says that another process of the run does not answer."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ in ("DistNetworkError", "DistStoreError") or "/gloo/" in str(error)
+    )
+
+
+def _lost(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (
+        "another process of this run has ended, or did not answer in time (--timeout, in seconds). What ended it is in its "
+        f"own output; then run all of them again. {text[:300]}"
+    )
+
+
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
@@ -69,11 +85,13 @@ def _raised_in(error: BaseException) -> str | None:
 def guarded(call: Callable[[], None], *, debug: bool) -> int:
     """Run a subcommand; turn whatever it raises into one message, and return the exit status.
 
-    A user's mistake is a message and status 2; an interruption 130; anything else is a bug of ours:
-    one line and status 1. With ``debug`` that and the mistake go through untouched.
+    A user's mistake is a message and status 2; an interruption 130; SIGTERM and SIGHUP 128 and
+    their number; anything else is a bug of ours: one line and status 1. With ``debug`` that and the
+    mistake go through untouched.
     """
     try:
-        call()
+        with orderly_end():
+            call()
     except KeyboardInterrupt:
         complain("interrupted")
         return EXIT_INTERRUPTED
@@ -85,7 +103,10 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
         if isinstance(stop.code, str):
             complain(stop.code)
             return EXIT_INTERNAL_ERROR
-        return stop.code or 0
+        status = stop.code or 0
+        if status - 128 in ENDING:
+            complain(f"ended by {ENDING[status - 128]}")
+        return status
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has had enough: nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,12 +114,16 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        rank = process_rank()
+        where = f" (process {rank})" if rank else ""
+        if _is_lost(error):
+            # Perhaps it is the first process that is lost.
+            complain(_lost(error), kind=f"error{where}", every_process=True)
+            return EXIT_USER_ERROR
         message = user_message(error)
         if message is not None:
             complain(message)
             return EXIT_USER_ERROR
-        rank = process_rank()
-        where = f" (process {rank})" if rank else ""
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         # Every process speaks here: the one that fails may be the only one that knows why.
         complain(

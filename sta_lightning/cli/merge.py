@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.cli.catalogue import check_method, methods
-from sta_lightning.cli.checks import add_output
+from sta_lightning.cli.checks import add_output, add_timeout
 from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.placeholders import fill_placeholders, task_name
@@ -35,6 +35,7 @@ def build_parser(name: str) -> RaisingParser:
     parser.add_config()
     parser.add_class_arguments(OPTIONS[name], "model", fail_untyped=True)
     add_output(parser)
+    add_timeout(parser)
     for unread in _EVALUATION:
         parser.add_argument(f"--{unread}", type=dict[str, Any] | Any, default=None)
     return parser
@@ -72,7 +73,7 @@ def run(name: str, words: Sequence[str]) -> None:
             raise StaError(
                 f"{option} is an option of the evaluation, which --evaluate=false leaves out. Leave one of the two out."
             )
-    write(options, asked.output)
+    write(options, asked.output, asked.timeout)
 
 
 def import_torch() -> None:
@@ -90,7 +91,7 @@ def import_torch() -> None:
         gc.enable()
 
 
-def write(options: MergeOptions, output: Path) -> None:
+def write(options: MergeOptions, output: Path, timeout: float | None) -> None:
     """Write what the options say, together with the other processes if there are some."""
     import_torch()
     from sta_lightning.encoders.pretrained import pretrained_for_merge
@@ -105,7 +106,7 @@ def write(options: MergeOptions, output: Path) -> None:
     job = options.job()  # what is out of range is refused before a file is opened
     with ExitStack() as stack:
         pretrained = pretrained_for_merge(options.encoder, options.pretrained, options.image_size, stack)
-        processes = stack.enter_context(launched_processes())
+        processes = stack.enter_context(launched_processes(timeout))
         options.write(pretrained, output, processes, options.task_heads())
         if processes.rank == 0:
             if options.method is None:

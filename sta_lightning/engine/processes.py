@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from sta_lightning.arithmetic.workers import Alone, Processes
-
 
 class Group:
     """The processes of PyTorch's default group."""
@@ -38,17 +38,19 @@ def own_device(device: torch.device | None) -> torch.device | None:
 
 
 @contextmanager
-def launched_processes() -> Iterator[Processes]:
+def launched_processes(timeout: float | None = None) -> Iterator[Processes]:
     """The processes of PyTorch's default group, those that ``torchrun`` started, or this one alone.
 
-    Each works on tensors of its own; they meet a few times, and need to see the same files.
+    Each works on tensors of its own; they meet a few times, and need to see the same files. Where a
+    process waits longer than ``timeout`` seconds (``None``: PyTorch's 1800) for another, PyTorch
+    raises its own error.
     """
     if dist.is_available() and dist.is_initialized():
         yield Group()
     elif (
         dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     ):
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
         try:
             yield Group()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -28,8 +29,8 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
     The block writes the temporary file (it has the same suffix and exists already, empty);
     afterwards it is flushed to the disk and renamed, and the folder is flushed too. Whatever ends
     the block otherwise, an interrupt included, removes the temporary file and leaves an older file
-    at ``path`` as it was. Killed at any moment, ``path`` is the old file or the new one, whole; a
-    temporary file whose name begins with a dot may then be left.
+    at ``path`` as it was. Killed at any moment, ``path`` is the old file or the new one, whole; the
+    temporary file, whose name begins with a dot, is then removed when ``path`` is written next.
 
     Args:
         path: the file to write. Folders that are missing are made. A symbolic link is followed.
@@ -51,19 +52,17 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
     """
     target = Path(os.path.abspath(path) if folder else os.path.realpath(path))
     (_check_folder if folder else _check_file)(target, path)
-    token = f".{os.getpid():x}{secrets.token_hex(8)}.tmp{target.suffix}"
+    token = f".{secrets.token_hex(8)}.tmp{target.suffix}"
     # A name may be at most 255 bytes long; the suffix stays last because some writers choose the
     # format by it.
     stem = target.stem.encode()[: max(0, _LONGEST_NAME - 1 - len(token.encode()))].decode(errors="ignore")
     temporary = target.parent / f".{stem}{token}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Opened rather than made by tempfile: the permissions are then those that the user's umask
-        # asks for.
-        if folder:
-            temporary.mkdir()
-        else:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        _remove_left(
+            target.parent, re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{16}}\.tmp{re.escape(target.suffix)}")
+        )
+        held = _made(temporary, folder=folder)
     except OSError as error:
         raise CannotWriteError(
             f"cannot write '{path}': {error.strerror}. Choose a folder that can be written."
@@ -88,11 +87,54 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         raise
     finally:
         with contextlib.suppress(OSError):
-            shutil.rmtree(temporary) if folder else temporary.unlink(missing_ok=True)
+            _remove(temporary)
+        os.close(held)
     # The rename itself must reach the disk. Not every system can flush a folder; what is in it is
     # whole all the same.
     with contextlib.suppress(OSError):
         _flush(target.parent)
+
+
+def _made(temporary: Path, *, folder: bool) -> int:
+    """Make a temporary file or folder; the descriptor holds it as long as this process lives."""
+    while True:
+        # Opened rather than made by tempfile: the permissions are then those that the user's umask
+        # asks for.
+        if folder:
+            temporary.mkdir()
+        flags = os.O_RDONLY if folder else os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        held = os.open(temporary, flags, 0o666)
+        _lock(held)
+        if temporary.exists():
+            return held
+        os.close(held)  # taken for one that was left, before it was held
+
+
+def _remove_left(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove the temporary files and folders of such names that no process holds."""
+    for path in folder.iterdir():
+        if name.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                held = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY)
+                try:
+                    if _lock(held, wait=False):
+                        _remove(path)
+                finally:
+                    os.close(held)
+
+
+def _lock(descriptor: int, *, wait: bool = True) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):  # held by another, or a system without locks
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _check_file(target: Path, asked: str | os.PathLike[str]) -> None:

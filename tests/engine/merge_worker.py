@@ -150,7 +150,7 @@ def killed(folder: str, times: str, output: str) -> None:
         for job in jobs:
             job.write(pretrained, place)
         both = time.monotonic() - began
-        seen = []
+        seen, left = [], 0
         for number in range(int(times)):
             if number % 3 == 0:
                 place.unlink(missing_ok=True)
@@ -161,13 +161,15 @@ def killed(folder: str, times: str, output: str) -> None:
             time.sleep(drawn.uniform(0, 3 * both))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+            left += len(list(place.parent.glob(".merged.*.tmp.safetensors")))
             content = place.read_bytes() if place.exists() else None
             seen.append(
                 "absent" if content is None else valid.get(hashlib.sha256(content).hexdigest(), "broken")
             )
         jobs[0].write(pretrained, place)
         last = valid[hashlib.sha256(place.read_bytes()).hexdigest()]
-    print(json.dumps({"seen": seen, "last": last, "left": sorted(os.listdir(place.parent))}))
+    after = sorted(os.listdir(place.parent))
+    print(json.dumps({"seen": seen, "last": last, "left": left, "after": after}))
 
 
 def _private() -> int:

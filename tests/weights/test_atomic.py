@@ -191,3 +191,24 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
         assert len(content) == 200_000
         assert len(set(content)) == 1
     assert all(name.startswith(".file") for name in leftovers(tmp_path, "file.txt"))
+    with atomic_path(target) as temporary:
+        temporary.write_text("x")
+    assert not leftovers(tmp_path, "file.txt")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_goes_with_the_next_writing(folder: bool, tmp_path: Path) -> None:
+    left = tmp_path / ".out.0123456789abcdef.tmp.d"
+    others = [".other.0123456789abcdef.tmp.d", ".out.mine.tmp.d", ".out.0123456789abcdef.tmp.e", "out.tmp.d"]
+    for name in (left.name, *others):
+        (tmp_path / name).mkdir() if folder else (tmp_path / name).write_text("")
+    if folder:
+        (left / "half").write_text("x")
+    target = tmp_path / "out.d"
+    # A process that lives holds what it writes.
+    with atomic_path(target, folder=folder) as alive:
+        assert not left.exists()
+        with atomic_path(target, folder=folder):
+            assert alive.exists()
+            assert leftovers(tmp_path, *others, alive.name)
+    assert not leftovers(tmp_path, "out.d", *others)
