@@ -8,7 +8,6 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
-from sta_lightning.engine.processes import TIMEOUT
 from sta_lightning.errors import StaError
 
 
@@ -56,9 +55,9 @@ def add_output(parser: ArgumentParser) -> None:
 def add_timeout(parser: ArgumentParser) -> None:
     """Add the option of a run that may have several processes."""
     help = (
-        "Seconds that a process waits for the others before it gives up, for a process that is lost or slow."
+        "Seconds that a process waits for the others until it takes one for lost; by default PyTorch's 1800."
     )
-    parser.add_argument("--timeout", type=PositiveFloat, default=TIMEOUT, help=help)
+    parser.add_argument("--timeout", type=PositiveFloat | None, default=None, help=help)
 
 
 def check_output(path: Path) -> None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from sta_lightning.arithmetic.workers import Alone, Processes
 
+
 class Group:
     """The processes of PyTorch's default group."""
 
