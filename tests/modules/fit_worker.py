@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch.optim import SGD
 
 from sta_lightning.errors import StaError
@@ -58,6 +58,13 @@ def main(processes: int, folder: Path) -> None:
         said[f"seen-{size}"] = seen.batches
         said[f"steps-{size}"] = trainer.global_step
         said[f"train-{size}"] = float(trainer.callback_metrics["train/acc"])
+    # As the shipped configurations do it: AdamW, 10 steps.
+    seed_everything(0, verbose=False)
+    module = CLIPClassifier(task="spots", pretrained=pretrained, learning_rate=1e-3, warmup_steps=2)
+    data = TaskDataModule("spots", batch_size=6, global_batch=True, augment=True, seed=3)
+    trainer = quiet_trainer(max_steps=10, gradient_clip_val=1.0, **several)
+    trainer.fit(module, data)
+    torch.save(module.encoder.state_dict(), folder / f"adam-{processes}-{trainer.global_rank}.pt")
     fixed = CLIPClassifier(task="spots", pretrained=pretrained, weights=str(folder / "spots.safetensors"))
     trainer = quiet_trainer(**several)
     trainer.test(fixed, TaskDataModule("spots", batch_size=2), verbose=False)
