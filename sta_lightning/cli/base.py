@@ -231,8 +231,8 @@ class StaCLI(LightningCLI):
         if not asked or str(asked) in _CHECKPOINT_WORDS or "://" in str(asked):
             return
         checkpoint = check_checkpoint(Path(asked))
-        chosen = self._setting("model.class_path") if self._choose_classes else None
-        model = self._model_class if chosen is None else pydoc.locate(chosen)
+        chosen = self._setting("model")["class_path"] if self._choose_classes else ""
+        model = pydoc.locate(chosen) if chosen else self._model_class
         stored = stored_settings(checkpoint, getattr(model, "from_checkpoint", ()), asked)
         if not stored:
             return
