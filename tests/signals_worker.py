@@ -17,6 +17,12 @@ from sta_lightning.weights import atomic_path
 from tests.toys import quiet_trainer
 
 
+# As a shell leaves them to what it runs in the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+
+
 def write(folder: str, name: str) -> None:
     """Be ended in the middle of a file."""
     Path(folder).mkdir(parents=True, exist_ok=True)

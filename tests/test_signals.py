@@ -27,7 +27,7 @@ def test_each_of_them_ends_the_run_and_leaves_no_temporary_file(tmp_path: Path) 
 
 
 def test_who_ignores_a_signal_still_does_and_handlers_come_back() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with orderly_end():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -36,8 +36,9 @@ def test_who_ignores_a_signal_still_does_and_handlers_come_back() -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             assert ended.value.code == 143
             os.kill(os.getpid(), signal.SIGTERM)  # while it puts its things in order
-        assert signal.getsignal(signal.SIGTERM) is before[0]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
+        signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGHUP, before[1])
 
 
