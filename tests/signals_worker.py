@@ -16,7 +16,6 @@ from sta_lightning.cli.guard import guarded
 from sta_lightning.weights import atomic_path
 from tests.toys import quiet_trainer
 
-
 # As a shell leaves them to what it runs in the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP):
