@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ class ContrastivePretraining(StoredSettings):
         self._heads: list[Tensor] = []
         self.accuracy = nn.ModuleList(Accuracy() for _ in SCENES)
 
-    def configure_callbacks(self) -> list[L.Callback]:
+    def configure_callbacks(self) -> list[Callback]:
         """Attach nothing.
 
         Raises:
