@@ -471,7 +471,9 @@ def test_tensorboard_has_a_run_for_every_row_and_a_curve_for_every_sweep(
     ] == [1, 2]
     assert len(read("sweep/trade_off/ta/seed_0").Scalars("sweep/control against 100 γ")) == 2
     tags = read("report").Tags()
-    assert {"figures/fusion", "figures/forgetting", "figures/trade_off"} <= set(tags["images"])
+    assert sorted(tags["images"])[0] == "figures/01_fusion"
+    shown = {tag.split("_", 1)[1] for tag in tags["images"]}
+    assert {"fusion", "forgetting", "trade_off"} <= shown
     assert {"report/text_summary", "command/text_summary"} <= set(tags["tensors"])
 
 

@@ -35,8 +35,9 @@ def write_board(results: BenchmarkResults, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     document = describe(results)
     with _run(folder / "report") as writer:
-        for picture in document.pictures():
-            writer.add_figure(f"figures/{picture.name}", picture.draw(), close=True)
+        for number, picture in enumerate(document.pictures(), 1):
+            # TensorBoard sorts by name: the report's order is in it.
+            writer.add_figure(f"figures/{number:02}_{picture.name}", picture.draw(), close=True)
         writer.add_text("report", markdown(_in_words(document)))
         writer.add_text("command", f"`{results.record.get('command', '')}`")
     for row in results.fusion:
