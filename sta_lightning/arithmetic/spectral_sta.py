@@ -6,7 +6,6 @@ docs/methods/spectral_sta.md.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +32,9 @@ class SpectralSta(LinearLayerMethod):
         merged delta = P(U) S P(V)^T A^(-1/2), with the polar factor P
 
     Tensors that are no linear layer's weight get the mean of the task vectors. With A = I it is
-    TSV-M, which is never larger than sqrt(sum of |delta_i|^2). In another metric A^(-1/2) can make
-    it larger, the more the inputs differ in size; then it is scaled down to that.
+    TSV-M. In the metric it is never larger than the task vectors together, |merged A^(1/2)|^2 <=
+    sum of |delta_i A^(1/2)|^2; as weights it can be several times larger, in directions that the
+    inputs hardly have.
 
     Args:
         shrink: how far the metric is drawn towards the identity, which bounds what few samples can
@@ -57,9 +57,7 @@ class SpectralSta(LinearLayerMethod):
         u, s, v = joined([triples(delta @ root, keep) for delta in double_deltas(block)])
         kept = (orthogonalised(u) * s) @ orthogonalised(v).mT
         merged: Tensor = torch.linalg.solve_triangular(root, kept, upper=False, left=False)
-        whole = math.hypot(*(float(torch.linalg.matrix_norm(delta)) for delta in double_deltas(block)))
-        size = float(torch.linalg.matrix_norm(merged))
-        return merged * (whole / size) if size > whole else merged
+        return merged
 
     def _root(self, grams: list[Tensor]) -> Tensor:
         """L, lower triangular, with L L^T = A, float64 ``[in, in]``; I where all inputs are zero.
