@@ -42,7 +42,7 @@ def main(processes: int, folder: Path) -> None:
     }
     pretrained = str(folder / "pretrained.safetensors")
     counted = Counted()
-    merge = MergeModule(tasks, pretrained=pretrained)
+    merge = MergeModule(tasks, pretrained=pretrained, metrics=["macro", "per_class"])
     merge.output = folder / f"fused-{processes}.safetensors"
     trainer = quiet_trainer(callbacks=[counted], **several)
     trainer.test(merge, MultiTaskDataModule(list(tasks), control="watch", batch_size=2), verbose=False)

@@ -40,6 +40,7 @@ def test_a_merge_scores_the_same_on_every_number_of_processes(
     assert {"test/spots/acc", "test/stripes/acc", "test/control/watch/acc", "test/avg_acc"} <= alone[
         "merge"
     ].keys()
+    assert {"test/spots/macro_acc", "test/control/watch/acc/left"} <= alone["merge"].keys()
     for found in said[world]:
         assert found["merge"] == alone["merge"]
         assert found["digest"] == alone["digest"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.tuner import Tuner
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -235,6 +237,20 @@ def test_a_schedule_may_wait_for_the_validation_or_the_epoch(pretrained: Path, d
     assert steps.rates == pytest.approx([1e-3] * 3 + [5e-4] * 3)
     with pytest.raises(StaError, match=r"lr_scheduler_interval='batch'"):
         classifier(pretrained, lr_scheduler_interval="batch")
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
+def test_a_strategy_that_shards_is_refused_before_the_training(
+    pretrained: Path, tmp_path: Path, kind: type[Any]
+) -> None:
+    trainer: Any = SimpleNamespace(strategy=object.__new__(kind), datamodule=None)
+    module = classifier(pretrained)
+    module.trainer = trainer
+    with pytest.raises(StaError, match=f"{kind.__name__}, which shards it"):
+        module.setup("fit")
+    with pytest.raises(StaError, match=f"{kind.__name__}, which shards it"):
+        ExportWeights(str(tmp_path)).setup(trainer, module, "fit")
+    module.trainer = None
 
 
 class Pixels(nn.Module):
