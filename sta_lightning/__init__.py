@@ -18,12 +18,9 @@ if TYPE_CHECKING:
         FUSION_METHODS,
         MEASURES,
         average,
-        forget,
         forget_method,
-        fuse,
         fusion_method,
         importance_for,
-        merge,
         negate,
         task_arithmetic,
         task_vector,
@@ -32,14 +29,15 @@ if TYPE_CHECKING:
     from sta_lightning.callbacks import ExportWeights, GramCollection, ImportanceScoring
     from sta_lightning.encoders import build_encoder
     from sta_lightning.errors import StaError
+    from sta_lightning.merging import MergedModel, forget, fuse, merge
     from sta_lightning.modules import AdaMerging, CLIPClassifier, ForgetModule, MergeModule
     from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule, get_task, register_task
     from sta_lightning.weights import encoder_weights, load_weights, read_metadata, save_weights
 
 __version__ = "0.2.0"
 
-# From the ground up: a room imports those before it anyway.
-_ROOMS = ("errors", "arithmetic", "weights", "encoders", "tasks", "callbacks", "modules")
+# From the ground up, but for the front door, which has the names of functions that it calls.
+_ROOMS = ("errors", "merging", "arithmetic", "weights", "encoders", "tasks", "callbacks", "modules")
 
 __all__ = [
     "AdaMerging",
@@ -52,6 +50,7 @@ __all__ = [
     "ImportanceScoring",
     "MEASURES",
     "MergeModule",
+    "MergedModel",
     "MultiTaskDataModule",
     "StaError",
     "TaskDataModule",
@@ -88,5 +87,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Every public name, imported already or not."""
-    return sorted({*globals(), *__all__})
+    """Every public name, imported already or not, and no other."""
+    return sorted(__all__)

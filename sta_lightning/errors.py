@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 
-class StaError(Exception):
+class StaError(ValueError):
     """A mistake in what was asked or in what was given.
 
     Its message is complete on its own: what was asked, what was found, how to mend it. The command
@@ -15,7 +15,7 @@ class StaError(Exception):
 
 
 class MissingError(StaError, FileNotFoundError):
-    """A file that was named is not there."""
+    """A file that was named is not there: also what Python's own ``open`` raises."""
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

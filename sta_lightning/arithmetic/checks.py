@@ -181,14 +181,15 @@ def _is_plain(tensor: Tensor) -> bool:
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def torch_dtype(name: str | None) -> torch.dtype | None:
-    """The floating-point type of that name; None for None.
+def torch_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating-point type of that name; None for None, and a type for itself.
 
     Raises:
-        StaError: if there is none.
+        StaError: if there is none, or the type is of integers.
     """
-    if name is None:
-        return None
+    if name is None or isinstance(name, torch.dtype):
+        check_dtype(name)
+        return name
     if name not in _DTYPES:
         raise StaError(f"dtype={name!r} was asked for; choose one of {listed(_DTYPES)}.")
     return _DTYPES[name]

@@ -24,9 +24,9 @@ _CACHED_ON_CPU = 1 << 14
 _MODELS = 50  # that are read in whole pieces: 26 MB of each thread
 
 
-@dataclass(frozen=True)
-class Merged:
-    """A merged model, and what the masks that made it kept.
+@dataclass(frozen=True, eq=False, repr=False)
+class Merged(Mapping[str, Tensor]):
+    """A merged model, a mapping from tensor names to tensors, and what the masks kept.
 
     Attributes:
         weights: the merged model; tensor name -> tensor.
@@ -36,6 +36,18 @@ class Merged:
 
     weights: dict[str, Tensor]
     kept: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} tensors)"
 
 
 def floating_names(state: StateDict) -> list[str]:

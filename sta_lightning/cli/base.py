@@ -269,6 +269,8 @@ class StaCLI(LightningCLI):
         """
         try:
             trainer = super().instantiate_trainer(**kwargs)
+        except StaError:
+            raise
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise StaError(
                 f"the trainer refuses its settings: {' '.join(str(error).split())} "

@@ -80,6 +80,8 @@ class RaisingParser(ArgumentParser):
                 )
         try:
             found: Namespace = super().parse_args(args, *more, **settings)
+        except StaError:
+            raise
         except (ValueError, OverflowError, RecursionError) as error:
             raise StaError(f"a number or a value on the command line cannot be read: {error}.") from error
         for key, value in found.items():

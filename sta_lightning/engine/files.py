@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
 from sta_lightning.arithmetic.sources import SourceDict
-from sta_lightning.arithmetic.states import is_weight
+from sta_lightning.arithmetic.states import StateDict, is_weight
 from sta_lightning.engine.part import Part, skips
-from sta_lightning.engine.sources import TaskSource
+from sta_lightning.engine.sources import TaskSource, called
 from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import open_checkpoint, open_sources, recognise
@@ -31,11 +31,11 @@ def saying(what: str) -> Iterator[None]:
     try:
         yield
     except StaError as error:
-        raise StaError(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
 
 
 def open_encoder(
-    path: str | Path,
+    path: str | Path | StateDict,
     reference: SourceDict,
     what: str,
     stack: ExitStack,
@@ -63,8 +63,8 @@ def open_encoder(
         tensors, metadata = open_sources(path, stack, projection=reference.get("proj"), base=base)
         tensors = part.of(tensors, wanted)
         if recognise(reference).kind == "unknown":
-            _check_equal(wanted, tensors, f"'{path}'")
-        return encoder_part(tensors, names=wanted, title=f"'{path}'"), metadata
+            _check_equal(wanted, tensors, called(path))
+        return encoder_part(tensors, names=wanted, title=called(path)), metadata
 
 
 def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
@@ -161,6 +161,8 @@ def open_scores(
         raise StaError(
             f"The {what} by {measure!r} was asked for, but no importance file is given. {_how_to_score(measure)}."
         )
+    if isinstance(path, Mapping):  # as it was made, in this process
+        return open_checkpoint(path, stack).tensors
     with saying(what):
         file = open_checkpoint(path, stack)
     scores, metadata = _with_bounds(file.tensors, file.metadata), file.metadata

@@ -108,6 +108,8 @@ def read_heads(path: str | Path) -> dict[str, TaskHead]:
                 )
                 for task, said in read_json(text).items()
             }
+        except StaError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StaError(
                 f"The heads in '{path}' are not what its metadata says ({error!r}). Merge again with model.heads."

@@ -3,18 +3,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sta_lightning.arithmetic import Merged, MergeMethod, make_method
+from sta_lightning.arithmetic import Merged, MergeMethod, StateDict, make_method, torch_dtype
 from sta_lightning.arithmetic.memory import MemorySink
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import Kept, Sink, run
-from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.sources import SourceDict, in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, together
 from sta_lightning.engine.files import (
     MERGE_MEASURES,
@@ -29,7 +29,7 @@ from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
 from sta_lightning.engine.part import Part
 from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.rest import changed, open_rest
-from sta_lightning.engine.sources import TaskSource, check_output
+from sta_lightning.engine.sources import TaskSource, called, check_output
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, provenance, streamed
 from sta_lightning.weights.formats import copy_tensors, weight_files
@@ -92,6 +92,15 @@ class Opened:
         return {"text_tower": "copied" if self.method is None else f"merged: {self.method[0]}"}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A merged model in memory: image encoder, the rest, and what a file of it says."""
+
+    encoder: Merged
+    rest: Merged
+    metadata: dict[str, str]
+
+
 class Job(ABC):
     """One merge: which files it reads, what it does with them, what the file that it writes says.
 
@@ -140,6 +149,22 @@ class Job(ABC):
         self._dtype, self._device = dtype, device
         self._measure = method.measure or measure
         self.part = part or Part()
+        self._held: dict[str, SourceDict] = {}
+
+    def retype(self, dtype: torch.dtype | str | None, device: torch.device | None) -> None:
+        """Take another type of the result, and another place for the arithmetic.
+
+        ``None`` for the type, and the device, of the model that is changed.
+
+        Raises:
+            StaError: there is no such type.
+        """
+        self._dtype, self._device = torch_dtype(dtype), device
+
+    def hold(self, task: str, encoder: StateDict, rest: StateDict) -> None:
+        """Take a task's importance from memory: of the image encoder, and of the rest if any."""
+        self.tasks[task] = replace(self.tasks[task], importance=encoder)  # type: ignore[arg-type]
+        self._held[task] = in_memory(rest)
 
     def scored(self) -> tuple[str, ...]:
         """The tasks whose importance or Gram matrices a method reads that needs them: all."""
@@ -178,7 +203,7 @@ class Job(ABC):
         from_file = self._measure in READ_MEASURES
         base, title = self._base(pretrained, stack), "the pretrained encoder"
         if self.start is not None:
-            title = f"{self.start_title} ('{self.start}')"
+            title = f"{self.start_title} ({called(self.start)})"
         return self.adjusted(
             Problem(
                 base=self.part.of(base),
@@ -191,7 +216,7 @@ class Job(ABC):
                 titles=self._titles(),
                 score_titles={
                     t: f"the importance of task {t!r}"
-                    + (f" ('{self.tasks[t].importance}')" if from_file else "")
+                    + (f" ({called(self.tasks[t].importance)})" if from_file else "")
                     for t in scores
                 },
             )
@@ -218,7 +243,7 @@ class Job(ABC):
             return Opened(problem, copied, tower)
         origin = self.part.of(pretrained.rest)
         found = {
-            task: self.part.of(open_rest(str(files.finetuned), stack, pretrained.file))
+            task: self.part.of(open_rest(files.finetuned or "", stack, pretrained.file))
             for task, files in self.tasks.items()
         }
         finetuned = changed(origin, found, self._titles())
@@ -226,10 +251,12 @@ class Job(ABC):
             return Opened(problem, copied, tower)
         rest = self.part.of(rest)
         name, method, measure = self.name, self.method, self._measure
-        if method.needs_grams or (method.needs_importance and measure in READ_MEASURES):
+        without = [task for task in self.scored() if not self._held.get(task)]
+        if method.needs_grams or (method.needs_importance and measure in READ_MEASURES and without):
             name, method = self.fallback, make_method(self.fallback, self.methods)
         scores = {
-            task: open_scores(task, TaskSource(), measure, model, origin, None, stack)
+            task: self.part.of(self._held.get(task, {}))
+            or open_scores(task, TaskSource(), measure, model, origin, None, stack)
             for task, model in finetuned.items()
             if method.needs_importance and task in self.scored()
         }
@@ -246,7 +273,7 @@ class Job(ABC):
         return Opened(problem, copied, tower, self.adjusted(changes), (name, method))
 
     def _titles(self) -> dict[str, str]:
-        return {t: f"task {t!r} ('{f.finetuned or f.vector}')" for t, f in self.tasks.items()}
+        return {t: f"task {t!r} ({called(f.finetuned or f.vector)})" for t, f in self.tasks.items()}
 
     def in_memory(self, pretrained: Pretrained) -> Merged:
         """Merge the image encoder, and keep the result.
@@ -256,14 +283,40 @@ class Job(ABC):
         """
         with ExitStack() as stack:
             problem = self.problem(pretrained, stack)
-            left = self.part.outside(self._base(pretrained, stack))
-            planned = self._planned({**problem.base, **left}).items()
-            sink = MemorySink(
-                {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in planned}, None
-            )
-            kept = self._run(self.method, problem, sink, Alone())
-            copy_tensors(left, sink)
-        return Merged(sink.weights, kept)
+            return self._kept(self.method, problem, self.part.outside(self._base(pretrained, stack)))
+
+    def whole(self, pretrained: Pretrained) -> Whole:
+        """Merge a whole model, and keep the result.
+
+        Raises:
+            StaError: as :meth:`in_memory`.
+        """
+        with self._opened(pretrained, Alone()) as opened:
+            metadata = self.metadata(pretrained, **opened.described)
+            encoder = self._kept(self.method, opened.problem)
+            if opened.changes is not None and opened.method is not None:
+                rest = self._kept(opened.method[1], opened.changes, opened.copied)
+            else:
+                rest = Merged(self._copied(opened.copied).weights)
+        return Whole(encoder, rest, metadata)
+
+    def _kept(self, method: MergeMethod, problem: Problem, beside: SourceDict | None = None) -> Merged:
+        """A merge in memory, where the model that is changed is, with what is copied ``beside``."""
+        sink = self._sink(problem.base)
+        kept = self._run(method, problem, sink, Alone())
+        return Merged({**sink.weights, **self._copied(beside or {}).weights}, kept)
+
+    def _copied(self, tensors: SourceDict) -> MemorySink:
+        sink = self._sink(tensors)
+        copy_tensors(tensors, sink)
+        return sink
+
+    def _sink(self, base: SourceDict) -> MemorySink:
+        like = {
+            name: torch.empty(shape, dtype=dtype, device=self._device or base[name].device)
+            for name, (shape, dtype) in self._planned(base).items()
+        }
+        return MemorySink(like, None)
 
     def write(
         self,
@@ -378,7 +431,7 @@ class Job(ABC):
                     roles[f"importance/{task}"] = files.importance
                 if self.method.needs_grams:
                     roles[f"gram/{task}"] = files.gram
-        return source_files({role: path for role, path in roles.items() if path is not None})
+        return source_files({role: path for role, path in roles.items() if isinstance(path, str | Path)})
 
 
 def source_files(roles: Mapping[str, str | Path]) -> dict[str, Path]:

@@ -15,13 +15,14 @@ import torch
 
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.weights.formats import open_on, whole_clip
 
 _PIECE = 1 << 22  # entries
 _ENCODER = "visual."
 
 
-def open_rest(path: str | Path, stack: ExitStack, base: Path | None = None) -> SourceDict:
+def open_rest(path: str | Path | StateDict, stack: ExitStack, base: Path | None = None) -> SourceDict:
     """A whole CLIP's tensors outside of its image encoder, unread, in open_clip's names.
 
     Empty for an image encoder alone. ``base`` is what an adapter stands on.

@@ -65,10 +65,12 @@ def task_sources(
         own = _given(tasks[name]) if isinstance(tasks, Mapping) else {}
         paths = {key: path.replace("{task}", name) for key, path in _given(shared).items()}
         found[name] = TaskSource(**{**paths, **own})
-    places = Counter(_folder(files.finetuned) for files in found.values() if files.finetuned)
-    for files in found.values():
-        if files.finetuned:
-            _find_beside(files, files.finetuned, alone=places[_folder(files.finetuned)] == 1)
+    # A model may be in memory, where Python merges.
+    on_disk = [files for files in found.values() if isinstance(files.finetuned, str)]
+    places = Counter(_folder(str(files.finetuned)) for files in on_disk)
+    for files in on_disk:
+        place = str(files.finetuned)
+        _find_beside(files, place, alone=places[_folder(place)] == 1)
     return found
 
 
@@ -125,6 +127,11 @@ def task_names(paths: Iterable[str]) -> dict[str, str]:
             )
         found[name] = path
     return found
+
+
+def called(model: object) -> str:
+    """What to call a model in a message: its path, or where it is instead."""
+    return f"'{model}'" if isinstance(model, str | Path) else "in memory"
 
 
 def check_there(path: str | Path, what: str) -> None:

@@ -96,6 +96,8 @@ def open_vector(path: PathLike, stack: ExitStack) -> tuple[dict[str, SparseTenso
             if mask.shape.numel() != -(-size.numel() // 8) or mask.dtype != torch.uint8:
                 raise ValueError(f"the mask of '{name}' is not of its size")
             found[name] = SparseTensor(size, mask, values)
+    except StaError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StaError(f"'{path}' is a damaged masked task vector ({error}). Make it again.") from error
     return found, file.metadata

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.errors import StaError
 from sta_lightning.weights.format import DTYPES, RESERVED
 from sta_lightning.weights.opened import OpenFile, PathLike, not_safetensors
 
@@ -88,6 +89,8 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
     def _parse(self) -> tuple[dict[str, str], dict[str, FileTensor]]:
         try:
             return self._header()
+        except StaError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise not_safetensors(self.path, str(error) or type(error).__name__) from error
 

@@ -6,13 +6,14 @@ from sta_lightning.weights.formats.checkpoint import (
     CONFIG,
     INDEX,
     Checkpoint,
+    held,
     open_checkpoint,
     weight_files,
 )
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
 from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
 from sta_lightning.weights.formats.inspection import describe
-from sta_lightning.weights.formats.layout import Layout, recognise
+from sta_lightning.weights.formats.layout import Layout, clip_names, recognise
 from sta_lightning.weights.formats.lora import write_adapter
 from sta_lightning.weights.formats.model import (
     Model,
@@ -35,12 +36,14 @@ __all__ = [
     "Model",
     "Target",
     "check_whole",
+    "clip_names",
     "clip_to_huggingface",
     "convert",
     "copy_tensors",
     "describe",
     "encoder_to_huggingface",
     "guess",
+    "held",
     "image_encoder",
     "load_state",
     "loading_code",

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource, in_memory
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.encoder import unwrapped
@@ -92,12 +93,21 @@ class Checkpoint:
         Raises:
             StaError: it is no table in JSON.
         """
-        path = self.files[0].parent / name
-        return read_table(path) if path.is_file() else None
+        path = self.files[0].parent / name if self.files else None
+        return read_table(path) if path is not None and path.is_file() else None
+
+
+def held(state: StateDict) -> Checkpoint:
+    """A state dict as a checkpoint, to know its layout."""
+    return Checkpoint(Path("a model in memory"), "memory", in_memory(state), ())
 
 
 def open_checkpoint(
-    path: PathLike, stack: ExitStack, *, unsafe_pickle: bool = False, state: str | None = None
+    path: PathLike | StateDict,
+    stack: ExitStack,
+    *,
+    unsafe_pickle: bool = False,
+    state: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint; none of its tensors is read yet, and no code in it is run.
 
@@ -107,7 +117,7 @@ def open_checkpoint(
     Args:
         path: a safetensors file; a pickled one (``.pt``, ``.ckpt``, ``.pth.tar``, …: the content
             decides), TorchScript archives included; a table of shards (``….index.json``); or a
-            folder that holds one of these under a usual name.
+            folder that holds one of these under a usual name. Or a state dict, as it is.
         stack: what closes the files.
         unsafe_pickle: whether a pickled file may hold objects of unknown classes, as a module saved
             whole does. They are kept as inert records: no class is built and nothing is called in
@@ -119,6 +129,8 @@ def open_checkpoint(
         StaError: names the file if it is missing, broken or of another format, or names more than
             it may; names the shard that is missing.
     """
+    if isinstance(path, Mapping):
+        return held(path)
     file = _file_of(Path(path))
     if file.name.endswith(INDEX):
         return _sharded(Path(path), file, stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
+from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError
 from sta_lightning.weights.encoder import is_encoder_tensor
 from sta_lightning.weights.formats.adapter import is_adapter, open_adapter
@@ -93,7 +95,7 @@ def open_model(
 
 
 def open_on(
-    path: PathLike, stack: ExitStack, base: PathLike | None, *, unsafe_pickle: bool = False
+    path: PathLike | StateDict, stack: ExitStack, base: PathLike | None, *, unsafe_pickle: bool = False
 ) -> Checkpoint:
     """A checkpoint, or the model that an adapter makes of its base.
 
@@ -101,13 +103,13 @@ def open_on(
         StaError: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint` and
             :func:`~sta_lightning.weights.formats.adapter.open_adapter`.
     """
-    if base is not None and is_adapter(path):
+    if base is not None and not isinstance(path, Mapping) and is_adapter(path):
         return open_adapter(path, open_checkpoint(base, stack), stack)
     return open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle)
 
 
 def open_sources(
-    path: PathLike,
+    path: PathLike | StateDict,
     stack: ExitStack,
     *,
     projection: TensorSource | None = None,

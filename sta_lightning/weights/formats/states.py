@@ -125,6 +125,8 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     try:
         if isinstance(first, (list, tuple)):
             first = {as_key(key): item for key, item in first}
+    except StaError:
+        raise
     except (TypeError, ValueError) as error:
         raise StaError(f"the checkpoint holds a mapping that is none ({error}). Make it again.") from error
     return {**first, **value.pairs} if isinstance(first, Mapping) else value.pairs
@@ -152,6 +154,8 @@ def as_tensor(value: Any, title: str, *, depth: int = 8) -> TensorSource | None:
         if dtype is None:
             raise ValueError("a tensor without a type")
         return StoredTensor(storage, dtype, args[1], args[2], args[3])
+    except StaError:
+        raise
     except (IndexError, TypeError, ValueError, AttributeError, DamagedPickleError) as error:
         raise StaError(
             f"{title} describes a tensor in a way that is not understood ({error}). It may be damaged, or of a kind that "
