@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
 from sta_lightning.weights import atomic, atomic_path
+from sta_lightning.weights.formats.writing import write_huggingface
 
 
 def leftovers(folder: Path, *expected: str) -> set[str]:
@@ -212,3 +215,17 @@ def test_what_a_killed_process_left_goes_with_the_next_writing(folder: bool, tmp
             assert alive.exists()
             assert leftovers(tmp_path, *others, alive.name)
     assert not leftovers(tmp_path, "out.d", *others)
+
+
+def test_a_full_disk_under_a_folder_s_file_names_the_user_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    tensors = in_memory({"weight": torch.ones(3)})
+    with pytest.raises(StaError, match=r"cannot write '[^']*/model/model\.safetensors': No space") as caught:
+        write_huggingface(tmp_path / "model", tensors, {}, "", {})
+    assert ".tmp" not in str(caught.value)
+    assert not leftovers(tmp_path)
