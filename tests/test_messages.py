@@ -11,32 +11,33 @@ from pathlib import Path
 import pytest
 
 import sta_lightning
-from sta_lightning.cli import benchmark, classify, convert, inspect
+from sta_lightning.cli import benchmark, convert, inspect, predict
 from sta_lightning.cli.explain import unknown_option
 from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.main import COMMANDS
 from tests.command_lines import option_names
 
 PACKAGE = Path(sta_lightning.__file__).parent
-TRAINED = ("fit", "validate", "test", "predict")
+TRAINED = ("fit", "validate", "test", "probabilities")
 # Which commands a file or a folder serves alone. A message of any other file reaches several
 # commands, and prints the whole line of the one that helps.
 SERVES = {
     "cli/": (*TRAINED, "score", "merge", "forget"),
     "benchmark/": ("benchmark",),
     "cli/benchmark.py": ("benchmark",),
-    "cli/classify.py": ("pictures", "predict"),
-    "cli/pictures.py": ("pictures",),
+    "cli/predict.py": ("predict", "probabilities"),
+    "cli/pictures.py": ("predict",),
     "cli/convert.py": ("convert", "inspect"),
     "cli/inspect.py": ("inspect",),
     "cli/score.py": ("score",),
     "cli/shipped.py": ("configs", "fit"),
     "cli/train.py": TRAINED,
-    "cli/predict_split.py": ("predict",),
+    "cli/probabilities.py": ("probabilities",),
     "cli/merge.py": ("merge", "forget"),
     "cli/merge_evaluated.py": ("merge", "forget"),
-    "encoders/predictor.py": ("pictures",),
+    "encoders/predictor.py": ("predict",),
     "engine/heads.py": ("merge",),
+    "engine/part.py": ("merge", "forget"),
     "weights/formats/conversion.py": ("convert",),
     "weights/formats/writing.py": ("convert",),
     "weights/formats/origin.py": ("convert",),
@@ -77,9 +78,9 @@ FILES = sorted(
 
 @cache
 def options(command: str) -> tuple[str, ...]:
-    """The options of a command; ``pictures`` is ``sta predict`` without a configuration."""
+    """The options of a command."""
     parsers = {
-        "pictures": classify.build_parser,
+        "predict": predict.build_parser,
         "convert": convert.build_parser,
         "inspect": inspect.build_parser,
         "benchmark": lambda: benchmark.build_parser("benchmark"),

@@ -36,7 +36,7 @@ _VERBS = {
     "fit": TrainerFn.FITTING,
     "validate": TrainerFn.VALIDATING,
     "score": TrainerFn.VALIDATING,
-    "predict": TrainerFn.PREDICTING,
+    "probabilities": TrainerFn.PREDICTING,
 }
 _NO_LAST = "there is no last checkpoint available"
 # Words that Lightning understands in place of a checkpoint's path.

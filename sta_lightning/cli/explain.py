@@ -155,6 +155,6 @@ def explain(
 def _class_help(command: str, key: str) -> str:
     """The hint at a class's own help, where model and data are chosen by name."""
     part = key.split(".")[0]
-    if part not in ("model", "data") or command not in ("fit", "validate", "test", "predict"):
+    if part not in ("model", "data") or command not in ("fit", "validate", "test", "probabilities"):
         return ""
     return f" `sta {command} --{part}.help=CLASS` lists the options of a class."

@@ -158,7 +158,7 @@ HELPS: Mapping[str, Help] = {
         (
             "sta predict --model merged.safetensors --task digits pictures/",
             "sta predict --model cars.safetensors --head head.safetensors --output table.csv photo.jpg",
-            "sta predict --config sta:finetune/miniature --model.task=digits --output=probabilities.safetensors",
+            "sta predict --model merged.safetensors --task mine.yaml --skip_broken pictures/ --top 3",
         ),
         {
             "--model FILE": "a fine-tuned or merged model",
@@ -172,8 +172,20 @@ HELPS: Mapping[str, Help] = {
             "--encoder NAME": "where the file does not say which encoder it is",
             "--top N": "how many of the likeliest classes",
             "--skip_broken": "leave out, and list, pictures that do not decode",
-            "--config FILE": "another command: class probabilities of a whole test split, see --help-all",
         },
+    ),
+    "probabilities": Help(
+        "probabilities --config FILE --output FILE [--ckpt_path FILE] [--option=value ...]",
+        (
+            "sta probabilities --config sta:finetune/miniature --model.task=digits --output=p.safetensors",
+            "sta probabilities --config sta:finetune/miniature --model.weights=FILE --output=p.safetensors",
+            "sta probabilities --config mine.yaml --ckpt_path=FILE --output=p.safetensors",
+        ),
+        {
+            "--output FILE": "the probabilities, images by classes",
+            **{n: _RUN[n] for n in _RUN if "epochs" not in n},
+        },
+        _AFTER,
     ),
     "benchmark": Help(
         "benchmark --config FILE [--output FOLDER] [--option=value ...]",

@@ -30,7 +30,10 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("train", "train: fine-tune an encoder on one task (or pretrain one)"),
     "validate": Command("train", "evaluate on the validation split"),
     "test": Command("train", "evaluate on the test split"),
-    "predict": Command("predict", "classify pictures into a CSV, or a test split into a safetensors file"),
+    "predict": Command("predict", "classify pictures by a model in a file, into a CSV"),
+    "probabilities": Command(
+        "probabilities", "those of the classes on a configured test split, into a safetensors file"
+    ),
     "score": Command("score", "importance of every weight of a fine-tuned encoder, as one safetensors file"),
     "merge": Command(
         "merge", "fuse fine-tuned models into one; with a configuration, evaluate it on every task"

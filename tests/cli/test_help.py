@@ -18,6 +18,7 @@ OWN = {
     "merge": ["--output", "--evaluate", "--model.tasks", "--model.method", "--model.p", "--model.scale"],
     "forget": ["--output", "--evaluate", "--model.target", "--model.method", "--model.p", "--model.control"],
     "predict": ["--output", "--model", "--task", "--head", "--top", "--skip_broken"],
+    "probabilities": ["--output", "--ckpt_path", "--model", "--data"],
     "convert": ["--to", "--encoder", "--pretrained", "--dtype", "--unsafe-pickle"],
     "inspect": ["--pretrained", "--json"],
     "fit": ["--ckpt_path", "--model", "--data", "--trainer.max_epochs"],
@@ -87,7 +88,7 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             "--print_config",
         ],
         [
-            "predict",
+            "probabilities",
             "--model=CLIPClassifier",
             "--data=TaskDataModule",
             "--output=x.safetensors",

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sta_lightning.cli import predict
 from sta_lightning.cli.main import main
 from sta_lightning.encoders import ClassificationHead, build_encoder, encoder_spec, zeroshot_head
 from sta_lightning.encoders.pictures import read_image
@@ -303,20 +302,8 @@ def test_merge_with_heads_by_its_two_ways(work: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("words", "pictures"),
-    [
-        (["--model", "a.safetensors", "--task", "x", "folder"], True),
-        (["--model=a.safetensors", "--top=3"], True),
-        ([], True),
-        (["--config", "x.yaml"], False),
-        (["--config=x.yaml", "--output=o"], False),
-        (["-c", "x.yaml"], False),
-        (["--model=CLIPClassifier", "--data=TaskDataModule", "--output=x"], False),
-        (["--model=CLIPClassifier", "--model.task=digits"], False),
-        (["--model.help=CLIPClassifier"], False),
-        (["--model=x", "--trainer.devices=1"], False),
-        (["--print_config"], False),
-    ],
+    "words", [["--config", "x.yaml"], ["--config=x.yaml", "--output=o"], ["-c", "x.yaml"]]
 )
-def test_which_of_the_two_commands(words: list[str], pictures: bool) -> None:
-    assert predict.of_pictures(words) is pictures
+def test_a_configuration_is_for_another_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sta(*words) == 2
+    assert "`sta probabilities --config=FILE --output=FILE`" in capsys.readouterr().err

@@ -100,11 +100,11 @@ def test_evaluations_leave_the_records_of_the_fit_alone(name: str, finetuned: Pa
     assert (folder / f"{name}.yaml").is_file()
 
 
-def test_predict_writes_probabilities(finetuned: Path) -> None:
+def test_probabilities_are_written(finetuned: Path) -> None:
     checkpoint = finetuned / "runs" / "finetune" / "digits" / "checkpoints" / "last.ckpt"
     output = finetuned / "probabilities.safetensors"
     words = [*config("finetune", "digits"), *QUIET, f"--ckpt_path={checkpoint}", f"--output={output}"]
-    assert sta("predict", *words) == 0
+    assert sta("probabilities", *words) == 0
     probabilities = load_file(output)["probabilities"]
     assert probabilities.shape[0] == 24
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(24))
@@ -277,7 +277,7 @@ FLAGS = {
     "fit": ["--trainer.fast_dev_run=True", "--trainer.overfit_batches=1", "--trainer.limit_train_batches=1"],
     "validate": ["--trainer.fast_dev_run=True", "--trainer.limit_val_batches=1"],
     "test": ["--trainer.limit_test_batches=1"],
-    "predict": ["--trainer.fast_dev_run=True", "--trainer.limit_predict_batches=1"],
+    "probabilities": ["--trainer.fast_dev_run=True", "--trainer.limit_predict_batches=1"],
     "score": ["--trainer.fast_dev_run=True", "--trainer.limit_val_batches=0"],
     "merge": ["--trainer.fast_dev_run=True", "--trainer.limit_test_batches=1"],
 }
@@ -300,7 +300,7 @@ def test_a_trial_leaves_nothing_where_results_lie(
     words = {
         "fit": [*task, "--trainer.max_epochs=1"],
         "test": [*task, f"--ckpt_path={results / 'checkpoints' / 'last.ckpt'}"],
-        "predict": [*task, f"--output={results / 'encoder.safetensors'}"],
+        "probabilities": [*task, f"--output={results / 'encoder.safetensors'}"],
         "score": [*task, "--samples=4"],
         "merge": ["--config", merge_config, f"--output={results / 'encoder.safetensors'}"],
     }.get(name, task)

@@ -1,4 +1,4 @@
-"""``sta predict --config``: class probabilities of a test split, in one safetensors file."""
+"""``sta probabilities``: those of the classes on a test split, in one safetensors file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from sta_lightning.weights import provenance, save_weights
 class PredictTrainer(Trainer):
     """A trainer that writes what it predicts."""
 
-    def predict(  # type: ignore[override]  # Lightning's own returns the batches, which a command line would lose
+    def probabilities(
         self,
         model: LightningModule,
         datamodule: LightningDataModule,
@@ -43,9 +43,9 @@ class PredictTrainer(Trainer):
         check_output(output)
         if self.world_size > 1:
             raise StaError(
-                f"sta predict runs in one process, found {self.world_size}. Give --trainer.devices=1 --trainer.num_nodes=1."
+                f"sta probabilities runs in one process, found {self.world_size}. Give --trainer.devices=1 --trainer.num_nodes=1."
             )
-        batches: Any = super().predict(
+        batches: Any = self.predict(
             model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only
         )
         if not batches:
@@ -61,5 +61,5 @@ class PredictTrainer(Trainer):
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Run ``sta predict`` on the test split of a datamodule."""
+    """Run ``sta probabilities``."""
     launch(name, words, PredictTrainer)
