@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -143,7 +144,18 @@ class ImportanceScoring(SampledPass):
         weights = floating(part.encoder)
         pretrained = pretrained_weights(part.module) if self._measure.needs_pretrained else None
         importance = self._importance(weights, pretrained, sums.get(self.precision))
-        metadata = {BOUNDS: write_bounds(all_bounds(importance))}
+        found = all_bounds(importance)
+        metadata = {BOUNDS: write_bounds(found)}
+        ranges = [bounds for name, bounds in found.items() if importance[name].numel() > 1]
+        if ranges and all(low == high for low, high in ranges):
+            what = (
+                "the same number throughout each tensor"
+                if any(high for _, high in ranges)
+                else "0 everywhere"
+            )
+            rank_zero_warn(
+                f"The importance by {self.measure!r} is {what}: it tells no weight from another, and a merge by it keeps nothing."
+            )
         if self.report_agreement:
             exact = self._importance(weights, pretrained, sums["float32"])
             metadata["agreement"] = _agreement(exact, importance)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
@@ -160,20 +161,27 @@ class SampledPass(TakesTrained, ABC):
             indices: list[int] = []
             sums: Sums = {}
 
-            def add() -> None:
+            def add() -> set[int]:
                 if not self.needs_samples:
-                    return
+                    return set()
                 source = self._source(trainer, datamodule)
                 indices.extend(source.scoring_samples(self.samples, self.seed))
-                if mine := indices[group.rank :: group.size]:
-                    sums.update(self.sums(part, Samples(source, mine, module, self.seed)))
+                samples = Samples(source, indices[group.rank :: group.size], module, self.seed)
+                if len(samples):
+                    sums.update(self.sums(part, samples))
+                return samples.labels
 
             def save(whole: Sums) -> None:
                 if group.rank == 0 and not is_trial(trainer, self.output):
                     tensors, settings, metadata = self.result(part, whole)
                     save_weights(self.output, tensors, self._metadata(part, indices, settings) | metadata)
 
-            together(group, add)
+            labels = set[int]().union(*together(group, add))
+            if len(labels) == 1 and len(indices) > 1:
+                rank_zero_warn(
+                    f"All {len(indices)} samples have one label, {labels.pop()}: what is measured with them tells little of the "
+                    "task. Draw more, or from mixed data."
+                )
             whole = _added(trainer, group, part.device, sums)
             together(group, lambda: save(whole))
 

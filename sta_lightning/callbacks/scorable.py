@@ -119,6 +119,8 @@ class Samples:
     def __init__(self, source: SampleSource, indices: list[int], module: LightningModule, seed: int) -> None:
         self._source, self._indices, self._module, self._seed = source, indices, module, seed
         self._collate = getattr(source, "collate_fn", default_collate)
+        self.labels: set[int] = set()
+        """The labels that were met by :meth:`pairs`."""
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -151,6 +153,7 @@ class Samples:
                 f"Scoring without a loss wants batches of images and labels, and this is a {type(batch).__name__}. Give "
                 "ImportanceScoring a loss: a function of module and batch, or the name of the module's method."
             )
+        self.labels.update(parts[1].flatten().tolist())
         return parts[0], parts[1]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -393,6 +394,8 @@ class Job(ABC):
     def _run(self, method: MergeMethod, problem: Problem, sink: Sink, group: Processes) -> Kept:
         kept = run(method, problem, sink, device=own_device(self._device), processes=group)
         together(group, lambda: _finish(problem, sink, group))
+        if group.rank == 0:
+            _tell_empty(problem, kept)
         return kept
 
     def metadata(self, pretrained: Pretrained, kind: str | None = None, **more: Any) -> dict[str, str]:
@@ -441,6 +444,24 @@ def source_files(roles: Mapping[str, str | Path]) -> dict[str, Path]:
         for role, parts in ((role, weight_files(path)) for role, path in roles.items())
         for part in parts
     }
+
+
+def _tell_empty(problem: Problem, kept: Kept) -> None:
+    """Warn of masks that keep nothing: of a tensor, of a task, of all."""
+    masked = {name: shares for name, shares in kept.items() if problem.base[name].shape.numel() > 1}
+    empty = [name for name, shares in masked.items() if not any(shares.values())]
+    idle = [task for task in problem.tasks if not any(shares.get(task) for shares in masked.values())]
+    if masked and len(empty) == len(masked):
+        what = f"The masks keep nothing: the result is {problem.base_title}."
+    elif masked and idle:
+        what = f"The masks keep nothing of {listed(idle)}: the result is as if it were not there."
+    elif empty:
+        what = (
+            f"The masks keep nothing of any task in {len(empty)} of {len(masked)} tensors, {listed(empty)}."
+        )
+    else:
+        return
+    warnings.warn(f"{what} Importances that are equal throughout a tensor have this effect.", stacklevel=2)
 
 
 def _finish(problem: Problem, sink: Sink, group: Processes) -> None:

@@ -285,3 +285,24 @@ def test_more_samples_than_images_is_an_error(pretrained: Path, data: TaskDataMo
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(StaError, match=message):
         ImportanceScoring("i.safetensors", **settings)
+
+
+def test_samples_of_one_label_are_told(pretrained: Path, data: TaskDataModule, tmp_path: Path) -> None:
+    images = data.dataset("train")
+    label = int(images[0][1])
+    same = [index for index in range(len(cast(Any, images))) if int(images[index][1]) == label][:3]
+    data.scoring_samples = lambda n, seed=0: same  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match=rf"All 3 samples have one label, {label}:"):
+        score(quiet_trainer(), classifier(pretrained), data, output=tmp_path / "i.safetensors", samples=3)
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.0, "0 everywhere"), (2.0, "same number throughout")])
+def test_importance_that_tells_nothing_apart_is_told(value: float, told: str) -> None:
+    encoder = torch.nn.Linear(3, 2)
+    for parameter in encoder.parameters():
+        torch.nn.init.constant_(parameter, value)
+    scoring = ImportanceScoring("i.safetensors", measure="amp")
+    with pytest.warns(UserWarning, match=rf"importance by 'amp' is .*{told}"):
+        scoring.result(cast(Any, SimpleNamespace(encoder=encoder)), {})
+    torch.nn.init.constant_(encoder.weight[0], value + 1)
+    scoring.result(cast(Any, SimpleNamespace(encoder=encoder)), {})

@@ -269,3 +269,26 @@ def test_running_statistics_stay_or_are_averaged(tmp_path: Path, statistics: Any
     assert torch.equal(
         load_weights(tmp_path / "added.safetensors")[PREFIX + "bn.running_var"], models.base["bn.running_var"]
     )
+
+
+@pytest.mark.parametrize(
+    ("same", "told"),
+    [
+        ("one tensor", r"nothing of any task in 1 of 5 tensors, 'conv1\.weight'\."),
+        ("one task", "nothing of 'task1': the result is as if it were not there"),
+        ("all", "keep nothing: the result is the pretrained encoder"),
+    ],
+)
+def test_masks_that_keep_nothing_are_told(tmp_path: Path, same: str, told: str) -> None:
+    models = write_models(tmp_path / "models", known_bounds=False)
+    for task, scores in models.scores.items():
+        for name, tensor in scores.items():
+            if same == "all" or (same == "one task" and task == "task1") or name == "conv1.weight":
+                scores[name] = torch.full_like(tensor, 0.0 if same == "one task" else 3.0)
+        save_weights(str(models.tasks[task].importance), scores, {"measure": "lp"})
+    if same == "one task":  # elsewhere the other two have their parts
+        for task in ("task0", "task2"):
+            scores = {**models.scores[task], "conv1.weight": torch.rand(9, 3, 4, 4)}
+            save_weights(str(models.tasks[task].importance), scores, {"measure": "lp"})
+    with pytest.warns(UserWarning, match=told):
+        job(models).write(models.pretrained, tmp_path / "out.safetensors")
