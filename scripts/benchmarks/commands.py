@@ -48,7 +48,7 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    said = re.search(r"\(([\d.]+) s\)", done.stdout)
+    said = re.search(r"([\d.]+) s\)", done.stdout)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(seconds, busy, float(said[1]) if said else float("nan"))
 
