@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,14 @@ def test_measures_are_made_from_the_lp_file_or_from_weights(
         assert same(module.merge().weights, fuse(base, finetuned, expected)), measure
 
 
-def test_other_methods_need_no_importance(pretrained: Path, tasks: dict[str, TaskSource]) -> None:
+def test_other_methods_need_no_importance(
+    pretrained: Path, tasks: dict[str, TaskSource], tmp_path: Path
+) -> None:
     base, finetuned, _ = states(pretrained, tasks)
-    bare = {name: {"finetuned": source.finetuned} for name, source in tasks.items()}
+    # In a folder of their own: importance that lies beside a checkpoint is found.
+    bare = {
+        name: {"finetuned": shutil.copy(str(source.finetuned), tmp_path)} for name, source in tasks.items()
+    }
     module = MergeModule(bare, pretrained=str(pretrained), method="task_arithmetic", scale=0.3)  # type: ignore[arg-type]
     assert same(module.merge().weights, task_arithmetic(base, finetuned, scale=0.3))
     with pytest.raises(StaError, match=r"'spots'.*no importance file"):

@@ -43,7 +43,7 @@ def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
     with pytest.raises(StaError, match=f"{shards[1].name}' lacks the tensor"):
         read(tmp_path / "theirs")
     shards[1].unlink()
-    with pytest.raises(StaError, match=f"the shard '{shards[1].name}' .* is missing"):
+    with pytest.raises(StaError, match=f"1 are missing: '{shards[1].name}'"):
         read(tmp_path / "theirs")
     index = tmp_path / "theirs" / "model.safetensors.index.json"
     for bad in ("{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b.safetensors"}}'):
