@@ -165,7 +165,7 @@ class TaskDataModule(L.LightningDataModule):
         sampler = EpochSampler(data, self.seed, processes, rank)
         share = self.batch_size // (processes if self.global_batch else 1)
         options = {**self._options(share), "persistent_workers": self.num_workers > 0}
-        return TrainingLoader(trainer, data, sampler, **options)
+        return TrainingLoader(data, trainer=trainer, sampler=sampler, **options)
 
     def val_dataloader(self) -> Batches:
         """Return the validation split."""

@@ -127,14 +127,14 @@ class TrainingLoader(DataLoader[tuple[Tensor, int]]):
     """Begins where the trainer stands: at an epoch's first batch, or where a checkpoint was left.
 
     Args:
-        trainer: Whose fit it is for; ``None`` for none.
         dataset: The images.
-        sampler: Their order.
-        **options: Those of a ``DataLoader``.
+        trainer: Whose fit it is for; ``None`` for none.
+        **options: Those of a ``DataLoader``, by name: Lightning makes such a loader anew with
+            another ``sampler``.
     """
 
-    def __init__(self, trainer: Any, dataset: Dataset[Any], sampler: Any, **options: Any) -> None:
-        super().__init__(dataset, sampler=sampler, **options)
+    def __init__(self, dataset: Dataset[Any], *, trainer: Any, **options: Any) -> None:
+        super().__init__(dataset, **options)
         self._trainer = trainer
 
     def __iter__(self) -> Any:
