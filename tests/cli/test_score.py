@@ -87,7 +87,7 @@ def test_what_cannot_be_written_is_refused(words: list[str], capsys: pytest.Capt
 
 def test_the_help_tells_of_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
-        main(["score", "--help"])
+        main(["score", "--help-all"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "mean of x·xᵀ over the inputs x of every linear layer" in printed
     assert "the Fisher information" in printed
