@@ -65,7 +65,7 @@ def properties() -> str:
         f"Seconds: {_MODELS} random fine-tunings of the embedded encoder merged in memory, on this machine, now; none "
         "for what trains or only forgets."
     )
-    grid = properties_grid(infos, seconds)
+    grid = properties_grid(infos, {"seconds": seconds})
     # What a method does and where it is from says the table without --table.
     lines = [replace(line, cells=line.cells[:_COLUMNS]) for line in grid.lines]
     return f"{replace(grid, columns=grid.columns[:_COLUMNS], lines=tuple(lines)).terminal()}{note}"

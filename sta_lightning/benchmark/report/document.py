@@ -75,7 +75,7 @@ def describe(results: BenchmarkResults) -> Document:
     """The report's sections; one without data is left out."""
     merging = {info.key for info in results.methods}
     methods = [*results.methods, *(info for info in results.forget_methods if info.key not in merging)]
-    properties = tables.properties_grid(methods, results)
+    properties = tables.merges_grid(methods, results)
     sections = (
         Section("fusion", "Fusion", _fusion(results)),
         Section("pairs", "Pairs of tasks", _pairs(results)),

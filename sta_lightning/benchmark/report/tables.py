@@ -124,9 +124,13 @@ def pairs_grid(results: BenchmarkResults) -> Grid:
     )
 
 
-def properties_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) -> Grid:
-    """The paper's Table 1, and besides whether labels are needed, a merge's time and its norm."""
-    seconds, norms = (_of_merges(results, what) for what in ("seconds", "norm"))
+def properties_grid(
+    methods: Sequence[MethodInfo], measured: Mapping[str, Mapping[str, Number]], note: str = ""
+) -> Grid:
+    """The paper's Table 1, whether labels are needed, and what was measured of a merge.
+
+    ``measured``: what -> the method's key -> the number; ``note`` tells of it.
+    """
     lines = []
     for info in methods:
         if info.group == "reference":
@@ -140,8 +144,7 @@ def properties_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) ->
         )
         cells: list[Cell] = ["yes" if answer else "no" for answer in answers]
         cells += [
-            seconds.get(info.key),
-            norms.get(info.key),
+            *(numbers.get(info.key) for numbers in measured.values()),
             info.data,
             info.summary or None,
             info.source or None,
@@ -153,8 +156,7 @@ def properties_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) ->
         "coefficient",
         "test data",
         "labels",
-        "seconds",
-        "norm",
+        *measured,
         "reads besides weights",
     )
     return Grid(
@@ -164,8 +166,17 @@ def properties_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) ->
         columns=tuple(map(Column, (*names, "what it does", "source"))),
         lines=tuple(lines),
         note="Whether it makes a model forget, fuses models, depends on a coefficient that is tuned, relies on test "
-        "data, and needs labels; seconds: one merge, its files read, importance not included; norm: the merged task "
-        "vector's, beside that of the sum of the task vectors.",
+        f"data, and needs labels.{note}",
+    )
+
+
+def merges_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) -> Grid:
+    """:func:`properties_grid` with the time and the norm of a benchmark's merges."""
+    return properties_grid(
+        methods,
+        {what: _of_merges(results, what) for what in ("seconds", "norm")},
+        " Seconds: one merge, its files read, importance not included; norm: the merged task vector's, beside that of the sum "
+        "of the task vectors.",
     )
 
 
