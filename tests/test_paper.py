@@ -157,7 +157,8 @@ def test_the_accuracies_of_every_task_are_logged(name: str, folder: Path) -> Non
 
 def encoder(path: Path) -> dict[str, torch.Tensor]:
     """An encoder's tensors in float64, by their names in the image tower."""
-    return {name.removeprefix("visual."): tensor.double() for name, tensor in load_file(path).items()}
+    tensors = {n: t.double() for n, t in load_file(path).items() if n.startswith("visual.")}
+    return {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
 
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
