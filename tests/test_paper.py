@@ -157,8 +157,9 @@ def test_the_accuracies_of_every_task_are_logged(name: str, folder: Path) -> Non
 
 def encoder(path: Path) -> dict[str, torch.Tensor]:
     """An encoder's tensors in float64, by their names in the image tower."""
-    tensors = {n: t.double() for n, t in load_file(path).items() if n.startswith("visual.")}
-    return {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
+    tensors = load_file(path)
+    image = [name for name in tensors if name.startswith("visual.")]  # a whole CLIP has others too
+    return {name.removeprefix("visual."): tensors[name].double() for name in image or tensors}
 
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
