@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sta_lightning.cli.main import main
-from sta_lightning.tasks.miniature import SUITE_TASKS
 from sta_lightning.weights import load_weights, save_weights
 from tests.command_lines import documented, parsed
 from tests.conftest import REPOSITORY
@@ -56,15 +55,8 @@ def test_three_files_become_one_model(
 
 @pytest.mark.parametrize("words", LONG, ids=" ".join)
 def test_its_longer_lines_are_what_the_parser_knows(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    # What the lines before it have made: a merge looks whether it is there.
-    for task in SUITE_TASKS:
-        folder = tmp_path / "runs" / "finetune" / task
-        folder.mkdir(parents=True)
-        for kind in ("encoder", "head", "importance"):
-            (folder / f"{kind}.safetensors").touch()
     if words[0] == "benchmark":
         assert main([*words, "--print_config"]) == 0, capsys.readouterr().err
     else:
