@@ -41,7 +41,7 @@ def test_three_files_and_a_name(capsys: pytest.CaptureFixture[str]) -> None:
         == 0
     )
     first, text, written, then = capsys.readouterr().out.splitlines()
-    assert first.startswith("method: TSV-M (no importance lies beside 'cars', 'dogs'; ")
+    assert first.startswith("method: SWUDI-A (no importance lies beside 'cars', 'dogs'; ")
     assert text == "text tower: equal in all models, copied"
     assert written.startswith("written: out.safetensors (")
     assert then == "next: sta inspect out.safetensors"
@@ -136,7 +136,7 @@ MISTAKES = [
     ("base.safetensors", ["nothing to merge", "sta merge BASE FILE FILE -o OUT"]),
     ("base.safetensors cars.safetensors dogs.safetensors --method tis", ["'tis'", "Did you mean 'ties'"]),
     ("base.safetensors cars.safetensors dogs.safetensors --kep 0.3", ["--kep", "Did you mean 'keep'"]),
-    ("base.safetensors cars.safetensors dogs.safetensors --keep 0.3", ["'tsv'", "'keep'", "'ties'"]),
+    ("base.safetensors cars.safetensors dogs.safetensors --keep 0.3", ["'swudi_a'", "'keep'", "'ties'"]),
     ("base.safetensors cars.safetensors dogs.safetensors --method ties --p 0.3", ["'ties'", "'p'", "'keep'"]),
     ("base.safetensors x=cars.safetensors x=dogs.safetensors", ["'x'", "both", "NAME=dogs.safetensors"]),
     ("--tasks={a: cars.safetensors}", ["pretrained", "encoder=miniature"]),
