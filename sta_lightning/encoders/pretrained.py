@@ -101,7 +101,7 @@ def pretrained_for_merge(
     architecture = None
     if name is None:
         name, found = describe(file, configs)
-        architecture = found.title
+        architecture = found.title if name is None else None
     # Named alone in its file, as an encoder's own state dict, it is so in the one that is made.
     alone = {"class_embedding", "patch_embed.proj.weight"} & set(open_checkpoint(file, stack).tensors)
     rest = open_rest(file, stack)

@@ -52,7 +52,7 @@ class Pretrained:
         image_size: side of its input in pixels; ``None`` for its own.
         tag: what its weights were asked for by, where that is no file: a tag of open_clip, or
             ``random``.
-        architecture: what it is by its shapes, in words, where the name was not asked for.
+        architecture: what it is by its shapes, in words, where nobody tells the name.
         rest: what the file holds of a whole CLIP besides, in open_clip's names.
     """
 

@@ -158,7 +158,7 @@ def test_a_forgetting_writes_what_the_module_writes(
 def way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which part of the command is reached, instead of doing anything."""
     taken: list[str] = []
-    monkeypatch.setattr(merge, "write", lambda options, output: taken.append("alone"))
+    monkeypatch.setattr(merge, "write", lambda *args: taken.append("alone"))
     monkeypatch.setattr(merge_evaluated, "run", lambda name, words: taken.append("evaluated"))
     return taken
 
@@ -186,7 +186,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--evaluate=["], []),
         (["--evaluate=no"], ["alone"]),
         (["--evaluate"], ["evaluated"]),
-        (["--evaluate=false", "--help"], ["evaluated"]),
+        (["--evaluate=false", "--help-all"], ["evaluated"]),
         (["--evaluate=false", "--print_config"], ["evaluated"]),
         (["--evaluate=false", "--print_config=skip_default"], ["evaluated"]),
         (["--evaluate=false", "--data.control=null"], []),
