@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from typing_extensions import override
 
 from sta_lightning.engine.defaults import DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.engine.metrics import MetricName
 from sta_lightning.engine.sources import TaskSource, check_output, check_there, task_sources
 from sta_lightning.errors import StaError, listed
 
@@ -28,8 +29,6 @@ _WEIGHED = ("amp", "delta-amp")
 
 DType = Literal["float32", "float16", "bfloat16"]
 Statistics = Literal["pretrained", "average"]  # those of sta_lightning.arithmetic.states
-MetricName = Literal["macro", "top5", "per_class", "confusion"]
-"""What an evaluation can measure beside accuracies."""
 
 
 def bytes_of(size: str) -> int:
@@ -73,8 +72,8 @@ class MergeOptions(ABC):
             default.
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control, for an evaluation; ``None`` to make it.
-        only: Patterns of tensor names (``*`` and ``?``): what is merged; the rest stays that of the
-            model that is changed. ``None`` for all.
+        only: Patterns of tensor names such as ``*.bias``: what is merged; the rest stays that of
+            the model that is changed. ``None`` for all.
         skip: Patterns of tensor names: what is not merged.
         shard_size: Bytes in one weights file of a folder, such as ``500MB``.
         dtype: Type of the weights that are made; ``None`` for that of the model that is changed.

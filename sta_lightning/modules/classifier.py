@@ -17,7 +17,7 @@ from typing_extensions import override
 from sta_lightning.callbacks.monitors import check_monitors
 from sta_lightning.callbacks.scorable import check_strategy
 from sta_lightning.encoders import ClassificationHead, empty_encoder
-from sta_lightning.engine.options import MetricName
+from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.compiled import CompileSetting, compiled_forward

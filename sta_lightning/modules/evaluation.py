@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from sta_lightning.callbacks.board import RESULTS, MergeBoard
 from sta_lightning.encoders import ClassificationHead, build_encoder
-from sta_lightning.engine.options import MetricName
+from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.measures import Measures, check_metrics

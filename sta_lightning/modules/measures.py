@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from sta_lightning.engine.options import MetricName
+from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError, listed
 from sta_lightning.report.heat import heat_figure
 

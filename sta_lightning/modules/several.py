@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sta_lightning.engine.options import MetricName
+from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError
 from sta_lightning.modules.evaluation import MultiTaskEvaluation, module_key
 from sta_lightning.modules.parts import QUIET, Weights, encoder_with

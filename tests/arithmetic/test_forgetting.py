@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sta_lightning
 from sta_lightning.arithmetic import forget, rank, unlearn
 from sta_lightning.arithmetic.selection import SMALL
 from sta_lightning.errors import StaError
@@ -155,10 +154,6 @@ def test_a_result_that_overflows_is_refused() -> None:
     finetuned = {"w": torch.tensor([20000.0, 0.0], dtype=torch.float16)}
     with pytest.raises(StaError, match=r"overflows torch.float16 in tensor 'w'"):
         forget(base, base, finetuned, {"w": torch.tensor([1.0, 0.0])})
-
-
-def test_the_package_gives_the_same_function() -> None:
-    assert sta_lightning.forget is forget
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sta_lightning
 from sta_lightning.arithmetic import NORMALIZATIONS, fuse, merge, rank
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.errors import StaError
@@ -372,7 +371,3 @@ def test_a_result_that_overflows_its_type_is_refused_by_name() -> None:
         fuse(base, finetuned, scores, p=0.0, normalize="none")
     wide = fuse(base, finetuned, scores, p=0.0, normalize="none", dtype=torch.float32)
     assert float(wide["w"][0]) == 60000.0 + 2 * (float(finetuned["a"]["w"][0]) - 60000.0) > 65504
-
-
-def test_the_package_gives_the_same_function() -> None:
-    assert sta_lightning.fuse is fuse

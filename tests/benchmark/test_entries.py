@@ -91,7 +91,11 @@ def test_properties_tell_what_a_row_needs() -> None:
 def test_what_a_reader_is_shown() -> None:
     entry = MethodEntry("ties", settings={"merge": "sum"}, dare=0.5)
     assert shown(entry, {"scale": 0.7}) == {"scale": 0.7, "merge": "sum", "dare": 0.5}
-    assert shown(MethodEntry("sta", normalize="model"), {}) == {"p": 0.7, "normalize": "model"}
+    assert shown(MethodEntry("sta", normalize="model"), {}) == {
+        "p": 0.7,
+        "measure": "lp",
+        "normalize": "model",
+    }
     assert shown(MethodEntry("sta"), {"measure": "amp"}) == {"p": 0.7, "measure": "amp"}
 
 

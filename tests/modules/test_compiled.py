@@ -149,7 +149,8 @@ def test_compiled_code_stays_behind_when_a_module_is_copied_or_saved(
     assert torch.equal(copy(images), expected), "a copy has a forward of its own"
     again = CLIPClassifier.load_from_checkpoint(tmp_path / "last.ckpt").eval()
     assert torch.equal(again(images), expected)
-    assert len(made) == 3
+    # The one that was loaded is not compiled: a checkpoint does not say what runs.
+    assert len(made) == 2
 
 
 def test_a_compiler_that_fails_is_told(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
