@@ -103,7 +103,7 @@ class Loops:
         out: int,
         size: int,
     ) -> bool:
-        """``out = base +`` the vector of :class:`~sta_lightning.arithmetic.baselines.Ties`.
+        """``out = base +`` the vector of ``baselines.ties.Ties``.
 
         Returns ``finite``.
         """
@@ -123,7 +123,7 @@ class Loops:
         out: int,
         size: int,
     ) -> bool:
-        """``out = base +`` the vector of :class:`~sta_lightning.arithmetic.baselines.Consensus`.
+        """``out = base +`` the vector of ``baselines.consensus.Consensus``.
 
         Returns ``finite``.
         """
