@@ -156,7 +156,7 @@ class MergeOptions(ABC):
         processes: "Processes | None" = None,
         heads: "Mapping[str, TaskHead] | None" = None,
     ) -> "Kept":
-        """Write all that is asked for; see :meth:`~sta_lightning.engine.job.Job.write` for arguments, result and errors."""
+        """Write all that is asked for: see :meth:`sta_lightning.engine.job.Job.write`."""
         return self.job().write(pretrained, output, processes, heads, bytes_of(self.shard_size))
 
 
