@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from sta_lightning.engine.forgetting import ForgettingJob
     from sta_lightning.engine.fusion import FusionJob
     from sta_lightning.engine.heads import TaskHead, read_head_file, read_heads
-    from sta_lightning.engine.job import Job, Pretrained
+    from sta_lightning.engine.job import Job
+    from sta_lightning.engine.opened import Pretrained
     from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions
     from sta_lightning.engine.processes import launched_processes
     from sta_lightning.engine.sources import TaskSource
     from sta_lightning.engine.vectors import write_vectors
 
 # The light ones first.
-_FILES = ("sources", "options", "processes", "heads", "job", "fusion", "forgetting", "vectors")
+_FILES = ("sources", "options", "processes", "heads", "opened", "job", "fusion", "forgetting", "vectors")
 
 __all__ = [
     "ForgettingJob",

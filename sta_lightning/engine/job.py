@@ -4,7 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sta_lightning.engine.files import (
 )
 from sta_lightning.engine.folder import Opener, folder_like
 from sta_lightning.engine.heads import TaskHead, head_metadata, head_tensors
+from sta_lightning.engine.opened import Opened, Pretrained, Whole
 from sta_lightning.engine.part import Part
 from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.rest import changed, open_rest
@@ -37,69 +38,6 @@ from sta_lightning.weights.formats import copy_tensors, weight_files
 
 SHARD = 5_000_000_000
 """Bytes of tensors in one file of a folder, as transformers has it."""
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """The pretrained encoder.
-
-    Attributes:
-        name: the encoder's name; ``None`` where nobody tells it.
-        tensors: its tensors.
-        prefix: what stands in front of their names in files.
-        file: where they come from; ``None`` if a library made them.
-        digest: digest of the tensors, where there is no file.
-        image_size: side of its input in pixels; ``None`` for its own.
-        tag: what its weights were asked for by, where that is no file: a tag of open_clip, or
-            ``random``.
-        architecture: what it is by its shapes, in words, where nobody tells the name.
-        rest: what the file holds of a whole CLIP besides, in open_clip's names.
-    """
-
-    name: str | None
-    tensors: SourceDict
-    prefix: str
-    file: Path | None = None
-    digest: str | None = None
-    image_size: int | None = None
-    tag: str | None = None
-    architecture: str | None = None
-    rest: SourceDict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a job merges, its files open.
-
-    Attributes:
-        problem: the image encoders.
-        copied: what else the model that is changed has, by names in the file that is written.
-        tower: whether it has a text tower.
-        changes: that as a problem, where a task has changed it; ``None`` where it is copied.
-        method: the name of the method that merges it, and the method.
-    """
-
-    problem: Problem
-    copied: SourceDict = field(default_factory=dict)
-    tower: bool = False
-    changes: Problem | None = None
-    method: tuple[str, MergeMethod] | None = None
-
-    @property
-    def described(self) -> dict[str, str]:
-        """What the metadata says of the text tower, if there is one."""
-        if not self.tower:
-            return {}
-        return {"text_tower": "copied" if self.method is None else f"merged: {self.method[0]}"}
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A merged model in memory: image encoder, the rest, and what a file of it says."""
-
-    encoder: Merged
-    rest: Merged
-    metadata: dict[str, str]
 
 
 class Job(ABC):

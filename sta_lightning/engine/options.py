@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sta_lightning.engine.forgetting import ForgettingJob
     from sta_lightning.engine.fusion import FusionJob
     from sta_lightning.engine.heads import TaskHead
-    from sta_lightning.engine.job import Job, Pretrained
+    from sta_lightning.engine.job import Job
+    from sta_lightning.engine.opened import Pretrained
 
 _WEIGHED = ("amp", "delta-amp")
 """The measures that are made of the weights, without a file."""

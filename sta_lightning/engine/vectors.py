@@ -12,7 +12,7 @@ from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.workers import Alone, Workers
 from sta_lightning.engine.fusion import FusionJob
-from sta_lightning.engine.job import Pretrained
+from sta_lightning.engine.opened import Pretrained
 from sta_lightning.errors import StaError
 from sta_lightning.weights.sparse import KIND, vector_files
 

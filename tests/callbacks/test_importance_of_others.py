@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ class Trained(LightningModule):
 
     steps = 0
 
+    @abstractmethod
     def sample_losses(self, batch: Any) -> Tensor:
-        raise NotImplementedError
+        """The loss of every sample, ``[B]``."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.steps += 1
