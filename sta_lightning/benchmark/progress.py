@@ -1,4 +1,4 @@
-"""What a person sees while a benchmark runs: one bar, and a line for each finished cell."""
+"""What a person sees while a benchmark runs: how far it is, and a line for each finished cell."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from sta_lightning.callbacks.progress import Lines, redraws
 from sta_lightning.errors import printable
 
 # Lightning tells these on its own loggers at every start of a Trainer.
@@ -47,8 +48,13 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def bar(description: str, total: int, *, unit: str) -> tqdm:
-    """A progress bar that shows itself after one second and leaves nothing behind."""
+def bar(description: str, total: int, *, unit: str) -> tqdm | Lines:
+    """A progress bar that shows itself after one second and leaves nothing behind.
+
+    Where it could not be redrawn, plain lines.
+    """
+    if not redraws():
+        return Lines(description, total, unit=unit)
     return tqdm(
         total=total,
         desc=f"  {printable(description)}",
@@ -56,7 +62,7 @@ def bar(description: str, total: int, *, unit: str) -> tqdm:
         delay=1.0,
         leave=False,
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 5.0,
+        mininterval=0.2,
     )
 
 

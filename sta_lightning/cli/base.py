@@ -15,10 +15,12 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from sta_lightning.callbacks.progress import PlainProgress, redraws
 from sta_lightning.callbacks.trial import leave_no_trace, trial
 from sta_lightning.cli.checks import add_timeout, check_checkpoint
 from sta_lightning.cli.configs import asked_for
@@ -289,6 +291,18 @@ class StaCLI(LightningCLI):
             if trainer.is_global_zero:
                 say(f"a trial ({flag}): nothing is logged, and no result is written")
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Lightning's own, told to show progress as lines where no bar can be redrawn.
+
+        What the configuration says of it, by ``enable_progress_bar`` or a callback, goes first.
+        """
+        given = config.get("callbacks") or []
+        own = [*(given if isinstance(given, list) else [given]), *callbacks]
+        left_open = config.get("enable_progress_bar") is None
+        if left_open and not redraws() and not any(isinstance(found, ProgressBar) for found in own):
+            callbacks = [*callbacks, PlainProgress()]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand != "fit":
