@@ -86,9 +86,16 @@ void sta_count(const int32_t *restrict bits, int64_t size, int shift, int32_t pr
     if (shift) {
         for (int64_t e = 0; e < size; e++) counts[(sta_ordered(bits[e]) >> 16) + 32768]++;
     } else {
-        for (int64_t e = 0; e < size; e++) {
-            const int32_t key = sta_ordered(bits[e]);
-            if (key >> 16 == prefix) counts[key & 0xffff]++;
+        /* Few entries have the prefix: a run of them is compared as one vector, and most runs end there. */
+        for (int64_t at = 0; at < size; at += 64) {
+            const int count = (int)(size - at < 64 ? size - at : 64);
+            const int32_t *restrict run = bits + at;
+            int some = 0;
+            for (int e = 0; e < count; e++) some |= sta_ordered(run[e]) >> 16 == prefix;
+            for (int e = 0; some && e < count; e++) {
+                const int32_t key = sta_ordered(run[e]);
+                if (key >> 16 == prefix) counts[key & 0xffff]++;
+            }
         }
     }
 }
