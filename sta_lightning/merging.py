@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic import Dare, Merged, StateDict, torch_device
+from sta_lightning.arithmetic.coefficients import Layers
 from sta_lightning.arithmetic.sources import SourceDict, in_memory, whole
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.encoders.pretrained import pretrained_for_merge
@@ -87,6 +88,7 @@ def merge(
     *,
     grams: Mapping[str, Model] | None = None,
     settings: Mapping[str, Any] | None = None,
+    scale_layers: Layers | None = None,
     measure: str | None = None,
     seed: int = 0,
     dare: Dare | float | None = None,
@@ -110,6 +112,8 @@ def merge(
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight, for methods
             that read them. Files beside checkpoints are found.
         settings: the method's settings by name; as keywords too, see ``more``.
+        scale_layers: coefficients by pattern of tensor names, ``{"*.mlp.*": 0.6}``, see
+            :class:`~sta_lightning.engine.options.MergeOptions`.
         measure: importance that STA goes by, see
             :class:`~sta_lightning.engine.options.MergeOptions`.
         seed: seed of what is drawn at random.
@@ -118,7 +122,7 @@ def merge(
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``base``.
         device: where the arithmetic is done; ``None`` for where ``base`` is.
         encoder: the encoder's name, for a ``base`` that is a tag of open_clip, or for the metadata.
-        more: settings of the method: ``keep=0.3``.
+        more: settings of the method: ``keep=0.3``, ``scale={"cars": 0.6}``.
 
     Returns:
         The merged model, with the shares kept, its metadata and ``save``.
@@ -149,6 +153,7 @@ def merge(
         tasks={**sources},
         method=method,
         settings={**(settings or {}), **more},
+        scale_layers=scale_layers,  # type: ignore[arg-type]  # any mapping, any sequence
         measure=measure,
         seed=seed,
         dare=dare if isinstance(dare, float | int) else None,
@@ -194,6 +199,7 @@ def forget(
     more: Sequence[Model] = (),
     task: str = "target",
     settings: Mapping[str, Any] | None = None,
+    scale_layers: Layers | None = None,
     measure: str | None = None,
     seed: int = 0,
     dtype: torch.dtype | str | None = None,
@@ -212,6 +218,7 @@ def forget(
         more: further models fine-tuned on the task, for a method that takes several.
         task: what to call the task in messages and in ``kept``.
         settings: the method's settings by name; as keywords too, see ``options``.
+        scale_layers: as :func:`merge`.
         measure: importance that STA goes by.
         seed: seed of what is drawn at random.
         dtype: floating-point type of the result; ``None`` keeps each tensor's type in ``model``.
@@ -234,6 +241,7 @@ def forget(
         more=[_given(other) for other in more],
         method=method,
         settings={**(settings or {}), **options},
+        scale_layers=scale_layers,  # type: ignore[arg-type]  # any mapping, any sequence
         measure=measure,
         seed=seed,
     )

@@ -6,7 +6,6 @@ Lunch", ICML 2024.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,6 @@ from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, TensorSource
-from sta_lightning.arithmetic.states import is_weight
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
 # can be made by itself.
@@ -46,27 +44,9 @@ class Dare:
         check_range(self.rate, "[0, 1)", "DARE's drop rate")
 
     def drops(self, problem: Problem) -> Problem:
-        """The same merge with task vectors of which entries are dropped.
-
-        The fine-tuned models' place is taken by the thinned task vectors themselves, and the
-        origin's by zeros, so that nothing is rounded on the way.
-        """
-        reference = problem.base if problem.origin is None else problem.origin
-        return dataclasses.replace(
-            problem,
-            origin={
-                name: _Zeros(source) if is_weight(name, source.dtype) else source
-                for name, source in reference.items()
-            },
-            finetuned={
-                task: {
-                    name: _Thinned(source, reference[name], self, f"{task}:{name}")
-                    if is_weight(name, source.dtype) and name in reference
-                    else source
-                    for name, source in model.items()
-                }
-                for task, model in problem.finetuned.items()
-            },
+        """The same merge with task vectors of which entries are dropped."""
+        return problem.of_vectors(
+            lambda task, name, finetuned, origin: _Thinned(finetuned, origin, self, f"{task}:{name}")
         )
 
     def mask(self, label: str, piece: slice) -> Tensor:
@@ -101,11 +81,3 @@ class _Thinned(Derived):
         mask = self._dare.mask(self._label, piece).to(delta.device)
         # NaN and infinities are not dropped: they are refused by whoever reads this.
         return torch.where(mask | ~delta.isfinite(), delta, 0.0).to(dtype)
-
-
-class _Zeros(Derived):
-    """Zeros in the shape of another source."""
-
-    @override
-    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(piece.stop - piece.start, dtype=dtype, device=self.device)

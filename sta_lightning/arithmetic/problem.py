@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import compare_names, compare_scores
-from sta_lightning.arithmetic.sources import Held, MemoryTensor, SourceDict, TensorSource
+from sta_lightning.arithmetic.sources import Held, MemoryTensor, SourceDict, TensorSource, Zeros
 from sta_lightning.arithmetic.sources import whole as whole_tensor
 from sta_lightning.arithmetic.states import (
     Statistics,
@@ -295,6 +295,7 @@ class Problem:
             (``"pretrained"``), or the mean over the fine-tuned models (``"average"``).
         titles: task name -> what to call the fine-tuned model.
         score_titles: task name -> what to call the importance.
+        scales: tensor name -> the method's coefficient there, where it is another than its own.
     """
 
     base: SourceDict
@@ -307,6 +308,7 @@ class Problem:
     origin_title: str = "the pretrained model"
     titles: Mapping[str, str] = field(default_factory=dict)
     score_titles: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -352,6 +354,33 @@ class Problem:
 
     def _score_title(self, task: str) -> str:
         return self.score_titles.get(task, f"the importance of task '{task}'")
+
+    def of_vectors(self, vector: Callable[[str, str, TensorSource, TensorSource], TensorSource]) -> Problem:
+        """The same merge of other task vectors.
+
+        The fine-tuned models' place is taken by the task vectors themselves, and the origin's by
+        zeros, so that nothing is rounded on the way.
+
+        Args:
+            vector: (task, the weight's name, fine-tuned, origin) -> the task vector.
+        """
+        reference = self.base if self.origin is None else self.origin
+        return replace(
+            self,
+            origin={
+                name: Zeros(source) if is_weight(name, source.dtype) else source
+                for name, source in reference.items()
+            },
+            finetuned={
+                task: {
+                    name: vector(task, name, source, reference[name])
+                    if is_weight(name, source.dtype) and name in reference
+                    else source
+                    for name, source in model.items()
+                }
+                for task, model in self.finetuned.items()
+            },
+        )
 
     def check_names(self) -> None:
         """Whether all models have the same tensors, with the same shapes and kinds.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -72,7 +72,16 @@ def run(
     method.check(problem)
     places = {problem.base[name].device for name in problem.names} if device is None else {device}
     on_cpu = all(place.type == "cpu" for place in places)
-    loop, looking = _native(method, problem, compiled) if on_cpu else (None, None)
+    # The method, and for a coefficient of some tensors' own the same with that.
+    variants = {
+        scale: method if scale is None else replace(method, scale=scale)  # type: ignore[type-var]
+        for scale in (None, *problem.scales.values())
+    }
+    natives = {
+        scale: _native(variant, problem, compiled) if on_cpu else (None, None)
+        for scale, variant in variants.items()
+    }
+    looking = natives[None][1]
     with Workers((threads or usable_threads()) if on_cpu else 1, looking) as workers:
         survey = Survey(problem, workers, group, device)
         prepared = method.prepare(survey)
@@ -80,7 +89,9 @@ def run(
         sizes = {name: survey.entries(name).numel for name in (*weights, *problem.running)}
 
         def merged(name: str) -> dict[str, float]:
-            found = (method, loop, prepared) if name in weights else (running, None, None)
+            scale = problem.scales.get(name)
+            own = (variants[scale], natives[scale][0], prepared)
+            found = own if name in weights else (running, None, None)
             return _Tensor(survey.entries(name), sink, problem.tasks, *found).merge()
 
         def mine() -> Kept:

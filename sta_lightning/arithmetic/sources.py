@@ -116,6 +116,14 @@ class Derived(TensorSource):
         self.dtype = wide_dtype(*(part.dtype for part in parts))
 
 
+class Zeros(Derived):
+    """Zeros in the shape of another source."""
+
+    def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        """Zeros."""
+        return torch.zeros(piece.stop - piece.start, dtype=dtype, device=self.device)
+
+
 class Formula(Derived):
     """Entry by entry what a formula gives of sources of one shape.
 

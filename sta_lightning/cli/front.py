@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sta_lightning.cli.catalogue import is_own, methods
 from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions
@@ -20,6 +21,8 @@ _ALONE = ("h", "help", "print_config")
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off")
 # Options that may be given several times, a pattern each.
 _SEVERAL = ("model.only", "model.skip")
+# Options that may be given several times, a name and a number (or numbers over the depth) each.
+_BY_NAME = ("model.scale", "model.settings.scale", "model.scale_layers")
 _SHORT = {"-o": "output", "-c": "config"}
 # Options of every method by the names of settings: in the short way they are the method's own, and
 # refused where it has none.
@@ -39,18 +42,33 @@ def spelled_out(name: str, words: Sequence[str]) -> list[str]:
     files, options = _sorted_out(name, words)
     found: list[str] = []
     given: dict[str, str] = {}
-    lists: dict[str, list[str]] = defaultdict(list)
+    lists: dict[str, Any] = defaultdict(list)
+    by_name: dict[str, Any] = defaultdict(dict)
     for key, value in options:
         given[key] = value or ""
         if key in _SEVERAL and value is not None and not value.startswith("["):
             lists[key].append(value)
+        elif key in _BY_NAME and value is not None and "=" in value and not value.startswith("{"):
+            named, _, number = value.rpartition("=")
+            by_name[key][named] = _numbers(f"--{key.rpartition('.')[2]} {value}", number)
         else:
             found.append(f"--{key}" if value is None else f"--{key}={value}")
-    found += [f"--{key}={json.dumps(values)}" for key, values in lists.items()]
+    found += [f"--{key}={json.dumps(values)}" for key, values in (lists | by_name).items()]
     if not files:
         return found
     front = _merged(files, given) if name == "merge" else _forgotten(files, given)
     return ["--evaluate=false", *front, *found]
+
+
+def _numbers(words: str, text: str) -> float | list[float]:
+    """A number, or several with commas between them; a StaError, which quotes ``words``."""
+    try:
+        found = [float(one) for one in text.split(",")]
+    except ValueError:
+        raise StaError(
+            f"{words}: '{text}' is no number. Give NAME=NUMBER, as cars=0.6, several times for several names."
+        ) from None
+    return found if len(found) > 1 else found[0]
 
 
 def _sorted_out(name: str, words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

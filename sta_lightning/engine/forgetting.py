@@ -7,6 +7,7 @@ import torch
 from typing_extensions import override
 
 from sta_lightning.arithmetic import FORGET_METHODS, MergeMethod
+from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.methods import refuse_several
 from sta_lightning.engine.defaults import DATA_FREE_FORGETTING
 from sta_lightning.engine.job import Job
@@ -29,6 +30,7 @@ class ForgettingJob(Job):
         dtype: type of the weights made; ``None`` for that of ``model``.
         device: where the arithmetic is done; ``None`` for the CPU.
         part: which tensors are merged; ``None`` for all.
+        coefficients: by layer; ``None`` for the method's own.
 
     Raises:
         StaError: ``measure`` or ``more`` does not go with the method.
@@ -50,6 +52,7 @@ class ForgettingJob(Job):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         part: Part | None = None,
+        coefficients: Coefficients | None = None,
     ) -> None:
         # By what they are called in messages, and in the metadata.
         others = {f"{target} ({number})": TaskSource(path) for number, path in enumerate(more, 2)}
@@ -62,6 +65,7 @@ class ForgettingJob(Job):
             dtype=dtype,
             device=device,
             part=part,
+            coefficients=coefficients,
         )
         refuse_several(name, method, len(more))
         self.target = target

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic import FUSION_METHODS, Dare, MergeMethod
 from sta_lightning.arithmetic.checks import check_statistics
+from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics
 from sta_lightning.engine.defaults import DATA_FREE
@@ -34,6 +35,7 @@ class FusionJob(Job):
         dtype: type of the merged weights; ``None`` for the pretrained model's.
         device: where the arithmetic is done; ``None`` for the CPU.
         part: which tensors are merged; ``None`` for all.
+        coefficients: by task and by layer; ``None`` for the method's own.
 
     Raises:
         StaError: ``measure``, ``dare`` or ``base`` does not go with the method.
@@ -55,9 +57,18 @@ class FusionJob(Job):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         part: Part | None = None,
+        coefficients: Coefficients | None = None,
     ) -> None:
         super().__init__(
-            tasks, name, method, start=base, measure=measure, dtype=dtype, device=device, part=part
+            tasks,
+            name,
+            method,
+            start=base,
+            measure=measure,
+            dtype=dtype,
+            device=device,
+            part=part,
+            coefficients=coefficients,
         )
         self.dare, self.statistics = dare, check_statistics(statistics)
         if dare is not None and method.takes_vectors:
@@ -73,7 +84,7 @@ class FusionJob(Job):
     @override
     def adjusted(self, problem: Problem) -> Problem:
         problem = dataclasses.replace(problem, statistics=self.statistics)
-        return problem if self.dare is None else self.dare.drops(problem)
+        return super().adjusted(problem if self.dare is None else self.dare.drops(problem))
 
     @override
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sta_lightning.arithmetic import Merged, MergeMethod, StateDict, make_method, torch_dtype
+from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.memory import MemorySink
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import Kept, Sink, run
@@ -52,6 +53,7 @@ class Job(ABC):
         dtype: type of the merged weights; ``None`` for that of the model that is changed.
         device: where the arithmetic is done; ``None`` for the CPU.
         part: which tensors are merged; ``None`` for all.
+        coefficients: by task and by layer; ``None`` for the method's own.
 
     Raises:
         StaError: there is no such measure.
@@ -79,6 +81,7 @@ class Job(ABC):
         dtype: torch.dtype | None,
         device: torch.device | None,
         part: Part | None = None,
+        coefficients: Coefficients | None = None,
     ) -> None:
         if measure not in MERGE_MEASURES:
             raise StaError(
@@ -88,6 +91,7 @@ class Job(ABC):
         self._dtype, self._device = dtype, device
         self._measure = method.measure or measure
         self.part = part or Part()
+        self.coefficients = (coefficients or Coefficients()).over(self.tasks)
         self._held: dict[str, SourceDict] = {}
 
     def retype(self, dtype: torch.dtype | str | None, device: torch.device | None) -> None:
@@ -111,7 +115,7 @@ class Job(ABC):
 
     def adjusted(self, problem: Problem) -> Problem:
         """The problem with what is done to it before the method."""
-        return problem
+        return self.coefficients.adjusted(problem)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -128,6 +132,7 @@ class Job(ABC):
         grams: dict[str, SourceDict] = {}
         origin = self.part.of(pretrained.tensors)
         self.part.check(pretrained.tensors)
+        self.coefficients.check({**origin, **self.part.of(pretrained.rest)})
         for task, files in self.tasks.items():
             finetuned[task], metadata = open_task(
                 task, files, self.method, pretrained.tensors, stack, pretrained.file, self.part
@@ -357,6 +362,7 @@ class Job(ABC):
             **({} if pretrained.tag is None else {"pretrained": pretrained.tag}),
             **({} if pretrained.architecture is None else {"architecture": pretrained.architecture}),
             **self.method.settings(),
+            **self.coefficients.settings(),
             **({"measure": self._measure} if self.method.needs_importance else {}),
             **{key: list(patterns) for key, patterns in vars(self.part).items() if patterns},
             **self.settings(),

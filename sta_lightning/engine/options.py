@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,6 +17,8 @@ from sta_lightning.errors import StaError, listed
 # torch takes seconds to import: what a command line asks for is known, and refused, before. In
 # quotes, and not all postponed: jsonargparse would import these to resolve those.
 if TYPE_CHECKING:
+    from sta_lightning.arithmetic import MergeMethod
+    from sta_lightning.arithmetic.coefficients import Coefficients
     from sta_lightning.arithmetic.run import Kept
     from sta_lightning.arithmetic.workers import Processes
     from sta_lightning.engine.forgetting import ForgettingJob
@@ -69,8 +71,12 @@ class MergeOptions(ABC):
         p: Quantile of the mask from 0 to 1; the paper's is 0.7. In a fusion it is that of the
             tasks' values for one entry (0 masks all but the smallest, 1 none); in a forgetting that
             of a tensor's entries, and those above it are taken out.
-        scale: The method's coefficient, if it has one (task arithmetic's λ or γ); ``None`` for its
-            default.
+        scale: The method's coefficient, if it has one (task arithmetic's λ or γ), or coefficients
+            by task, ``{cars: 0.6}``, with which the task vectors are multiplied before the method;
+            tasks that are not named have the default. ``None`` for that.
+        scale_layers: Coefficients by pattern of tensor names, in place of ``scale``: ``{'*.mlp.*':
+            0.6}``; the first that fits. A list runs over the depth, from the first block to the
+            last: ``{'*': [0.2, 0.6]}``.
         seed: Of what is drawn at random: ``random_mask``, ``dare``.
         control_head: Head file of the control, for an evaluation; ``None`` to make it.
         only: Patterns of tensor names such as ``*.bias``: what is merged; the rest stays that of
@@ -91,7 +97,8 @@ class MergeOptions(ABC):
     settings: dict[str, Any] | None = None
     measure: str | None = None
     p: float = 0.7
-    scale: float | None = None
+    scale: float | dict[str, float] | None = None
+    scale_layers: dict[str, float | list[float]] | None = None
     seed: int = 0
     control_head: str | None = None
     only: list[str] | None = None
@@ -141,6 +148,31 @@ class MergeOptions(ABC):
         Raises:
             StaError: a setting is unknown or out of range.
         """
+
+    def _made(
+        self, methods: "Mapping[str, type[MergeMethod]]", **common: Any
+    ) -> "tuple[MergeMethod, Coefficients]":
+        """The method, and what takes the place of its one coefficient."""
+        from sta_lightning.arithmetic import find_method, make_method, settings_of
+        from sta_lightning.arithmetic.coefficients import Coefficients
+
+        name, settings = self.choice.method, dict(self.settings or {})
+        scale: Any = settings.pop("scale") if self.scale is None and "scale" in settings else self.scale
+        by_task = scale if isinstance(scale, Mapping) else {}
+        coefficients = Coefficients(by_task, self.scale_layers or {})
+        if asked := coefficients.settings():
+            has = settings_of(find_method(name, methods))
+            if "scale" not in has:
+                raise StaError(
+                    f"method '{name}' has no coefficient (scale), and {' and '.join(asked)} is given. Leave it out, or choose "
+                    "'task_arithmetic'."
+                )
+            if by_task:
+                coefficients, scale = replace(coefficients, default=has["scale"]), 1.0
+        method = make_method(
+            name, methods, scale=scale, settings=settings, p=self.p, seed=self.seed, **common
+        )
+        return method, coefficients
 
     def task_heads(self) -> "dict[str, TaskHead]":
         """The heads that go into the written file, by task.
@@ -233,7 +265,7 @@ class FusionOptions(MergeOptions):
 
     @override
     def job(self) -> "FusionJob":
-        from sta_lightning.arithmetic import FUSION_METHODS, Dare, make_method, torch_device, torch_dtype
+        from sta_lightning.arithmetic import FUSION_METHODS, Dare, torch_device, torch_dtype
         from sta_lightning.engine.fusion import FusionJob
         from sta_lightning.engine.part import Part
         from sta_lightning.engine.vectors import check_vectors
@@ -241,15 +273,7 @@ class FusionOptions(MergeOptions):
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
         name = self.choice.method
-        method = make_method(
-            name,
-            FUSION_METHODS,
-            scale=self.scale,
-            settings=self.settings,
-            p=self.p,
-            normalize=self.normalize,
-            seed=self.seed,
-        )
+        method, coefficients = self._made(FUSION_METHODS, normalize=self.normalize)
         job = FusionJob(
             self.sources,
             name,
@@ -261,6 +285,7 @@ class FusionOptions(MergeOptions):
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
             part=Part(tuple(self.only or ()), tuple(self.skip or ())),
+            coefficients=coefficients,
         )
         if self.vectors is not None:
             check_vectors(job)
@@ -353,14 +378,12 @@ class ForgettingOptions(MergeOptions):
 
     @override
     def job(self) -> "ForgettingJob":
-        from sta_lightning.arithmetic import FORGET_METHODS, make_method, torch_device, torch_dtype
+        from sta_lightning.arithmetic import FORGET_METHODS, torch_device, torch_dtype
         from sta_lightning.engine.forgetting import ForgettingJob
         from sta_lightning.engine.part import Part
 
         name = self.choice.method
-        method = make_method(
-            name, FORGET_METHODS, scale=self.scale, settings=self.settings, p=self.p, seed=self.seed
-        )
+        method, coefficients = self._made(FORGET_METHODS)
         return ForgettingJob(
             self.target,
             self.source,
@@ -372,4 +395,5 @@ class ForgettingOptions(MergeOptions):
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
             part=Part(tuple(self.only or ()), tuple(self.skip or ())),
+            coefficients=coefficients,
         )

@@ -68,6 +68,31 @@ def test_both_ways_write_the_same() -> None:
     assert Path("short.safetensors").read_bytes() == Path("long.safetensors").read_bytes()
 
 
+def test_coefficients_by_task_and_layer_in_both_ways() -> None:
+    words = [
+        "--scale",
+        "cars=0.6",
+        "--scale=d=-0.1",
+        "--scale-layers",
+        "*.mlp.*=0.2,1",
+        "--scale_layers=*.bias=0",
+    ]
+    files = ["base.safetensors", "cars.safetensors", "d=dogs.safetensors", "--method=task_arithmetic"]
+    assert main(["merge", *files, *words, "-o", "short.safetensors"]) == 0
+    Path("long.yaml").write_text(
+        "model:\n  pretrained: base.safetensors\n  tasks: {cars: cars.safetensors, d: dogs.safetensors}\n"
+        "  method: task_arithmetic\n  scale: {cars: 0.6, d: -0.1}\n"
+        "  scale_layers: {'*.mlp.*': [0.2, 1], '*.bias': 0}\noutput: long.safetensors\nevaluate: false\n"
+    )
+    assert main(["merge", "--config", "long.yaml"]) == 0
+    assert Path("short.safetensors").read_bytes() == Path("long.safetensors").read_bytes()
+    base, cars, dogs, out = (load_weights(f"{n}.safetensors") for n in ("base", "cars", "dogs", "short"))
+    name = "visual.transformer.resblocks.0.attn.in_proj_weight"
+    wanted = 0.6 * (cars[name] - base[name]) - 0.1 * (dogs[name] - base[name])
+    torch.testing.assert_close(out[name] - base[name], wanted, rtol=0, atol=1e-6)
+    assert torch.equal(out["visual.ln_post.bias"], base["visual.ln_post.bias"])
+
+
 def test_importance_beside_the_checkpoints_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     files = ["base.safetensors", "cars.safetensors", "dogs.safetensors"]
     for seed, name in enumerate(("cars", "dogs")):
@@ -138,6 +163,14 @@ MISTAKES = [
     ("base.safetensors cars.safetensors dogs.safetensors --kep 0.3", ["--kep", "Did you mean 'keep'"]),
     ("base.safetensors cars.safetensors dogs.safetensors --keep 0.3", ["'swudi_a'", "'keep'", "'ties'"]),
     ("base.safetensors cars.safetensors dogs.safetensors --method ties --p 0.3", ["'ties'", "'p'", "'keep'"]),
+    (
+        "base.safetensors cars.safetensors --method ties --scale cars=big",
+        ["--scale cars=big", "'big' is no num"],
+    ),
+    (
+        "base.safetensors cars.safetensors --method average --scale cars=1",
+        ["'average'", "no setting 'scale'"],
+    ),
     ("base.safetensors x=cars.safetensors x=dogs.safetensors", ["'x'", "both", "NAME=dogs.safetensors"]),
     ("--tasks={a: cars.safetensors}", ["pretrained", "encoder=miniature"]),
 ]
