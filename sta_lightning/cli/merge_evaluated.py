@@ -10,7 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import Link, StaCLI, same
 from sta_lightning.cli.checks import add_output
-from sta_lightning.cli.screen import accuracy_table, say
+from sta_lightning.cli.screen import accuracies, accuracy_table, say
+from sta_lightning.engine.card import write_card
 from sta_lightning.modules import ForgetModule, MergeModule
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import MultiTaskDataModule
@@ -38,7 +39,9 @@ class MergeTrainer(Trainer):
     """A trainer that evaluates what is merged."""
 
     def merge(self, model: MergedEvaluation, datamodule: MultiTaskDataModule) -> None:
-        """Write the encoder that is made, and evaluate that file on every task and the control set.
+        """Write the encoder that is made, evaluate that file on every task and the control set.
+
+        What was measured goes into the card beside the file.
 
         Args:
             model: What is merged, and how.
@@ -46,9 +49,11 @@ class MergeTrainer(Trainer):
         """
         self.test(model, datamodule=datamodule, verbose=False)
         if self.is_global_zero:
+            found = accuracies({key: float(value) for key, value in self.callback_metrics.items()})
             if model.output is not None:
                 say(f"written: {model.output}")
-            say(accuracy_table({key: float(value) for key, value in self.callback_metrics.items()}))
+                say(f"card: {write_card(model.output, found)}")
+            say(accuracy_table(found))
 
     forget = merge
 

@@ -68,8 +68,8 @@ def complain(message: str, *, kind: str = "error", every_process: bool = False) 
         print(f"sta: {kind}: {text}", file=sys.stderr)
 
 
-def accuracy_table(metrics: Mapping[str, float]) -> str:
-    """Accuracy per task as an aligned table, average and control last.
+def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy by task as people read it, average and control last.
 
     Args:
         metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``
@@ -87,10 +87,14 @@ def accuracy_table(metrics: Mapping[str, float]) -> str:
             last.append((f"{'/'.join(parts[2:-1])} (control)" if len(parts) > 3 else "control", value))
         else:
             rows.append(("/".join(parts[1:-1]), value))
-    rows += last
-    width = max((len(name) for name, _ in rows), default=0)
+    return dict(rows + last)
+
+
+def accuracy_table(found: Mapping[str, float]) -> str:
+    """What :func:`accuracies` gives as an aligned table."""
+    width = max(map(len, found), default=0)
     lines = [f"{'task':<{width}}  accuracy", f"{'-' * width}  --------"]
-    return "\n".join(lines + [f"{name:<{width}}  {100 * value:7.2f}%" for name, value in rows])
+    return "\n".join(lines + [f"{name:<{width}}  {100 * value:7.2f}%" for name, value in found.items()])
 
 
 def byte_count(count: int) -> str:

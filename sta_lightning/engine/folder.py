@@ -10,18 +10,17 @@ from pathlib import Path
 
 from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Processes, together
+from sta_lightning.engine.card import card_of
 from sta_lightning.weights import SAFETENSORS, FileSink, Planned, atomic_path, sharded, streamed
 from sta_lightning.weights.formats import (
     CONFIG,
     INDEX,
     Checkpoint,
     Layout,
+    card_place,
     clip_to_huggingface,
     encoder_to_huggingface,
-    guess,
     image_encoder,
-    loading_code,
-    model_card,
     open_checkpoint,
     whole_clip,
     write_tensors,
@@ -87,23 +86,19 @@ _IN_OPEN_CLIP = f"merged{SAFETENSORS}"
 
 
 def _complete(like: Path, layout: Layout, folder: Path, title: str, types: set[str]) -> None:
-    """Put the weights into the layout of ``like``, and beside them what lies there."""
+    """Put the weights into the layout of ``like``, beside them what lies there, and the card."""
     if layout.kind == "huggingface":
         file = folder / _IN_OPEN_CLIP
         with ExitStack() as stack:
             made = open_checkpoint(file, stack)
             tensors = _in_huggingface(made)
             write_tensors(folder / "model.safetensors", tensors, {"format": "pt", **made.metadata})
-            whole = made.layout.text is not None
-            code = loading_code("huggingface", None, title, whole=whole, projection=layout.projection)
-            architecture = guess(image_encoder(made)).title
-            card = model_card(title, architecture, made.metadata, code, front_matter=True)
-            (folder / "README.md").write_text(card, encoding="utf-8")
         file.unlink()
     for beside in sorted(like.iterdir()):
         if beside.suffix in _BESIDE and beside.is_file() and not beside.name.endswith(INDEX):
             shutil.copyfile(beside, folder / beside.name)
     _tell_type(folder / CONFIG, types)
+    card_place(folder).write_text(card_of(folder, title), encoding="utf-8")
 
 
 def _in_huggingface(made: Checkpoint) -> dict[str, TensorSource]:

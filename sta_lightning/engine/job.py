@@ -35,7 +35,7 @@ from sta_lightning.engine.rest import changed, open_rest
 from sta_lightning.engine.sources import TaskSource, called, check_output
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, provenance, streamed
-from sta_lightning.weights.formats import copy_tensors, weight_files
+from sta_lightning.weights.formats import copy_tensors, origins_entry, weight_files
 
 SHARD = 5_000_000_000
 """Bytes of tensors in one file of a folder, as transformers has it."""
@@ -350,7 +350,10 @@ class Job(ABC):
             more: settings besides the job's.
         """
         settings = {**self.described(pretrained), **more}
-        found = provenance(f"{kind or self.kind}:{self.name}", settings, self._sources(pretrained))
+        roles = self._roles(pretrained)
+        found = provenance(f"{kind or self.kind}:{self.name}", settings, source_files(roles))
+        models = ("pretrained", self.start_role, "finetuned")
+        found |= origins_entry({role: path for role, path in roles.items() if role.split("/")[0] in models})
         return found if pretrained.digest is None else {**found, "pretrained_sha256": pretrained.digest}
 
     def described(self, pretrained: Pretrained) -> dict[str, Any]:
@@ -368,8 +371,8 @@ class Job(ABC):
             **self.settings(),
         }
 
-    def _sources(self, pretrained: Pretrained) -> dict[str, Path]:
-        """Every file that is read, by its role; a checkpoint in shards is several."""
+    def _roles(self, pretrained: Pretrained) -> dict[str, str | Path]:
+        """Everything that is read, by its role."""
         roles = {"pretrained": pretrained.file, self.start_role: self.start}
         for task, files in self.tasks.items():
             roles |= {f"finetuned/{task}": files.finetuned, f"vector/{task}": files.vector}
@@ -378,7 +381,7 @@ class Job(ABC):
                     roles[f"importance/{task}"] = files.importance
                 if self.method.needs_grams:
                     roles[f"gram/{task}"] = files.gram
-        return source_files({role: path for role, path in roles.items() if isinstance(path, str | Path)})
+        return {role: path for role, path in roles.items() if isinstance(path, str | Path)}
 
 
 def source_files(roles: Mapping[str, str | Path]) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import head_for, read_encoder
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, tensor_digest
+from sta_lightning.weights.formats import origins_entry
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_frozen(
         if not Path(path).exists():
             raise StaError(f"{role}: there is no weights file '{path}'. Check the path.")
     # The files are hashed when they are read: learning takes a while, and they may change.
-    origin = {"sources": provenance("", {}, source_files(roles))["sources"]}
+    origin = {"sources": provenance("", {}, source_files(roles))["sources"], **origins_entry(roles)}
     if file is None:
         origin["pretrained_sha256"] = tensor_digest(base)
     vectors = _vectors(base, files, trim)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,6 +88,41 @@ def test_three_berts(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "base", "a", "b", "c", "-o", "merged", "--method", method]) == 0
     assert "written: merged (a model of 41 tensors" in capsys.readouterr().out
     close(loaded("BertForSequenceClassification", "merged"), merge(method, base, states).weights)
+
+
+def test_the_card_of_a_merged_model() -> None:
+    saved(bert, "ab")
+    config = json.loads(Path("base/config.json").read_text())
+    Path("base/config.json").write_text(
+        json.dumps({**config, "_name_or_path": "google-bert/bert-base-uncased"})
+    )
+    Path("base/README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    Path("b/README.md").write_text("---\nlicense: mit\nbase_model: google-bert/bert-base-uncased\n---\n")
+    assert main(["merge", "base", "a", "b", "-o", "merged", "--method=ties", "--keep=0.3"]) == 0
+    card = huggingface_hub.ModelCard.load("merged/README.md", ignore_metadata_errors=False)
+    said = card.data.to_dict()
+    assert said == {
+        "library_name": "transformers",
+        "base_model": ["google-bert/bert-base-uncased"],
+        "base_model_relation": "merge",
+        "tags": ["merge", "model-merging", "sta_lightning"],
+    }
+    digest = hashlib.sha256(Path("a/model.safetensors").read_bytes()).hexdigest()
+    for part in (
+        *("`fused:ties`", "| keep | 0.3 |", f"| finetuned/a | model.safetensors | `{digest}` |"),
+        *("| pretrained | apache-2.0 |", "| finetuned/b | mit |", "None is recorded."),
+    ):
+        assert part in card.text, part
+    assert str(Path.cwd()) not in str(card)
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # the card's own
+    close(scope["model"].state_dict(), loaded("BertForSequenceClassification", "merged"))
+    # What it says goes on: merged again, it is one of the sources.
+    assert main(["merge", "base", "merged", "a", "-o", "again", "--method=average"]) == 0
+    again = huggingface_hub.ModelCard.load("again/README.md").data
+    assert again.base_model == ["google-bert/bert-base-uncased"]
+    assert again.license == "apache-2.0"
 
 
 def test_a_head_of_another_size_can_be_skipped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,8 +236,12 @@ def test_a_folder_in_open_clips_layout() -> None:
     Path("base.safetensors").rename("hub/open_clip_model.safetensors")
     Path("hub/open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS[NAMES["gelu"]]}))
     assert main(["merge", "hub", "a.safetensors", "b.safetensors", "-o", "out"]) == 0
-    assert {p.name for p in Path("out").iterdir()} == {"open_clip_model.safetensors", "open_clip_config.json"}
+    beside = {"open_clip_config.json", "README.md"}
+    assert {p.name for p in Path("out").iterdir()} == {"open_clip_model.safetensors", *beside}
     open_clip.create_model("local-dir:out")
+    card = Path("out/README.md").read_text()
+    assert "library_name: open_clip\n" in card
+    assert "create_model('local-dir:out')" in card
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -141,6 +142,17 @@ def test_merge_writes_evaluates_and_prints(merge_config: Path, capsys: pytest.Ca
     assert json.loads(about["settings"])["p"] == 0.7
     assert (folder / "merge.yaml").is_file()
     assert list(folder.glob("csv/*/metrics.csv"))
+    # What was measured is in the card, and goes with the model into other layouts.
+    read = ModelCard.load(folder / "fused-card.md").data.eval_results
+    table = {result.dataset_name: f"{100 * result.metric_value:.2f}%" for result in read}
+    assert list(table) == [*TASKS, "average", "objects (control)"]
+    for task, share in table.items():
+        assert any(row.startswith(task) and row.endswith(f" {share}") for row in out.splitlines()), task
+    words = ["--to=huggingface", "--encoder=miniature"]
+    assert sta("convert", folder / "fused.safetensors", folder / "hub", *words) == 0
+    assert [
+        found.metric_value for found in ModelCard.load(folder / "hub" / "README.md").data.eval_results
+    ] == [result.metric_value for result in read]
 
 
 def test_merge_without_evaluation_reads_no_images(

@@ -11,6 +11,7 @@ from sta_lightning.weights.formats.checkpoint import (
     weight_files,
 )
 from sta_lightning.weights.formats.conversion import TARGETS, Target, convert
+from sta_lightning.weights.formats.front_matter import ACCURACY, card_place, origins_entry
 from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
 from sta_lightning.weights.formats.inspection import describe
 from sta_lightning.weights.formats.layout import Layout, clip_names, recognise
@@ -27,6 +28,7 @@ from sta_lightning.weights.formats.model import (
 from sta_lightning.weights.formats.writing import copy_tensors, write_tensors
 
 __all__ = [
+    "ACCURACY",
     "CONFIG",
     "INDEX",
     "TARGETS",
@@ -35,6 +37,7 @@ __all__ = [
     "Layout",
     "Model",
     "Target",
+    "card_place",
     "check_whole",
     "clip_names",
     "clip_to_huggingface",
@@ -53,6 +56,7 @@ __all__ = [
     "open_model",
     "open_on",
     "open_sources",
+    "origins_entry",
     "recognise",
     "weight_files",
     "whole_clip",

@@ -1,39 +1,50 @@
-"""The model card: what a converted model is, how it was made and from what, in words."""
+"""The model card: what a model is, how it was made and from what, in words."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sta_lightning.weights.formats.front_matter import accuracies, agreed_licence, front_matter, licences
 from sta_lightning.weights.provenance import decoded
 
-ACCURACY = "accuracy"
-"""The metadata's entry for measured accuracies: JSON, task -> share of images, 0 to 1."""
 CARD = "model_card"
 """The metadata's entry for the card itself, in single files."""
 
 
 def model_card(
-    title: str, architecture: str, metadata: Mapping[str, str], loading: str, *, front_matter: bool
+    title: str,
+    architecture: str,
+    metadata: Mapping[str, str],
+    loading: str,
+    *,
+    library: str | None = None,
+    tags: Iterable[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> str:
     """A model card in Markdown.
 
     Args:
         title: the model's name.
         architecture: what it is, in a few words.
-        metadata: of the converted file: ``kind``, ``settings``, ``sources``, ``converted``,
-            ``accuracy``; what is missing is said to be.
+        metadata: of the model's file: ``kind``, ``settings``, ``sources``, ``origins``,
+            ``converted``, ``accuracy``; what is missing is said to be.
         loading: Python that loads it.
-        front_matter: whether it begins with the table that model hubs read.
+        library: what it is loaded with, for the table that model hubs read; ``None`` to begin
+            without that table.
+        tags: for that table, besides those that follow from ``kind``.
+        files: the model's own files with their SHA-256, if the card shall tell which it is of.
     """
-    lines: list[str] = []
-    if front_matter:
-        lines += ["---", "library_name: transformers", "tags:", "- clip", "- model-merging", "---", ""]
+    lines = [] if library is None else front_matter(title, metadata, library, tags)
     lines += [f"# {title}", "", f"{architecture[:1].upper()}{architecture[1:]}.", ""]
     lines += ["## How it was made", "", *_making(metadata), ""]
     lines += ["## From what", "", *_sources(metadata), ""]
+    lines += ["## Licence", "", *_licence(metadata), ""]
     lines += ["## Measured accuracy", "", *_accuracy(metadata), ""]
+    if files:
+        lines += ["## Files", "", *_table("| file | SHA-256 |", "|---|---|", files.items()), ""]
     lines += ["## How to load it", "", "```python", loading.rstrip(), "```", ""]
     return "\n".join(lines)
 
@@ -60,7 +71,7 @@ def loading_code(to: str, name: str | None, file: str, *, whole: bool, projectio
 def _making(metadata: Mapping[str, str]) -> list[str]:
     kind = metadata.get("kind", "")
     program = f"{metadata.get('package', 'an unknown program')} {metadata.get('version', '')}"
-    lines = [f"Method: `{kind}` of {program}."]
+    lines = [f"Method: `{_placeless(kind)}` of {program}."]
     if kind == "converted":
         lines = ["Converted from another program's file, with its weights as they were."]
     converted = decoded(metadata, "converted")
@@ -70,7 +81,7 @@ def _making(metadata: Mapping[str, str]) -> list[str]:
         lines += ["", f"Converted to {converted.get('to')} {by}"]
     settings = decoded(metadata, "settings")
     if isinstance(settings, Mapping) and settings:
-        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(settings.items())]
+        rows = [(k, _placeless(json.dumps(v, ensure_ascii=False))) for k, v in sorted(settings.items())]
         lines += ["", *_table("| setting | value |", "|---|---|", rows)]
     return lines
 
@@ -90,16 +101,33 @@ def _sources(metadata: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _licence(metadata: Mapping[str, str]) -> list[str]:
+    found = licences(metadata)
+    if not found:
+        return ["No model that it was made of says one."]
+    if not agreed_licence(metadata):
+        lead = "The models that it was made of say these. None is chosen here: that is for who publishes it."
+        lead = lead if "pretrained" in found else f"The pretrained model says none. {lead}"
+    else:
+        lead = "That of the pretrained model; no other model that it was made of says another."
+    rows = [(role, ", ".join(licence.values())) for role, licence in found.items()]
+    return [lead, "", *_table("| role | licence |", "|---|---|", rows)]
+
+
 def _accuracy(metadata: Mapping[str, str]) -> list[str]:
-    found = decoded(metadata, ACCURACY)
-    if not isinstance(found, Mapping) or not found:
-        return ["None is recorded in the file that it was made from."]
-    rows = [(t, f"{100 * s:.2f}%" if isinstance(s, (int, float)) else s) for t, s in found.items()]
+    rows = [(task, f"{100 * share:.2f}%") for task, share in accuracies(metadata).items()]
+    if not rows:
+        return ["None is recorded."]
     return _table("| task | accuracy |", "|---|---:|", rows)
 
 
 def _table(head: str, rule: str, rows: Iterable[tuple[object, object]]) -> list[str]:
     return [head, rule, *(f"| {_cell(left)} | {_cell(right)} |" for left, right in rows)]
+
+
+def _placeless(text: str) -> str:
+    """A text without the folders of absolute paths, as of the file of a method of one's own."""
+    return re.sub(r'(?<![\w.])(?:/(?:[^/"]+/)+|[A-Za-z]:\\+(?:[^\\"]+\\+)*)', "", text)
 
 
 def _cell(value: object) -> str:

@@ -27,8 +27,7 @@ from sta_lightning.weights.tensor_file import TensorFile
 INDEX = ".index.json"
 """How the name of a table of shards ends."""
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-# The names under which folders from a hub keep weights; the first that is there is read.
-_NAMES = (
+USUAL_NAMES = (
     "model.safetensors",
     f"model.safetensors{INDEX}",
     "open_clip_model.safetensors",
@@ -39,6 +38,7 @@ _NAMES = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
+"""The names under which folders from a hub keep weights; the first that is there is read."""
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 """The weights of an adapter beside its configuration."""
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
@@ -170,14 +170,14 @@ def _file_of(asked: Path) -> Path:
     """The file itself, or that with the weights in a folder."""
     if not asked.is_dir():
         return asked
-    found = [asked / name for name in (*_NAMES, *ADAPTERS) if (asked / name).is_file()]
+    found = [asked / name for name in (*USUAL_NAMES, *ADAPTERS) if (asked / name).is_file()]
     if not found:
         inside = sorted(item.name for item in asked.iterdir())
         for name in inside:
             if (known := foreign_file(asked / name)) is not None and not name.endswith(".json"):
                 raise StaError(f"'{asked}' holds no weights that can be read: '{name}' is {known}")
         raise StaError(
-            f"'{asked}' is a folder without weights under a usual name ({listed(_NAMES, limit=len(_NAMES))}); it holds "
+            f"'{asked}' is a folder without weights under a usual name ({listed(USUAL_NAMES, limit=len(USUAL_NAMES))}); it holds "
             f"{listed(inside)}. Give the weights file itself, or finish the download."
         )
     return found[0]

@@ -16,9 +16,10 @@ from sta_lightning import __version__
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
-from sta_lightning.weights.formats.card import ACCURACY, CARD, loading_code, model_card
+from sta_lightning.weights.formats.card import CARD, loading_code, model_card
 from sta_lightning.weights.formats.checkpoint import PREPROCESSOR
 from sta_lightning.weights.formats.clip_config import EPS, Computed, huggingface_config
+from sta_lightning.weights.formats.front_matter import ACCURACY, ORIGINS, measured
 from sta_lightning.weights.formats.huggingface import clip_to_huggingface, encoder_to_huggingface
 from sta_lightning.weights.formats.model import Model, open_model
 from sta_lightning.weights.formats.origin import computed_by, known_name
@@ -34,7 +35,7 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 HEADS = "heads"
 """The metadata's entry that tells of heads beside an encoder."""
 # What stays true of a file of this package's when it is written in another layout.
-_KEPT = ("package", "version", "kind", "settings", "sources", ACCURACY, "pretrained_sha256")
+_KEPT = ("package", "version", "kind", "settings", "sources", ORIGINS, ACCURACY, "pretrained_sha256")
 
 
 def convert(
@@ -96,7 +97,8 @@ def convert(
         code = loading_code(
             to, name, place.name, whole=clip is not None, projection=not model.lacks_projection
         )
-        card = model_card(place.stem, architecture.title, metadata, code, front_matter=to == "huggingface")
+        library, tags = ("transformers", ("clip",)) if to == "huggingface" else (None, ())
+        card = model_card(place.stem, architecture.title, metadata, code, library=library, tags=tags)
         if to == "huggingface":
             tensors = (
                 encoder_to_huggingface(model.encoder, model.title)
@@ -234,5 +236,8 @@ def _metadata(
     # The digest is of the weights, whatever the layout.
     keys = _KEPT if dtype is not None else (*_KEPT, "weights_sha256")
     kept = {key: own[key] for key in keys if key in own}
+    digests = [entry["sha256"] for role, entry in files.items() if role.split("/")[0] == "model"]
+    if kept and ACCURACY not in kept and (found := measured(model.checkpoint.path, digests)):
+        kept[ACCURACY] = json.dumps(found, ensure_ascii=False)
     text = json.dumps(converted, ensure_ascii=False, separators=(",", ":"))
     return {**(kept or provenance("converted", {}, {})), "format": "pt", "converted": text}

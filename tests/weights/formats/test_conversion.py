@@ -195,7 +195,7 @@ def test_a_foreign_file_is_said_to_be_one(tmp_path: Path) -> None:
     found = read_metadata(tmp_path / "out.safetensors")
     assert found["kind"] == "converted"
     card = found["model_card"]
-    assert "None is recorded" in card
+    assert "None is recorded." in card
     assert "in.pt" in card
     assert "open_clip.create_model" in card
     assert NAMES["gelu"] in card
