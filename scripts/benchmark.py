@@ -8,9 +8,9 @@
     python scripts/benchmark.py --beside ../other --repetitions 8
     python scripts/benchmark.py --beside ../other --rows STA scoring
 
-It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, kept in
---folder for the next run) and compares with mergekit where `mergekit-pytorch` is installed
-(--mergekit says where). Run it on a quiet machine.
+It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, and four
+sharded models of --size each, kept in --folder for the next run) and compares with mergekit where
+`mergekit-pytorch` is installed (--mergekit says where). Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.benchmarks import beside, calls, fitting, forms, growth, merging, methods, scoring
+from scripts.benchmarks import beside, calls, fitting, forms, growth, large, merging, methods, scoring
 from scripts.benchmarks.inputs import Inputs
 from scripts.benchmarks.table import Section
 
@@ -40,6 +40,7 @@ SECTIONS: dict[str, Callable[[Inputs, argparse.Namespace], Section]] = {
     "files": merging.measure,
     "methods": methods.measure,
     "growth": growth.measure,
+    "sharded": large.measure,
     "scoring": scoring.measure,
     "fit": fitting.measure,
 }
@@ -77,6 +78,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "sta-benchmark", help="for the inputs"
     )
     parser.add_argument("--model", default="ViT-B-16", choices=("ViT-B-16", "ViT-L-14", "ViT-B-32"))
+    parser.add_argument("--size", default="4GB", help="bytes of each sharded model, such as 500MB")
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--beside", type=Path, help="another checkout, to measure beside this one")
     parser.add_argument("--rows", nargs="+", default=[""], help="words of the rows to measure with --beside")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -51,6 +52,45 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     said = re.search(r"([\d.]+) s\)", done.stdout)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(seconds, busy, float(said[1]) if said else float("nan"))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a process took, as seen from outside.
+
+    Attributes:
+        seconds: from its start to its end.
+        private: its private anonymous memory (RssAnon) at its highest, in MB.
+        peak: its resident memory at its peak (VmHWM), in MB.
+    """
+
+    seconds: float
+    private: float
+    peak: float
+
+
+def watched(command: Sequence[str]) -> Watched:
+    """Run a command once, with modules from this checkout, and look at its memory meanwhile.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    highest = {"RssAnon": 0, "VmHWM": 0}
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+        while process.poll() is None:
+            with contextlib.suppress(OSError):  # it has just ended
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+                for name, kilobytes in re.findall(r"^(RssAnon|VmHWM):\s+(\d+)", status, re.MULTILINE):
+                    highest[name] = max(highest[name], 1024 * int(kilobytes))
+            time.sleep(0.003)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{said.read()}")
+    return Watched(seconds, highest["RssAnon"] / 1e6, highest["VmHWM"] / 1e6)
 
 
 def sta(*words: str) -> list[str]:

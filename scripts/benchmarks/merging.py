@@ -15,6 +15,9 @@ from scripts.benchmarks.inputs import Files, Inputs
 from scripts.benchmarks.table import Section, verdict
 
 TASKS = 6
+LIMIT = 300
+"""MB that a merge may take beyond torch's own."""
+NO_MERGEKIT = "mergekit is not installed here (no `mergekit-pytorch`), so nothing is compared with it."
 FUSIONS = (("STA fuse", "sta"), ("task arithmetic", "task_arithmetic"), ("average", "average"))
 
 
@@ -33,13 +36,15 @@ def read_and_write(sources: Sequence[Path], target: Path) -> float:
     return time.perf_counter() - start
 
 
-def mergekit(files: Files, folder: Path, method: str, command: str) -> Callable[[], Cost]:
-    """What runs mergekit on the same files."""
+def mergekit_command(
+    files: Files, folder: Path, method: str, output: Path, command: str, dtype: str = "float32"
+) -> list[str]:
+    """The words that run mergekit on the same models; ``folder`` is for its configuration."""
     density = "\n      density: 0.2" if method == "ties" else ""
     lines = [
         f"merge_method: {method}",
         f"base_model: {files.pretrained}",
-        "dtype: float32",
+        f"dtype: {dtype}",
         "parameters:",
         "  normalize: false",
         "models:",
@@ -47,7 +52,7 @@ def mergekit(files: Files, folder: Path, method: str, command: str) -> Callable[
     ]
     config = folder / f"mergekit-{method}.yaml"
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return lambda: timed([command, str(config), str(folder / f"mergekit-{method}"), "--quiet"])
+    return [command, str(config), str(output), "--quiet"]
 
 
 def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
@@ -72,7 +77,9 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
         }
         if arguments.mergekit:
             for method in ("task_arithmetic", "ties"):
-                runs[f"mergekit {method}"] = mergekit(files, folder, method, arguments.mergekit)
+                what = f"mergekit {method}"
+                words = mergekit_command(files, folder, method, folder / what, arguments.mergekit)
+                runs[what] = lambda words=words: timed(words)
         bounds: dict[str, list[float]] = {what: [] for what in commands}
         costs: dict[str, list[Cost]] = {what: [] for what in runs}
         for turn in range(1 + arguments.repetitions):
@@ -108,7 +115,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
     section.notes = [
         f"Asked: STA at most twice reading and writing ({verdict(ratios['STA fuse'], 2, most=True)}: "
         f"{ratios['STA fuse']:.2f}); forgetting at most 3 times ({verdict(ratios['STA forget'], 3, most=True)}: "
-        f"{ratios['STA forget']:.2f}); at most 300 MB beyond torch's own ({verdict(extra, 300, most=True)}: {extra:.0f}).",
+        f"{ratios['STA forget']:.2f}); at most {LIMIT} MB beyond torch's own ({verdict(extra, LIMIT, most=True)}: {extra:.0f}).",
         *_beside_mergekit(whole),
         f"Median of {arguments.repetitions} rounds in turn. The SHA-256 of the sources, which the result's metadata names, "
         "are remembered from the first round, as they are for every file that this package has written or read before; an "
@@ -145,7 +152,7 @@ def sta_commands(
 def _beside_mergekit(whole: dict[str, float]) -> list[str]:
     theirs = whole.get("mergekit task_arithmetic")
     if theirs is None:
-        return ["mergekit is not installed here (no `mergekit-pytorch`), so nothing is compared with it."]
+        return [NO_MERGEKIT]
     sta_share, faster = whole["STA fuse"] / theirs, theirs / whole["task arithmetic"]
     return [
         f"Whole processes beside mergekit's task arithmetic: STA takes {sta_share:.2f} of its time (asked: at most 0.5, "
