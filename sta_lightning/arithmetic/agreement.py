@@ -9,10 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.checks import check_importance, check_share
+from sta_lightning.arithmetic.checks import check_importance
 from sta_lightning.arithmetic.masks import forget_mask, tensor_generator
 from sta_lightning.arithmetic.states import StateDict, floating_names
 from sta_lightning.errors import StaError
+from sta_lightning.ranges import SHARE
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def importance_agreement(
         StaError: if names or shapes differ, an entry is not finite, ``p`` is outside [0, 1] or
             ``entries`` is below 2.
     """
-    check_share(p)
+    SHARE.check(p)
     if entries < 2:
         raise StaError(f"entries must be at least 2, not {entries}: fewer have no order.")
     check_importance(reference, other, name="the other importance")

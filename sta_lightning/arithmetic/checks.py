@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping
 from typing import cast, get_args
 
@@ -16,42 +14,6 @@ from sta_lightning.errors import StaError, listed
 
 Tensors = Mapping[str, Tensor | TensorSource]
 """Tensor name -> tensor, in memory or not."""
-
-
-def check_range(value: object, interval: str, what: str, hint: str = "") -> float:
-    """A setting as a float.
-
-    Args:
-        value: what was given.
-        interval: where it must lie, as it is written: ``"[0, 1)"``, ``"(0, inf)"``.
-        what: what to call it in the message.
-        hint: said after it.
-
-    Raises:
-        StaError: if it is no number in the interval.
-    """
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    if not isinstance(value, bool) and isinstance(value, numbers.Real):
-        number = float(value)
-        above = low < number or (low == number and interval[0] == "[")
-        below = number < high or (number == high and interval[-1] == "]")
-        if above and below:
-            return number
-    raise StaError(f"{what} must be a number in {interval}, and is {value!r}.{hint and ' '}{hint}")
-
-
-def check_share(p: object) -> float:
-    """The quantile p of Eq. 15 as a float; a StaError if it is no number in [0, 1]."""
-    return check_range(
-        p, "[0, 1]", "p", "0 keeps all but the smallest, 1 keeps none; the paper's value is 0.7."
-    )
-
-
-def check_scale(scale: object, name: str = "scale") -> float:
-    """A coefficient of task arithmetic as a float; a StaError if it is no finite number."""
-    if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale):
-        raise StaError(f"{name} must be a finite number, and is {scale!r}.")
-    return float(scale)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:

@@ -10,10 +10,10 @@ from typing import cast
 import numpy as np
 
 from sta_lightning.arithmetic.baselines.lines import depths
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Formula
 from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import FINITE
 
 Layers = Mapping[str, float | Sequence[float]]
 """Pattern of whole names of tensors -> a coefficient, or several over the depth."""
@@ -42,11 +42,11 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         for task, scale in self.tasks.items():
-            check_scale(scale, f"scale of task '{task}'")
+            FINITE.check(scale, f"scale of task '{task}'")
         for pattern, given in self.layers.items():
             several = isinstance(given, (list, tuple)) and len(given) > 0
             for one in cast(Sequence[object], given if several else [given]):
-                check_scale(one, f"scale_layers of '{pattern}'")
+                FINITE.check(one, f"scale_layers of '{pattern}'")
 
     def over(self, tasks: Iterable[str]) -> Coefficients:
         """The same with a coefficient for each of the tasks, if it is by task.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, TensorSource
+from sta_lightning.ranges import check_ranges, number
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
 # can be made by itself.
@@ -36,12 +36,12 @@ class Dare:
         StaError: if ``rate`` is out of range.
     """
 
-    rate: float = 0.5
+    rate: float = number(0.5, "[0, 1)", "DARE's drop rate")
     rescale: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self.rate, "[0, 1)", "DARE's drop rate")
+        check_ranges(self)
 
     def drops(self, problem: Problem) -> Problem:
         """The same merge with task vectors of which entries are dropped."""

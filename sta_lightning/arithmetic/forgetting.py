@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.linear import FORGETS
 from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
@@ -19,6 +18,7 @@ from sta_lightning.arithmetic.problem import Addresses, Block, Entries
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
+from sta_lightning.ranges import share
 
 
 def masked_difference(block: Block, mask: Tensor) -> Combined:
@@ -35,7 +35,7 @@ class StaForgetting(MergeMethod):
         p: quantile in [0, 1], see :func:`forget`.
     """
 
-    p: float = 0.7
+    p: float = share(0.7)
 
     title = "STA"
     summary = "the entries of the task vector whose importance is largest in their tensor are taken out"
@@ -43,9 +43,6 @@ class StaForgetting(MergeMethod):
     source = "Tian et al. 2024"
     needs_importance = True
     rereads_scores = True
-
-    def __post_init__(self) -> None:
-        check_share(self.p)
 
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> float:
@@ -76,15 +73,12 @@ class RandomForgetting(MergeMethod):
         seed: the mask of a tensor is a function of this number and the tensor's name.
     """
 
-    p: float = 0.7
+    p: float = share(0.7)
     seed: int = 0
 
     title = "Random mask"
     summary = "as many entries of every tensor as STA takes out, drawn at random: the control"
     source = "this project"
-
-    def __post_init__(self) -> None:
-        check_share(self.p)
 
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:

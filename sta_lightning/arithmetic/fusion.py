@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, Survey
@@ -22,6 +21,7 @@ from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Fused, fused
+from sta_lightning.ranges import share
 
 
 def masked_sum(block: Block, masks: Iterable[Tensor]) -> Combined:
@@ -64,7 +64,7 @@ class Sta(MaskedFusion):
         normalize: over what Eq. 13 takes minimum and maximum, see :func:`fuse`.
     """
 
-    p: float = 0.7
+    p: float = share(0.7)
     normalize: str = "tensor"
 
     title = "STA"
@@ -74,7 +74,7 @@ class Sta(MaskedFusion):
     needs_importance = True
 
     def __post_init__(self) -> None:
-        check_share(self.p)
+        super().__post_init__()
         check_normalization(self.normalize)
 
     @override
@@ -121,15 +121,12 @@ class RandomMask(MaskedFusion):
         seed: the masks are a function of this number, the tensor's name and the number of tasks.
     """
 
-    p: float = 0.7
+    p: float = share(0.7)
     seed: int = 0
 
     title = "Random mask"
     summary = "as many task vectors at every position as STA keeps, drawn at random: the control"
     source = "this project"
-
-    def __post_init__(self) -> None:
-        check_share(self.p)
 
     @override
     def prepare_tensor(self, entries: Entries, prepared: Any) -> Tensor:

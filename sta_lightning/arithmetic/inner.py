@@ -25,6 +25,7 @@ class OfAnother(VectorMethod):
     inner: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         found = find_method(self.inner, FUSION_METHODS)
         if not issubclass(found, VectorMethod) or issubclass(found, OfAnother):
             able = [

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, VectorMethod
 from sta_lightning.arithmetic.problem import Addresses, Block
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
+from sta_lightning.ranges import finite
 
 
 def scaled_sum(block: Block, scale: float) -> Tensor:
@@ -60,15 +60,12 @@ class TaskArithmetic(VectorMethod):
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
     """
 
-    scale: float = 0.4
+    scale: float = finite(0.4)
 
     title = "Task arithmetic"
     summary = "the sum of the task vectors, times a coefficient"
     coefficient = "scale"
     source = "Ilharco et al. 2023"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     @override
     def vector(self, block: Block, state: Any) -> Tensor:
@@ -87,15 +84,12 @@ class Negation(MergeMethod):
         scale: the coefficient gamma.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "Task arithmetic"
     summary = "the task vector is taken out, times a coefficient"
     coefficient = "scale"
     source = "Ilharco et al. 2023"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     @override
     def combine(self, block: Block, state: Any) -> Combined:

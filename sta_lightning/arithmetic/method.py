@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
 from sta_lightning.arithmetic.workers import Processes, Workers, shared_out, together
+from sta_lightning.ranges import check_ranges
 
 
 class Combined(NamedTuple):
@@ -127,6 +128,10 @@ class MergeMethod(ABC):
     side_by_side: ClassVar[bool] = False
     many: ClassVar[bool] = False
     takes_vectors: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse a setting out of its range."""
+        check_ranges(self)
 
     def check(self, problem: Problem) -> None:  # noqa: B027 (most methods take any number of models)
         """Refuse what cannot be merged, before anything is read.

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.arithmetic.states import pieces
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import selection_network
+from sta_lightning.ranges import SHARE
 
 
 def rank(n: int, p: float) -> int:
@@ -35,7 +35,7 @@ def rank(n: int, p: float) -> int:
     Raises:
         StaError: if ``p`` is no number in [0, 1] or ``n`` is no positive integer.
     """
-    p = check_share(p)
+    p = SHARE.check(p)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise StaError(f"a quantile needs at least one value, and was asked of {n!r}.")
     product = (n - 1) * p

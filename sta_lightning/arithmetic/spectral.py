@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.method import VectorMethod
 from sta_lightning.arithmetic.problem import Block
@@ -163,9 +162,6 @@ class Spectral(VectorMethod):
     coefficient: ClassVar[str | None] = "scale"
     scope = "tensor"
     side_by_side = True
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     @abstractmethod
     def spectral(self, block: Block) -> Tensor:

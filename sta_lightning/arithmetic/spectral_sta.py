@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas, eigh, joined, orthogonalised, triples
+from sta_lightning.ranges import number
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,11 @@ class SpectralSta(LinearLayerMethod):
             say of directions that they do not show; more than 0.
     """
 
-    shrink: float = 0.1
+    shrink: float = number(0.1, "(0, inf)", hint="0.1 is the default.")
 
     title = "Spectral STA"
     summary = "the rank-one components that change the layers' outputs most, made orthogonal between tasks"
     source = "this project"
-
-    def __post_init__(self) -> None:
-        check_range(self.shrink, "(0, inf)", "shrink", "0.1 is the default.")
 
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:

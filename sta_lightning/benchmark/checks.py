@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from string import Formatter
 
-from sta_lightning.arithmetic.checks import check_share
 from sta_lightning.benchmark.entries import check_entry, is_learned, made, needs_no_coefficient, statistic
 from sta_lightning.benchmark.results import ZERO_SHOT
 from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, ModelSettings
 from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import SHARE
 
 
 def check_settings(settings: BenchmarkSettings) -> None:
@@ -99,7 +99,7 @@ def _check_keys(settings: BenchmarkSettings) -> None:
 def _check_curves(settings: BenchmarkSettings) -> None:
     curves, known = settings.curves, settings.methods
     for p in curves.p:
-        check_share(p)
+        SHARE.check(p)
     if curves.p_split not in ("test", "validation"):
         raise StaError(f"curves.p_split: test or validation, found {curves.p_split!r}.")
     wrong = [count for count in curves.samples if count < 1]

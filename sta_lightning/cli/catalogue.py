@@ -1,31 +1,35 @@
 """The package's methods and their settings as its source says: importing them takes torch.
 
-A word that is wrong is answered before torch is imported. What a method of one's own has is known
-only once it is imported.
+A word that is wrong, a number out of range, is answered before torch is imported. What a method of
+one's own has is known only once it is imported.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import sta_lightning
+from sta_lightning import ranges
 from sta_lightning.cli.explain import nearest
+from sta_lightning.engine.options import FusionOptions, MergeOptions
 from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import Range
 
 _PACKAGE = Path(sta_lightning.__file__).parent
 _TABLES = {"merge": "FUSION_METHODS", "forget": "FORGET_METHODS"}
 
 
 @functools.cache
-def methods(command: str) -> dict[str, tuple[str, ...]]:
-    """Every method of ``sta merge`` or ``sta forget``: name -> names of its settings."""
+def methods(command: str) -> dict[str, dict[str, Range | None]]:
+    """Every method of ``sta merge`` or ``sta forget``: name -> its settings, with their ranges."""
     module = _parsed("sta_lightning.arithmetic.methods")
     homes = _imports(module)
     return {
-        str(word.arg): tuple(dict.fromkeys(_fields(homes[word.value.id], word.value.id)))
+        str(word.arg): dict(_fields(homes[word.value.id], word.value.id))
         for node in module.body
         if isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Call)
@@ -40,27 +44,28 @@ def is_own(method: str) -> bool:
     return "." in method or ":" in method
 
 
-def check_method(command: str, method: str, settings: object, why: str) -> None:
-    """Refuse a method that there is not, or a setting that it has not.
+def check_method(command: str, options: MergeOptions) -> None:
+    """Refuse a method that there is not, a setting that it has not, or one that is out of range.
 
     Args:
         command: ``merge`` or ``forget``.
-        method: its name.
-        settings: those that were given, by name.
-        why: why it is this method, for a message.
+        options: what is asked for.
 
     Raises:
-        StaError: names the nearest.
+        StaError: names the nearest, or the range.
     """
+    if isinstance(options, FusionOptions):
+        _check_ranges(dict(_fields("sta_lightning.arithmetic.dare", "Dare")), {"rate": options.dare})
+    method, why = options.choice
     if is_own(method):
         return
-    known = methods(command)
+    known, settings = methods(command), options.settings or {}
     if method not in known:
         raise StaError(
             f"method '{method}' is unknown.{nearest(method, known)} `sta {command}` has {listed(known, len(known))}, and your "
             "own as package.module.Name or file.py:name."
         )
-    unknown = [key for key in (settings if isinstance(settings, dict) else {}) if key not in known[method]]
+    unknown = [key for key in settings if key not in known[method]]
     if unknown:
         having = [other for other, has in known.items() if unknown[0] in has]
         hint = f" Methods with '{unknown[0]}' are {listed(having, 9)}: --method NAME." if having else ""
@@ -68,9 +73,18 @@ def check_method(command: str, method: str, settings: object, why: str) -> None:
             f"method '{method}' ({why}) has no setting {listed(unknown)}. It has {listed(known[method], 9)}; "
             f"`sta methods {method}` explains it.{hint or nearest(unknown[0], known[method])}"
         )
+    _check_ranges(known[method], {"p": options.p, "scale": options.scale, **settings})
 
 
-def _fields(module_name: str, class_name: str) -> Iterator[str]:
+def _check_ranges(fields: Mapping[str, Range | None], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        by_task = isinstance(value, dict)
+        for task, one in value.items() if by_task else [("", value)]:
+            if (within := fields.get(name)) is not None and one is not None:
+                within.check(one, f"{name} of task '{task}'" if by_task else name)
+
+
+def _fields(module_name: str, class_name: str) -> Iterator[tuple[str, Range | None]]:
     """The fields of a dataclass, those that it inherits from the package's own first."""
     module = _parsed(module_name)
     homes = _imports(module)
@@ -81,7 +95,19 @@ def _fields(module_name: str, class_name: str) -> Iterator[str]:
                     yield from _fields(homes.get(base.id, module_name), base.id)
             for line in node.body:
                 if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
-                    yield ast.unparse(line.target)
+                    yield ast.unparse(line.target), _range(line.value, homes)
+
+
+def _range(value: ast.expr | None, homes: Mapping[str, str]) -> Range | None:
+    """Where a field's value must lie, if the field is made by a function of the ranges."""
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name):
+        return None
+    if homes.get(value.func.id) != ranges.__name__:
+        return None
+    _, *words = value.args  # the default may take torch
+    named = {str(word.arg): ast.literal_eval(word.value) for word in value.keywords}
+    made = getattr(ranges, value.func.id)(None, *map(ast.literal_eval, words), **named)
+    return ranges.range_of(made)
 
 
 @functools.cache

@@ -54,8 +54,7 @@ def run(name: str, words: Sequence[str]) -> None:
     asked = parse(build_parser(name), words, members)
     fill_placeholders(asked)
     options = OPTIONS[name](**asked.model.as_dict())
-    method, why = options.choice
-    check_method(name, method, options.settings, why)
+    check_method(name, options)
     options.check_files(asked.output)
     if asked.evaluate:
         from sta_lightning.cli import merge_evaluated

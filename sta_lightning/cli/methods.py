@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
+from sta_lightning.ranges import range_of
 
 _WIDTH = 110
 _MODELS = 6
@@ -123,7 +124,6 @@ def _one(name: str) -> str:
         FUSION_METHODS,
         LEARNED_METHODS,
         find_method,
-        settings_of,
     )
 
     parts: list[str] = []
@@ -142,10 +142,12 @@ def _one(name: str) -> str:
             lines += textwrap.wrap(method.summary[:1].upper() + method.summary[1:] + ".", _WIDTH)
             lines += ["", f"  needs        {needs}", f"  coefficient  {method.coefficient or 'none'}"]
             lines += [f"  source       {method.source}"] if method.source else []
-            found = settings_of(method)
+            found = dataclasses.fields(method)  # type: ignore[arg-type]
             lines += ["", "settings:" if found else "It has no settings."]
-            for key, value in found.items():
-                lines.append(f"  {key}" + ("" if value is dataclasses.MISSING else f" = {value!r}"))
+            for field in found:
+                default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+                within = range_of(field)
+                lines.append(f"  {field.name}{default}{f', {within}' if within else ''}")
             document = inspect.getdoc(method)
             if document and not document.startswith(f"{method.__name__}("):
                 lines += ["", document]

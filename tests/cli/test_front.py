@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sta_lightning.cli.catalogue import methods
 from sta_lightning.cli.front import spelled_out
 from sta_lightning.cli.main import main
 from sta_lightning.engine.options import DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.ranges import range_of
 from sta_lightning.weights import load_weights, read_metadata, save_weights
 from tests.toys import write_finetuned, write_importance, write_pretrained
 
@@ -173,6 +175,24 @@ MISTAKES = [
     ),
     ("base.safetensors x=cars.safetensors x=dogs.safetensors", ["'x'", "both", "NAME=dogs.safetensors"]),
     ("--tasks={a: cars.safetensors}", ["pretrained", "encoder=miniature"]),
+    *(
+        (f"base.safetensors cars.safetensors dogs.safetensors {words}", [expected])
+        for words, expected in (
+            ("--method sta --p 1.3", "p must be a number in [0, 1], and is 1.3. 0 keeps all"),
+            ("--method sta --p half", "p must be a number in [0, 1], and is 'half'."),
+            ("--model.p=half", "--model.p: expected a number; found 'half'"),
+            ("--method random_mask --model.p=-0.1", "p must be a number in [0, 1], and is -0.1."),
+            ("--method ties --keep 2", "keep must be a number in (0, 1], and is 2."),
+            ("--method ties --scale nan", "scale must be a finite number, and is"),
+            ("--method ties --scale cars=nan", "scale of task 'cars' must be a finite number, and is "),
+            (
+                "--method consensus --agree 0.5",
+                "must be an integer in [1, inf), and is 0.5. The authors use 2.",
+            ),
+            ("--method pcb --clamp 0.5", "at either end, must be a number in [0, 0.5), and is 0.5."),
+            ("--dare 1.5", "DARE's drop rate must be a number in [0, 1), and is 1.5."),
+        )
+    ),
 ]
 
 
@@ -213,8 +233,16 @@ def test_how_it_is_spelled_out(words: list[str], expected: list[str]) -> None:
 
 @pytest.mark.parametrize(("command", "table"), [("merge", FUSION_METHODS), ("forget", FORGET_METHODS)])
 def test_the_source_tells_what_the_classes_have(command: str, table: dict[str, type]) -> None:
-    told = {name: set(settings) for name, settings in methods(command).items()}
-    assert told == {name: set(settings_of(method)) for name, method in table.items()}
+    told = methods(command)
+    assert {name: set(settings) for name, settings in told.items()} == {
+        name: set(settings_of(method)) for name, method in table.items()
+    }
+    for name, method in table.items():
+        has = {field.name: range_of(field) for field in dataclasses.fields(method)}  # type: ignore[arg-type]
+        assert told[name] == has
+        # Every number has a range, but those that may be a mapping, and seeds.
+        numbers = {key for key, default in settings_of(method).items() if type(default) in (int, float)}
+        assert numbers - {key for key, within in has.items() if within} <= {"seed", "tall"}
 
 
 def test_the_default_needs_neither_data_nor_coefficient() -> None:

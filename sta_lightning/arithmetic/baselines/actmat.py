@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.quadratic import Quadratic
 from sta_lightning.arithmetic.selection import kth_smallest_entry
+from sta_lightning.ranges import finite, number
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,16 @@ class ActMat(Quadratic):
         scale: the coefficient of the merged vector; the authors have none.
     """
 
-    cutoff: float = torch.finfo(torch.float32).eps
-    scale: float = 1.0
+    cutoff: float = number(
+        torch.finfo(torch.float32).eps, "[0, 1)", hint="The authors' is float32's rounding error, 1.2e-7."
+    )
+    scale: float = finite(1.0)
 
     anchored = False
     title = "ACTMat"
     coefficient = None
     summary = "RegMean with the task vectors' own Gram matrices in place of the inputs': no data"
     source = "arXiv 2604.01329"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self.cutoff, "[0, 1)", "cutoff", "The authors' is float32's rounding error, 1.2e-7.")
 
     @override
     def factor(self, delta: Tensor) -> Tensor:
@@ -59,14 +57,10 @@ class Tact(ActMat):
             (0, 1]; the task vectors that are merged stay whole.
     """
 
-    keep: float = 0.5
+    keep: float = number(0.5, "(0, 1]", "keep, the share of the entries,", "The authors use 0.5.")
 
     title = "TACT"
     summary = "ACTMat with Gram matrices of the largest entries of the task vectors"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self.keep, "(0, 1]", "keep, the share of the entries,", "The authors use 0.5.")
 
     @override
     def factor(self, delta: Tensor) -> Tensor:

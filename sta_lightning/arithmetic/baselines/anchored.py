@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.inner import OfAnother
 from sta_lightning.arithmetic.linear_layers import wide_grams
 from sta_lightning.arithmetic.problem import Block, Problem
@@ -23,6 +22,7 @@ from sta_lightning.arithmetic.quadratic import sums
 from sta_lightning.arithmetic.spectral import double_deltas, gram, is_matrix
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import number
 
 Metric = Literal["inputs", "changes"]
 
@@ -42,7 +42,7 @@ class Anchored(OfAnother):
     """
 
     inner: str = "spectral_sta"
-    ridge: float = 1.0
+    ridge: float = number(1.0, "(0, inf)", hint="1 holds as firmly as the inputs' mean square does.")
     metric: Metric = "inputs"
 
     title = "Anchored regression"
@@ -54,7 +54,6 @@ class Anchored(OfAnother):
     needs_grams = True
 
     def __post_init__(self) -> None:
-        check_range(self.ridge, "(0, inf)", "ridge", "1 holds as firmly as the inputs' mean square does.")
         if self.metric not in get_args(Metric):
             raise StaError(
                 f"anchored regression has no metric {self.metric!r}. Choose one of {listed(get_args(Metric))}."

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Addresses, Block, Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops
+from sta_lightning.ranges import Range, finite, whole
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Consensus(VectorMethod):
     """
 
     tall: float | Mapping[str, float] = 0.4
-    agree: int = 2
-    scale: float = 0.4
+    agree: int = whole(
+        2, "[1, inf)", "agree, the number of tasks that have to use an entry,", "The authors use 2."
+    )
+    scale: float = finite(0.4)
 
     title = "Consensus"
     summary = "the sum of the task vectors where at least so many tasks use it (TALL masks)"
@@ -44,15 +46,10 @@ class Consensus(VectorMethod):
     source = "Wang et al. 2024 (TALL masks)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task, tall in self.tall.items() if isinstance(self.tall, Mapping) else [("", self.tall)]:
             what = f"tall, the lambda of the TALL masks,{task and f' of task {task!r}'}"
-            check_range(tall, "[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.")
-        if isinstance(self.agree, bool) or not isinstance(self.agree, int) or self.agree < 1:
-            raise StaError(
-                "agree, the number of tasks that have to use an entry, must be an integer from 1 up, and is "
-                f"{self.agree!r}. The authors use 2."
-            )
-        check_scale(self.scale)
+            Range("[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.").check(tall)
 
     @override
     def check(self, problem: Problem) -> None:

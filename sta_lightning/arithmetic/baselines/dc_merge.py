@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.selection import kth_smallest_entry
 from sta_lightning.arithmetic.spectral import (
@@ -23,6 +22,7 @@ from sta_lightning.arithmetic.spectral import (
     rounding,
     triples,
 )
+from sta_lightning.ranges import finite, number
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,12 @@ class DcMerge(Spectral):
             3.
     """
 
-    keep: float = 1e-3
-    scale: float = 1.0
+    keep: float = number(1e-3, "(0, 1]", "keep, the share of the entries,", "The authors use 0.001.")
+    scale: float = finite(1.0)
 
     title = "DC-Merge"
     summary = "the top singular triples of all task vectors in common orthogonal bases, trimmed, signs agreed"
     source = "arXiv 2603.06242"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self.keep, "(0, 1]", "keep, the share of the entries,", "The authors use 0.001.")
 
     @override
     def spectral(self, block: Block) -> Tensor:

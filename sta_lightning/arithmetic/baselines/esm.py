@@ -16,12 +16,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.baselines.tsv import Tsv
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas, eigh, orthogonalised, triples
 from sta_lightning.arithmetic.states import to_double
+from sta_lightning.ranges import finite
 
 # As published: the powers of the scales between tasks, columns and layers, and of the energies.
 _CONSENSUS = 2
@@ -43,15 +43,12 @@ class Esm(LinearLayerMethod):
         scale: the coefficient of the merged vector; the authors search it on validation data.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "ESM"
     summary = "the output directions that the task vectors move most, orthogonal between the tasks"
     coefficient = "scale"
     source = "arXiv 2606.19164"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     @override
     def prepare(self, survey: Survey) -> dict[str, float]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
 from sta_lightning.errors import StaError, score_line
+from sta_lightning.ranges import number, whole
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Fisher(VectorMethod):
             the public code's; 1 for one in the unit of the sums.
     """
 
-    floor: float = 1e-6
+    floor: float = number(1e-6, "[0, inf)", "floor, which is added to the Fisher information,")
     normalized: bool = True
-    samples: int = 1
+    samples: int = whole(1, "[1, inf)", "samples, over which the Fisher information is a sum,")
 
     title = "Fisher"
     summary = "the mean of the fine-tuned models, each entry weighted by its Fisher information"
@@ -48,13 +48,9 @@ class Fisher(VectorMethod):
     measure = "fisher"
 
     def __post_init__(self) -> None:
-        check_range(self.floor, "[0, inf)", "floor, which is added to the Fisher information,")
+        super().__post_init__()
         if self.normalized not in (True, False):
             raise StaError(f"normalized must be true or false, and is {self.normalized!r}.")
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise StaError(
-                f"samples, over which the Fisher information is a sum, must be an integer from 1 up, and is {self.samples!r}."
-            )
 
     @override
     def prepare(self, survey: Survey) -> list[float]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import (
     Spectral,
@@ -23,6 +22,7 @@ from sta_lightning.arithmetic.spectral import (
     total_delta,
     triples,
 )
+from sta_lightning.ranges import finite, number
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class IsoC(Spectral):
             3.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "Iso-C"
     summary = "the sum of the task vectors with equal singular values"
@@ -66,18 +66,14 @@ class IsoCts(Spectral):
             3.
     """
 
-    common: float = 0.8
-    scale: float = 1.0
+    common: float = number(
+        0.8, "[0, 1]", "common, the share of the common directions,", "The authors use 0.8."
+    )
+    scale: float = finite(1.0)
 
     title = "Iso-CTS"
     summary = "common and task-specific directions of the task vectors with equal singular values"
     source = "Marczak et al. 2025"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(
-            self.common, "[0, 1]", "common, the share of the common directions,", "The authors use 0.8."
-        )
 
     @override
     def spectral(self, block: Block) -> Tensor:

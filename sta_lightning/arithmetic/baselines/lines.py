@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.inner import OfAnother
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.states import to_double
+from sta_lightning.ranges import finite
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,12 @@ class Lines(OfAnother):
     """
 
     inner: str = "task_arithmetic"
-    beta: float = 0.4
+    beta: float = finite(0.4)
 
     title = "LiNeS"
     summary = "another method's task vector, scaled more in deeper blocks"
     coefficient = "beta"
     source = "Wang et al. 2024 (LiNeS)"
-
-    def __post_init__(self) -> None:
-        check_scale(self.beta, "beta")
-        super().__post_init__()
 
     @override
     def prepare(self, survey: Survey) -> tuple[float, dict[str, float], Any]:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_scale
 from sta_lightning.arithmetic.method import Combined, MergeMethod
 from sta_lightning.arithmetic.problem import Block
+from sta_lightning.ranges import finite
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,13 @@ class NegMerge(MergeMethod):
         scale: the coefficient gamma.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "NegMerge"
     summary = "the mean of several fine-tunings' task vectors, where all signs agree, is taken out"
     coefficient = "scale"
     source = "Kim et al. 2024"
     many = True
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     @override
     def combine(self, block: Block, state: Any) -> Combined:

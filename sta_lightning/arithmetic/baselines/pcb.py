@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.method import Survey, VectorMethod
 from sta_lightning.arithmetic.normalization import Bounds
 from sta_lightning.arithmetic.order import magnitude_statistics, order_statistics, size_of
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import finite, number
 
 PcbVariant = Literal["vision", "general"]
 
@@ -56,10 +56,20 @@ class Pcb(VectorMethod):
             variant's: 0.01 or 0.0001.
     """
 
-    ratio: float = 0.05
-    scale: float = 1.2
+    ratio: float = number(
+        0.05,
+        "(0, 1]",
+        "PCB keeps a share of the entries: ratio",
+        "The authors use 0.05 for vision and 0.1 elsewhere.",
+    )
+    scale: float = finite(1.2)
     variant: PcbVariant = "vision"
-    clamp: float | None = None
+    clamp: float | None = number(
+        None,
+        "[0, 0.5)",
+        "clamp, the share of the magnitudes that is clamped at either end,",
+        "The authors use 0.01 for vision and 0.0001 elsewhere.",
+    )
 
     title = "PCB-Merging"
     summary = "the mean of the task vectors, weighted by how large an entry is and how well others agree"
@@ -67,16 +77,11 @@ class Pcb(VectorMethod):
     source = "Du et al. 2024"
 
     def __post_init__(self) -> None:
-        what = "PCB keeps a share of the entries: ratio"
-        check_range(self.ratio, "(0, 1]", what, "The authors use 0.05 for vision and 0.1 elsewhere.")
+        super().__post_init__()
         if self.variant not in get_args(PcbVariant):
             raise StaError(
                 f"PCB has no variant {self.variant!r}. Choose one of {listed(get_args(PcbVariant))}."
             )
-        check_scale(self.scale)
-        if self.clamp is not None:
-            what = "clamp, the share of the magnitudes that is clamped at either end,"
-            check_range(self.clamp, "[0, 0.5)", what, "The authors use 0.01 for vision and 0.0001 elsewhere.")
 
     @override
     def prepare(self, survey: Survey) -> Competition:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.quadratic import sums, times_inverse
 from sta_lightning.arithmetic.spectral import double_deltas, total_delta
+from sta_lightning.ranges import number
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,13 @@ class RegMean(LinearLayerMethod):
             sum has an inverse wherever there are inputs.
     """
 
-    ratio: float = 0.95
+    ratio: float = number(
+        0.95, "[0, 1]", "ratio, by which the Gram matrices' entries beside the diagonal are multiplied,"
+    )
 
     title = "RegMean"
     summary = "linear layers that answer as the fine-tuned models do, by least squares over their inputs"
     source = "Jin et al. 2023"
-
-    def __post_init__(self) -> None:
-        what = "ratio, by which the Gram matrices' entries beside the diagonal are multiplied,"
-        check_range(self.ratio, "[0, 1]", what)
 
     @override
     def layer(self, block: Block, grams: list[Tensor]) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range, check_scale
 from sta_lightning.arithmetic.memory import check_models
 from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
 from sta_lightning.arithmetic.order import magnitude_statistics, size_of, work_dtype
@@ -25,6 +24,7 @@ from sta_lightning.arithmetic.states import StateDict, to_double
 from sta_lightning.arithmetic.workers import Alone, Workers
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops
+from sta_lightning.ranges import finite, number
 
 TiesMerge = Literal["mean", "sum"]
 
@@ -66,9 +66,11 @@ class Ties(VectorMethod):
         scale: the coefficient lambda; the STA paper's baseline uses 0.4.
     """
 
-    keep: float = 0.2
+    keep: float = number(
+        0.2, "(0, 1]", "TIES keeps a share of the entries: keep", "The authors' k = 20 percent is 0.2."
+    )
     merge: TiesMerge = "mean"
-    scale: float = 0.4
+    scale: float = finite(0.4)
 
     title = "TIES"
     summary = "the largest entries of every task vector, where they agree in sign with the majority"
@@ -76,13 +78,11 @@ class Ties(VectorMethod):
     source = "Yadav et al. 2023"
 
     def __post_init__(self) -> None:
-        what = "TIES keeps a share of the entries: keep"
-        check_range(self.keep, "(0, 1]", what, "The authors' k = 20 percent is 0.2.")
+        super().__post_init__()
         if self.merge not in get_args(TiesMerge):
             raise StaError(
                 f"TIES cannot merge by {self.merge!r}. Choose one of {listed(get_args(TiesMerge))}."
             )
-        check_scale(self.scale)
 
     @override
     def prepare(self, survey: Survey) -> Trimming:

@@ -19,6 +19,7 @@ from sta_lightning.arithmetic.spectral import (
     rounding,
     triples,
 )
+from sta_lightning.ranges import finite
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Tsv(Spectral):
             3.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "TSV-M"
     summary = "the top singular triples of all task vectors, made orthogonal to each other"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.checks import check_range
 from sta_lightning.arithmetic.quadratic import Quadratic
+from sta_lightning.ranges import finite, number
 
 
 class _Interference(Quadratic, ABC):
@@ -41,17 +41,13 @@ class Wudi(_Interference):
         scale: the coefficient of the merged vector.
     """
 
-    ridge: float = 0.0
-    scale: float = 1.0
+    ridge: float = number(0.0, "[0, inf)", hint="0 is the minimum itself.")
+    scale: float = finite(1.0)
 
     title = "WUDI (closed form)"
     coefficient = None
     summary = "least squares over the task vectors' own Gram matrices: as little interference as possible"
     source = "Cheng et al. 2025"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self.ridge, "[0, inf)", "ridge", "0 is the minimum itself.")
 
     @override
     def respond(self, values: Tensor) -> Tensor:
@@ -70,18 +66,13 @@ class Swudi(_Interference):
         scale: the coefficient of the merged vector.
     """
 
-    time: float = 1300.0
-    rank: float = 0.65
-    scale: float = 1.0
+    time: float = number(1300.0, "(0, inf)", hint="The authors use 1300 for ViT-B/32, 1800 for ViT-B/16.")
+    rank: float = number(0.65, "(0, 1]", "rank, the share of the directions,", "The authors use 0.65.")
+    scale: float = finite(1.0)
 
     title = "SWUDI"
     summary = "WUDI with a soft filter over a share of the directions"
     source = "arXiv 2606.07289"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self.time, "(0, inf)", "time", "The authors use 1300 for ViT-B/32, 1800 for ViT-B/16.")
-        check_range(self.rank, "(0, 1]", "rank, the share of the directions,", "The authors use 0.65.")
 
     @override
     def respond(self, values: Tensor) -> Tensor:
@@ -99,7 +90,7 @@ class SwudiA(_Interference):
         scale: the coefficient of the merged vector.
     """
 
-    scale: float = 1.0
+    scale: float = finite(1.0)
 
     title = "SWUDI-A"
     coefficient = None
