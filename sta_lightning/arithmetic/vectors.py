@@ -124,15 +124,28 @@ def sign_conflict(pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> 
         signs = torch.stack(
             [difference(pretrained[name], finetuned[task][name]).reshape(-1).sign() for task in tasks]
         ).cpu()
-        # Counts below 2^24 are exact in float32, in which the products are quick.
-        for piece in torch.split(signs.float(), 1 << 22, dim=1):
-            agreement = (piece @ piece.T).double()
-            present = piece.abs()
-            shared = (present @ present.T).double()
-            both += shared
-            opposite += (shared - agreement) / 2
+        for piece in torch.split(signs, 1 << 22, dim=1):
+            found = sign_counts(piece)
+            opposite += found[0]
+            both += found[1]
     share = torch.where(both > 0, opposite / both.clamp(min=1), 0.0)
     return {
         first: {second: float(share[row, column]) for column, second in enumerate(tasks)}
         for row, first in enumerate(tasks)
     }
+
+
+def sign_counts(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """At how many entries two vectors have opposite signs, and at how many neither is zero.
+
+    Args:
+        vectors: ``[N, entries]``, at most 2^24 entries: their counts are exact in float32, in which
+            products are quick.
+
+    Returns:
+        Float64 ``[N, N]`` each.
+    """
+    signs = vectors.sign().float()
+    present = signs.abs()
+    agreement, both = (signs @ signs.T).double(), (present @ present.T).double()
+    return (both - agreement) / 2, both

@@ -228,15 +228,20 @@ HELPS: Mapping[str, Help] = {
         },
     ),
     "inspect": Help(
-        "inspect FILE ... [--pretrained FILE] [--json]",
+        "inspect FILE | inspect BASE FILE ... [--skip PATTERN] [--html PAGE] [--json]",
         (
             "sta inspect merged.safetensors",
-            "sta inspect cars.safetensors --pretrained base.safetensors",
-            "sta inspect a.pt b.safetensors c/ --json",
+            "sta inspect base.safetensors cars.safetensors dogs.safetensors --html page.html",
+            "sta inspect base/ a/ b.pt adapter/ --skip 'classifier.*' --json",
         ),
-        {"FILE ...": "checkpoints: files, or folders from a model hub"},
         {
-            "--pretrained FILE": "what they were fine-tuned from: the norm of the task vector, per block",
+            "FILE": "a checkpoint: a file, or a folder from a model hub",
+            "BASE FILE ...": "as in sta merge, the base first: can they be merged (else status 1), and how they differ",
+        },
+        {
+            "--pretrained FILE": "the base, where it is not the first file",
+            "--only, --skip PATTERN": "tensors by their names: compare these alone, or without these",
+            "--html PAGE": "draw the comparison",
             "--json": "one JSON document instead of text",
             "--unsafe-pickle": "also read a module that was pickled whole; no code of it is run",
         },

@@ -1,19 +1,26 @@
-"""``sta inspect``: what a checkpoint is, what is in it, and who made it."""
+"""``sta inspect``: what checkpoints are, who made them, and whether they can be merged."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sta_lightning.cli.convert import STATE, UNSAFE
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import byte_count, say
-from sta_lightning.errors import StaError
+from sta_lightning.engine.sources import task_names
+from sta_lightning.errors import StaError, listed
+
+if TYPE_CHECKING:
+    from sta_lightning.engine.comparison import Compared
 
 DESCRIPTION = (
     "Describe checkpoints of any layout that `sta convert` reads: architecture (guessed from shapes), tensors, types, "
-    "parameters, metadata, who made them. With --pretrained also the norm of the task vector, per block. No code in a file "
-    "is run."
+    "parameters, metadata, who made them. Of several, the first is the base that the others were fine-tuned from, as in "
+    "`sta merge BASE FILE...`: also whether they can be merged (if not, the exit status is 1), and their task vectors. No code "
+    "in a file is run."
 )
 _LONGEST = 160  # characters of a value
 
@@ -21,13 +28,15 @@ _LONGEST = 160  # characters of a value
 def build_parser() -> RaisingParser:
     """The options of ``sta inspect``."""
     parser = RaisingParser(prog="sta inspect", description=DESCRIPTION)
-    help = "checkpoints: files, or folders from a model hub"
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=help)
-    help = (
-        "the model that they were fine-tuned from: tells the norm of the task vector per block, absolute and relative to the "
-        "pretrained weights"
-    )
-    parser.add_argument("--pretrained", type=Path | None, default=None, help=help)
+    help = "checkpoints: files, or folders from a model hub; the first of several is the base; NAME=FILE names one"
+    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help=help)
+    help = "the base, where it is not the first file: the model that all of them were fine-tuned from"
+    parser.add_argument("--pretrained", type=str | None, default=None, help=help)
+    for option, what in {"only": "compare only these", "skip": "leave these out"}.items():
+        help = f"{what} of the tensors: a pattern of names, as in `sta merge`; several times for several"
+        parser.add_argument(f"--{option}", type=str, action="append", metavar="PATTERN", help=help)
+    help = "draw the comparison into a page of its own"
+    parser.add_argument("--html", type=Path | None, default=None, help=help)
     parser.add_argument("--state", type=str | None, default=None, help=STATE)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
@@ -37,6 +46,7 @@ def build_parser() -> RaisingParser:
 def run(name: str, words: Sequence[str]) -> None:
     """Run ``sta inspect``."""
     asked = parse(build_parser(), words, missing="no file was named: `sta inspect FILE…`.")
+    base, models = _sorted_out(asked)
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
     from sta_lightning.encoders.pretrained import known_architectures
@@ -45,25 +55,107 @@ def run(name: str, words: Sequence[str]) -> None:
     configs = known_architectures()
     found: list[dict[str, Any]] = []
     failed: list[str] = []
-    settings = {
-        "configs": configs,
-        "pretrained": asked.pretrained,
-        "unsafe_pickle": asked.unsafe_pickle,
-        "state": asked.state,
-    }
-    for file in asked.files:
+    settings = {"configs": configs, "unsafe_pickle": asked.unsafe_pickle, "state": asked.state}
+    for file in (*([base] if asked.pretrained is None else []), *models.values()):
         try:
             found.append(inspect(file, **settings))
         except StaError as error:
             failed.append(str(error))
-            found.append({"file": str(file), "error": str(error)})
+            found.append({"file": file, "error": str(error)})
             continue
         if not asked.json:
             say("\n".join(described(found[-1])) + "\n")
+    told: dict[str, Any] = {"files": found}
+    refusal = None
+    if models and not failed:
+        refusal = _compare(base, models, asked, told)
     if asked.json:
-        say(json.dumps({"files": found}, indent=2, ensure_ascii=False))
+        say(json.dumps(told, indent=2, ensure_ascii=False))
     if failed:
         raise StaError(" ".join(failed))
+    if refusal is not None:
+        raise SystemExit(refusal)
+
+
+def _sorted_out(asked: Any) -> tuple[str, dict[str, str]]:
+    """The base, and the models that are compared with it by their names; none of a file alone."""
+    if asked.pretrained is not None:
+        base, models = asked.pretrained, task_names(asked.files)
+    else:
+        base, models = asked.files[0], task_names(asked.files[1:])
+    compared = [option for option in ("html", "only", "skip") if getattr(asked, option)]
+    if compared and not models:
+        raise StaError(
+            f"--{compared[0]} is of a comparison, and '{base}' alone is named. Name the base first and then the models that were "
+            "fine-tuned from it."
+        )
+    if models and (asked.unsafe_pickle or asked.state is not None):
+        raise StaError(
+            f"'{base}' is compared with {listed(models.values())} as a merge reads them, which takes no --state and no "
+            "--unsafe-pickle. Write it to a file first, by `sta convert IN OUT.safetensors --to=safetensors` with that "
+            "option, or name one file alone."
+        )
+    return base, models
+
+
+def _compare(base: str, models: Mapping[str, str], asked: Any, told: dict[str, Any]) -> str | None:
+    """Compare models with their base and say what comes of it; if they cannot be merged, why."""
+    from sta_lightning.encoders.pretrained import pretrained_for_merge
+    from sta_lightning.engine.comparison import compare_files
+    from sta_lightning.engine.part import Part
+
+    with ExitStack() as stack:
+        pretrained = pretrained_for_merge(None, base, None, stack)
+        part = Part(tuple(asked.only or ()), tuple(asked.skip or ()))
+        compared = compare_files(pretrained, models, part)
+    comparison, strangers = compared.comparison, compared.comparison.strangers
+    verdict = _verdict(base, compared)
+    doubts = {name: refused.reason for name, refused in compared.refused.items()}
+    doubts |= {name: f"probably not a fine-tuning of this base: {why}" for name, why in strangers.items()}
+    told["comparison"] = {
+        "base": base,
+        "verdict": verdict,
+        "refused": {name: {"reason": one.reason, **one.names} for name, one in compared.refused.items()},
+        "strangers": strangers,
+        **dataclasses.asdict(comparison),
+    }
+    if not asked.json:
+        from sta_lightning.report.comparison import grids
+
+        say("\n".join([verdict, *(f"  {name}: {why}" for name, why in doubts.items())]) + "\n")
+        for grid in grids(comparison) if comparison.models else ():
+            say("\n".join(filter(None, (grid.terminal(), grid.note))))
+    if asked.html is not None:
+        _draw(asked.html, base, verdict, doubts, compared)
+        if not asked.json:
+            say(f"written: {asked.html}")
+    return f"{verdict} {next(iter(doubts.values()))}" if compared.refused else None
+
+
+def _verdict(base: str, compared: "Compared") -> str:
+    """What comes of a comparison, in a sentence or two."""
+    models, refused, strangers = compared.comparison.models, compared.refused, compared.comparison.strangers
+    count = len(models) + len(refused)
+    several = f"{count} model{'s' if count > 1 else ''}"
+    if refused:
+        return f"of {several}, {listed(refused)} cannot be merged with '{base}'."
+    doubt = f" Probably not fine-tuned from it: {listed(strangers)}." if strangers else ""
+    if count > 1 and len(strangers) == count:
+        doubt = " Probably none of them was fine-tuned from it: look for another base."
+    return f"can be merged: {several} with the {compared.comparison.tensors} weights of '{base}'.{doubt}"
+
+
+def _draw(output: Path, base: str, verdict: str, doubts: Mapping[str, str], compared: "Compared") -> None:
+    """Write the page, whole or not at all."""
+    from sta_lightning.report.comparison import page
+    from sta_lightning.report.document import html
+    from sta_lightning.report.embed import svg
+    from sta_lightning.weights.atomic import atomic_path
+
+    document = page(compared.comparison, base, verdict, doubts)
+    drawn = {one.name: svg(one.draw(), one.name, one.alt) for one in document.pictures()}
+    with atomic_path(output) as temporary:
+        temporary.write_text(html(document, drawn), encoding="utf-8")
 
 
 def described(one: Mapping[str, Any]) -> Iterator[str]:
@@ -99,8 +191,6 @@ def described(one: Mapping[str, Any]) -> Iterator[str]:
         yield from _table("converted", {**rest, **(files if isinstance(files, Mapping) else {})})
     yield from _table("metadata", metadata)
     yield from _table("facts", one["facts"])
-    if "task_vector" in one:
-        yield from _norms(one["task_vector"])
 
 
 def _row(label: str, value: object) -> Iterator[str]:
@@ -119,13 +209,3 @@ def _table(label: str, content: Any) -> Iterator[str]:
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         yield from _row(label if position == 0 else "", f"{key}: {text}")
-
-
-def _norms(norms: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    if not norms:
-        yield from _row("task vector", "none: no tensor of it holds floating-point numbers")
-        return
-    width = max(len(block) for block in norms)
-    yield f"  {'task vector':<{width + 2}}  {'norm':>12}  {'relative':>10}"
-    for block, row in norms.items():
-        yield f"    {block:<{width}}  {row['norm']:12.6g}  {row['relative']:10.3e}"

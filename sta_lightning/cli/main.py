@@ -47,7 +47,8 @@ COMMANDS: dict[str, Command] = {
         "convert", "write a checkpoint as open_clip, Hugging Face or safetensors, from any of these and more"
     ),
     "inspect": Command(
-        "inspect", "what a checkpoint is: architecture, tensors, who made it, norm of its task vector"
+        "inspect",
+        "what a checkpoint is and who made it; of several, whether they can be merged, and how they differ",
     ),
 }
 
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``sta``; default: the command line.
 
     Returns:
-        0 for success, 1 for an internal error, 2 for a user's mistake, 130 for an interruption.
+        0 for success; 1 for an internal error, and where ``sta inspect`` finds that models cannot
+        be merged; 2 for a user's mistake, 130 for an interruption.
     """
     readable()
     words = list(sys.argv[1:] if argv is None else argv)

@@ -13,7 +13,7 @@ from sta_lightning.engine.part import Part, skips
 from sta_lightning.engine.sources import TaskSource, called
 from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
-from sta_lightning.weights.formats import open_checkpoint, open_sources, recognise
+from sta_lightning.weights.formats import check_kind, open_checkpoint, open_sources, recognise
 
 AS_GIVEN = "file"
 """The measure of a merge that takes an importance file as it is, whatever made it."""
@@ -61,35 +61,44 @@ def open_encoder(
     wanted = part.of(reference)
     with saying(what):
         tensors, metadata = open_sources(path, stack, projection=reference.get("proj"), base=base)
-        tensors = part.of(tensors, wanted)
+        check_kind(metadata, called(path))
+        tensors = part.of(tensors, wanted, reference)
         if recognise(reference).kind == "unknown":
             _check_equal(wanted, tensors, called(path))
-        return encoder_part(tensors, names=wanted, title=called(path)), metadata
+        found = encoder_part(tensors, names=list(wanted), title=called(path))
+        _check_equal(wanted, found, called(path))
+        return found, metadata
+
+
+def unlike(wanted: SourceDict, tensors: SourceDict) -> dict[str, list[str]]:
+    """The names of the tensors that a model lacks, has besides, or has in another shape."""
+    return {
+        "missing": [name for name in wanted if name not in tensors],
+        "unknown": [name for name in tensors if name not in wanted],
+        "of another shape": [n for n, s in wanted.items() if n in tensors and s.shape != tensors[n].shape],
+    }
 
 
 def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
-    """Refuse a model that is no encoder and has not the pretrained one's tensors."""
+    """Refuse a model that has not the pretrained one's tensors, behind any prefix."""
     prefixes = {name.removesuffix(end) for end in list(wanted)[:1] for name in tensors if name.endswith(end)}
     if not any(all(prefix + name in tensors for name in wanted) for prefix in prefixes - {""}):
-        shapes = [n for n, s in wanted.items() if n in tensors and s.shape != tensors[n].shape]
-        missing = [name for name in wanted if name not in tensors]
-        unknown = [name for name in tensors if name not in wanted]
-        found = {
-            "missing": missing,
-            "unknown": unknown,
-            "of another shape": [
-                f"{n} {tuple(tensors[n].shape)} for {tuple(wanted[n].shape)}" for n in shapes
-            ],
+        odd = {how: names for how, names in unlike(wanted, tensors).items() if names}
+        shown = {
+            how: [f"{n} {tuple(tensors[n].shape)} for {tuple(wanted[n].shape)}" for n in names]
+            if how == "of another shape"
+            else names
+            for how, names in odd.items()
         }
-        odd = [f"{len(names)} {how}: {listed(names)}" for how, names in found.items() if names]
-        if len(missing) == len(wanted):
+        found = "; ".join(f"{len(names)} {how}: {listed(names)}" for how, names in shown.items())
+        if len(odd.get("missing", ())) == len(wanted):
             raise StaError(
-                f"{title} has none of the pretrained model's tensors: {'; '.join(odd)}. Give a model that was fine-tuned from it."
+                f"{title} has none of the pretrained model's tensors: {found}. Give a model that was fine-tuned from it."
             )
         if odd:
             raise StaError(
-                f"{title} does not have the pretrained model's tensors: {'; '.join(odd)}. Give a model that was fine-tuned from "
-                f"it, or merge the others alone: {skips(missing + unknown + shapes)}"
+                f"{title} does not have the pretrained model's tensors: {found}. Give a model that was fine-tuned from "
+                f"it, or merge the others alone: {skips(name for names in odd.values() for name in names)}"
             )
 
 

@@ -26,10 +26,20 @@ class Part:
         """Whether a tensor of this name is merged."""
         return (not self.only or _fits(name, self.only)) and not _fits(name, self.skip)
 
-    def of(self, tensors: SourceDict, wanted: Collection[str] = ()) -> SourceDict:
-        """The tensors that are merged; those whose names end in a wanted one belong to them."""
-        ends = set(wanted)
-        return {name: s for name, s in tensors.items() if name in self or _ends(name) & ends}
+    def of(
+        self, tensors: SourceDict, wanted: Collection[str] = (), known: Collection[str] = ()
+    ) -> SourceDict:
+        """The tensors that are merged.
+
+        Behind a prefix, names that end in a wanted one belong to them, and those that end in
+        another ``known`` one do not.
+        """
+        ends, others = set(wanted), set(known) - set(wanted)
+        return {
+            name: source
+            for name, source in tensors.items()
+            if _ends(name) & ends or (name in self and not _ends(name) & others)
+        }
 
     def outside(self, tensors: SourceDict) -> SourceDict:
         """The tensors that are not merged."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from sta_lightning.report.grid import Grid, Number
 from sta_lightning.report.style import LIGHT, new_figure, paint, tell
 
 # Text stands on the strongest colour as readably as on the background, light or dark.
@@ -40,3 +41,13 @@ def heat_figure(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return paint(figure)
+
+
+def grid_figure(grid: Grid, title: str | None = None) -> Figure:
+    """The numbers of a table, which are shares in percent; ``title`` is ``None`` for its own."""
+    return heat_figure(
+        [line.label for line in grid.lines],
+        [column.name for column in grid.columns],
+        [[cell.mean if isinstance(cell, Number) else None for cell in line.cells] for line in grid.lines],
+        title=title or grid.title,
+    )

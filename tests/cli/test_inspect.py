@@ -28,7 +28,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_gives_the_meaning_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--help"]) == 0
     text = capsys.readouterr().out
-    for option in ("--pretrained", "--json", "--unsafe-pickle"):
+    for option in ("--pretrained", "--html", "--json", "--unsafe-pickle"):
         assert re.search(rf"^  {option}[ ,\n]", text, flags=re.MULTILINE), option
 
 
@@ -48,12 +48,16 @@ def test_text(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
         r"  settings +encoder: miniature",
         r" +p: 0\.7",
         r"  sources +pretrained: miniature\.safetensors, SHA-256 [0-9a-f]{16}…",
-        r"    transformer\.resblocks\.3 +\d+\.\d+ +5\.000e-01",
-        r"    all +\d+\.\d+ +5\.000e-01",
     ):
         assert re.search(line, first), line
     assert "text tower 3,271,937" in second
-    assert re.search(r"    all +0 +0\.000e\+00", second)
+    assert "can be merged: 2 models with the " in text
+    for line in (
+        r"^fused +\d+\.\d+ +\d+\.\d+ +\d+\.\d +1\.0000 ",
+        r"^miniature +0\.0000 +0\.000 +0\.0 +1\.0000 +– +\d+ of \d+$",
+        r"^visual\.transformer\.resblocks\.3 +50\.000 +0\.000$",
+    ):
+        assert re.search(line, text, flags=re.MULTILINE), line
 
 
 def test_json(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +66,13 @@ def test_json(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert one["architecture"]["name"] == two["architecture"]["name"] == "miniature"
     assert one["settings"] == {"encoder": "miniature", "p": 0.7}
     assert two["types"].keys() == {"float16"}
-    assert "task_vector" not in one
+
+
+def test_one_file_is_not_compared(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--json", str(fused)]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"files"}
+    assert main(["inspect", str(fused), "--html=out.html"]) == 2
+    assert f"--html is of a comparison, and '{fused}' alone is named" in capsys.readouterr().err
 
 
 def test_it_needs_neither_lightning_nor_open_clip(fused: Path) -> None:

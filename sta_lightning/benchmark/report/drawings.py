@@ -12,8 +12,7 @@ from sta_lightning.benchmark.report.numbers import Measure, Scores, looks_among,
 from sta_lightning.benchmark.report.tables import conflict_grid, kept_share, pair_name
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, MethodInfo, Run
 from sta_lightning.report.dots import Dots, Panel, dot_figure
-from sta_lightning.report.grid import Number
-from sta_lightning.report.heat import heat_figure
+from sta_lightning.report.heat import grid_figure, heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
@@ -208,10 +207,4 @@ def survivors(results: BenchmarkResults) -> Figure:
 
 def conflict(results: BenchmarkResults) -> Figure:
     """Share of the entries whose signs differ, task by task."""
-    grid = conflict_grid(results)
-    return heat_figure(
-        [line.label for line in grid.lines],
-        [column.name for column in grid.columns],
-        [[cell.mean if isinstance(cell, Number) else None for cell in line.cells] for line in grid.lines],
-        title="Entries of two task vectors whose signs differ (%)",
-    )
+    return grid_figure(conflict_grid(results), "Entries of two task vectors whose signs differ (%)")

@@ -21,6 +21,7 @@ from sta_lightning.benchmark.report.numbers import (
 )
 from sta_lightning.benchmark.results import BenchmarkResults, MethodInfo, Run
 from sta_lightning.benchmark.statistics import standard_error
+from sta_lightning.report.comparison import pair_grid
 from sta_lightning.report.grid import Cell, Column, Grid, Line, Number
 
 
@@ -191,14 +192,11 @@ def _of_merges(results: BenchmarkResults, what: str) -> dict[str, Number]:
 
 def conflict_grid(results: BenchmarkResults) -> Grid:
     """Share of sign conflicts, task by task, in percent."""
-    tasks = list(results.conflict)
-    lines = []
-    for task, shares in results.conflict.items():
-        percent = [None if other == task else shares.get(other) for other in tasks]
-        cells = tuple(None if share is None else Number(100 * share) for share in percent)
-        lines.append(Line(spaced(task), cells))
-    columns = tuple(Column(spaced(task)) for task in tasks)
-    return Grid("conflict", "Entries whose signs differ, in percent", "task", columns, tuple(lines))
+    pairs = {
+        spaced(task): {spaced(other): share for other, share in shares.items()}
+        for task, shares in results.conflict.items()
+    }
+    return pair_grid("conflict", "Entries whose signs differ, in percent", pairs)
 
 
 def duel_grid(results: BenchmarkResults, measures: Mapping[Measure, Sequence[Duel]], title: str) -> Grid:

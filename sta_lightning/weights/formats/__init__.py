@@ -18,6 +18,7 @@ from sta_lightning.weights.formats.layout import Layout, clip_names, recognise
 from sta_lightning.weights.formats.lora import write_adapter
 from sta_lightning.weights.formats.model import (
     Model,
+    check_kind,
     image_encoder,
     load_state,
     open_model,
@@ -38,6 +39,7 @@ __all__ = [
     "Model",
     "Target",
     "card_place",
+    "check_kind",
     "check_whole",
     "clip_names",
     "clip_to_huggingface",

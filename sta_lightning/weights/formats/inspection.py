@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
-from sta_lightning.arithmetic.normalization import block_of
-from sta_lightning.arithmetic.sources import SourceDict, TensorSource
-from sta_lightning.arithmetic.states import wide_dtype
+from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
-from sta_lightning.weights.formats.model import image_encoder, open_model, whole_clip
+from sta_lightning.weights.formats.model import image_encoder, whole_clip
 from sta_lightning.weights.formats.origin import computed_by, known_name, made_by, settings_of
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.provenance import decoded
 
-_PIECE = 1 << 22  # entries
 # Of the metadata, what is shown in a place of its own or is not for reading.
 _SHOWN = {"format", "package", "version", "kind", "settings", "sources", CARD, "extents"}
 
@@ -30,27 +24,24 @@ def inspect(
     path: PathLike,
     *,
     configs: Configs,
-    pretrained: PathLike | None = None,
     unsafe_pickle: bool = False,
     state: str | None = None,
 ) -> dict[str, Any]:
-    """Describe a checkpoint; its entries are read for the norms of a task vector only.
+    """Describe a checkpoint; none of its entries is read.
 
     Args:
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         configs: known architectures.
-        pretrained: the pretrained model; with it the norm of the task vector, per block.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         state: which state dict of the checkpoint; see there.
 
     Returns:
         A table of plain values, for JSON: ``file``, ``bytes``, ``container``, ``layout``, ``kind``,
         ``made_by``, ``states`` (the keys of its state dicts), ``architecture``, ``tensors``,
-        ``parameters``, ``types``, ``settings``, ``sources``, ``metadata``, ``facts`` and, with
-        ``pretrained``, ``task_vector``.
+        ``parameters``, ``types``, ``settings``, ``sources``, ``metadata`` and ``facts``.
 
     Raises:
-        StaError: the file is missing or broken; with ``pretrained``, it is of another architecture.
+        StaError: the file is missing or broken.
     """
     with ExitStack() as stack:
         checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle, state=state)
@@ -59,7 +50,7 @@ def inspect(
         encoder = image_encoder(checkpoint) if known else {}
         clip = whole_clip(checkpoint) if layout.text is not None else None
         architecture = guess(encoder, clip, configs)
-        found: dict[str, Any] = {
+        return {
             "file": os.fspath(path),
             "bytes": sum(file.stat().st_size for file in checkpoint.files),
             "files": [file.name for file in checkpoint.files],
@@ -81,11 +72,6 @@ def inspect(
             "metadata": {key: decoded(metadata, key) for key in metadata if key not in _SHOWN},
             "facts": dict(checkpoint.facts),
         }
-        if pretrained is not None:
-            base = open_model(pretrained, stack, unsafe_pickle=unsafe_pickle)
-            model = open_model(path, stack, unsafe_pickle=unsafe_pickle, pretrained=base, state=state)
-            found["task_vector"] = task_vector_norms(model.encoder, base.encoder)
-        return found
 
 
 def describe(path: PathLike, configs: Configs) -> tuple[str | None, Architecture]:
@@ -114,45 +100,6 @@ def describe(path: PathLike, configs: Configs) -> tuple[str | None, Architecture
         sure = computed is not None or len(kinds) == 1 or said == name
         fits = name not in configs or not differences(found, configs[str(name)])
         return (name if sure and fits else None), found
-
-
-def task_vector_norms(encoder: SourceDict, pretrained: SourceDict) -> dict[str, dict[str, float]]:
-    """Euclidean norm of a task vector, per block and in all.
-
-    Args:
-        encoder: the fine-tuned encoder.
-        pretrained: the pretrained one: the same names and shapes.
-
-    Returns:
-        Block, as :func:`~sta_lightning.arithmetic.normalization.block_of` names it, and ``all`` ->
-        ``norm``, and ``relative`` to the norm of the pretrained weights there (``nan`` where those
-        are all zero). Added up in float64.
-    """
-    squares: dict[str, tuple[float, float]] = {}
-    for name, base in pretrained.items():
-        if not base.dtype.is_floating_point:
-            continue
-        pair = _squares(encoder[name], base)
-        for block in (block_of(name), "all"):
-            delta, size = squares.get(block, (0.0, 0.0))
-            squares[block] = (delta + pair[0], size + pair[1])
-    if "all" in squares:
-        squares["all"] = squares.pop("all")  # last
-    return {
-        block: {"norm": math.sqrt(delta), "relative": math.sqrt(delta / base) if base else math.nan}
-        for block, (delta, base) in squares.items()
-    }
-
-
-def _squares(finetuned: TensorSource, base: TensorSource) -> tuple[float, float]:
-    """Sums of the squares of a task vector's entries and of the pretrained weights."""
-    wide, delta, size = wide_dtype(finetuned.dtype, base.dtype), 0.0, 0.0
-    for start in range(0, base.shape.numel(), _PIECE):
-        piece = slice(start, min(start + _PIECE, base.shape.numel()))
-        before = base.read(piece, wide).to(torch.float64)
-        delta += float((finetuned.read(piece, wide).to(torch.float64) - before).square().sum())
-        size += float(before.square().sum())
-    return delta, size
 
 
 def _architecture(found: Architecture, checkpoint: Checkpoint, configs: Configs) -> dict[str, Any]:

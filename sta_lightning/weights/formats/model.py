@@ -19,6 +19,7 @@ from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
 from sta_lightning.weights.formats.layout import Layout, clip_names
 from sta_lightning.weights.opened import PathLike
+from sta_lightning.weights.provenance import PACKAGE
 from sta_lightning.weights.sparse import KIND as VECTOR
 
 PROJECTION = "proj"
@@ -80,11 +81,7 @@ def open_model(
     """
     checkpoint = open_checkpoint(path, stack, unsafe_pickle=unsafe_pickle, state=state)
     title = checkpoint.title
-    kind = checkpoint.metadata.get("kind", "")
-    if checkpoint.is_ours and kind.split(":")[0] in NO_MODEL:
-        raise StaError(
-            f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
-        )
+    check_kind(checkpoint.metadata, title)
     encoder = image_encoder(checkpoint, None if pretrained is None else pretrained.encoder.get(PROJECTION))
     clip = None if checkpoint.layout.text is None else whole_clip(checkpoint)
     check_whole(encoder if clip is None else clip, title)
@@ -92,6 +89,15 @@ def open_model(
         reference = f"the pretrained {pretrained.title}"
         compare_names(pretrained.encoder, encoder, reference_name=reference, other_name=title, kinds=False)
     return Model(checkpoint, encoder, clip)
+
+
+def check_kind(metadata: Mapping[str, str], title: str) -> None:
+    """Refuse, by a StaError, a file of this package that says it holds no weights of a model."""
+    kind = metadata.get("kind", "")
+    if metadata.get("package") == PACKAGE and kind.split(":")[0] in NO_MODEL:
+        raise StaError(
+            f"{title} holds no weights of a model, but {kind!r}. Give a fine-tuned or a fused model."
+        )
 
 
 def open_on(
