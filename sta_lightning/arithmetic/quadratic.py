@@ -43,21 +43,25 @@ def sums(parts: Iterable[tuple[Tensor, Tensor]], anchor: Tensor) -> tuple[Tensor
     return products - anchor @ total, total
 
 
-def times_filtered(left: Tensor, metric: Tensor, respond: Filter) -> Tensor:
+def times_filtered(left: Tensor, metric: Tensor, respond: Filter, size: int | None = None) -> Tensor:
     """``left`` Q diag(h / lambda) Q^T; eigenvalues that are zero to float64's precision left out.
 
     Args:
         left: float64 ``[out, in]``.
         metric: Q diag(lambda) Q^T, float64 ``[in, in]``.
         respond: gives h.
+        size: how many eigenvalues there are with those, all zero, that ``metric`` leaves out; None
+            for its own number.
     """
-    values, vectors = eigh(metric)
+    found, vectors = eigh(metric)
+    values = found.new_zeros(size or len(found))
+    values[: len(found)] = found
     kept = values > len(values) * _EPS * values[0]
     values = values.where(kept, 0.0)
-    weights = torch.where(kept, respond(values) / values.where(kept, 1.0), 0.0)
+    weights = torch.where(kept, respond(values) / values.where(kept, 1.0), 0.0)[: len(found)]
     vectors, weights = vectors[:, weights != 0], weights[weights != 0]
-    found: Tensor = ((left @ vectors) * weights) @ vectors.mT
-    return found
+    product: Tensor = ((left @ vectors) * weights) @ vectors.mT
+    return product
 
 
 def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
@@ -113,11 +117,22 @@ class Quadratic(Spectral):
         anchor = total_delta(block)
         if not self.anchored:
             anchor.zero_()
-        residual, total = sums(map(self._part, double_deltas(block)), anchor)
-        return anchor + times_filtered(residual, total, self.respond)
+        inputs, basis = anchor.shape[1], None
+        if len(block.finetuned) * len(anchor) < inputs:
+            # The metrics have no more directions than their factors rows: the problem is solved in
+            # these.
+            rows = torch.cat([self.factor(delta) for delta in double_deltas(block)])
+            basis = torch.linalg.qr(rows.mT).Q
+        start = anchor if basis is None else anchor @ basis
+        residual, total = sums((self._part(delta, basis) for delta in double_deltas(block)), start)
+        found = times_filtered(residual, total, self.respond, inputs)
+        return anchor + (found if basis is None else found @ basis.mT)
 
-    def _part(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+    def _part(self, delta: Tensor, basis: Tensor | None) -> tuple[Tensor, Tensor]:
+        """delta_i C_i and C_i, in a basis ``[in, k]`` if one is given."""
         factor = self.factor(delta)
+        if basis is not None:
+            delta, factor = delta @ basis, factor @ basis
         metric = gram(factor)
         wide = factor.shape[0] < factor.shape[1]
         return (delta @ factor.mT) @ factor if wide else delta @ metric, metric
