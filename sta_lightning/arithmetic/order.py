@@ -1,7 +1,8 @@
 """Order statistics over a tensor or a whole model, exactly.
 
 No vector of all entries is made: its digits are counted a piece at a time, and a pass over the
-models settles 16 bits of every statistic.
+models settles 16 bits of every statistic. Where these passes are dear one pass looks where a sample
+says that a statistic lies, and digits are counted if it was wrong.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.brackets import bracketed
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.problem import Addresses, Block, Entries
+from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.selection import (
     SMALL,
     Counts,
@@ -33,9 +36,6 @@ from sta_lightning.kernels import Loops
 
 Rows = Callable[[Block], Iterable[Tensor]]
 """The entries of a block -> a row of as many numbers, without NaN, for every list of ranks."""
-
-NativeRows = Callable[[Loops, Addresses, int, int, int, int, int], None]
-"""(loops, addresses, row, number of entries, shift, prefix, address of the counts to add to)."""
 
 BINS = 1 << 16  # values of a digit
 
@@ -93,8 +93,9 @@ def order_statistics(
     """The k-th smallest of each row over all floating-point tensors, several k and rows at once.
 
     Exact, however many entries tie. It takes two passes over the models in float32 and four in
-    float64, whatever the number of rows and ranks; the tensors are shared out among the processes.
-    Besides a block, 512 KiB are held for every row and rank, and less for those of earlier passes.
+    float64, or one where :func:`~sta_lightning.arithmetic.brackets.bracketed` finds them, whatever
+    the number of rows and ranks; the tensors are shared out among the processes. Besides a block,
+    512 KiB are held for every row and rank, and less for those of earlier passes.
 
     Args:
         survey: the models; they have one entry at least.
@@ -102,13 +103,15 @@ def order_statistics(
         ranks: for each row its ranks k, 1..:func:`size_of`.
         dtype: float32 or float64, to which no number of a row is rounded; None for
             :func:`work_dtype`.
-        native: counts ``rows`` in machine code, where all models can be read as float32.
+        native: the same rows to the bit, for tensors that can be read as float32.
 
     Returns:
         For each row and each of its ranks a tensor of shape ``[]`` on the CPU.
     """
     kind = dtype or work_dtype(survey)
     known: dict[_Digit, _Occupied] = {}
+    worth = native is not None and native.dtype == kind == torch.float64
+    guessed = bracketed(survey, ranks, native) if native is not None and worth else {}
 
     def count(row: int, shift: int, prefix: int) -> Counts:
         # An unknown digit stops one selection, so that the others say what they need.
@@ -124,12 +127,15 @@ def order_statistics(
             found.append([])
             for k in its:
                 try:
-                    found[-1].append(kth_from_counts(partial(count, row), k, kind))
+                    value = guessed.get((row, k))
+                    found[-1].append(
+                        kth_from_counts(partial(count, row), k, kind) if value is None else value
+                    )
                 except KeyError as unknown:
                     wanted[unknown.args[0]] = None
         if not wanted:
             return found
-        for digit, counts in _count(survey, rows, list(wanted), kind, native):
+        for digit, counts in _count(survey, rows, list(wanted), kind, native, len(ranks)):
             (values,) = counts.nonzero()
             known[digit] = values, counts[values]
 
@@ -144,15 +150,14 @@ _Occupied = tuple[npt.NDArray[np.int64], Counts]
 def magnitude_statistics(survey: Survey, ranks: Sequence[Sequence[int]]) -> list[list[Tensor]]:
     """:func:`order_statistics` of the magnitudes of each task vector's entries."""
 
-    def native(
-        loops: Loops, at: Addresses, row: int, size: int, shift: int, prefix: int, counts: int
-    ) -> None:
-        loops.count_magnitudes(at.origin, at.finetuned[row], size, shift, prefix, counts)
+    def fill(loops: Loops, at: Addresses, size: int, out: int) -> None:
+        for row, finetuned in enumerate(at.finetuned):
+            loops.magnitudes(at.origin, finetuned, out + 4 * row * size, size)
 
     def rows(block: Block) -> Iterator[Tensor]:
         return (delta.abs() for delta in block.deltas())
 
-    return order_statistics(survey, rows, ranks, native=native)
+    return order_statistics(survey, rows, ranks, native=NativeRows(torch.float32, fill))
 
 
 def _count(
@@ -161,12 +166,14 @@ def _count(
     wanted: list[_Digit],
     dtype: torch.dtype,
     native: NativeRows | None,
+    many: int,
 ) -> Iterator[tuple[_Digit, Counts]]:
-    """One pass: the counts of some digits."""
+    """One pass: the counts of some digits of ``many`` rows."""
     mine: dict[_Digit, Counts] = {digit: np.zeros(BINS, dtype=np.int64) for digit in wanted}
+    places = {digit: counts.ctypes.data for digit, counts in mine.items()}
     # The threads share the arrays, each a digit at a time: one for every thread would not be small.
     locks = {digit: threading.Lock() for digit in wanted}
-    highest = 8 * dtype.itemsize - 16
+    highest, wide = 8 * dtype.itemsize - 16, dtype == torch.float64
 
     def eager(block: Block) -> None:
         found = zip(*(list(rows(part)) for part in block.parts()), strict=True)
@@ -178,32 +185,24 @@ def _count(
                     with locks[digit]:
                         mine[digit] += counts
                 else:
-                    at, wide = mine[digit].ctypes.data, dtype == torch.float64
                     with locks[digit]:
-                        survey.workers.loops.count(flat.data_ptr(), flat.numel(), *digit[1:], at, wide=wide)
+                        survey.workers.loops.count(
+                            flat.data_ptr(), flat.numel(), *digit[1:], places[digit], wide=wide
+                        )
 
     def look(entries: Entries) -> None:
-        loops = entries.loops if dtype == torch.float32 else None
-        if native is None or loops is None:
+        if native is None or native.dtype != dtype or entries.loops is None:
             entries.look(eager)
             return
 
-        def piece(numbered: tuple[int, slice]) -> None:
-            number, where = numbered
-            addresses, _held = entries.addresses(where)
+        def see(loops: Loops, number: int, made: Tensor) -> None:
             first = number % len(wanted)  # another one for each thread
             for digit in wanted[first:] + wanted[:first]:
+                values = made[digit[0]]
                 with locks[digit]:
-                    native(
-                        loops,
-                        addresses,
-                        digit[0],
-                        where.stop - where.start,
-                        *digit[1:],
-                        mine[digit].ctypes.data,
-                    )
+                    loops.count(values.data_ptr(), values.numel(), *digit[1:], places[digit], wide=wide)
 
-        entries.workers.map(piece, list(enumerate(entries.pieces())))
+        native.look(entries, many, see)
         for digit, counts in mine.items():
             if digit[1] == highest and not all_finite(counts, dtype):
                 entries.refuse_infinite()

@@ -40,6 +40,12 @@ class Addresses(NamedTuple):
     finetuned: list[int]
     scores: list[int]
 
+    def moved(self, count: int) -> Addresses:
+        """Those of the entries from the ``count``-th on."""
+        at = 4 * count
+        models = ([place + at for place in places] for places in (self.finetuned, self.scores))
+        return Addresses(self.base + at, self.origin + at, *models)
+
 
 @dataclass(frozen=True)
 class Block:

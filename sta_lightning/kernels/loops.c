@@ -109,15 +109,35 @@ void sta_count_wide(const int64_t *restrict bits, int64_t size, int shift, int64
     }
 }
 
-/* Digits of the magnitudes of a task vector's entries. */
-void sta_count_magnitudes(const float *restrict origin, const float *restrict finetuned, int64_t size, int shift,
-                          int32_t prefix, int64_t *restrict counts) {
-    for (int64_t at = 0; at < size; at += STA_BLOCK) {
-        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
-        union { float magnitude[STA_BLOCK]; int32_t bits[STA_BLOCK]; } of;
-        for (int e = 0; e < count; e++) of.magnitude[e] = __builtin_fabsf(finetuned[at + e] - origin[at + e]);
-        sta_count(of.bits, count, shift, prefix, counts);
+/* The entries between two bounds into `out`, which has room for all, and how many; those below the lower one, equal to it,
+ * equal to the upper one and not finite are added to the counts. */
+int64_t sta_between(const double *restrict v, int64_t size, double low, double high, double *restrict out, int64_t *counts) {
+    int64_t inside = 0, below = 0, lowest = 0, highest = 0, bad = 0;
+    for (int64_t at = 0; at < size; at += 32) {
+        const int count = (int)(size - at < 32 ? size - at : 32);
+        const double *restrict some = v + at;
+        int64_t any = 0;
+        for (int e = 0; e < count; e++) {
+            below += some[e] < low;
+            lowest += some[e] == low;
+            highest += some[e] == high;
+            bad += !STA_FINITE(some[e]);
+            any += (some[e] > low) & (some[e] < high);
+        }
+        if (any) { /* of most 32 none is */
+            for (int e = 0; e < count; e++) {
+                out[inside] = some[e];
+                inside += (some[e] > low) & (some[e] < high);
+            }
+        }
     }
+    counts[0] += below, counts[1] += lowest, counts[2] += highest, counts[3] += bad;
+    return inside;
+}
+
+/* The magnitudes of a task vector's entries. */
+void sta_magnitudes(const float *restrict origin, const float *restrict finetuned, float *restrict out, int64_t size) {
+    for (int64_t e = 0; e < size; e++) out[e] = __builtin_fabsf(finetuned[e] - origin[e]);
 }
 
 /* An entry of a task vector where it is large enough, else 0. */
@@ -207,6 +227,111 @@ int sta_consensus(const float *restrict base, const float *restrict origin, cons
             const float result = base[at + e] + (float)(scale * (users[e] >= agree ? total[e] : 0.0));
             out[at + e] = result;
             bad |= !STA_FINITE((float)total[e] + result);
+        }
+    }
+    return bad;
+}
+
+/* e^x = power * (1 + rest) for |x| <= 708: a power of 2, and e^r - 1 of what is left, |r| <= ln(2) / 2, by its series. */
+static inline void sta_exponential(double x, double *power, double *rest) {
+    const double shift = 0x1.8p52; /* the low bits of a sum with it are the integer nearest to the other one */
+    union { double value; int64_t bits; } sum = { .value = x * 0x1.71547652b82fep0 + shift };
+    const double k = sum.value - shift, r = (x - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;
+    double p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 1.0 / 2.0;
+    *rest = r * r * p + r;
+    sum.bits = (int64_t)((uint64_t)(sum.bits + 1023) << 52);
+    *power = sum.value;
+}
+
+static inline double sta_clamped(double value, double low, double high) {
+    return value < low ? low : value > high ? high : value;
+}
+
+/* What is clamped to bounds, normalised by them: 0 to 1, or 0 where they are equal. */
+static inline double sta_normalised(double value, double low, double high) {
+    return low == high ? 0 : (value - low) / (high - low);
+}
+
+/* PCB's two competitions of every task, multiplied: out[t] of entries, one task after another. */
+void sta_balances(const float *restrict origin, const float *const *finetuned, int tasks, const double *low,
+                  const double *high, int vision, double *restrict out, int64_t size) {
+    for (int64_t at = 0; at < size; at += STA_BLOCK) {
+        const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
+        const float *restrict b = origin + at;
+        double rivals[STA_BLOCK];
+        for (int e = 0; e < count; e++) rivals[e] = 0;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at;
+            double *restrict o = out + t * size + at;
+            const double l = low[t], h = high[t];
+            for (int e = 0; e < count; e++) {
+                const double delta = f[e] - b[e];
+                o[e] = sta_normalised(sta_clamped(__builtin_fabs(delta), l, h), l, h);
+                rivals[e] += vision ? ((delta > 0) - (delta < 0)) * o[e] : delta;
+            }
+        }
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at;
+            double *restrict o = out + t * size + at;
+            for (int e = 0; e < count; e++) {
+                const double x = tasks * (o[e] * o[e] - 1), y = (f[e] - b[e]) * rivals[e];
+                const double twice = 2 * __builtin_fabs(y);
+                double power, rest;
+                sta_exponential(x < -708 ? -708 : x, &power, &rest);
+                const double within = power * rest + power;
+                sta_exponential(twice > 44 ? 44 : twice, &power, &rest);
+                const double less = power * rest + (power - 1);
+                o[e] = within * __builtin_copysign(less / (less + 2), y);
+            }
+        }
+    }
+}
+
+/* out = base + scale * the mean of the clamped entries, weighted by what the balances are above their lower bounds. */
+int sta_pcb(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
+            const double *low, const double *high, const double *least, const double *most, const double *noise,
+            int vision, double scale, float *restrict out, int64_t size) {
+    int bad = 0;
+    const float *part[tasks];
+    double balances[64 * STA_BLOCK]; /* fewer positions at a time of more tasks */
+    const int room = tasks <= 64 ? STA_BLOCK : 64 * STA_BLOCK / tasks;
+    for (int64_t at = 0; at < size; at += room) {
+        const int count = (int)(size - at < room ? size - at : room);
+        const float *restrict b = origin + at;
+        double total[STA_BLOCK], weight[STA_BLOCK];
+        float all[STA_BLOCK];
+        for (int t = 0; t < tasks; t++) part[t] = finetuned[t] + at;
+        sta_balances(b, part, tasks, low, high, vision, balances, count);
+        for (int e = 0; e < count; e++) total[e] = weight[e] = all[e] = 0;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = part[t];
+            const double *restrict balance = balances + (int64_t)t * count;
+            const double l = low[t], h = high[t], least_t = least[t], most_t = most[t], noise_t = noise[t];
+            for (int e = 0; e < count; e++) {
+                const float difference = f[e] - b[e];
+                const double delta = difference, sign = (delta > 0) - (delta < 0);
+                const double won = balance[e] - least_t > noise_t ? sta_clamped(balance[e], least_t, most_t) : least_t;
+                const double score = sta_normalised(won, least_t, most_t);
+                total[e] += sign * sta_clamped(__builtin_fabs(delta), l, h) * score;
+                weight[e] += score;
+                all[e] += difference;
+            }
+        }
+        for (int e = 0; e < count; e++) {
+            const float result = base[at + e] + (float)(scale * total[e] / (weight[e] > 1e-12 ? weight[e] : 1e-12));
+            out[at + e] = result;
+            bad |= !STA_FINITE(all[e] + result);
         }
     }
     return bad;

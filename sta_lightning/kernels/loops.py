@@ -36,11 +36,15 @@ class Loops:
         found.sta_bounds.argtypes = (_ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
         found.sta_count.argtypes = (_ADDRESS, _COUNT, _INT, ctypes.c_int32, _ADDRESS)
         found.sta_count_wide.argtypes = (_ADDRESS, _COUNT, _INT, _COUNT, _ADDRESS)
-        found.sta_count_magnitudes.argtypes = (_ADDRESS, *found.sta_count.argtypes)
+        found.sta_between.argtypes = (_ADDRESS, _COUNT, _DOUBLE, _DOUBLE, _ADDRESS, _ADDRESS)
+        found.sta_between.restype = _COUNT
+        found.sta_magnitudes.argtypes = (*[_ADDRESS] * 3, _COUNT)
         found.sta_elect.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_elect.restype = _COUNT
         found.sta_ties.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _FLOAT, _INT, _FLOAT, _ADDRESS, _COUNT)
         found.sta_consensus.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _INT, _DOUBLE, _ADDRESS, _COUNT)
+        found.sta_balances.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
+        found.sta_pcb.argtypes = (*[_ADDRESS] * 3, _INT, *[_ADDRESS] * 5, _INT, _DOUBLE, _ADDRESS, _COUNT)
 
     def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> bool:
         """``out = base + scale * sum(finetuned - base)``; returns ``finite``."""
@@ -80,11 +84,19 @@ class Loops:
         count = self._library.sta_count_wide if wide else self._library.sta_count
         count(values, size, shift, prefix, counts)
 
-    def count_magnitudes(
-        self, origin: int, finetuned: int, size: int, shift: int, prefix: int, counts: int
-    ) -> None:
-        """:meth:`count` of ``abs(finetuned - origin)``."""
-        self._library.sta_count_magnitudes(origin, finetuned, size, shift, prefix, counts)
+    def between(self, values: int, size: int, low: float, high: float, out: int) -> tuple[int, list[int]]:
+        """The float64 entries between two bounds, into ``out``, which has room for ``size``.
+
+        Returns:
+            How many these are; and how many are below ``low``, equal to it, equal to ``high``, and
+            not finite.
+        """
+        counts = (_COUNT * 4)()
+        return int(self._library.sta_between(values, size, low, high, out, counts)), list(counts)
+
+    def magnitudes(self, origin: int, finetuned: int, out: int, size: int) -> None:
+        """``out = abs(finetuned - origin)``."""
+        self._library.sta_magnitudes(origin, finetuned, out, size)
 
     def elect(self, origin: int, finetuned: Sequence[int], thresholds: Sequence[float], size: int) -> int:
         """Positions at which what TIES keeps adds up to more than 0, less those of less than 0."""
@@ -129,7 +141,42 @@ class Loops:
         """
         tasks = len(finetuned)
         return not self._library.sta_consensus(
-            base, origin, _array(finetuned), tasks, (ctypes.c_double * tasks)(*tall), agree, scale, out, size
+            base, origin, _array(finetuned), tasks, _doubles(tall), agree, scale, out, size
+        )
+
+    def balances(
+        self,
+        origin: int,
+        finetuned: Sequence[int],
+        lows: Sequence[float],
+        highs: Sequence[float],
+        vision: bool,
+        out: int,
+        size: int,
+    ) -> None:
+        """What ``baselines.pcb.Pcb`` ranks: float64 ``[tasks, size]`` at ``out``."""
+        bounds = _doubles(lows), _doubles(highs)
+        self._library.sta_balances(origin, _array(finetuned), len(finetuned), *bounds, vision, out, size)
+
+    def pcb(
+        self,
+        base: int,
+        origin: int,
+        finetuned: Sequence[int],
+        bounds: Sequence[Sequence[float]],
+        vision: bool,
+        scale: float,
+        out: int,
+        size: int,
+    ) -> bool:
+        """``out = base +`` the vector of ``baselines.pcb.Pcb``; at most 32768 tasks.
+
+        ``bounds`` are of every task the lowest and highest magnitude, the lowest and highest
+        balance, and what counts as rounding of the latter. Returns ``finite``.
+        """
+        tasks, given = len(finetuned), [_doubles(values) for values in bounds]
+        return not self._library.sta_pcb(
+            base, origin, _array(finetuned), tasks, *given, vision, scale, out, size
         )
 
 
@@ -207,3 +254,7 @@ def fused(n: int, k: int, *, work: float = math.inf) -> Fused | None:
 
 def _array(addresses: Sequence[int]) -> Any:
     return (_ADDRESS * len(addresses))(*addresses)
+
+
+def _doubles(values: Sequence[float]) -> Any:
+    return (_DOUBLE * len(values))(*values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sta_lightning.arithmetic.baselines.pcb import Pcb
 from sta_lightning.arithmetic.forgetting import StaForgetting
 from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
@@ -32,7 +35,7 @@ def native() -> Loops:
     return found
 
 
-def at(values: Values) -> int:
+def at(values: NDArray[Any]) -> int:
     return int(values.ctypes.data)
 
 
@@ -139,12 +142,39 @@ def test_a_tensor_of_many_pieces_has_one_threshold() -> None:
         assert kth_by_digits(scores, rank(size, 0.7)) == threshold
 
 
+@pytest.mark.parametrize("size", [1, 31, 32, 100, 513])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_what_lies_between_two_numbers(native: Loops, size: int, steps: int) -> None:
+    values = np.random.default_rng(size).standard_normal(size)
+    values = np.round(values * steps) / steps if steps else values
+    for low, high in ((-0.5, 0.5), (0.0, 0.0), (-np.inf, 1.0), (0.25, np.inf)):
+        out = np.zeros(size)
+        kept, counts = native.between(at(values), size, low, high, at(out))
+        assert np.array_equal(out[:kept], values[(values > low) & (values < high)])
+        assert counts == [(values < low).sum(), (values == low).sum(), (values == high).sum(), 0]
+    values[-1] = np.nan
+    assert native.between(at(values), size, 0.0, 0.0, at(np.zeros(size)))[1][3] == 1
+
+
+@pytest.mark.parametrize("tasks", [2, 70])
+def test_many_tasks_compete_as_in_the_eager_form(tasks: int) -> None:
+    drawn = torch.Generator().manual_seed(tasks)
+    base = {"w": torch.randn(1500, generator=drawn)}
+    finetuned = {f"{task:02}": {"w": torch.randn(1500, generator=drawn)} for task in range(tasks)}
+    eager = run_in_memory(Pcb(0.2), base, finetuned, compiled=False).weights["w"]
+    native = run_in_memory(Pcb(0.2), base, finetuned, compiled=True).weights["w"]
+    assert torch.equal(eager, native)
+    assert not torch.equal(native, base["w"])
+
+
 METHODS: list[MergeMethod] = [
     Average(),
     TaskArithmetic(0.4),
     TaskArithmetic(-1e-3),
     Negation(0.3),
     StaForgetting(0.6),
+    Pcb(0.3),
+    Pcb(0.1, scale=-0.7, variant="general", clamp=0.0),
 ]
 
 

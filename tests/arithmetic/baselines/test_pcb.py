@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import merge
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines.pcb import Pcb
+from sta_lightning.arithmetic.baselines.pcb import Pcb, _exp, _tanh
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.normalization import Bounds
 from sta_lightning.arithmetic.problem import Block, Problem
@@ -109,6 +109,19 @@ def test_a_vector_of_one_magnitude_has_no_winner() -> None:
 
 def test_one_position_of_one_task_changes_nothing() -> None:
     assert pcb({"w": torch.zeros(())}, {"t": {"w": torch.tensor(3.0)}})["w"].item() == 0.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.floats(-700, 700), min_size=1, max_size=20), size=st.sampled_from([1.0, 1e-9, 1e-300])
+)
+@example(values=[0.0, -0.0, 700.0, -700.0, 22.0, 0.35, -5e-324], size=1.0)
+def test_exponential_and_hyperbolic_tangent(values: list[float], size: float) -> None:
+    x = np.array(values) * size
+    given_ = torch.from_numpy(x)
+    np.testing.assert_allclose(_exp(-given_.abs()).numpy(), np.exp(-np.abs(x)), rtol=4e-16, atol=0)
+    np.testing.assert_allclose(_tanh(given_).numpy(), np.tanh(x), rtol=1e-15, atol=0)
+    assert np.array_equal(np.signbit(_tanh(given_).numpy()), np.signbit(x))
 
 
 def test_very_many_tasks_do_not_overflow() -> None:
