@@ -196,6 +196,8 @@ def forget(
     importance: Model | None = None,
     *,
     method: str | None = "sta",
+    gram: Model | None = None,
+    control_gram: Model | None = None,
     more: Sequence[Model] = (),
     task: str = "target",
     settings: Mapping[str, Any] | None = None,
@@ -215,6 +217,9 @@ def forget(
         finetuned: the model fine-tuned on the task to forget.
         importance: its importance; ``None`` for a file beside the checkpoint.
         method: one of ``sta methods``; ``None`` for STA if there is importance, else negation.
+        gram: the task's Gram matrices, for a method that reads them; ``None`` for a file beside the
+            checkpoint.
+        control_gram: those of what shall not change.
         more: further models fine-tuned on the task, for a method that takes several.
         task: what to call the task in messages and in ``kept``.
         settings: the method's settings by name; as keywords too, see ``options``.
@@ -233,10 +238,13 @@ def forget(
         StaError: as :func:`merge`.
     """
     scores = None if importance is None else _given(importance)
+    grams = [None if each is None else _without_prefix(_given(each)) for each in (gram, control_gram)]
     found = ForgettingOptions(
         target=task,
         finetuned=_given(finetuned),
         importance=scores,
+        gram=grams[0],
+        control_gram=grams[1],
         model=_given(model),
         more=[_given(other) for other in more],
         method=method,

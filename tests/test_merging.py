@@ -155,6 +155,25 @@ def test_forgetting_is_what_the_command_line_writes() -> None:
     same(forget(models["a"], models["base"], "b.safetensors", method=None, scale=0.5), wanted)
 
 
+def test_forgetting_takes_gram_matrices_of_target_and_control() -> None:
+    models = clips(text=False)
+    name = "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    drawn = torch.randn(2, 9, models["base"].state_dict()[name].shape[1])
+    grams = {key: {name: x.mT @ x} for key, x in zip(("b-gram", "control"), drawn, strict=True)}
+    for key, gram in grams.items():
+        bare = {n.removeprefix("visual."): tensor for n, tensor in gram.items()}
+        save_weights(f"{key}.safetensors", bare, {"measure": "gram"})
+    words = ["a.safetensors", "--base", "base.safetensors", "--finetuned", "b.safetensors"]
+    words += ["--control_gram", "control.safetensors", "--method", "spared", "--mu", "2"]
+    assert main(["forget", *words, "-o", "out.safetensors"]) == 0
+    how: dict[str, Any] = {"method": "spared", "mu": 2.0, "control_gram": grams["control"]}
+    found = forget(models["a"], models["base"], models["b"], gram=grams["b-gram"], **how)
+    same(found, load_weights("out.safetensors"))
+    assert not torch.equal(
+        found[name], forget("a.safetensors", "base.safetensors", "b.safetensors", method=None)[name]
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, "float16", torch.float64])
 def test_types(dtype: Any) -> None:
     models = clips()

@@ -56,3 +56,8 @@ def wide_grams(block: Block) -> list[Tensor]:
             f"Collect the Gram matrices again: {score_line('gram')}."
         )
     return grams
+
+
+def unit_gram(gram: Tensor) -> Tensor:
+    """Divided by its mean eigenvalue, so that Gram matrices weigh alike; a zero one as it is."""
+    return gram / (float(gram.diagonal().mean()) or 1.0)

@@ -54,6 +54,7 @@ def run_in_memory(
     importance: Mapping[str, StateDict] | None = None,
     *,
     grams: Mapping[str, StateDict] | None = None,
+    control: StateDict | None = None,
     dare: Dare | None = None,
     origin: StateDict | None = None,
     base_title: str = PRETRAINED,
@@ -69,6 +70,7 @@ def run_in_memory(
         finetuned: task name -> model of the same names and shapes.
         importance: task name -> importance of every floating-point tensor, the same tasks.
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight.
+        control: the Gram matrices of what a forgetting spares.
         dare: what is dropped from the task vectors before they are merged.
         origin: the model that the fine-tuned ones started from; ``None`` if it is ``base``.
         base_title: what to call ``base`` in a message.
@@ -99,6 +101,7 @@ def run_in_memory(
         scores={task: in_memory(scores) for task, scores in (importance or {}).items()},
         origin=None if origin is None else in_memory(origin),
         grams={task: in_memory(found) for task, found in (grams or {}).items()},
+        control=in_memory(control or {}),
         statistics=check_statistics(statistics),
         base_title=base_title,
     )

@@ -106,6 +106,7 @@ class MergeMethod(ABC):
         rereads_scores: whether ``prepare_tensor`` reads all importances of the tensor: they are
             held in memory for ``combine`` where they are not too many.
         needs_grams: whether it reads the Gram matrices of the linear layers' inputs.
+        spares: whether a forgetting reads those of a control, which shall not change, too.
         side_by_side: whether tensors may be merged at the same time, each in a thread of its own:
             where ``scope`` is ``"tensor"`` and one takes much work.
         many: whether a forgetting takes several fine-tunings of the task to forget.
@@ -125,6 +126,7 @@ class MergeMethod(ABC):
     measure: ClassVar[str | None] = None
     rereads_scores: ClassVar[bool] = False
     needs_grams: ClassVar[bool] = False
+    spares: ClassVar[bool] = False
     side_by_side: ClassVar[bool] = False
     many: ClassVar[bool] = False
     takes_vectors: ClassVar[bool] = False

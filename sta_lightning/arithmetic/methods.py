@@ -28,6 +28,7 @@ from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArit
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, make_method
+from sta_lightning.arithmetic.spared import Spared
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.spectral_sta import SpectralSta
 from sta_lightning.arithmetic.states import Merged, StateDict, Statistics
@@ -64,6 +65,7 @@ FORGET_METHODS.update(
     random_mask=RandomForgetting,
     task_arithmetic=Negation,
     negmerge=NegMerge,
+    spared=Spared,
     vector=SubtractVector,
 )
 
@@ -115,11 +117,7 @@ def merge(
         method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
     )
     _require_importance(method, made, importance)
-    if made.needs_grams and grams is None:
-        raise StaError(
-            f"method '{method}' reads the Gram matrices of the layers' inputs, and none were given. Collect them for every "
-            f"fine-tuned model: {score_line('gram')}."
-        )
+    _require_grams(method, made, grams)
     return run_in_memory(
         made,
         pretrained,
@@ -144,6 +142,8 @@ def unlearn(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     more: Sequence[StateDict] = (),
+    gram: StateDict | None = None,
+    control_gram: StateDict | None = None,
     task: str = "target",
     dtype: torch.dtype | None = None,
 ) -> Merged:
@@ -160,6 +160,9 @@ def unlearn(
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         more: further models fine-tuned on the same task, for methods that take several.
+        gram: the task's Gram matrices ``[in, in]`` by the name of the layer's weight, for methods
+            that read them.
+        control_gram: likewise of what shall not change.
         task: what to call the task in messages and in ``kept``.
         dtype: type of the result, see :func:`~sta_lightning.arithmetic.fuse`.
 
@@ -172,11 +175,16 @@ def unlearn(
     made = make_method(method, FORGET_METHODS, scale=scale, settings=settings, p=p, seed=seed)
     _require_importance(method, made, importance)
     refuse_several(method, made, len(more))
+    _require_grams(method, made, gram)
+    if made.spares:
+        _require_grams(method, made, control_gram)
     return run_in_memory(
         made,
         model,
         {task: finetuned, **{f"{task} ({number})": other for number, other in enumerate(more, 2)}},
         {task: importance} if made.needs_importance and importance is not None else None,
+        grams={task: gram} if made.needs_grams and gram is not None else None,
+        control=control_gram if made.spares else None,
         origin=pretrained,
         base_title=FORGETS,
         dtype=dtype,
@@ -190,6 +198,15 @@ def refuse_several(name: str, method: MergeMethod, more: int) -> None:
         raise StaError(
             f"forgetting method '{name}' takes one fine-tuned model, and {more + 1} were given. Leave the others out, or "
             f"choose one of {listed(several)}."
+        )
+
+
+def _require_grams(name: str, method: MergeMethod, grams: object) -> None:
+    if method.needs_grams and grams is None:
+        whose = "for the task and for the control" if method.spares else "for every fine-tuned model"
+        raise StaError(
+            f"method '{name}' reads the Gram matrices of the layers' inputs, and none were given. Collect them {whose}: "
+            f"{score_line('gram')}."
         )
 
 

@@ -59,8 +59,8 @@ class Block:
         origin: of the same shape; in a fusion it is ``base``.
         finetuned: of the same shape, one for each task.
         scores: likewise, float32 or float64; empty for a method without.
-        grams: one ``[in, in]`` for each task, for a method that reads them and a tensor that has
-            them.
+        grams: one ``[in, in]`` for each task, and behind them the control's if there is one, for a
+            method that reads them and a tensor that has them.
     """
 
     name: str
@@ -294,6 +294,8 @@ class Problem:
         scores: task name -> importance; empty for a method without.
         grams: task name -> Gram matrices ``[in, in]`` by the name of the layer's weight; empty for
             a method without.
+        control: the Gram matrices of what a forgetting spares, of the same layers; empty for a
+            method without.
         origin: the model that the fine-tuned ones started from; None if it is ``base``.
         base_title: what to call ``base`` in a message.
         origin_title: what to call ``origin`` in a message.
@@ -309,6 +311,7 @@ class Problem:
     scores: Mapping[str, SourceDict] = field(default_factory=dict)
     origin: SourceDict | None = None
     grams: Mapping[str, SourceDict] = field(default_factory=dict)
+    control: SourceDict = field(default_factory=dict)
     statistics: Statistics = "pretrained"
     base_title: str = "the pretrained model"
     origin_title: str = "the pretrained model"
@@ -337,7 +340,7 @@ class Problem:
         base = self.base[name]
         tasks = self.tasks
         scored = tasks if self.scores and is_weight(name, base.dtype) else ()
-        has_grams = bool(self.grams) and all(name in self.grams[task] for task in tasks)
+        grams = [found[name] for found in self._measured.values() if name in found]
         return Entries(
             name=name,
             base=base,
@@ -352,8 +355,14 @@ class Problem:
             ),
             workers=workers,
             device=device or base.device,
-            grams=tuple(self.grams[task][name] for task in tasks) if has_grams else (),
+            grams=tuple(grams) if len(grams) == len(self._measured) else (),
         )
+
+    @property
+    def _measured(self) -> dict[str, SourceDict]:
+        """The Gram matrices by whose they are: the tasks' in order, and then the control's."""
+        found = {f"task '{task}'": self.grams[task] for task in self.tasks if self.grams}
+        return {**found, "the control": self.control} if self.control else found
 
     def _title(self, task: str) -> str:
         return self.titles.get(task, f"the model fine-tuned on '{task}'")
@@ -417,27 +426,27 @@ class Problem:
                 f"{title} needs the Gram matrices of every task; there are none for {listed(without)}. Collect them: "
                 f"{score_line('gram')}."
             )
-        named = {task: set(self.grams[task]) for task in self.tasks}
-        for task, names in named.items():
-            if unknown := sorted(names - set(self.names)):
+        measured = self._measured
+        for whose, found in measured.items():
+            if unknown := sorted(set(found) - set(self.names)):
                 raise StaError(
-                    f"the Gram matrices of task '{task}' are those of another model: it has no weights {listed(unknown)}. "
+                    f"the Gram matrices of {whose} are those of another model: it has no weights {listed(unknown)}. "
                     "Collect them of the image encoder that is merged."
                 )
-        every = set.union(*named.values())
-        for task, names in named.items():
-            if missing := sorted(every - names):
+        every: set[str] = set().union(*measured.values())
+        for whose, found in measured.items():
+            if missing := sorted(every - set(found)):
                 raise StaError(
-                    f"task '{task}' has no Gram matrix for {listed(missing)}, and other tasks have. Collect them of the "
-                    "same layers for every task."
+                    f"{whose} has no Gram matrix for {listed(missing)}, and others have. Collect them of the same layers "
+                    "for all."
                 )
         for name in sorted(every):
             shape = list(self.base[name].shape)
             square = [shape[1]] * 2 if len(shape) == 2 else None
             wanted = f"it must be {square}" if square else "a linear layer's weight has two dimensions"
-            for task in self.tasks:
-                found = list(self.grams[task][name].shape)
-                if found != square:
+            for whose, found in measured.items():
+                has = list(found[name].shape)
+                if has != square:
                     raise StaError(
-                        f"the Gram matrix of task '{task}' for tensor '{name}', {shape}, has the shape {found}; {wanted}."
+                        f"the Gram matrix of {whose} for tensor '{name}', {shape}, has the shape {has}; {wanted}."
                     )

@@ -69,6 +69,13 @@ def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
     return list(wanted)
 
 
+def control_wanted(settings: BenchmarkSettings) -> list[int]:
+    """The numbers of the control's samples of which some forgetting reads Gram matrices."""
+    variants = (variant for entry in settings.forget_methods.values() for variant in entry.variants)
+    wanted = (each.samples or settings.models.samples for each in variants if made(each, 0).spares)
+    return list(dict.fromkeys(wanted))
+
+
 def entry_key(entry: MethodEntry, seed: int) -> dict[str, Any]:
     """Everything that the result depends on besides files and source, for a step's key."""
     if is_learned(entry):

@@ -119,8 +119,11 @@ class Suite:
         self.images = functools.cache(self._images)
         self._fingerprint = functools.cache(self._known_fingerprint)
 
-    def open_all(self) -> None:
+    def open_all(self, spared: bool = False) -> None:
         """Open every split once, with a bar: the embedded suite is rendered on its first use.
+
+        Args:
+            spared: Whether the control's training images are looked at too.
 
         Raises:
             StaError: when files are missing, before hours are spent on the tasks whose files are
@@ -130,7 +133,7 @@ class Suite:
             (name, split)
             for name, member in self.members.items()
             for split in get_task(member.spec).splits
-            if name != self.control or split == "test"
+            if name != self.control or split == "test" or (spared and split == "train")
         ]
         with bar("open the images", len(wanted), unit="split") as progress:
             for name, split in wanted:

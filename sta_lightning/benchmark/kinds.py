@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sta_lightning.arithmetic import rank
 from sta_lightning.arithmetic.vectors import sign_conflict
 from sta_lightning.benchmark.cells import Cell, Found, windows
-from sta_lightning.benchmark.entries import entry_key, made, shown, statistics_wanted
+from sta_lightning.benchmark.entries import control_wanted, entry_key, made, shown, statistics_wanted
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.results import (
@@ -31,9 +31,11 @@ from sta_lightning.weights.hashes import sha256
 
 
 def heads(own: Models) -> Found:
-    """The heads of every task and of the control."""
+    """The heads of every task and of the control, and the control's Gram matrices if wanted."""
     for name in own.suite.members:
         own.head(name)
+    for samples in control_wanted(own.settings):
+        own.statistic(own.suite.control, "gram", samples)
     return Found()
 
 

@@ -158,11 +158,15 @@ class Models:
         return self.runner.run(f"finetune/{task}", key, make, inputs, _FINETUNING).file(ENCODER)
 
     def _statistic(self, task: str, what: str, samples: int) -> Path:
-        """What ``sta score`` writes for a task: an importance by its measure, or ``gram``."""
-        suite, encoder, head = self.suite, self.encoder(task), self.head(task)
+        """What ``sta score`` writes for a task: an importance by its measure, or ``gram``.
+
+        The control's is that of the pretrained encoder, as none is fine-tuned on it.
+        """
+        suite, head = self.suite, self.head(task)
+        encoder = None if task == suite.control else self.encoder(task)
         key = {**suite.identity("train", task), "measure": what, "samples": samples, "seed": self.seed}
         make = functools.partial(make_scores, suite, task, self.seed, what, samples, encoder, head)
-        inputs = {**suite.files(task), "head": head, "encoder": encoder}
+        inputs = {**suite.files(task), "head": head} | ({} if encoder is None else {"encoder": encoder})
         return self.runner.run(f"scores/{task}/{what}_{samples}", key, make, inputs, _SCORING).file(SCORES)
 
     @cached_property
@@ -231,17 +235,23 @@ class Models:
 
     def amnesic(self, entry: MethodEntry, task: str, more: Sequence[Path] = ()) -> Candidate:
         """The pretrained encoder without a task; ``more`` are further fine-tunings of it."""
-        sources = self.sources(entry, [task])
+        sources, method = self.sources(entry, [task]), made(entry, self.seed)
+        samples = entry.samples or self.suite.settings.samples
+        beside = {f"more/{number}": path for number, path in enumerate(more)}
+        if method.spares:
+            beside["control_gram"] = self.statistic(self.suite.control, "gram", samples)
 
         def make(folder: Path) -> tuple[Weights, Kept]:
-            method = made(entry, self.seed)
-            paths = [str(path) for path in more]
-            job = ForgettingJob(task, sources[task], entry.method, method, more=paths, measure=entry.measure)
+            job = ForgettingJob(
+                *(task, sources[task], entry.method, method),
+                more=[str(path) for path in more],
+                control_gram=str(beside["control_gram"]) if method.spares else None,
+                measure=entry.measure,
+            )
             merged = job.in_memory(self.pretrained)
             return merged.weights, merged.kept
 
-        inputs = _files(sources, statistic(entry)) | entry_files(entry)
-        inputs |= {f"more/{number}": path for number, path in enumerate(more)}
+        inputs = _files(sources, statistic(entry)) | entry_files(entry) | beside
         source = {"sta_lightning.engine.forgetting", *entry_source(entry)}
         return Candidate(entry_key(entry, self.seed), inputs, source, make)
 

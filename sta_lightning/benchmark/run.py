@@ -18,7 +18,7 @@ from typing import Any
 from sta_lightning.arithmetic import MergeMethod
 from sta_lightning.benchmark.cells import Cell, Found
 from sta_lightning.benchmark.checks import check_settings
-from sta_lightning.benchmark.entries import method_info, needs_no_coefficient
+from sta_lightning.benchmark.entries import control_wanted, method_info, needs_no_coefficient
 from sta_lightning.benchmark.evaluation import threads, unpack
 from sta_lightning.benchmark.executor import Done, run_cells, unfinished
 from sta_lightning.benchmark.images import Suite
@@ -63,7 +63,7 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
     with interruptible(output):
         suite = Suite(settings.models)
         with quiet():
-            suite.open_all()
+            suite.open_all(spared=bool(control_wanted(settings)))
         cells = plan(settings)
         say(
             f"{len(suite.tasks)} tasks, control {suite.control}, encoder {settings.models.encoder}; "

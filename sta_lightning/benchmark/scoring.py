@@ -34,18 +34,26 @@ def make_head(suite: Suite, name: str, folder: Path) -> dict[str, Any]:
 
 
 def make_scores(
-    suite: Suite, task: str, seed: int, what: str, samples: int, encoder: Path, head: Path, folder: Path
+    suite: Suite,
+    task: str,
+    seed: int,
+    what: str,
+    samples: int,
+    encoder: Path | None,
+    head: Path,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Write what ``sta score`` writes of a fine-tuned encoder to ``scores.safetensors``.
+    """Write what ``sta score`` writes of an encoder to ``scores.safetensors``.
 
-    ``what`` is an importance's measure or ``gram``; ``seed`` draws ``samples`` training images.
+    ``encoder`` is None for the pretrained one, ``what`` an importance's measure or ``gram``;
+    ``seed`` draws ``samples`` training images.
     """
     settings = suite.settings
     module = CLIPClassifier(
         encoder=settings.encoder,
         task=suite.members[task].spec,
         pretrained=settings.pretrained,
-        weights=str(encoder),
+        weights=None if encoder is None else str(encoder),
         head=str(head),
         image_size=settings.image_size,
     )

@@ -204,20 +204,32 @@ def _how_to_score(measure: str) -> str:
 
 
 def open_grams(
-    task: str, files: TaskSource, title: str, finetuned: SourceDict, digest: str | None, stack: ExitStack
+    what: str,
+    path: str | None,
+    title: str,
+    finetuned: SourceDict,
+    digest: str | None,
+    stack: ExitStack,
+    option: str = "the task's 'gram'",
 ) -> SourceDict:
-    """The Gram matrices of one task, by the name of a weight ``[out, in]``: ``[in, in]``.
+    """The Gram matrices in a file, by the name of a weight ``[out, in]``: ``[in, in]``.
 
-    ``title`` is that of the method that reads them; the rest is as in :func:`open_scores`.
+    Args:
+        what: whose they are, for messages: ``"task 'digits'"``.
+        path: the file; ``None`` if none is given.
+        title: the title of the method that reads them.
+        finetuned: the weights of the encoder.
+        digest: digest of the weights that they must be of; ``None`` for any.
+        stack: what closes the file.
+        option: where the file is named, for messages.
 
     Raises:
         StaError: there is no file, it holds something else, or it was collected from other weights.
     """
-    path, what = files.gram, f"task {task!r}"
     if path is None:
         raise StaError(
             f"{what}: method '{title}' reads the Gram matrices of the linear layers' inputs, but no file is given. Make one with "
-            f"{score_line(GRAM)}, and name it as the task's 'gram'."
+            f"{score_line(GRAM)}, and name it as {option}."
         )
     with saying(what):
         file = open_checkpoint(path, stack)

@@ -26,6 +26,7 @@ class ForgettingJob(Job):
         model: weights of the model that shall forget; ``None`` for the pretrained one.
         more: weights of further models fine-tuned on the same task, for a method that takes
             several.
+        control_gram: the Gram matrices of what shall not change, for a method that reads them.
         measure: the importance that the method goes by.
         dtype: type of the weights made; ``None`` for that of ``model``.
         device: where the arithmetic is done; ``None`` for the CPU.
@@ -48,6 +49,7 @@ class ForgettingJob(Job):
         *,
         model: str | None = None,
         more: Sequence[str] = (),
+        control_gram: str | None = None,
         measure: str = "lp",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
@@ -68,7 +70,7 @@ class ForgettingJob(Job):
             coefficients=coefficients,
         )
         refuse_several(name, method, len(more))
-        self.target = target
+        self.target, self.control_gram = target, control_gram
 
     @override
     def scored(self) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ class Job(ABC):
     """The method for a text tower, where the job's own reads files made of image encoders."""
     methods: Mapping[str, type[MergeMethod]]
     """Where that is found."""
+    control_gram: str | None = None
+    """The file with the Gram matrices of what a forgetting spares."""
 
     def __init__(
         self,
@@ -142,7 +144,8 @@ class Job(ABC):
                 found = open_scores(task, files, self._measure, finetuned[task], origin, digest, stack)
                 scores[task] = self.part.of(found)
             if self.method.needs_grams and task in self.scored():
-                read = open_grams(task, files, self.method.title, pretrained.tensors, digest, stack)
+                title, tensors = self.method.title, pretrained.tensors
+                read = open_grams(f"task {task!r}", files.gram, title, tensors, digest, stack)
                 grams[task] = self.part.of(read)
         from_file = self._measure in READ_MEASURES
         base, title = self._base(pretrained, stack), "the pretrained encoder"
@@ -155,6 +158,7 @@ class Job(ABC):
                 finetuned=finetuned,
                 scores=scores,
                 grams=grams,
+                control=self._control(pretrained, stack),
                 base_title=title,
                 origin_title="the pretrained encoder",
                 titles=self._titles(),
@@ -164,6 +168,15 @@ class Job(ABC):
                     for t in scores
                 },
             )
+        )
+
+    def _control(self, pretrained: Pretrained, stack: ExitStack) -> SourceDict:
+        """The Gram matrices of what shall not change; empty for a method without."""
+        if not self.method.spares:
+            return {}
+        title, path = self.method.title, self.control_gram
+        return self.part.of(
+            open_grams("the control", path, title, pretrained.tensors, None, stack, "'control_gram'")
         )
 
     def _base(self, pretrained: Pretrained, stack: ExitStack) -> SourceDict:
@@ -381,6 +394,8 @@ class Job(ABC):
                     roles[f"importance/{task}"] = files.importance
                 if self.method.needs_grams:
                     roles[f"gram/{task}"] = files.gram
+        if self.method.spares:
+            roles["control_gram"] = self.control_gram
         return {role: path for role, path in roles.items() if isinstance(path, str | Path)}
 
 
@@ -416,7 +431,12 @@ def _finish(problem: Problem, sink: Sink, group: Processes) -> None:
     for name, source in problem.base.items():
         if group.rank == 0 and not source.dtype.is_floating_point:
             sink.write(name, 0, source.read(slice(0, source.shape.numel()), source.dtype))
-    of_tasks = (*problem.finetuned.values(), *problem.scores.values(), *problem.grams.values())
+    of_tasks = (
+        *problem.finetuned.values(),
+        *problem.scores.values(),
+        *problem.grams.values(),
+        problem.control,
+    )
     for model in (problem.base, problem.origin or {}, *of_tasks):
         for source in model.values():
             source.check()

@@ -323,6 +323,9 @@ class ForgettingOptions(MergeOptions):
         finetuned: Weights of the encoder that was fine-tuned on it; ``None`` for method ``vector``.
         importance: The importance that ``sta score`` wrote; ``None`` where the method or the
             measure needs none.
+        gram: The Gram matrices that ``sta score --measure=gram`` wrote of the target, for a method
+            that reads them; ``None`` for those beside ``finetuned``.
+        control_gram: Likewise of the control's training images, on any of the models.
         control: The task that must not be hurt, or the path of its YAML file, for an evaluation;
             ``None`` to take the datamodule's.
         model: Weights of the model that shall forget, a merged or fine-tuned one; ``None`` for the
@@ -338,6 +341,8 @@ class ForgettingOptions(MergeOptions):
     target: str
     finetuned: str | None = None
     importance: str | None = None
+    gram: str | None = None
+    control_gram: str | None = None
     control: str | None = None
     model: str | None = None
     more: list[str] | None = None
@@ -347,7 +352,7 @@ class ForgettingOptions(MergeOptions):
     @property
     def source(self) -> TaskSource:
         """The files of what is forgotten."""
-        files = TaskSource(self.finetuned, self.importance, self.target_head, self.vector)
+        files = TaskSource(self.finetuned, self.importance, self.target_head, self.vector, self.gram)
         return task_sources({self.target: files}, TaskSource())[self.target]
 
     @property
@@ -362,6 +367,8 @@ class ForgettingOptions(MergeOptions):
             "the model that shall forget": self.model,
             f"task '{self.target}'": self.finetuned or self.vector,
             f"importance of task '{self.target}'": self.importance,
+            f"Gram matrices of task '{self.target}'": self.gram,
+            "Gram matrices of the control": self.control_gram,
             **more,
         }
 
@@ -391,6 +398,7 @@ class ForgettingOptions(MergeOptions):
             method,
             model=self.model,
             more=self.more or (),
+            control_gram=self.control_gram,
             measure=self.measure or "lp",
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),

@@ -93,6 +93,7 @@ def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
         forget_methods={
             "ta": MethodEntry("task_arithmetic", tune={"scale": [0.1, 1.0]}),
             "negmerge": MethodEntry("negmerge"),
+            "spared": MethodEntry("spared", group="data", samples=3),
             "sta_lp": MethodEntry("sta", group="sta"),
         },
         curves=Curves(

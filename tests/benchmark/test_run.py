@@ -84,7 +84,7 @@ def test_every_number_is_there(done: tuple[BenchmarkSettings, BenchmarkResults])
         (key, seed) for key in ("sta_lp", "ta") for seed in (0, 1)
     }
     forgotten = {(row.method, row.setting, row.task) for row in results.forgetting if row.seed == 0}
-    assert {key for key, _, _ in forgotten} == {"pretrained", "ta", "negmerge", "sta_lp"}
+    assert {key for key, _, _ in forgotten} == {"pretrained", "ta", "negmerge", "spared", "sta_lp"}
     assert {(key, task) for key, setting, task in forgotten if setting == "tuned"} == {
         ("ta", "warm"),
         ("ta", "cold"),

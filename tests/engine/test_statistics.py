@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, VectorMethod, fuse, make_method
+from sta_lightning.arithmetic import (
+    FORGET_METHODS,
+    FUSION_METHODS,
+    VectorMethod,
+    fuse,
+    make_method,
+    unlearn,
+)
 from sta_lightning.arithmetic.problem import Block
 from sta_lightning.engine import ForgettingJob, FusionJob
 from sta_lightning.errors import StaError
@@ -127,6 +134,33 @@ def test_gram_matrices_of_another_encoder(own: Models, grams: dict[str, Tensor],
     message = refused(own)
     assert "task 'task1'" in message
     assert f"does not hold the Gram matrices of this encoder: {said}" in message
+
+
+def test_forgetting_reads_a_control_s_too(own: Models, tmp_path: Path) -> None:
+    control, output = tmp_path / "control.safetensors", tmp_path / "forgotten.safetensors"
+    save_weights(control, {LAYER: gram(9)}, {"measure": "gram", "weights_sha256": "0" * 64})
+    files, method = own.tasks["task1"], make_method("spared", FORGET_METHODS, settings={"mu": 2.0})
+    job = ForgettingJob("task1", files, "spared", method, control_gram=str(control))
+    job.write(own.pretrained, output)
+    expected = unlearn(
+        *("spared", own.base, own.base, own.finetuned["task1"]),
+        settings={"mu": 2.0},
+        gram={LAYER: gram(1)},
+        control_gram={LAYER: gram(9)},
+    ).weights
+    found = load_weights(output)
+    assert all(torch.equal(found[PREFIX + name], tensor) for name, tensor in expected.items())
+    about = json.loads(read_metadata(output)["sources"])
+    assert about["control_gram"]["file"] == "control.safetensors"
+    assert about["gram/task1"]["file"] == "task1-gram.safetensors"
+    assert "importance/task1" not in about
+    with pytest.raises(
+        StaError, match=r"the control: method 'Spared control' reads.*name it as 'control_gram'"
+    ):
+        ForgettingJob("task1", files, "spared", method).in_memory(own.pretrained)
+    save_weights(control, {LAYER: gram(9, 8)}, {"measure": "gram"})
+    with pytest.raises(StaError, match=r"the control: .*does not hold the Gram matrices of this encoder"):
+        job.in_memory(own.pretrained)
 
 
 def test_a_file_that_is_not_there(own: Models) -> None:

@@ -1,4 +1,4 @@
-"""TSV-M, Iso-C, Iso-CTS, Fisher, RegMean and NegMerge in NumPy float64, by other means.
+"""TSV-M, Iso, Fisher, RegMean, NegMerge and spared control in NumPy float64, by other means.
 
 Singular values come from the eigenvalues of A^T A, polar factors from inverse square roots, RegMean
 from the stacked inputs by least squares, and Fisher merging averages whole models in place of task
@@ -185,6 +185,17 @@ def regmean(weights: list[Array], inputs: list[Array], ratio: float) -> Array:
         answers.append(both @ weight.T)
     found = np.linalg.lstsq(np.vstack(rows), np.vstack(answers), rcond=None)
     return found[0].T
+
+
+def spared(delta: Array, target: Array, control: Array, mu: float) -> Array:
+    """What is taken out of a layer ``[out, in]``, by least squares over inputs ``[rows, in]``.
+
+    What stays in of ``delta`` is nothing to the target's inputs and all of it to the control's.
+    """
+    of_target, of_control = (x / math.sqrt((x**2).sum() / x.shape[1]) for x in (target, control))
+    rows = np.vstack([of_target, math.sqrt(mu) * of_control])
+    answers = np.vstack([0 * of_target, math.sqrt(mu) * of_control]) @ delta.T
+    return delta - np.linalg.lstsq(rows, answers, rcond=None)[0].T
 
 
 def negmerge(start: State, base: State, finetuned: list[State], scale: float) -> State:

@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.inner import OfAnother
-from sta_lightning.arithmetic.linear_layers import wide_grams
+from sta_lightning.arithmetic.linear_layers import unit_gram, wide_grams
 from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.quadratic import sums
 from sta_lightning.arithmetic.spectral import double_deltas, gram, is_matrix
@@ -75,10 +75,10 @@ class Anchored(OfAnother):
     def vector(self, block: Block, state: Any) -> Tensor:
         anchor = self._made.vector(block, state)
         if self.metric == "inputs":
-            metrics: Iterable[Tensor] = (_unit(inputs) for inputs in wide_grams(block))
+            metrics: Iterable[Tensor] = (unit_gram(inputs) for inputs in wide_grams(block))
             able = bool(block.grams)
         else:
-            metrics = (_unit(gram(delta)) for delta in double_deltas(block))
+            metrics = (unit_gram(gram(delta)) for delta in double_deltas(block))
             able = is_matrix(block)
         if not able:
             return anchor
@@ -87,15 +87,6 @@ class Anchored(OfAnother):
             (delta @ metric, metric) for delta, metric in zip(double_deltas(block), metrics, strict=True)
         )
         residual, total = sums(parts, start)
-        total.diagonal().add_(self.ridge * (_mean(total) or 1.0))
+        total.diagonal().add_(self.ridge * (float(total.diagonal().mean()) or 1.0))
         moved = torch.cholesky_solve(residual.mT, torch.linalg.cholesky(total)).mT
         return (start + moved).to(block.base)
-
-
-def _mean(metric: Tensor) -> float:
-    return float(metric.diagonal().mean())
-
-
-def _unit(metric: Tensor) -> Tensor:
-    """Divided by its mean eigenvalue, so that tasks weigh alike; a zero one as it is."""
-    return metric / (_mean(metric) or 1.0)
