@@ -1,4 +1,4 @@
-"""The one exception that tells a user what went wrong and how to mend it."""
+"""The exception, and the warning, that tell a user what went wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class StaError(ValueError):
     Its message is complete on its own: what was asked, what was found, how to mend it. The command
     line shows only that message; a traceback is of no use to the person who reads it.
     """
+
+
+class StaWarning(UserWarning):
+    """What was done may not be what was meant; the command line shows it as one line."""
 
 
 class MissingError(StaError, FileNotFoundError):

@@ -111,6 +111,7 @@ def test_hugging_faces_modules_keep_their_names(kind: str) -> None:
     same({n: t for n, t in found.items() if n in merged}, dict(merged))
 
 
+@pytest.mark.filterwarnings("ignore:.* is the pretrained model", "ignore:Nothing is changed")
 def test_a_module_takes_tasks_from_files_of_another_layout() -> None:
     from tests.weights.formats.theirs import theirs
 

@@ -45,17 +45,17 @@ class GramCollection(SampledPass):
         images, _ = samples.pairs()
         names = [name for name, p in part.encoder.named_parameters() if p.is_floating_point()]
         found = input_gram_sums(part.encoder, images, names=names)
+        if not found.sums:
+            raise StaError(
+                f"the encoder of {type(part.module).__name__} has no linear layer, of whose inputs there could be a Gram matrix. "
+                "Merge it by a method that needs none."
+            )
         rows = {name: torch.tensor(count, device=images.device) for name, count in found.rows.items()}
         return {"sums": found.sums, "rows": rows}
 
     @override
     def result(self, part: Scorable, sums: Sums) -> Result:
         """The means."""
-        if not sums["sums"]:
-            raise StaError(
-                f"the encoder of {type(part.module).__name__} has no linear layer, of whose inputs there could be a Gram matrix. "
-                "Merge it by a method that needs none."
-            )
         rows = {name: int(count) for name, count in sums["rows"].items()}
         grams = GramSums(sums["sums"], rows).means()
         check_finite(grams, "the Gram matrices of the encoder's inputs")

@@ -27,7 +27,7 @@ from sta_lightning.callbacks.scorable import (
     pretrained_weights,
     scorable,
 )
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, StaWarning
 from sta_lightning.weights import all_bounds, write_bounds
 from sta_lightning.weights.bounds import KEY as BOUNDS
 
@@ -154,7 +154,9 @@ class ImportanceScoring(SampledPass):
                 else "0 everywhere"
             )
             rank_zero_warn(
-                f"The importance by {self.measure!r} is {what}: it tells no weight from another, and a merge by it keeps nothing."
+                f"The importance by {self.measure!r} is {what}: it tells no weight from another. A merge by it keeps "
+                "nothing.",
+                category=StaWarning,
             )
         if self.report_agreement:
             exact = self._importance(weights, pretrained, sums["float32"])

@@ -30,7 +30,7 @@ from sta_lightning.callbacks.scorable import (
 from sta_lightning.callbacks.trained import TakesTrained
 from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.engine.sources import check_output
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, StaWarning
 from sta_lightning.weights import provenance, save_weights, tensor_digest
 
 Sums = dict[str, dict[str, Tensor]]
@@ -107,20 +107,25 @@ class SampledPass(TakesTrained, ABC):
     def check(self, trainer: Trainer, module: LightningModule, datamodule: Any = None) -> None:
         """Refuse a module or data that cannot be scored, and say where the samples come from.
 
+        Before a fit one sample is tried, so that nothing is refused only after the training.
+
         Args:
             trainer: Set up.
             module: What is to be scored.
             datamodule: Whose samples; the trainer's if not given.
 
         Raises:
-            StaError: The module lacks a part, or there are too few samples or none to draw from.
+            StaError: The module lacks a part, there are too few samples or none to draw from, or
+                the pass cannot be made over one of them.
         """
-        self.part(module)
+        part = self.part(module)
         if self.needs_samples:
             # Lightning draws as it makes the loaders: here what it would draw after this.
             source = self._source(trainer, datamodule)
-            with isolate_rng():
-                source.scoring_samples(self.samples, self.seed)
+            with torch.inference_mode(False), torch.no_grad(), isolate_rng():
+                indices = source.scoring_samples(self.samples, self.seed)
+                if trainer.state.fn == TrainerFn.FITTING:
+                    self.sums(part, Samples(source, indices[:1], module, self.seed))
             tell(source)
 
     @staticmethod
@@ -180,7 +185,8 @@ class SampledPass(TakesTrained, ABC):
             if len(labels) == 1 and len(indices) > 1:
                 rank_zero_warn(
                     f"All {len(indices)} samples have one label, {labels.pop()}: what is measured with them tells little of the "
-                    "task. Draw more, or from mixed data."
+                    "task. Draw more, or from mixed data.",
+                    category=StaWarning,
                 )
             whole = _added(trainer, group, part.device, sums)
             together(group, lambda: save(whole))

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from sta_lightning.cli.screen import complain, process_rank
+from sta_lightning.cli.screen import complain, process_rank, warnings_in_a_line
 from sta_lightning.errors import StaError
 from sta_lightning.signals import ENDING, orderly_end
 
@@ -87,10 +87,10 @@ def guarded(call: Callable[[], None], *, debug: bool) -> int:
 
     A user's mistake is a message and status 2; an interruption 130; SIGTERM and SIGHUP 128 and
     their number; anything else is a bug of ours: one line and status 1. With ``debug`` that and the
-    mistake go through untouched.
+    mistake go through untouched. A warning of ours is one line.
     """
     try:
-        with orderly_end():
+        with orderly_end(), warnings_in_a_line():
             call()
     except KeyboardInterrupt:
         complain("interrupted")

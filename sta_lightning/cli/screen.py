@@ -4,9 +4,12 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from sta_lightning.errors import printable
+from sta_lightning.errors import StaWarning, printable
 
 _LONGEST = 800  # characters of a message
 
@@ -66,6 +69,26 @@ def complain(message: str, *, kind: str = "error", every_process: bool = False) 
     if every_process or process_rank() == 0:
         text = printable(message.replace("\n", " "), longest=_LONGEST)
         print(f"sta: {kind}: {text}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """While the block runs, this package's warnings are a line each, once; others are Python's."""
+    others, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        text = str(message)
+        if not issubclass(category, StaWarning):
+            others(message, category, *place)
+        elif text not in said:
+            said.add(text)
+            complain(text, kind="warning")
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:

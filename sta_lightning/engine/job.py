@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -33,6 +32,7 @@ from sta_lightning.engine.part import Part
 from sta_lightning.engine.processes import own_device
 from sta_lightning.engine.rest import changed, open_rest
 from sta_lightning.engine.sources import TaskSource, called, check_output
+from sta_lightning.engine.unchanged import Watched, equal, tell, tell_equal
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, provenance, streamed
 from sta_lightning.weights.formats import copy_tensors, origins_entry, weight_files
@@ -147,6 +147,9 @@ class Job(ABC):
                 title, tensors = self.method.title, pretrained.tensors
                 read = open_grams(f"task {task!r}", files.gram, title, tensors, digest, stack)
                 grams[task] = self.part.of(read)
+        if not self.method.takes_vectors:
+            floating = {name: s for name, s in origin.items() if s.dtype.is_floating_point}
+            tell_equal([self._titles()[task] for task, model in finetuned.items() if equal(floating, model)])
         from_file = self._measure in READ_MEASURES
         base, title = self._base(pretrained, stack), "the pretrained encoder"
         if self.start is not None:
@@ -348,10 +351,16 @@ class Job(ABC):
         }
 
     def _run(self, method: MergeMethod, problem: Problem, sink: Sink, group: Processes) -> Kept:
-        kept = run(method, problem, sink, device=own_device(self._device), processes=group)
-        together(group, lambda: _finish(problem, sink, group))
+        watched = Watched(sink, problem.base)
+        kept = run(method, problem, watched, device=own_device(self._device), processes=group)
+
+        def finish() -> bool:
+            _finish(problem, sink, group)
+            return watched.changed
+
+        changed = any(together(group, finish))
         if group.rank == 0:
-            _tell_empty(problem, kept)
+            tell(problem, kept, changed=changed)
         return kept
 
     def metadata(self, pretrained: Pretrained, kind: str | None = None, **more: Any) -> dict[str, str]:
@@ -406,24 +415,6 @@ def source_files(roles: Mapping[str, str | Path]) -> dict[str, Path]:
         for role, parts in ((role, weight_files(path)) for role, path in roles.items())
         for part in parts
     }
-
-
-def _tell_empty(problem: Problem, kept: Kept) -> None:
-    """Warn of masks that keep nothing: of a tensor, of a task, of all."""
-    masked = {name: shares for name, shares in kept.items() if problem.base[name].shape.numel() > 1}
-    empty = [name for name, shares in masked.items() if not any(shares.values())]
-    idle = [task for task in problem.tasks if not any(shares.get(task) for shares in masked.values())]
-    if masked and len(empty) == len(masked):
-        what = f"The masks keep nothing: the result is {problem.base_title}."
-    elif masked and idle:
-        what = f"The masks keep nothing of {listed(idle)}: the result is as if it were not there."
-    elif empty:
-        what = (
-            f"The masks keep nothing of any task in {len(empty)} of {len(masked)} tensors, {listed(empty)}."
-        )
-    else:
-        return
-    warnings.warn(f"{what} Importances that are equal throughout a tensor have this effect.", stacklevel=2)
 
 
 def _finish(problem: Problem, sink: Sink, group: Processes) -> None:

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.arithmetic.states import StateDict
+from sta_lightning.engine.unchanged import equal
 from sta_lightning.weights.formats import open_on, whole_clip
 
-_PIECE = 1 << 22  # entries
 _ENCODER = "visual."
 
 
@@ -54,18 +52,6 @@ def changed(
         if rest:
             name = "the pretrained model's text tower"
             compare_names(origin, rest, reference_name=name, other_name=titles[task])
-    if not any(rest and not _equal(origin, rest) for rest in rests.values()):
+    if not any(rest and not equal(origin, rest) for rest in rests.values()):
         return {}
     return {task: rest or origin for task, rest in rests.items()}
-
-
-def _equal(origin: SourceDict, rest: SourceDict) -> bool:
-    """Whether the entries are the same, rounded to the narrower of the two types."""
-    for name, first in origin.items():
-        second = rest[name]
-        narrow = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
-        for start in range(0, first.shape.numel(), _PIECE):
-            piece = slice(start, min(start + _PIECE, first.shape.numel()))
-            if not torch.equal(first.read(piece, narrow), second.read(piece, narrow)):
-                return False
-    return True

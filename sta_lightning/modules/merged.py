@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged, change_size
 from sta_lightning.arithmetic.run import Kept
-from sta_lightning.arithmetic.workers import Processes
+from sta_lightning.arithmetic.workers import Processes, together
+from sta_lightning.callbacks.scorable import processes_of
 from sta_lightning.encoders.pretrained import found_encoder, pretrained_for_merge
 from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
@@ -56,17 +57,36 @@ class MergedEvaluation(MultiTaskEvaluation):
     def merge(self) -> Merged:
         """Return the merged model, from the file that has been written or else made in memory.
 
+        Of a trainer's several processes the first one makes it, and the others get it from there:
+        all of them call this.
+
         Raises:
             StaError: A source is missing, or differs in names or shapes, or holds NaN or Inf: the
                 message names it.
         """
         if self.merged is None:
             if self._kept is None:
-                with self._pretrained_for_merge() as pretrained:
-                    self.merged = self.job.in_memory(pretrained)
+                self.merged = self._made_once()
             else:
                 self.merged = Merged(dict(super().encoder_weights()), self._kept)
         return self.merged
+
+    def _made_once(self) -> Merged:
+        made: list[Merged] = []
+
+        def make() -> None:
+            with self._pretrained_for_merge() as pretrained:
+                made.append(self.job.in_memory(pretrained))
+
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1:
+            make()
+            return made[0]
+        processes = processes_of(trainer)
+        together(processes, lambda: None if processes.rank else make())
+        # On its own GPU it would be sent to that GPU, by every process.
+        sent = [Merged({n: t.cpu() for n, t in found.weights.items()}, found.kept) for found in made]
+        return cast(Merged, trainer.strategy.broadcast(sent[0] if sent else None))
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from sta_lightning.encoders.pictures import ENDINGS, find_images, is_hidden, subfolders
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, StaWarning, listed
 from sta_lightning.tasks.image_cache import files_fingerprint
 from sta_lightning.tasks.images import ImageList
 from sta_lightning.tasks.task import SPLITS, Split, Task
@@ -66,7 +66,8 @@ class _Opener:
         if others:
             rank_zero_warn(
                 f"The {split} images of {self.file.path}: {len(others)} files are left out, {listed(others, limit=3)}. "
-                f"Images end in {_ANY}."
+                f"Images end in {_ANY}.",
+                category=StaWarning,
             )
 
     def fingerprint(self, split: Split, root: Path | None) -> str:

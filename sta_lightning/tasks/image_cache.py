@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sta_lightning.cache import cache_directory
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, StaWarning
 from sta_lightning.tasks.prepared import PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.task import Split, Task
@@ -162,7 +162,8 @@ def cached(
         except CannotWriteError as error:
             rank_zero_warn(
                 f"The {split} images of '{task.name}' could not be kept, and are decoded each time: {error} The folder is "
-                "that of STA_CACHE."
+                "that of STA_CACHE.",
+                category=StaWarning,
             )
             return data
     return CachedDataset(path, data.preprocess, len(data))

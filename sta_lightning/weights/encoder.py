@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import TensorSource
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError, StaWarning, listed
 
 # What usually stands in front of an encoder's names; preferred where the encoder is there twice.
 _USUAL = {"visual", "encoder", "image_encoder", "model", "backbone", "net"}
@@ -112,6 +112,7 @@ def unwrapped(state: Mapping[str, Part], title: str) -> Mapping[str, Part]:
     if inside:
         warnings.warn(
             f"{title} was saved out of a wrapped model: {listed(sorted(inside))} was left out of the names of its tensors.",
+            StaWarning,
             stacklevel=2,
         )
     return {short: state[name] for name, short in names.items()}

@@ -35,9 +35,6 @@ from sta_lightning.modules.parts import read_encoder
 from sta_lightning.weights import load_weights, read_metadata
 from tests.toys import entered
 
-# Of a curve over p from end to end the last point is the pretrained model.
-pytestmark = pytest.mark.filterwarnings("ignore:The masks keep nothing")
-
 
 @pytest.fixture(scope="module")
 def done(

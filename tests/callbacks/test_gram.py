@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
@@ -157,6 +157,34 @@ def test_an_encoder_without_linear_layers_is_refused(
     module.encoder = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
     with pytest.raises(StaError, match="no linear layer"):
         score(quiet_trainer(), module, data, output=tmp_path / "g.safetensors", samples=2, measure="gram")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Convolution(LightningModule):
+    """Has 2-D weights, and no linear layer in its encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.encoder.register_parameter("proj", nn.Parameter(torch.ones(2, 2)))
+        self.head = nn.Linear(4, 3)
+        self.steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.steps += 1
+        return nn.functional.cross_entropy(self.head(self.encoder(batch[0])), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+def test_before_a_fit_it_is_refused_before_the_training(data: TaskDataModule, tmp_path: Path) -> None:
+    module = Convolution()
+    collection = GramCollection(str(tmp_path / "g.safetensors"), SAMPLES)
+    with pytest.raises(StaError, match="the encoder of Convolution has no linear layer"):
+        quiet_trainer(max_epochs=1, callbacks=[collection]).fit(module, data)
+    assert module.steps == 0
     assert list(tmp_path.iterdir()) == []
 
 

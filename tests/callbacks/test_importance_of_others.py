@@ -280,6 +280,8 @@ class Endless(IterableDataset[dict[str, Tensor]]):
             None,
             r"does not tell its encoder",
         ),
+        ({"encoder": "bert", "head": "classifier"}, None, r"images and labels, and this is a dict"),
+        ({"encoder": "bert", "loss": lambda module, batch: {"loss": 1}}, None, "returned a dict"),
         (
             {"encoder": "bert", "loss": "sample_losses", "samples": 2},
             DataLoader(Endless(), batch_size=None),

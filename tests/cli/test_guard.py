@@ -2,11 +2,12 @@
 
 import errno
 import types
+import warnings
 
 import pytest
 
 from sta_lightning.cli.guard import guarded
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, StaWarning
 
 
 class MisconfigurationException(Exception):
@@ -87,6 +88,20 @@ def test_lightnings_answer_to_ctrl_c_is_an_interruption() -> None:
             raise SystemExit(1)  # noqa: B904  # as Lightning does it
 
     assert guarded(interrupted, debug=False) == 130
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_ours_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    def call() -> None:
+        warnings.warn("the masks\nkeep nothing\x1b[2J", StaWarning, stacklevel=1)
+        warnings.warn("of someone else", UserWarning, stacklevel=1)
+        warnings.warn("the masks\nkeep nothing\x1b[2J", StaWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as others:
+        assert guarded(call, debug=False) == 0
+        warnings.warn("outside of a command", StaWarning, stacklevel=1)
+    assert [str(found.message) for found in others] == ["of someone else", "outside of a command"]
+    assert capfd.readouterr().err == "sta: warning: the masks keep nothing\\u001b[2J\n"
 
 
 @pytest.mark.parametrize("error", [StaError("mine"), KeyboardInterrupt()])

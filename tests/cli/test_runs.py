@@ -3,14 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 from sta_lightning.cli.main import main
+from sta_lightning.encoders import build_encoder
+from sta_lightning.modules import CLIPClassifier
+from sta_lightning.tasks import TaskDataModule
 from tests.conftest import REPOSITORY
 from tests.toys import write_pretrained
 
@@ -72,6 +77,31 @@ def test_fit_leaves_what_the_other_configs_read(finetuned: Path) -> None:
             assert (folder / name).is_file(), name
         assert list(folder.glob("events.out.tfevents*"))
         assert list(folder.glob("csv/*/metrics.csv"))
+
+
+@pytest.mark.parametrize("trained", ["head", "both"])
+def test_the_shipped_fits_of_a_head_train_what_they_say(trained: str, tiny_suite: Path) -> None:
+    def loss(task: str, **files: Any) -> float:
+        module = CLIPClassifier(task=task, **files)
+        module.build()
+        images, labels = zip(*TaskDataModule(task).dataset("train"), strict=True)
+        with torch.no_grad():
+            return float(cross_entropy(module(torch.stack(images)), torch.tensor(labels)))
+
+    for task in TASKS:
+        base, on_top = config("finetune", task), ["--config", str(CONFIGS / "finetune" / f"{trained}.yaml")]
+        words = [*base[:2], *on_top, *base[2:], *QUIET[1:], "--data.batch_size=24"]
+        assert sta("fit", *words) == 0
+        folder = tiny_suite / "runs" / f"finetune_{trained}" / task
+        start, moved = build_encoder("miniature").state_dict(), load_file(folder / "encoder.safetensors")
+        same = [torch.equal(moved[f"visual.{name}"], tensor) for name, tensor in start.items()]
+        assert all(same) if trained == "head" else sum(same) < len(same) / 2
+        files = {"weights": str(folder / "encoder.safetensors"), "head": str(folder / "head.safetensors")}
+        before, head_alone, after = loss(task), loss(task, head=files["head"]), loss(task, **files)
+        assert after < 0.9 * before
+        assert (head_alone == after) == (trained == "head")
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert list(folder.glob("events.out.tfevents*"))
 
 
 def test_fit_resumes_and_names_what_it_wrote(finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

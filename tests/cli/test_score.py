@@ -85,6 +85,24 @@ def test_what_cannot_be_written_is_refused(words: list[str], capsys: pytest.Capt
     assert "samples must be at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("default:The rendered set")
+def test_it_goes_on_where_the_images_cannot_be_kept(
+    words: list[str], tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tiny_suite / "precision" / "importance.safetensors"
+    assert main(words) == 0
+    before = output.read_bytes()
+    output.unlink()
+    capsys.readouterr()
+    (tiny_suite / "in_the_way").touch()
+    monkeypatch.setenv("STA_CACHE", str(tiny_suite / "in_the_way"))
+    assert main(words) == 0
+    assert output.read_bytes() == before
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "kept" in line]
+    assert said.startswith("sta: warning: The rendered set could not be kept in ")
+    assert said.endswith("set STA_CACHE.")
+
+
 def test_the_help_tells_of_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
         main(["score", "--help-all"])

@@ -18,10 +18,11 @@ from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
 from sta_lightning.engine.options import FusionOptions
-from sta_lightning.errors import StaError
+from sta_lightning.errors import StaError, StaWarning
 from sta_lightning.kernels import build
 from sta_lightning.weights import TensorFile, load_weights, read_metadata, save_weights, sha256
 from tests.engine.models import PREFIX, SHAPES, Models, State, prefixed, state, write_models
+from tests.peers import as_processes
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
@@ -276,7 +277,7 @@ def test_running_statistics_stay_or_are_averaged(tmp_path: Path, statistics: Any
     [
         ("one tensor", r"nothing of any task in 1 of 5 tensors, 'conv1\.weight'\."),
         ("one task", "nothing of 'task1': the result is as if it were not there"),
-        ("all", "keep nothing: the result is the pretrained encoder"),
+        ("all", r"Nothing is changed: the result is the pretrained encoder\. The masks keep nothing\."),
     ],
 )
 def test_masks_that_keep_nothing_are_told(tmp_path: Path, same: str, told: str) -> None:
@@ -290,5 +291,61 @@ def test_masks_that_keep_nothing_are_told(tmp_path: Path, same: str, told: str) 
         for task in ("task0", "task2"):
             scores = {**models.scores[task], "conv1.weight": torch.rand(9, 3, 4, 4)}
             save_weights(str(models.tasks[task].importance), scores, {"measure": "lp"})
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(StaWarning, match=told):
         job(models).write(models.pretrained, tmp_path / "out.safetensors")
+
+
+NOTHING = r"Nothing is changed: the result is the pretrained encoder\. A coefficient of 0"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_a_result_that_is_its_base_is_told(
+    models: Models, output: Path, dtype: torch.dtype, processes: int
+) -> None:
+    made = job(models, "task_arithmetic", scale=0.0, dtype=dtype)
+    with pytest.warns(StaWarning, match=NOTHING) as told:
+        outcomes = as_processes(processes, lambda group: made.write(models.pretrained, output, group))
+    assert outcomes == [{}] * processes
+    assert len(told) == 1, "by the first process alone"
+    with pytest.warns(StaWarning, match=NOTHING):
+        merged = made.in_memory(models.pretrained)
+    assert all(
+        torch.equal(merged.weights[name], t.to(merged.weights[name].dtype)) for name, t in models.base.items()
+    )
+
+
+@pytest.mark.parametrize("place", ["the first entry", "the last entry of the last tensor"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+def test_one_entry_that_is_changed_is_enough(
+    tmp_path: Path, place: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told; what is not looked at any more is written all the same."""
+    monkeypatch.setattr(states_module, "_PIECE_ON_CPU", 100)
+    monkeypatch.setattr(build, "PAYS", 0 if compiled else build.PAYS)
+    models = write_models(tmp_path / "models")
+    names = sorted(SHAPES)
+    name, at = (names[0], 0) if place == "the first entry" else (names[-1], -1)
+    for files in models.tasks.values():
+        changed = {n: t.clone() for n, t in models.base.items()}
+        changed[name].view(-1)[at] += 1.0
+        save_weights(str(files.finetuned), prefixed(changed))
+    merged = job(models, "task_arithmetic", scale=0.5).in_memory(models.pretrained)
+    different = {n: int((t != models.base[n]).sum()) for n, t in merged.weights.items()}
+    assert {n: count for n, count in different.items() if count} == {name: 1}
+
+
+def test_a_task_that_is_the_pretrained_model_is_told(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    same = models.tasks["task1"]
+    same.finetuned = str(models.file)
+    told = r"task 'task1' \(.*\) is the pretrained model, entry for entry"
+    with pytest.warns(StaWarning, match=told) as warned:
+        job(models, "average").write(models.pretrained, tmp_path / "out.safetensors")
+    assert len(warned) == 1
+    models.tasks = dict.fromkeys(models.tasks, same)
+    with pytest.warns(StaWarning, match=f"entry for entry|{NOTHING}") as warned:
+        job(models, "average").write(models.pretrained, tmp_path / "out.safetensors")
+    said = [str(warning.message) for warning in warned]
+    assert [text.split(" (")[0] for text in said[:3]] == ["task 'task0'", "task 'task1'", "task 'task2'"]
+    assert [text.split(":")[0] for text in said[3:]] == ["Nothing is changed"]

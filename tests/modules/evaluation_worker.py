@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from sta_lightning.arithmetic import Merged
+from sta_lightning.engine import Job
 from sta_lightning.modules import CLIPClassifier, ForgetModule, MergeModule, TaskSource
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.tasks import MultiTaskDataModule, TaskDataModule
@@ -51,6 +53,14 @@ def main(processes: int, folder: Path) -> None:
     said["file"] = sha256(merge.output)
     said["digest"] = [float(tensor.double().sum()) for tensor in merge.encoder.state_dict().values()]
     if processes > 1:
+        said["made"] = 0
+        in_memory = Job.in_memory
+
+        def made(*args: Any) -> Merged:
+            said["made"] += 1
+            return in_memory(*args)
+
+        Job.in_memory = made  # type: ignore[method-assign]
         forget = ForgetModule(
             "spots",
             finetuned=tasks["spots"].finetuned,
@@ -60,6 +70,8 @@ def main(processes: int, folder: Path) -> None:
         trainer = quiet_trainer(**several)
         trainer.test(forget, MultiTaskDataModule(["spots"], control="watch", batch_size=3), verbose=False)
         said["forget"] = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+        said["forgot"] = [float(tensor.double().sum()) for tensor in forget.encoder.state_dict().values()]
+        said["change"] = forget.change
     classifier = CLIPClassifier(
         task="spots", pretrained=pretrained, trainable="head", learning_rate=0.1, warmup_steps=0
     )

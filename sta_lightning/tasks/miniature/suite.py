@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sta_lightning.cache import cache_directory
+from sta_lightning.errors import StaWarning
 from sta_lightning.tasks.miniature.scenes import SCENES, VERSION, render
 from sta_lightning.weights.atomic import CannotWriteError, atomic_path
 
@@ -41,7 +42,9 @@ def _cached(name: str, split: str) -> npt.NDArray[np.uint8]:
             np.save(file, images)
     except (OSError, CannotWriteError) as error:
         warnings.warn(
-            f"The rendered set could not be kept in {path.parent} ({error}); set STA_CACHE.", stacklevel=2
+            f"The rendered set could not be kept in {path.parent} ({error}); set STA_CACHE.",
+            StaWarning,
+            stacklevel=2,
         )
     return images
 

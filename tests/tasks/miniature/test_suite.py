@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sta_lightning.errors import StaWarning
 from sta_lightning.tasks.miniature import suite
 from sta_lightning.tasks.miniature.scenes import render
 
@@ -43,9 +44,12 @@ def test_a_damaged_file_is_rendered_again(cache: Path, damage: bytes) -> None:
     assert np.load(file).shape == (40, 3, 32, 32)
 
 
-def test_a_cache_that_cannot_be_written_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_said_and_the_images_are_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = cache / "file"
     blocked.write_text("in the way")
     monkeypatch.setenv("STA_CACHE", str(blocked))
-    with pytest.warns(UserWarning, match="STA_CACHE"):
-        assert len(suite.MiniatureDataset("objects", "validation")) == 20
+    with pytest.warns(StaWarning, match=r"could not be kept.*STA_CACHE"):
+        found = suite.MiniatureDataset("objects", "validation")
+    np.testing.assert_array_equal(found.images.numpy(), render("objects", "validation", np.arange(20))[0])
