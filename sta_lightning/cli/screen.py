@@ -76,10 +76,10 @@ def warnings_in_a_line() -> Iterator[None]:
     """While the block runs, this package's warnings are a line each, once; others are Python's."""
     others, said = warnings.showwarning, set[str]()
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         text = str(message)
         if not issubclass(category, StaWarning):
-            others(message, category, *place)
+            others(message, category, *place, **more)
         elif text not in said:
             said.add(text)
             complain(text, kind="warning")
