@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from typing_extensions import override
 from sta_lightning.arithmetic.states import nonfinite_names
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.callbacks.scorable import processes_of
-from sta_lightning.callbacks.trained import TakesTrained
+from sta_lightning.callbacks.trained import TakesTrained, adapters_merged
 from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.encoders import ClassificationHead, encoder_spec
+from sta_lightning.encoders.adapters import adapter_of, is_adapted
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks import get_task
 from sta_lightning.weights import provenance, save_weights
+from sta_lightning.weights.atomic import atomic_path
+from sta_lightning.weights.formats.adapter import CONFIG
+from sta_lightning.weights.formats.checkpoint import ADAPTERS
 from sta_lightning.weights.hashes import tensor_digest
 
 _FILES = ("pretrained", "weights", "head", "task")
@@ -30,8 +35,10 @@ class ExportWeights(TakesTrained):
     """Write ``encoder.safetensors`` and ``head.safetensors`` when a fit ends.
 
     Scoring, merging and forgetting read them. The encoder's tensors are named as in the pretrained
-    model's file. Both files carry the fit's settings in their metadata. Weights that became NaN or
-    infinite are not written: the error says in which step the loss did, and older files stay.
+    model's file. Both files carry the fit's settings in their metadata. An encoder with adapters
+    (``lora``) is written with these merged in, and they by themselves as a folder ``adapter`` in
+    peft's layout, for the model that the fit began with. Weights that became NaN or infinite are
+    not written: the error says in which step the loss did, and older files stay.
 
     Args:
         directory: The folder to write to; None for the trainer's ``default_root_dir``.
@@ -76,14 +83,18 @@ class ExportWeights(TakesTrained):
             group, lambda: None if group.rank else _export(pl_module, files, trainer.global_step, broken)
         )
 
-    def files(self, trainer: Trainer) -> tuple[Path, Path]:
-        """The files that a fit of this trainer leaves, the encoder's and the head's."""
+    def files(self, trainer: Trainer) -> tuple[Path, ...]:
+        """The files that a fit of this trainer leaves: the encoder's, the head's, an adapter's."""
         folder = Path(self.directory or trainer.default_root_dir)
-        return folder / "encoder.safetensors", folder / "head.safetensors"
+        found = folder / "encoder.safetensors", folder / "head.safetensors"
+        encoder = getattr(trainer.lightning_module, "encoder", None)
+        return (*found, folder / "adapter" / ADAPTERS[0]) if is_adapted(encoder) else found
 
 
-def _export(module: LightningModule, files: tuple[Path, Path], steps: int, broken: int) -> None:
-    encoder, head, hparams = _parts(module)
+def _export(module: LightningModule, files: tuple[Path, ...], steps: int, broken: int) -> None:
+    with_adapters = _parts(module)[0]
+    with adapters_merged(module):
+        encoder, head, hparams = _parts(module)
     state = {**encoder.state_dict(prefix="encoder."), **head.state_dict(prefix="head.")}
     if names := nonfinite_names(state):
         when = (
@@ -108,6 +119,11 @@ def _export(module: LightningModule, files: tuple[Path, Path], steps: int, broke
         provenance("head", settings, {}),
         class_names=get_task(hparams["task"]).class_names,
     )
+    for file in files[2:]:
+        tensors, config = adapter_of(with_adapters, prefix)
+        save_weights(file, tensors, {"format": "pt", **metadata})
+        with atomic_path(file.with_name(CONFIG)) as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(module: LightningModule) -> tuple[nn.Module, ClassificationHead, dict[str, Any]]:

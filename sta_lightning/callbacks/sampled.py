@@ -27,7 +27,7 @@ from sta_lightning.callbacks.scorable import (
     scorable,
     tell,
 )
-from sta_lightning.callbacks.trained import TakesTrained
+from sta_lightning.callbacks.trained import TakesTrained, adapters_merged
 from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.engine.sources import check_output
 from sta_lightning.errors import StaError, StaWarning
@@ -160,8 +160,14 @@ class SampledPass(TakesTrained, ABC):
             StaError: Something failed on some process; no file has been written or changed.
         """
         check_strategy(trainer)
-        part = self.part(module)
-        with torch.inference_mode(False), torch.no_grad(), isolate_rng():
+        path = self.part(module).path
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            isolate_rng(),
+            adapters_merged(module, path),
+        ):
+            part = self.part(module)
             group = processes_of(trainer)
             indices: list[int] = []
             sums: Sums = {}

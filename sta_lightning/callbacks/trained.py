@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from sta_lightning.callbacks.scorable import check_strategy
+from sta_lightning.encoders.adapters import is_adapted, merged
+
+
+@contextmanager
+def adapters_merged(module: LightningModule, path: str = "encoder") -> Iterator[None]:
+    """While it lasts, a part of a module is a plain one with what its adapters add, if it has any.
+
+    Args:
+        module: Any.
+        path: Where the part is in it, dotted; with an empty one nothing is done.
+    """
+    parent, _, name = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    part = getattr(owner, name, None) if name else None
+    if not is_adapted(part):
+        yield
+        return
+    setattr(owner, name, merged(part))
+    try:
+        yield
+    finally:
+        setattr(owner, name, part)
 
 
 class TakesTrained(Callback):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -17,6 +18,7 @@ from typing_extensions import override
 from sta_lightning.callbacks.monitors import check_monitors
 from sta_lightning.callbacks.scorable import check_strategy
 from sta_lightning.encoders import ClassificationHead, empty_encoder
+from sta_lightning.encoders.adapters import Lora, adapted
 from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
@@ -27,6 +29,7 @@ from sta_lightning.modules.parts import LayersFirst, head_for, is_logged, start_
 from sta_lightning.modules.schedule import warmup_cosine
 from sta_lightning.modules.stored import StoredSettings
 from sta_lightning.tasks import get_task
+from sta_lightning.weights.formats.states import as_mapping
 
 Trainable = Literal["encoder", "head", "both"]
 Interval = Literal["step", "epoch"]
@@ -79,6 +82,8 @@ class CLIPClassifier(StoredSettings):
         compile: Whether the encoder runs under ``torch.compile`` in training and evaluation, or
             keywords for it such as ``{mode: max-autotune}``. The weights keep their names; scoring
             uses the plain encoder.
+        lora: Train low-rank adapters on the encoder's linear layers in place of its weights, such
+            as ``{rank: 8}``; takes peft. ``None`` to train the weights.
 
     Raises:
         StaError: An argument is out of range, or encoder, weights, head and task do not fit each
@@ -113,6 +118,7 @@ class CLIPClassifier(StoredSettings):
         lr_scheduler_interval: Interval | None = None,
         metrics: list[MetricName] | None = None,
         compile: CompileSetting = False,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         if trainable not in get_args(Trainable):
@@ -122,6 +128,11 @@ class CLIPClassifier(StoredSettings):
             raise StaError(
                 f"learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_steps={warmup_steps} must not be "
                 f"negative, and label_smoothing={label_smoothing} must lie between 0 and 1."
+            )
+        if lora is not None and (trainable == "head" or compile is not False):
+            raise StaError(
+                "lora puts adapters on an encoder that is trained, and runs without torch.compile, but "
+                f"trainable={trainable} and compile={compile} were asked for. Leave lora out, or these."
             )
         check_metrics(metrics or [])
         own = isinstance(encoder, nn.Module)
@@ -136,7 +147,10 @@ class CLIPClassifier(StoredSettings):
             raise StaError(
                 f"lr_scheduler_interval={lr_scheduler_interval!r} was asked for; choose from {known}."
             )
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *(["encoder"] if own else [])])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "lora", *(["encoder"] if own else [])])
+        if lora is not None:
+            self.save_hyperparameters({"lora": asdict(lora)})
+        self._lora = lora
         # In a tuple: as an attribute a module would become a child at once.
         self._source, self._task, self._pretrained = (encoder,), task, pretrained
         self._weights, self._head_file, self._image_size = weights, head, image_size
@@ -210,7 +224,7 @@ class CLIPClassifier(StoredSettings):
     def _assemble(self, encoder: nn.Module, head: ClassificationHead) -> None:
         # Before DDP wraps the module: what it finds trainable but never used is an error there.
         encoder.requires_grad_(self._trainable != "head")
-        self.encoder = encoder
+        self.encoder = encoder if self._lora is None else adapted(encoder, self._lora)
         self._features = None if self._compile is False else compiled_forward(encoder, self._compile)
         self.head = head
         self.train_acc, self.val_acc, self.test_acc = Accuracy(), Accuracy(), Accuracy()
@@ -223,6 +237,7 @@ class CLIPClassifier(StoredSettings):
         head = ClassificationHead.from_state_dict(state, "head.", trainable=self._trainable != "encoder")
         if not self.built:
             source = self._source[0]
+            self._lora = self._lora or _stored_lora(checkpoint)
             if isinstance(source, str):
                 source = empty_encoder(source, self._pretrained, self._image_size)
             self._assemble(source, head)
@@ -357,3 +372,14 @@ class CLIPClassifier(StoredSettings):
                 "Give the trainer one of them, or this module an lr_scheduler."
             )
         return rate, total
+
+
+def _stored_lora(checkpoint: dict[str, Any]) -> Lora | None:
+    """The adapters that a checkpoint's encoder has, by its hyper-parameters."""
+    found = as_mapping((as_mapping(checkpoint.get("hyper_parameters")) or {}).get("lora"))
+    if found is None:
+        return None
+    rank, alpha = found.get("rank"), found.get("alpha")
+    if not isinstance(rank, int) or not (alpha is None or isinstance(alpha, (int, float))):
+        raise StaError(f"the checkpoint's adapters (lora) should be of numbers, and found were {found}.")
+    return Lora(rank, alpha)

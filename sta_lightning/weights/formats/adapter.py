@@ -35,7 +35,7 @@ _BASES_OWN = ".original_module."
 _PLAIN = re.compile(r"\^?[\w.-]+")
 # Settings that change the model beyond the matrices that are read here.
 _BEYOND = (
-    *("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
+    *("layer_replication", "trainable_token_indices", "alora_invocation_tokens"),
     *("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
 )
 # Ways to draw the first matrices that leave the base as it is; the others take a part out of it.
@@ -71,7 +71,8 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
             f"{title} has no weights beside its configuration ({listed(ADAPTERS)}). Copy them too."
         )
     matrices, copies = _sorted(open_checkpoint(file, stack).tensors, title)
-    wanted = [*copies, *(f"{m}.{n}" for m, p in matrices.items() for n in _changed(p))]
+    weights = {module: _weight(config, module, title) for module in matrices}
+    wanted = [*copies, *weights.values(), *(f"{m}.bias" for m, p in matrices.items() if "bias" in p)]
     place = _place(wanted, base, title)
     tensors: dict[str, TensorSource] = dict(base.tensors)
     for name, source in copies.items():
@@ -88,7 +89,7 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
             raise StaError(f"{title} has one of the two matrices of '{module}' alone. Save it again.")
         scale = _scale(config, module, change.shape[0], title)
         across = bool(config.get("fan_in_fan_out")) or "rows" in parts
-        name = place[f"{module}.weight"]
+        name = place[weights[module]]
         try:
             tensors[name] = Adapted(
                 tensors[name], change, parts["b"], scale, parts.get("magnitude"), across=across
@@ -146,8 +147,16 @@ def _sorted(
     return matrices, copies
 
 
-def _changed(parts: Mapping[str, TensorSource]) -> tuple[str, ...]:
-    return ("weight", "bias") if "bias" in parts else ("weight",)
+def _weight(config: Mapping[str, Any], module: str, title: str) -> str:
+    """The tensor that a module's matrices change: its weight, or a parameter that is named."""
+    named = [str(name).rpartition(".") for name in config.get("target_parameters") or ()]
+    found = {leaf for home, _, leaf in named if module == home or module.endswith(f".{home}")}
+    if len(found) > 1 or module.endswith(".base_layer"):
+        raise StaError(
+            f"{title} changes several parameters of '{module.removesuffix('.base_layer')}'. Put it into its base with "
+            "`merge_and_unload` of peft, and give the model that this makes."
+        )
+    return f"{module}.{found.pop() if found else 'weight'}"
 
 
 def _place(wanted: Iterable[str], base: Checkpoint, title: str) -> dict[str, str]:
@@ -155,6 +164,7 @@ def _place(wanted: Iterable[str], base: Checkpoint, title: str) -> dict[str, str
     names = list(wanted)
     first = min(names, key=len)
     ends = [n for n in base.tensors if n == first or n.endswith(f".{first}") or first.endswith(f".{n}")]
+    ends.sort(key=lambda name: name != first)  # its own name before those of another part
     best = names
     for end in ends:
         more, less = (end.removesuffix(first), "") if end.endswith(first) else ("", first.removesuffix(end))

@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"^bert.encoder.layer.0.attention.self.query": 24},
     },
     "lora_bias": {"lora_bias": True},
+    "parameters": {"target_modules": ["value"], "target_parameters": ["query.weight", "output.dense.weight"]},
     "embedding": {"target_modules": ["word_embeddings", "key"]},
 }
 
@@ -140,6 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rank zero": ({"r": 0}, "says rank 0"),
     "another rank": ({"r": 5}, "its matrices have rank 4"),
     "no alpha": ({"lora_alpha": None}, "alpha None"),
+    "two of a module": ({"target_parameters": ["query.weight", "query.more"]}, "several parameters of"),
     "an expression": ({"rank_pattern": {"(a+)+": 4}}, "no plain name"),
 }
 
