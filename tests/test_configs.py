@@ -24,6 +24,7 @@ COMMAND = {
     "score": "score",
     "merge": "merge",
     "adamerging": "fit",
+    "distilled": "fit",
     "forget": "forget",
     "benchmark": "benchmark",
 }

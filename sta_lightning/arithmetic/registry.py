@@ -38,6 +38,7 @@ class Learned:
     Attributes:
         command: how it is run.
         settings: its settings with their defaults; the others are those of a :class:`MergeMethod`.
+        reads_grams: whether it reads Gram matrices where every task has them.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Learned:
     source: str
     command: str
     settings: Mapping[str, Any]
+    reads_grams: bool = False
 
 
 LEARNED_METHODS: Mapping[str, Learned] = {
@@ -65,7 +67,17 @@ LEARNED_METHODS: Mapping[str, Learned] = {
             "steps": 500,
             "batch_size": 16,
         },
-    )
+    ),
+    "distilled": Learned(
+        "distilled",
+        "closed-form merges and task vectors, added up so as to predict what the fine-tuned models predict",
+        "unlabelled samples",
+        None,
+        "this project",
+        "sta fit --config configs/distilled/miniature.yaml",
+        {"merges": None, "init": 1.2, "learning_rate": 1e-2, "steps": 60, "batch_size": 32},
+        reads_grams=True,
+    ),
 }
 """The learned ways to merge, by name."""
 

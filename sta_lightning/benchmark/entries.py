@@ -46,7 +46,7 @@ def dropping(entry: MethodEntry, seed: int) -> Dare | None:
 def statistic(entry: MethodEntry) -> str | None:
     """The measure of ``sta score`` that it needs; ``None`` if the weights are enough."""
     if is_learned(entry):
-        return None
+        return "gram" if LEARNED_METHODS[entry.method].reads_grams else None
     method = made(entry, 0)
     if method.needs_grams:
         return "gram"

@@ -56,7 +56,7 @@ class Remembered(Dataset[tuple[Tensor, int]]):
         return [self._samples[index] if index in self._samples else fresh[index] for index in indices]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images ``[B, 3, S, S]`` without their labels, as AdaMerging takes them."""
+        """Images ``[B, 3, S, S]`` without their labels, as a learned merge takes them."""
         return torch.stack([image for image, _ in self.__getitems__(indices)])
 
 
@@ -165,6 +165,10 @@ class Suite:
         if self._sets_aside(task):
             kept, aside = split_indices(len(data))  # type: ignore[arg-type]
             data = Subset(data, kept if split == "test" else aside)
+        return self.remembered(data)
+
+    def remembered(self, data: Dataset[tuple[Tensor, int]]) -> Remembered:
+        """A data set whose images are kept in the run's memory."""
         return Remembered(data, self._memory)
 
     def counts(self) -> dict[str, dict[str, int]]:

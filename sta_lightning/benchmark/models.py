@@ -28,7 +28,7 @@ from sta_lightning.benchmark.entries import (
 from sta_lightning.benchmark.evaluation import accuracy, classified, pack, unpack
 from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.learning import adamerged
+from sta_lightning.benchmark.learning import learned
 from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.benchmark.steps import StepRunner
@@ -210,7 +210,7 @@ class Models:
 
         def make(folder: Path) -> tuple[Weights, Kept]:
             if is_learned(entry):
-                return adamerged(self.suite, entry, sources, self.seed), {}
+                return learned(self.suite, entry, sources, self.seed), {}
             merged = self._job(entry, sources).in_memory(self.pretrained)
             return merged.weights, merged.kept
 

@@ -1,52 +1,29 @@
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.optim import Adam
+from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.baselines.adamerging import combine, entropy
+from sta_lightning.arithmetic.baselines.adamerging import entropy
 from sta_lightning.arithmetic.states import weight_names
-from sta_lightning.arithmetic.workers import together
-from sta_lightning.callbacks.scorable import processes_of
-from sta_lightning.callbacks.trial import is_trial
-from sta_lightning.encoders import encoder_spec
-from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
-from sta_lightning.engine.sources import task_sources
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError
 from sta_lightning.modules.frozen import Frozen, read_frozen
-from sta_lightning.modules.parts import QUIET, LayersFirst, is_logged, refuse_verb
-from sta_lightning.modules.stored import StoredSettings
-from sta_lightning.tasks import get_task
-from sta_lightning.weights import SAFETENSORS, provenance, save_weights
+from sta_lightning.modules.learned import LearnedMerging
 
 Granularity = Literal["task", "tensor"]
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
-class AdaMerging(StoredSettings):
+class AdaMerging(LearnedMerging):
     """Learn a merge's coefficients by making its predictions certain (Yang et al. 2024).
 
-    What is merged is theta_0 + sum of lambda_i * delta_i, and the lambda_i are learned.
-
-    At each step a batch of images of every task goes through the merged encoder and that task's
-    frozen head, and the sum over the tasks of the mean entropy of the predictions is made smaller.
-    No label is read, but the images are by default those of the test sets: the method is
-    transductive. The coefficients are the only parameters, limited to 0..1 wherever they are used;
-    encoder, task vectors and heads are held once in each process, frozen and in evaluation mode,
-    and are in no checkpoint.
+    What is merged is theta_0 + sum of lambda_i * delta_i, and the lambda_i are learned, limited to
+    0..1 wherever they are used. The sum over the tasks of the mean entropy of the predictions is
+    made smaller. No label is read, but the images are by default those of the test sets: the method
+    is transductive.
 
     The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
     images [B, 3, S, S]``. Logs ``train/entropy`` (the mean over the tasks, in nats),
@@ -84,7 +61,7 @@ class AdaMerging(StoredSettings):
         *("encoder", "pretrained", "image_size"),
         *("granularity", "trim", "init", "learning_rate"),
     )
-    coefficients: nn.Parameter
+    method, goal = "adamerging", "entropy"
 
     def __init__(
         self,
@@ -99,274 +76,39 @@ class AdaMerging(StoredSettings):
         output: str | None = None,
         files: TaskSource | None = None,
     ) -> None:
-        super().__init__()
-        _check_settings(granularity, trim, init, learning_rate, output)
-        # Sorted, as in a merge: the result does not depend on the order of the tasks.
-        sources = task_sources(tasks, files or TaskSource())
-        named = sorted((get_task(spec).name, spec) for spec in sources)
-        self._specs = dict(named)
-        self._sources = {name: _checked(name, sources[spec]) for name, spec in named}
-        if not named or len(self._sources) != len(tasks):
-            raise StaError(f"tasks names {listed(tasks)}: give one task or more, each once.")
-        self._encoder_name, self._pretrained, self._image_size = encoder, pretrained, image_size
+        super().__init__(tasks, encoder, pretrained, image_size, learning_rate, output, files)
+        _check_settings(granularity, trim, init)
         self._granularity, self._trim, self._init = granularity, trim, init
-        self.learning_rate = learning_rate  # where a learning-rate finder looks for it
-        self._output = output
-        # No modules or buffers: they are in no checkpoint, and DDP does not send them around.
-        self._frozen: Frozen | None = None
-        self._images: dict[str, Any] = {}
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """The tasks, sorted: the order of the coefficients' rows."""
-        return tuple(self._sources)
-
-    @property
-    def built(self) -> bool:
-        """Whether encoder, task vectors and heads are there."""
-        return self._frozen is not None
 
     @override
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Attach what makes the coefficients before the trainer's callbacks look at them.
-
-        Raises:
-            StaError: The trainer was asked for something else than a fit.
-        """
-        instead = "it learns coefficients. Fit it, and give the file that it leaves to MultiTaskEvaluation as weights"
-        refuse_verb(self, ("fit",), instead)
-        return LayersFirst.attached_to(self.trainer)
+    def read(self, sources: Mapping[str, tuple[str, TaskSource]]) -> Frozen:
+        return read_frozen(sources, self._encoder_name, self._pretrained, self._image_size, self._trim)
 
     @override
-    def setup(self, stage: str) -> None:
-        trainer: Any = self.trainer
-        _check_trainer(trainer)
-        given = getattr(trainer.datamodule, "task_names", None)
-        if given is not None:
-            self._check_tasks(given, "The datamodule")
-        self._images = getattr(trainer.datamodule, "describe", dict)()
-        self.build()
-
-    def build(self) -> None:
-        """Read encoders, make task vectors and get heads, once; ``setup`` calls it.
-
-        Raises:
-            StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or
-                Inf: the message names it.
-        """
-        if self._frozen is not None:
-            return
-        sources = {task: (self._specs[task], files) for task, files in self._sources.items()}
-        frozen = read_frozen(sources, self._encoder_name, self._pretrained, self._image_size, self._trim)
+    def start(self, frozen: Frozen) -> Tensor:
         tasks, tensors = len(frozen.vectors), len(weight_names(frozen.encoder.state_dict()))
         shape = (tasks,) if self._granularity == "task" else (tasks, tensors)
-        self._frozen = frozen
-        self.coefficients = nn.Parameter(torch.full(shape, float(self._init)))
+        return torch.full(shape, float(self._init))
 
-    def reset(self) -> None:
-        """Put the coefficients back to where they start."""
-        self.build()
-        with torch.no_grad():
-            self.coefficients.fill_(self._init)
-
+    @override
     def limited(self) -> Tensor:
         """Return the coefficients, limited to 0..1: ``[N]``, or ``[N, T]`` for T tensors."""
         return self.coefficients.clamp(0.0, 1.0)
 
-    def task_coefficients(self) -> dict[str, float]:
-        """Return each task's coefficient, the mean over the tensors if every tensor has its own."""
-        self.build()
-        return {name: float(mean) for name, mean in self._means().items()}
-
-    def _means(self) -> dict[str, Tensor]:
-        # Where the coefficients are: NCCL adds up nothing that lies on the CPU.
-        rows = self.limited().detach().reshape(len(self._sources), -1)
-        return dict(zip(self._sources, rows.mean(dim=1), strict=True))
-
-    def merged_weights(self) -> dict[str, Tensor]:
-        """Return the merged encoder's tensors by name, new ones on the CPU."""
-        frozen = self._at_hand()
-        with torch.no_grad():
-            merged = combine(frozen.encoder.state_dict(), frozen.vectors, self.limited())
-        return {name: value.detach().to("cpu", copy=True) for name, value in merged.items()}
+    @override
+    def loss(self, task: str, images: Tensor, logits: Tensor) -> Tensor:
+        return entropy(logits)
 
     @override
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the merged encoder's features ``[B, D]`` of normalised images ``[B, 3, S, S]``."""
-        frozen = self._at_hand()
-        merged = combine(frozen.encoder.state_dict(), frozen.vectors, self.limited())
-        return cast(Tensor, functional_call(frozen.encoder, merged, (images,)))
+    def own_settings(self) -> dict[str, Any]:
+        return {**self.identity(), "init": self._init}
 
     @override
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the sum over the tasks of the mean entropy of the predictions on their images."""
-        if not isinstance(batch, Mapping):
-            raise StaError(
-                f"AdaMerging needs batches of task -> images, and the datamodule gives a {type(batch).__name__}. Use "
-                "UnlabelledDataModule."
-            )
-        self._check_tasks(list(batch), "The batch")
-        # All tasks' images at once: the weights are merged once, and their gradient is made once.
-        features = self(torch.cat([batch[name] for name in self._sources]))
-        parts = features.split([len(batch[name]) for name in self._sources])
-        heads = self._at_hand().heads
-        found = {
-            name: entropy(heads[name](part).float()) for name, part in zip(self._sources, parts, strict=True)
-        }
-        loss = torch.stack(list(found.values())).sum()
-        if is_logged(cast(Any, self.trainer), batch_idx):
-            self._show({name: value.detach() for name, value in found.items()})
-        return loss
-
-    def _show(self, found: Mapping[str, Tensor]) -> None:
-        mean = torch.stack(list(found.values())).mean()
-        self.log("train/entropy", mean, prog_bar=True, sync_dist=True, batch_size=len(found))
-        shown = {f"train/{name}/entropy": value for name, value in found.items()}
-        shown |= {f"coefficient/{name}": value for name, value in self._means().items()}
-        self.log_dict(shown, sync_dist=True, batch_size=len(found))
-
-    @override
-    def configure_optimizers(self) -> Adam:
-        return Adam([self.coefficients], lr=self.learning_rate)
-
-    @override
-    def on_train_start(self) -> None:
-        for logger in self.loggers:
-            logger.log_hyperparams(self.describe())
-
-    @override
-    def on_train_end(self) -> None:
-        if self._output is None or is_trial(self.trainer, self._output):
-            return
-        group, output = processes_of(self.trainer), self._output
-        together(group, lambda: None if group.rank else self.save(output))
-        rank_zero_info(f"written: {output}")
-
-    def describe(self) -> dict[str, Any]:
-        """Return the settings, for the loggers and for the written file."""
-        tag = None if pretrained_file(self._encoder_name, self._pretrained) else self._pretrained
-        return {
-            "method": "adamerging",
-            "encoder": self._encoder_name,
-            "image_size": self._image_size,
-            **({} if tag is None else {"pretrained": tag}),
-            "granularity": self._granularity,
-            "trim": self._trim,
-            "init": self._init,
-            "learning_rate": self.learning_rate,
-            "tasks": list(self._sources),
-            **({"images": self._images} if self._images else {}),
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write the merged encoder, whole or not at all.
-
-        Args:
-            path: A safetensors file; see :meth:`~sta_lightning.engine.Job.write`. Its metadata
-                also holds each task's coefficient, the mean over the tensors.
-
-        Returns:
-            The path.
-
-        Raises:
-            StaError: A source does not fit, or the file cannot be written; nothing has been changed
-                then.
-        """
-        frozen = self._at_hand()
-        learned = {name: round(value, 6) for name, value in self.task_coefficients().items()}
-        steps = self.trainer.global_step if self._trainer is not None else None
-        settings = {**self.describe(), "steps": steps, "coefficients": learned}
-        metadata = {**provenance("fused:adamerging", settings, {}), **frozen.origin}
-        prefix = encoder_spec(self._encoder_name, self._image_size).key_prefix
-        save_weights(path, {prefix + name: value for name, value in self.merged_weights().items()}, metadata)
-        return Path(path)
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["adamerging"] = self._identity()
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found, own = checkpoint.get("adamerging"), self._identity()
-        if found != own:
-            raise StaError(
-                f"the checkpoint holds the coefficients of {found}, but this AdaMerging is {own}. Give the checkpoint of a "
-                "fit with the same tasks, granularity and trim."
-            )
-        self.build()
-
-    def _identity(self) -> dict[str, Any]:
-        return {"tasks": list(self._sources), "granularity": self._granularity, "trim": self._trim}
-
-    def _check_tasks(self, given: Sequence[str], who: str) -> None:
-        if set(given) != set(self._sources):
-            raise StaError(
-                f"{who} brings images of {listed(sorted(given))}, but AdaMerging merges {listed(self._sources)}. Give both the "
-                "same tasks."
-            )
-
-    def _at_hand(self) -> Frozen:
-        """What is frozen, on the coefficients' device."""
-        self.build()
-        assert self._frozen is not None
-        self._frozen = self._frozen.on(self.coefficients.device)
-        return self._frozen
+    def identity(self) -> dict[str, Any]:
+        return {"granularity": self._granularity, "trim": self._trim}
 
 
-def learn(
-    module: AdaMerging,
-    datamodule: LightningDataModule,
-    *,
-    steps: int,
-    seed: int = 0,
-    accelerator: str = "cpu",
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, Tensor]:
-    """Learn the coefficients from the start, on one device, without loggers, bar and checkpoints.
-
-    On the CPU the result is the same to the last bit for the same module, images, seed and number
-    of threads.
-
-    Args:
-        module: What is merged. Its coefficients start anew.
-        datamodule: Its training loader gives ``task -> images [B, 3, S, S]``; if it ends it is
-            begun again.
-        steps: Optimiser steps, 500 in the paper.
-        seed: Of whatever the datamodule draws from the global random generators, which are put back
-            afterwards; an ``UnlabelledDataModule`` has a seed of its own.
-        accelerator: ``cpu``, ``gpu`` or another of Lightning's.
-        callbacks: Such as a progress bar.
-
-    Returns:
-        The merged encoder's tensors by name, on the CPU.
-
-    Raises:
-        StaError: There is no step to take, a source is missing or does not fit, or the datamodule
-            has other tasks.
-    """
-    if steps < 1:
-        raise StaError(f"{steps} steps of AdaMerging were asked for: give 1 or more, 500 in the paper.")
-    module.reset()
-    trainer = Trainer(accelerator=accelerator, devices=1, max_steps=steps, callbacks=list(callbacks), **QUIET)
-    with isolate_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        trainer.fit(module, datamodule=datamodule)
-    return module.merged_weights()
-
-
-def _checked(name: str, source: TaskSource) -> TaskSource:
-    if source.finetuned is None or source.vector is not None:
-        raise StaError(
-            f"task {name!r}: AdaMerging reads a fine-tuned encoder, 'finetuned', and no masked task vector, 'vector'."
-        )
-    return source
-
-
-def _check_settings(
-    granularity: str, trim: float | None, init: float, learning_rate: float, output: str | None
-) -> None:
+def _check_settings(granularity: str, trim: float | None, init: float) -> None:
     if granularity not in get_args(Granularity):
         known = ", ".join(get_args(Granularity))
         raise StaError(f"granularity={granularity!r} was asked for; choose from {known}.")
@@ -375,25 +117,5 @@ def _check_settings(
             f"trim={trim} was asked for: give the share of entries to keep, above 0 and up to 1 (0.2 in AdaMerging++), or null."
         )
     # At the bounds clamp() passes no gradient: what starts there stays there.
-    if not 0 < init < 1 or not learning_rate > 0:
-        raise StaError(
-            f"init={init} must lie between 0 and 1, within the coefficients' bounds, and learning_rate={learning_rate} above 0."
-        )
-    # Told now, and not when everything has been learned.
-    if output is not None and (Path(output).suffix != SAFETENSORS or Path(output).is_dir()):
-        raise StaError(
-            f"output={output!r} cannot be written: give the name of a file that ends in {SAFETENSORS}."
-        )
-
-
-def _check_trainer(trainer: Any) -> None:
-    strategy = trainer.strategy
-    if type(strategy) is not SingleDeviceStrategy and type(strategy) is not DDPStrategy:
-        raise StaError(
-            f"AdaMerging needs the whole model in every process, but the strategy is {type(strategy).__name__}. Use "
-            "strategy=auto or ddp."
-        )
-    if str(trainer.precision) not in _PRECISIONS:
-        raise StaError(
-            f"AdaMerging learns in float32, but the trainer's precision is {trainer.precision}. Use one of {listed(_PRECISIONS)}."
-        )
+    if not 0 < init < 1:
+        raise StaError(f"init={init} must lie between 0 and 1, within the coefficients' bounds.")

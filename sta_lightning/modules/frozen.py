@@ -28,7 +28,7 @@ class Frozen:
     Attributes:
         encoder: The pretrained encoder, in evaluation mode.
         heads: The heads by task.
-        vectors: The task vectors by task and tensor.
+        vectors: What is added up, by name and tensor: the task vectors by task, and others.
         origin: What a written file says of the sources.
     """
 
@@ -59,11 +59,14 @@ def read_frozen(
     pretrained: str | None,
     image_size: int | None,
     trim: float | None = None,
+    *,
+    grams: bool = False,
 ) -> Frozen:
     """Build the pretrained encoder, read or make the heads, and make the task vectors.
 
-    ``tasks`` has by task name the name or YAML file that it is found by, and its files; the other
-    arguments are those of :class:`~sta_lightning.modules.AdaMerging`.
+    ``tasks`` has by task name the name or YAML file that it is found by, and its files, of which
+    ``grams`` are read or not; the other arguments are those of
+    :class:`~sta_lightning.modules.AdaMerging`.
 
     Raises:
         StaError: A source is missing or broken, or differs in names or shapes, or holds NaN or Inf:
@@ -74,6 +77,9 @@ def read_frozen(
     files = {task: str(source.finetuned) for task, (_, source) in tasks.items()}
     file = pretrained_file(encoder_name, pretrained)
     roles: dict[str, str | Path] = {f"finetuned/{task}": path for task, path in files.items()}
+    roles |= {
+        f"gram/{task}": str(source.gram) for task, (_, source) in tasks.items() if grams and source.gram
+    }
     roles |= {} if file is None else {"pretrained": file}
     for role, path in roles.items():
         if not Path(path).exists():

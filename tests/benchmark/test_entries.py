@@ -60,6 +60,7 @@ def test_a_choice_changes_the_entrys_settings_and_the_methods_own() -> None:
         (MethodEntry("regmean"), "gram"),
         (MethodEntry("average", measure="lp"), None),
         (MethodEntry("adamerging"), None),
+        (MethodEntry("distilled"), "gram"),
     ],
 )
 def test_what_must_be_scored(entry: MethodEntry, wanted: str | None) -> None:
@@ -86,6 +87,7 @@ def test_properties_tell_what_a_row_needs() -> None:
     assert method_info("ta", MethodEntry("task_arithmetic")).coefficient
     assert method_info("ada", MethodEntry("adamerging")).data == "unlabelled test images"
     assert method_info("r", MethodEntry("regmean")).data == "unlabelled samples"
+    assert method_info("d", MethodEntry("distilled")).data == "unlabelled samples"
 
 
 def test_what_a_reader_is_shown() -> None:

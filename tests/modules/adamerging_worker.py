@@ -1,4 +1,4 @@
-"""What each process of the multi-process test of AdaMerging runs."""
+"""What each process of the multi-process test of learned merges runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sta_lightning.errors import StaError
-from sta_lightning.modules import AdaMerging, TaskSource
+from sta_lightning.modules import AdaMerging, DistilledMerging, TaskSource
 from sta_lightning.tasks import UnlabelledDataModule
 from sta_lightning.weights import save_weights
 from tests.toys import quiet_trainer, register_toys
@@ -48,6 +48,10 @@ def main(processes: int, folder: Path) -> None:
         "metrics": {tag: float(value) for tag, value in trainer.callback_metrics.items()},
         "images": sizes.images,
     }
+    distilled = DistilledMerging(tasks, pretrained=pretrained)
+    images = UnlabelledDataModule(list(NAMES), split="train", limit=4, batch_size=4)
+    quiet_trainer(max_steps=2, **several).fit(distilled, images)
+    said["distilled"] = distilled.coefficients.tolist()
     if processes > 1:
         (folder / "in_the_way").touch()
         for what, output, size in (

@@ -23,7 +23,7 @@ from sta_lightning.cli.main import main
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.errors import StaError
 from sta_lightning.modules import AdaMerging, TaskSource
-from sta_lightning.modules.adamerging import learn
+from sta_lightning.modules.learned import learn
 from sta_lightning.tasks import MultiTaskDataModule, UnlabelledDataModule
 from sta_lightning.weights import load_weights, read_metadata, save_weights, sha256
 from tests.launch import launch
@@ -84,7 +84,7 @@ def test_it_starts_from_task_arithmetic(pretrained: Path, tasks: dict[str, TaskS
         assert found.keys() == expected.keys()
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name])
-        assert module.task_coefficients() == pytest.approx(dict.fromkeys(NAMES, 0.3))
+        assert module.mean_coefficients() == pytest.approx(dict.fromkeys(NAMES, 0.3))
 
 
 @pytest.mark.parametrize("granularity", ["task", "tensor"])
@@ -127,7 +127,7 @@ def test_coefficients_are_kept_within_bounds(build: Any) -> None:
     module = build(granularity="task", init=0.95, learning_rate=0.5)
     found = learn(module, data(), steps=3)
     assert module.coefficients.max() > 1 or module.coefficients.min() < 0
-    assert all(0 <= value <= 1 for value in module.task_coefficients().values())
+    assert all(0 <= value <= 1 for value in module.mean_coefficients().values())
     limited = module.limited()
     with torch.no_grad():
         module.coefficients.copy_(limited)
@@ -257,7 +257,7 @@ def test_the_file_tells_its_origin_and_loads_again(
     assert (settings["granularity"], settings["trim"], settings["init"]) == ("tensor", None, 0.3)
     assert (settings["learning_rate"], settings["steps"]) == (1e-3, 2)
     assert settings["images"] == {"split": "test", "limit": None, "batch_size": 4, "seed": 0}
-    assert settings["coefficients"] == pytest.approx(module.task_coefficients(), abs=1e-6)
+    assert settings["coefficients"] == pytest.approx(module.mean_coefficients(), abs=1e-6)
     expected = {"pretrained": pretrained, **{f"finetuned/{n}": s.finetuned for n, s in tasks.items()}}
     assert {role: entry["sha256"] for role, entry in sources.items()} == {
         role: sha256(str(file)) for role, file in expected.items()
@@ -437,10 +437,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         assert len(said[world]) == world
     (alone,) = said[1]
     first, second = said[2]
-    assert first["coefficients"] == second["coefficients"]
-    torch.testing.assert_close(
-        torch.tensor(first["coefficients"]), torch.tensor(alone["coefficients"]), rtol=0, atol=2e-5
-    )
+    # Adam's first steps have the size of the learning rate however small a gradient is, and its sign
+    # may be a matter of rounding.
+    for learned, least in (("coefficients", 1.0), ("distilled", 0.95)):
+        assert first[learned] == second[learned]
+        apart = torch.tensor(first[learned]) - torch.tensor(alone[learned])
+        assert (apart.abs() < 2e-5).float().mean() >= least
     assert first["metrics"] == second["metrics"]
     assert first["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
     assert [found["images"] for found in said[2]] == [[2, 2]] * 2

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from typing_extensions import override
+
+from sta_lightning.arithmetic.predictions import divergence
+from sta_lightning.arithmetic.states import weight_names
+from sta_lightning.arithmetic.vectors import task_vector
+from sta_lightning.encoders.pretrained import built_pretrained
+from sta_lightning.engine import FusionOptions, TaskSource
+from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.frozen import Frozen, read_frozen
+from sta_lightning.modules.learned import LearnedMerging
+
+
+class DistilledMerging(LearnedMerging):
+    """Learn a merge's coefficients from the fine-tuned models' predictions, without labels.
+
+    What is merged is theta_0 + sum of c_k * v_k, where the v_k are what some closed-form merges
+    make of the task vectors, and the task vectors themselves, with a coefficient for every v_k and
+    tensor. It starts as the first of these merges, and what is made smaller is the sum over the
+    tasks of the mean Kullback-Leibler divergence between the fine-tuned model's predictions and the
+    merged model's. A task takes a few training images without their labels.
+
+    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
+    images [B, 3, S, S]``. Logs ``train/divergence`` (the mean over the tasks, in nats),
+    ``train/<task>/divergence``, ``coefficient/<task>`` and ``coefficient/merge/<method>`` (the mean
+    over the tensors).
+
+    Args:
+        tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, its head if
+            it is not to be made, and what ``merges`` read; or the names alone, see ``files``.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
+            package ships.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
+        merges: Methods of ``sta merge``, with their default settings; the first is the start.
+            ``None`` for SWUDI-A, and Spectral STA where every task has its Gram matrices, else
+            TSV-M.
+        init: The coefficient of the first of them at the start.
+        learning_rate: Of Adam.
+        output: File for the merged encoder (safetensors), written when the fit ends; ``None``
+            to write none.
+        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
+            for the task's name.
+
+    Raises:
+        StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
+            fit.
+    """
+
+    from_checkpoint: ClassVar = ("encoder", "pretrained", "image_size", "init", "learning_rate")
+    method, goal = "distilled", "divergence"
+
+    def __init__(
+        self,
+        tasks: dict[str, TaskSource] | list[str],
+        encoder: str = "miniature",
+        pretrained: str | None = None,
+        image_size: int | None = None,
+        merges: list[str] | None = None,
+        init: float = 1.2,
+        learning_rate: float = 1e-2,
+        output: str | None = None,
+        files: TaskSource | None = None,
+    ) -> None:
+        super().__init__(tasks, encoder, pretrained, image_size, learning_rate, output, files)
+        grams = all(source.gram is not None for source in self._sources.values())
+        self._merges = ["swudi_a", "spectral_sta" if grams else "tsv"] if merges is None else list(merges)
+        if not self._merges or len(set(self._merges)) < len(self._merges):
+            raise StaError(f"merges names {listed(self._merges)}: give one method or more, each once.")
+        self._init = init
+        # Told now, and not when everything has been read.
+        self._jobs = {name: FusionOptions({**self._sources}, method=name).job() for name in self._merges}
+
+    @override
+    def read(self, sources: Mapping[str, tuple[str, TaskSource]]) -> Frozen:
+        grams = any(job.method.needs_grams for job in self._jobs.values())
+        name, file, size = self._encoder_name, self._pretrained, self._image_size
+        frozen = read_frozen(sources, name, file, size, grams=grams)
+        pretrained = built_pretrained(name, file, size, lambda: frozen.encoder)
+        base = frozen.encoder.state_dict()
+        merges = {
+            # A task may be called as a method is.
+            f"merge/{method}": task_vector(base, job.in_memory(pretrained).weights)
+            for method, job in self._jobs.items()
+        }
+        return replace(frozen, vectors={**merges, **frozen.vectors})
+
+    @override
+    def start(self, frozen: Frozen) -> Tensor:
+        found = torch.zeros(len(frozen.vectors), len(weight_names(frozen.encoder.state_dict())))
+        found[0] = self._init
+        return found
+
+    @override
+    def loss(self, task: str, images: Tensor, logits: Tensor) -> Tensor:
+        frozen = self._at_hand()
+        base, vector = frozen.encoder.state_dict(), frozen.vectors[task]
+        weights = {**base, **{name: base[name] + delta for name, delta in vector.items()}}
+        with torch.no_grad():
+            target = frozen.heads[task](functional_call(frozen.encoder, weights, (images,)))
+        return divergence(target.float(), logits)
+
+    @override
+    def own_settings(self) -> dict[str, Any]:
+        return {**self.identity(), "init": self._init}
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        return {"merges": self._merges}
