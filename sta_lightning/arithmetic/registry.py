@@ -33,7 +33,7 @@ FORGET_METHODS: dict[str, type[MergeMethod]] = {}
 
 @dataclass(frozen=True)
 class Learned:
-    """A way to merge that is trained by ``sta fit``, and so is no :class:`MergeMethod`.
+    """A way to merge that looks at images as it merges, and so is no :class:`MergeMethod`.
 
     Attributes:
         command: how it is run.
@@ -78,8 +78,18 @@ LEARNED_METHODS: Mapping[str, Learned] = {
         {"merges": None, "init": 1.2, "learning_rate": 1e-2, "steps": 60, "batch_size": 32},
         reads_grams=True,
     ),
+    "auto": Learned(
+        "auto",
+        "of many merges that whose predictions are nearest to the fine-tuned models'",
+        "unlabelled samples",
+        None,
+        "this project",
+        "sta merge --config configs/merge/miniature.yaml --model.method=auto",
+        {"candidates": None, "samples": None},
+        reads_grams=True,
+    ),
 }
-"""The learned ways to merge, by name."""
+"""The ways to merge that look at images, by name."""
 
 
 class FunctionMethod(VectorMethod):

@@ -19,6 +19,8 @@ from sta_lightning.benchmark.evaluation import device_of, threads
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.encoders import build_encoder
+from sta_lightning.engine.defaults import AUTO
+from sta_lightning.modules.foretelling import candidates
 from sta_lightning.tasks import get_task
 from sta_lightning.tasks.task import Split
 
@@ -121,7 +123,11 @@ class _Sizes:
         learning = 0.0
         if is_learned(entry):
             own = {**LEARNED_METHODS[entry.method].settings, **entry.settings}
-            learning = _TRAINED * own["steps"] * own["batch_size"] * len(tasks)
+            learning = _TRAINED * own.get("steps", 0) * own.get("batch_size", 0) * len(tasks)
+        if entry.method == AUTO:
+            found = candidates(grams=True)
+            samples = entry.samples or self.settings.models.samples
+            learning = len(found) * _MERGED + sum(map(len, found.values())) * samples * len(tasks)
         tested = self.merged(tasks, "test") + learning
         tuning = len(entry.choices()) * (self.merged(tasks, "validation") + learning)
         return (2 if entry.tune else 1) * tested + tuning

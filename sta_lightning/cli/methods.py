@@ -41,7 +41,7 @@ def table() -> str:
 
     parts = [
         _table("Merging: sta merge --model.method=NAME", FUSION_METHODS),
-        _table("Merging, learned: sta fit", LEARNED_METHODS),
+        _table("Merging by images: sta methods NAME has the command", LEARNED_METHODS),
         _table("Forgetting: sta forget --model.method=NAME", FORGET_METHODS),
         "In front of any merging method: --model.dare=0.5 drops entries of the task vectors at random (DARE, Yu et al. 2024).\n"
         "Importance that sta goes by: --model.measure=lp (the paper's), amp, lp+amp, delta-lp, delta-amp, fisher, or any file.\n"
@@ -130,7 +130,7 @@ def _one(name: str) -> str:
     own = "." in name or ":" in name
     if name in LEARNED_METHODS:
         learned = LEARNED_METHODS[name]
-        lines = [f"{learned.title} (merging, learned: {learned.command})", "", learned.summary + ".", ""]
+        lines = [f"{learned.title} (merging by images: {learned.command})", "", learned.summary + ".", ""]
         lines += [f"  needs        {learned.data}", f"  source       {learned.source}", "", "settings:"]
         lines += [f"  {key} = {value!r}" for key, value in learned.settings.items()]
         return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from typing_extensions import override
 
-from sta_lightning.engine.defaults import DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.engine.defaults import AUTO, DATA_FREE, DATA_FREE_FORGETTING
 from sta_lightning.engine.metrics import MetricName
 from sta_lightning.engine.sources import TaskSource, check_output, check_there, task_sources
 from sta_lightning.errors import StaError, listed
@@ -43,6 +43,16 @@ def bytes_of(size: str) -> int:
     return int(number)
 
 
+def refuse_auto(method: str) -> None:
+    """Refuse the method ``auto`` where there are no images; a StaError says what it needs."""
+    if method == AUTO:
+        raise StaError(
+            "method 'auto' chooses by predictions on training images, and here are none. Let the merge be evaluated, by a "
+            "configuration with images (sta merge --config sta:merge/miniature --model.method=auto; in Python MergeModule), or "
+            "name a method."
+        )
+
+
 class Choice(NamedTuple):
     """The method of a merge, and why it is that."""
 
@@ -62,7 +72,9 @@ class MergeOptions(ABC):
         image_size: Side of the input in pixels; ``None`` for the encoder's own.
         method: One of ``sta methods``, or one of your own as ``package.module.Name`` or
             ``file.py:name``; ``None`` for ``sta`` (the paper's) if there is the importance that it
-            reads, else for one that needs neither data nor a coefficient.
+            reads, else for one that needs neither data nor a coefficient; ``auto``, in a merge that
+            is evaluated, for the one whose predictions on training images, without their labels,
+            are nearest to the fine-tuned models'.
         settings: Further settings of the method by name, as ``sta methods NAME`` lists them:
             ``{keep: 0.2}``.
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from importance files by
@@ -228,6 +240,8 @@ class FusionOptions(MergeOptions):
     vectors: str | None = None
     vectors_dtype: DType | None = None
     heads: bool = False
+    ranking: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False)
+    """Where the method was chosen: the candidates, best first, for the metadata."""
 
     @property
     def sources(self) -> dict[str, TaskSource]:
@@ -273,6 +287,7 @@ class FusionOptions(MergeOptions):
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
         name = self.choice.method
+        refuse_auto(name)
         method, coefficients = self._made(FUSION_METHODS, normalize=self.normalize)
         job = FusionJob(
             self.sources,
@@ -289,6 +304,7 @@ class FusionOptions(MergeOptions):
         )
         if self.vectors is not None:
             check_vectors(job)
+        job.ranking = self.ranking
         return job
 
     @override

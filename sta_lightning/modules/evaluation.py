@@ -114,7 +114,7 @@ class MultiTaskEvaluation(LightningModule):
         """Load the weights to evaluate, and get a head and a metric for every task."""
         accept_padding()
         datamodule = cast(Any, self.trainer).datamodule
-        members = _members(datamodule)
+        members = members_of(datamodule)
         names = "validation_names" if stage == "validate" else "task_names"
         self._names = list(getattr(datamodule, names, members))
         self.control = getattr(datamodule, "control_name", None)
@@ -225,7 +225,8 @@ class MultiTaskEvaluation(LightningModule):
         return f"control/{name}" if name == self.control else name
 
 
-def _members(datamodule: Any) -> Mapping[str, Any]:
+def members_of(datamodule: Any) -> Mapping[str, Any]:
+    """Return each task's datamodule by its name; a StaError if there is none."""
     if hasattr(datamodule, "members"):
         return cast(Mapping[str, Any], datamodule.members)
     if hasattr(datamodule, "task"):

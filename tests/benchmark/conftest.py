@@ -87,7 +87,6 @@ def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
             "random_mask": MethodEntry("random_mask", group="control"),
             "regmean": MethodEntry("regmean", group="data", samples=3),
             "adamerging": MethodEntry("adamerging", group="data", settings={"steps": 2, "batch_size": 3}),
-            "distilled": MethodEntry("distilled", group="data", settings={"steps": 2}),
             "sta_lp": MethodEntry("sta", group="sta", paper="sta_lp"),
         },
         pairs=["sta_lp", "ta"],

@@ -52,6 +52,13 @@ def main(processes: int, folder: Path) -> None:
     said["counted"] = counted.samples
     said["file"] = sha256(merge.output)
     said["digest"] = [float(tensor.double().sum()) for tensor in merge.encoder.state_dict().values()]
+    chosen = MergeModule(
+        tasks, pretrained=pretrained, method="auto", settings={"candidates": ["average", "tsv"], "samples": 3}
+    )
+    chosen.output = folder / f"chosen-{processes}.safetensors"
+    quiet_trainer(**several).test(chosen, MultiTaskDataModule(list(tasks), batch_size=2), verbose=False)
+    said["chosen"] = [candidate.plain() for candidate in chosen.ranking]
+    said["chosen_file"] = sha256(chosen.output)
     if processes > 1:
         said["made"] = 0
         in_memory = Job.in_memory

@@ -437,8 +437,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         assert len(said[world]) == world
     (alone,) = said[1]
     first, second = said[2]
-    # Adam's first steps have the size of the learning rate however small a gradient is, and its sign
-    # may be a matter of rounding.
+    # Adam's first steps are as long as the learning rate however small a gradient is, of which the
+    # sign may be a matter of rounding.
     for learned, least in (("coefficients", 1.0), ("distilled", 0.95)):
         assert first[learned] == second[learned]
         apart = torch.tensor(first[learned]) - torch.tensor(alone[learned])

@@ -55,6 +55,13 @@ def test_no_sample_is_counted_twice(said: dict[int, list[dict[str, Any]]], world
     ]
 
 
+def test_every_process_chooses_the_same_merge(said: dict[int, list[dict[str, Any]]]) -> None:
+    everyone = [found for world in said.values() for found in world]
+    assert len(everyone[0]["chosen"]) == 5
+    assert all(found["chosen"] == everyone[0]["chosen"] for found in everyone)
+    assert len({found["chosen_file"] for found in everyone}) == 1
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_a_classifier_validates_the_same(said: dict[int, list[dict[str, Any]]], world: int) -> None:
     (alone,) = said[1]

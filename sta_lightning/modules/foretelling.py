@@ -1,0 +1,227 @@
+"""Which merge is nearest to the fine-tuned models by its predictions, on images without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sta_lightning.arithmetic import FUSION_METHODS
+from sta_lightning.arithmetic.predictions import agreement, divergence
+from sta_lightning.arithmetic.registry import LEARNED_METHODS, has_setting, make_method
+from sta_lightning.arithmetic.sources import whole
+from sta_lightning.arithmetic.states import weight_names
+from sta_lightning.encoders import ClassificationHead
+from sta_lightning.engine import FusionOptions, Pretrained
+from sta_lightning.engine.defaults import AUTO
+from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.parts import Weights, encoder_with
+
+SAMPLES = 32
+"""Images of a task, unless another number is asked for."""
+
+_FACTORS = (1.0, 0.8, 1.2, 1.4)
+"""By what a method's default coefficient is multiplied."""
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """How near a merged model's predictions are to the fine-tuned models', by task.
+
+    Attributes:
+        divergence: the mean Kullback-Leibler divergence from a fine-tuned model's, in nats.
+        agreement: the share of images, 0 to 1, that both take for the same class.
+    """
+
+    divergence: Mapping[str, float]
+    agreement: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The mean divergence over the tasks."""
+        return fmean(self.divergence.values())
+
+
+class Judge:
+    """Compares merged models with the fine-tuned ones, each on images of its own task.
+
+    Args:
+        encoder: the pretrained encoder, for the architecture.
+        finetuned: the fine-tuned encoders by task; one is in memory at a time.
+        heads: the heads by task.
+        images: by task, ``[B, 3, S, S]``.
+        device: where the encoders run.
+
+    Raises:
+        StaError: weights cannot be read, or do not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        finetuned: Mapping[str, Weights],
+        heads: Mapping[str, ClassificationHead],
+        images: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._encoder, self._heads, self._images, self._device = encoder, heads, images, device
+        self._targets = {
+            task: self._logits(weights, [task])[task] for task, weights in sorted(finetuned.items())
+        }
+
+    def foretell(self, weights: Weights) -> Foretold:
+        """How near an encoder is to the fine-tuned ones."""
+        found = self._logits(weights, self._targets)
+        pairs = {task: (target, found[task]) for task, target in self._targets.items()}
+        return Foretold(
+            {task: divergence(*pair).item() for task, pair in pairs.items()},
+            {task: agreement(*pair).item() for task, pair in pairs.items()},
+        )
+
+    @torch.no_grad()
+    def _logits(self, weights: Weights, tasks: Iterable[str]) -> dict[str, Tensor]:
+        encoder = encoder_with(self._encoder, weights, "an encoder to compare").to(self._device)
+        return {
+            task: self._heads[task].to(self._device)(encoder(self._images[task].to(self._device))).float()
+            for task in tasks
+        }
+
+
+class Candidate(NamedTuple):
+    """A merge that was compared.
+
+    Attributes:
+        method: its name.
+        scale: its coefficient; ``None`` if it has none.
+        foretold: how near it is.
+    """
+
+    method: str
+    scale: float | None
+    foretold: Foretold
+
+    def plain(self) -> dict[str, Any]:
+        """For metadata: method, coefficient, and the means over the tasks."""
+        shares = self.foretold.agreement.values()
+        return {
+            "method": self.method,
+            **({} if self.scale is None else {"scale": round(self.scale, 6)}),
+            "divergence": round(self.foretold.mean, 6),
+            "agreement": round(fmean(shares), 6),
+        }
+
+
+def coefficients(method: str, *, grams: bool) -> tuple[float | None, ...] | None:
+    """The coefficients with which a method is a candidate; ``(None,)`` for one that has none.
+
+    ``None`` for one that is no candidate: it reads importance, or Gram matrices where there are no
+    ``grams``, adds up masked task vectors, or draws at random.
+    """
+    made = make_method(method, FUSION_METHODS)
+    if made.needs_importance or made.takes_vectors or has_setting(type(made), "seed"):
+        return None
+    if made.needs_grams and not grams:
+        return None
+    if not has_setting(type(made), "scale"):
+        return (None,)
+    # That it multiplies the merged task vector is known of the package's own.
+    factors = _FACTORS if type(made).__module__.startswith("sta_lightning.") else _FACTORS[:1]
+    return tuple(factor * float(made.settings()["scale"]) for factor in factors)
+
+
+def candidates(*, grams: bool) -> dict[str, tuple[float | None, ...]]:
+    """Every merging method that may be chosen, with its coefficients."""
+    found = {name: coefficients(name, grams=grams) for name in FUSION_METHODS}
+    return {name: scales for name, scales in found.items() if scales is not None}
+
+
+def chosen_settings(options: FusionOptions) -> dict[str, Any]:
+    """The settings of the method ``auto``, all of them.
+
+    Raises:
+        StaError: there is another setting or a coefficient, a task has no model, or the number of
+            images is below 1.
+    """
+    known = LEARNED_METHODS[AUTO].settings
+    coefficients = {"scale": options.scale, "scale_layers": options.scale_layers}
+    given = {
+        **(options.settings or {}),
+        **{k: value for k, value in coefficients.items() if value is not None},
+    }
+    if unknown := [name for name in given if name not in known]:
+        raise StaError(f"method 'auto' has no setting {listed(unknown)}; it has {listed(known)}.")
+    without = [task for task, source in options.sources.items() if source.finetuned is None]
+    if without:
+        raise StaError(
+            f"method 'auto' reads the fine-tuned encoder, 'finetuned', of every task; {listed(without)} has none."
+        )
+    found = {**known, **given}
+    found["samples"] = SAMPLES if found["samples"] is None else int(found["samples"])
+    if found["samples"] < 1:
+        raise StaError(f"samples={found['samples']} was asked for: give the images of each task, 1 or more.")
+    return found
+
+
+def ranking(
+    options: FusionOptions, pretrained: Pretrained, judge: Judge, methods: Iterable[str] | None = None
+) -> list[Candidate]:
+    """Merge by every candidate and compare it, one model in memory at a time.
+
+    A method is run once: its coefficient multiplies the merged task vector.
+
+    Args:
+        options: what is merged; method, coefficient and settings are the candidates'.
+        pretrained: the pretrained encoder.
+        judge: what compares.
+        methods: the candidates; ``None`` for all of :func:`candidates`.
+
+    Returns:
+        The candidates, the nearest first, by the mean divergence.
+
+    Raises:
+        StaError: one is unknown or cannot be a candidate, or the merge refuses its sources.
+    """
+    grams = all(source.gram is not None for source in options.sources.values())
+    allowed = candidates(grams=grams)
+    chosen = allowed if methods is None else {name: coefficients(name, grams=grams) for name in methods}
+    base = {name: whole(source) for name, source in pretrained.tensors.items()}
+    found: list[Candidate] = []
+    for method, scales in chosen.items():
+        if scales is None:
+            raise StaError(
+                f"candidates: method '{method}' reads importance, draws at random, or reads Gram matrices that not every task "
+                f"has. Choose among {', '.join(allowed)}."
+            )
+        merged = replace(options, method=method, scale=None, settings=None).job().in_memory(pretrained)
+        for scale in scales:
+            factor = 1.0 if scale is None else scale / scales[0]  # type: ignore[operator]
+            found.append(Candidate(method, scale, judge.foretell(_scaled(base, merged.weights, factor))))
+    return sorted(found, key=lambda candidate: candidate.foretold.mean)
+
+
+def _scaled(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """The merged model with its task vector multiplied."""
+    if factor == 1:
+        return dict(merged)
+    moved = {name: base[name] + factor * (merged[name] - base[name]) for name in weight_names(base)}
+    return {**merged, **moved}
+
+
+def table(found: Iterable[Candidate]) -> str:
+    """A ranking as text."""
+    rows = [("method", "scale", "divergence", "agreement")]
+    for candidate in found:
+        plain = candidate.plain()
+        scale = f"{plain['scale']:g}" if "scale" in plain else ""
+        rows.append(
+            (plain["method"], scale, f"{plain['divergence']:.4f}", f"{100 * plain['agreement']:.1f}%")
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    ]
+    return "\n".join(lines)
