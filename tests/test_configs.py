@@ -120,7 +120,19 @@ def test_every_method_is_documented_with_its_line() -> None:
         assert set(methods) - set(re.findall(r"--model\.method=(\w+)", table)) <= {"vectors", "vector"}
 
 
-FITS = documented((REPOSITORY / "docs" / "finetuning.md").read_text())
+FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text()
+FITS = documented(FINETUNING)
+
+
+def test_the_documented_metrics_are_chosen_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (yaml_text,) = re.findall(r"```yaml\n(.*?)```", FINETUNING, re.DOTALL)
+    Path("metrics.yaml").write_text(yaml_text)
+    every = ["macro", "top5", "per_class", "confusion"]
+    words = ["fit", "--config", str(CONFIGS / "finetune/miniature.yaml"), "--config", "metrics.yaml"]
+    assert parsed([*words, "--model.task=digits"])["model"]["init_args"]["metrics"] == every
+    merge = ["merge", "--config", str(CONFIGS / "merge/miniature.yaml"), "--model.metrics=[macro]"]
+    assert parsed(merge)["model"]["metrics"] == ["macro"]
 
 
 @pytest.mark.parametrize("words", FITS, ids=" ".join)

@@ -35,6 +35,9 @@ from sta_lightning.modules.parts import read_encoder
 from sta_lightning.weights import load_weights, read_metadata
 from tests.toys import entered
 
+# Towards the end of a curve over p nothing is kept of small tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:The masks keep nothing")
+
 
 @pytest.fixture(scope="module")
 def done(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sta_lightning.cli.main import main
-from sta_lightning.weights import save_weights
+from sta_lightning.encoders import build_encoder
+from sta_lightning.weights import load_weights, save_weights
 from tests.cli import test_mistakes
 from tests.cli.test_mistakes import FIT, SCORE
 
@@ -118,6 +119,17 @@ def test_what_a_file_says_of_itself_gives_the_terminal_no_orders(
     found = json.loads(capsys.readouterr().out)["files"][0]
     assert found["file"] == str(file)
     assert found["metadata"]["note"] == metadata["note"]
+
+
+@pytest.mark.parametrize("key", ["settings", "converted", "sources"])
+def test_what_a_file_says_of_itself_stops_no_conversion(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = build_encoder("miniature", "random").state_dict()
+    save_weights(tmp_path / "a.safetensors", dict(state), {key: "[" * 100_000})
+    words = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), "--to=safetensors"]
+    assert main(["convert", *words]) == 0, capsys.readouterr().err
+    assert load_weights(tmp_path / "b.safetensors").keys() == {f"visual.{name}" for name in state}
 
 
 def test_a_task_vector_without_floating_point_tensors_is_told(

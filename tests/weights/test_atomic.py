@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import secrets
 import signal
 import stat
 import subprocess
@@ -197,6 +199,26 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
     with atomic_path(target) as temporary:
         temporary.write_text("x")
     assert not leftovers(tmp_path, "file.txt")
+
+
+def test_a_temporary_name_cannot_be_guessed_and_what_lies_there_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for _ in range(5):
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            names.add(temporary.name)
+    assert len(names) == 5
+    assert all(re.fullmatch(r"\.a\.[0-9a-f]{16}\.tmp\.txt", name) for name in names)
+    # Guessed all the same, and planted after what was left has been removed.
+    (tmp_path / "victim").write_text("as it was")
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    planted = tmp_path / ".b.0000000000000000.tmp.txt"
+    monkeypatch.setattr(atomic, "_remove_left", lambda *_: planted.symlink_to(tmp_path / "victim"))
+    with pytest.raises(StaError, match=r"b\.txt"), atomic_path(tmp_path / "b.txt"):
+        pytest.fail("it was opened")
+    assert (tmp_path / "victim").read_text() == "as it was"
+    assert not (tmp_path / "b.txt").exists()
 
 
 @pytest.mark.parametrize("folder", [False, True])
