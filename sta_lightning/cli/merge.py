@@ -132,6 +132,8 @@ def told(output: Path, seconds: float) -> Iterator[str]:
     text = settings.get("text_tower")
     if text is not None:
         yield "text tower: " + ("equal in all models, copied" if text == "copied" else f"it differs, {text}")
+    for task, which in settings.get("resampled", {}).items():
+        yield f"resampled: the positions of task '{task}' ({which})"
     what = "an image encoder" if text is None else "a whole CLIP"
     what = settings["architecture"] if settings.get("architecture", "").startswith(OTHER) else what
     size = byte_count(sum(file.stat().st_size for file in files))

@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sta_lightning.arithmetic import MEASURES, MergeMethod, find_measure
-from sta_lightning.arithmetic.sources import SourceDict
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.states import StateDict, is_weight
 from sta_lightning.engine.part import Part, skips
 from sta_lightning.engine.sources import TaskSource, called
 from sta_lightning.errors import StaError, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
 from sta_lightning.weights.formats import check_kind, open_checkpoint, open_sources, recognise
+from sta_lightning.weights.positions import POSITIONS, Resampled
 
 AS_GIVEN = "file"
 """The measure of a merge that takes an importance file as it is, whatever made it."""
@@ -65,7 +66,9 @@ def open_encoder(
         tensors = part.of(tensors, wanted, reference)
         if recognise(reference).kind == "unknown":
             _check_equal(wanted, tensors, called(path))
-        found = encoder_part(tensors, names=list(wanted), title=called(path))
+        found: SourceDict = encoder_part(tensors, names=list(wanted), title=called(path))
+        if part.resample:
+            found = {name: _resampled(name, source, wanted[name]) for name, source in found.items()}
         _check_equal(wanted, found, called(path))
         return found, metadata
 
@@ -77,6 +80,13 @@ def unlike(wanted: SourceDict, tensors: SourceDict) -> dict[str, list[str]]:
         "unknown": [name for name in tensors if name not in wanted],
         "of another shape": [n for n, s in wanted.items() if n in tensors and s.shape != tensors[n].shape],
     }
+
+
+def _resampled(name: str, source: TensorSource, wanted: TensorSource) -> TensorSource:
+    """A tensor, of position embeddings for another number of positions those for the wanted."""
+    if name not in POSITIONS or source.shape == wanted.shape:
+        return source
+    return Resampled(source, wanted)
 
 
 def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
@@ -96,9 +106,11 @@ def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
                 f"{title} has none of the pretrained model's tensors: {found}. Give a model that was fine-tuned from it."
             )
         if odd:
+            names = [name for found in odd.values() for name in found]
+            more = ". Positions of another resolution are resampled with --resample."
             raise StaError(
                 f"{title} does not have the pretrained model's tensors: {found}. Give a model that was fine-tuned from "
-                f"it, or merge the others alone: {skips(name for names in odd.values() for name in names)}"
+                f"it, or merge the others alone: {skips(names)}{more if set(names) <= set(POSITIONS) else ''}"
             )
 
 

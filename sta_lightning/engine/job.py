@@ -36,6 +36,7 @@ from sta_lightning.engine.unchanged import Watched, equal, tell, tell_equal
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, provenance, streamed
 from sta_lightning.weights.formats import copy_tensors, origins_entry, weight_files
+from sta_lightning.weights.positions import Resampled
 
 SHARD = 5_000_000_000
 """Bytes of tensors in one file of a folder, as transformers has it."""
@@ -95,6 +96,7 @@ class Job(ABC):
         self.part = part or Part()
         self.coefficients = (coefficients or Coefficients()).over(self.tasks)
         self._held: dict[str, SourceDict] = {}
+        self._resampled: dict[str, str] = {}  # by task: which tensor, from what to what
 
     def retype(self, dtype: torch.dtype | str | None, device: torch.device | None) -> None:
         """Take another type of the result, and another place for the arithmetic.
@@ -139,6 +141,9 @@ class Job(ABC):
             finetuned[task], metadata = open_task(
                 task, files, self.method, pretrained.tensors, stack, pretrained.file, self.part
             )
+            for name, source in finetuned[task].items():
+                if isinstance(source, Resampled):
+                    self._resampled[task] = f"{name}, {source.said}"
             digest = metadata.get("weights_sha256")
             if self.method.needs_importance and task in self.scored():
                 found = open_scores(task, files, self._measure, finetuned[task], origin, digest, stack)
@@ -389,7 +394,8 @@ class Job(ABC):
             **self.method.settings(),
             **self.coefficients.settings(),
             **({"measure": self._measure} if self.method.needs_importance else {}),
-            **{key: list(patterns) for key, patterns in vars(self.part).items() if patterns},
+            **{key: list(getattr(self.part, key)) for key in ("only", "skip") if getattr(self.part, key)},
+            **({"resampled": self._resampled} if self._resampled else {}),
             **self.settings(),
         }
 

@@ -94,6 +94,8 @@ class MergeOptions(ABC):
         only: Patterns of tensor names such as ``*.bias``: what is merged; the rest stays that of
             the model that is changed. ``None`` for all.
         skip: Patterns of tensor names: what is not merged.
+        resample: Whether position embeddings of another resolution than the pretrained encoder's
+            are resampled to its, bicubic; without it they are an error.
         shard_size: Bytes in one weights file of a folder, such as ``500MB``.
         dtype: Type of the weights that are made; ``None`` for that of the model that is changed.
         device: Where the arithmetic is done: ``cpu`` or a GPU such as ``cuda`` (of several
@@ -115,6 +117,7 @@ class MergeOptions(ABC):
     control_head: str | None = None
     only: list[str] | None = None
     skip: list[str] | None = None
+    resample: bool = False
     shard_size: str = "5GB"
     dtype: DType | None = None
     device: str = "cpu"
@@ -299,7 +302,7 @@ class FusionOptions(MergeOptions):
             statistics=self.statistics,
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
-            part=Part(tuple(self.only or ()), tuple(self.skip or ())),
+            part=Part(tuple(self.only or ()), tuple(self.skip or ()), self.resample),
             coefficients=coefficients,
         )
         if self.vectors is not None:
@@ -418,6 +421,6 @@ class ForgettingOptions(MergeOptions):
             measure=self.measure or "lp",
             dtype=torch_dtype(self.dtype),
             device=torch_device(self.device),
-            part=Part(tuple(self.only or ()), tuple(self.skip or ())),
+            part=Part(tuple(self.only or ()), tuple(self.skip or ()), self.resample),
             coefficients=coefficients,
         )

@@ -17,10 +17,13 @@ class Part:
     Args:
         only: what is merged; empty for everything.
         skip: what of it is not.
+        resample: whether position embeddings of another resolution than the pretrained encoder's
+            are resampled to its.
     """
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    resample: bool = False
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor of this name is merged."""

@@ -275,3 +275,27 @@ def test_a_merge_that_fails_leaves_no_folder(capsys: pytest.CaptureFixture[str])
     assert main(["merge", "base", "a", "b", "-o", "out"]) == 2
     assert "ln_final.weight" in capsys.readouterr().err
     assert sorted(p.name for p in Path().iterdir() if p.name != "cache") == ["a", "b", "base"]
+
+
+def test_positions_of_another_resolution_are_resampled_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    base, states = write_clips(text=False)
+    name = "visual.positional_embedding"
+    states["b"][name] = torch.randn(17, 32, generator=torch.Generator().manual_seed(3))  # 4×4 patches
+    save_weights("b.safetensors", states["b"])
+    words = ["merge", "base.safetensors", "a.safetensors", "b.safetensors", "--method=average"]
+    assert main([*words, "-o", "out.safetensors"]) == 2
+    said = capsys.readouterr().err
+    assert "'positional_embedding (17, 32) for (5, 32)'" in said
+    assert (
+        "--skip 'positional_embedding'. Positions of another resolution are resampled with --resample" in said
+    )
+    assert not Path("out.safetensors").exists()
+    assert main([*words, "--resample", "-o", "out.safetensors"]) == 0
+    assert (
+        "resampled: the positions of task 'b' (positional_embedding, 4×4 to 2×2)\n" in capsys.readouterr().out
+    )
+    open_clip.model.resize_pos_embed(states["b"], tiny_clip())
+    wanted = average(tower(base, True), {task: tower(state, True) for task, state in states.items()})
+    close(tower(load_weights("out.safetensors"), True), wanted)
+    settings = json.loads(read_metadata("out.safetensors")["settings"])
+    assert settings["resampled"] == {"b": "positional_embedding, 4×4 to 2×2"}
