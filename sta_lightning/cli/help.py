@@ -158,16 +158,18 @@ HELPS: Mapping[str, Help] = {
         "predict --model FILE --task NAME PICTURES ... [--option=value ...]",
         (
             "sta predict --model merged.safetensors --task digits pictures/",
+            "sta predict --model merged.safetensors --tasks digits,textures pictures/",
             "sta predict --model cars.safetensors --head head.safetensors --output table.csv photo.jpg",
-            "sta predict --model merged.safetensors --task mine.yaml --skip_broken pictures/ --top 3",
         ),
         {
             "--model FILE": "a fine-tuned or merged model",
-            "--task NAME": "which task's classes: of the suites, or a YAML file",
+            "--task NAME": "which task's classes: of the suites, or a YAML file; auto for all of them",
             "PICTURES ...": "files, and folders that are searched at any depth",
         },
         {
             "--output FILE": "the table, CSV",
+            "--tasks A,B,...": "for pictures of any of these tasks",
+            "--examples FOLDER": "pictures of each task, by which the heads are weighed",
             "--head FILE": "the task's head, if the model's file brings none",
             "--pretrained FILE": "the pretrained CLIP, to make a head from the task's prompts",
             "--encoder NAME": "where the file does not say which encoder it is",

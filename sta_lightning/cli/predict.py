@@ -15,10 +15,12 @@ from sta_lightning.errors import StaError, listed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sta_lightning.encoders import EncoderSpec
     from sta_lightning.encoders.heads import Classes
     from sta_lightning.encoders.predictor import Predictor
 
 _NAMED = 5  # classes that the summary names
+_EXAMPLES = 32  # training images that stand for a task
 
 Ranked = list[tuple[int, float]]
 """A picture's likeliest classes: label and probability."""
@@ -60,6 +62,8 @@ def classify(
     pictures: Sequence[Path],
     model: Path,
     task: str | None = None,
+    tasks: str | None = None,
+    examples: Path | None = None,
     head: Path | None = None,
     pretrained: str | None = None,
     encoder: str | None = None,
@@ -76,7 +80,13 @@ def classify(
         pictures: files and folders.
         model: the encoder: a file of sta merge (with model.heads=true it brings its heads), sta
             forget or sta fit.
-        task: name of the task whose classes are meant, or the path of its YAML file.
+        task: name of the task whose classes are meant, or the path of its YAML file; auto for all
+            that the model's file knows, as with tasks.
+        tasks: names of several tasks, separated by commas, where it is not known which of them a
+            picture is of: the classes of all are told apart.
+        examples: folder with a folder of pictures for each of these tasks, called by its name: by
+            some dozen of each, without labels, the heads are weighed against each other; None for
+            32 training images of each task.
         head: file of the head; None for the one that the model brings along, or one made from the
             task's prompts.
         pretrained: the pretrained CLIP, to make the head with: a file, or a tag of open_clip.
@@ -92,6 +102,16 @@ def classify(
     for option, value in (("top", top), ("batch_size", batch_size)):
         if value < 1:
             raise StaError(f"--{option}={value} was asked for: give 1 or more.")
+    several = tasks is not None or task == "auto"
+    if (tasks is not None and task is not None) or (several and head is not None):
+        raise StaError(
+            "of --task, --tasks and --head one says what the classes are: give --head with the --task that it is of, or "
+            "--tasks alone."
+        )
+    if examples is not None and not several:
+        raise StaError(
+            "--examples weighs the heads of several tasks: name them with --tasks, or leave it out."
+        )
     if output.is_dir():
         raise StaError(f"--output: '{output}' is a folder. Give a file name, such as predictions.csv.")
     start = time.perf_counter()
@@ -105,18 +125,21 @@ def classify(
     predictor = open_predictor(
         model,
         task=task,
+        tasks=None if tasks is None else [name.strip() for name in tasks.split(",")],
         head=head,
         encoder=encoder,
         image_size=image_size,
         pretrained=pretrained,
         find_task=find_task,
     ).to(torch_device(device))
+    if predictor.tasks:
+        _weigh(predictor, examples, batch_size)
     broken: list[str] = []
     count = min(top, len(predictor.class_names))
     found = list(_classified(predictor, files, batch_size, count, broken if skip_broken else None))
     if not found:
         raise StaError(f"none of the {len(files)} pictures can be decoded, the first because: {broken[0]}")
-    _write(output, predictor.class_names, found, count)
+    _write(output, predictor, found, count)
     if others:
         say(f"left out, by their endings: {listed(map(str, others))}")
     for reason in broken:
@@ -136,6 +159,48 @@ def find_task(spec: str) -> "Classes":
     from sta_lightning.tasks import get_task
 
     return get_task(spec)
+
+
+def _weigh(predictor: "Predictor", folder: Path | None, batch_size: int) -> None:
+    """Weigh the heads of several tasks by pictures of each, or say why it is left."""
+    import torch
+
+    from sta_lightning.cli.pictures import find_pictures
+    from sta_lightning.encoders.pictures import read_image
+
+    if folder is not None:
+        try:
+            places = {task: find_pictures([folder / task]).images for task in predictor.tasks}
+        except StaError as error:
+            raise StaError(
+                f"--examples: {error} It has a folder for each task, called by the task's name."
+            ) from error
+        images = {
+            task: torch.stack([predictor.prepare(read_image(path)) for path in paths])
+            for task, paths in places.items()
+        }
+    else:
+        try:
+            images = {task: own_examples(spec, predictor.spec) for task, spec in predictor.tasks.items()}
+        except StaError as error:
+            say(f"the heads are not weighed against each other, for want of --examples: {error}")
+            return
+    predictor.weigh(images, batch_size)
+
+
+def own_examples(spec: str, wanted: "EncoderSpec") -> "Tensor":
+    """Training images that stand for a task, always the same, for an encoder: ``[n, 3, S, S]``.
+
+    Raises:
+        StaError: nobody knows the task, or its images are not there.
+    """
+    from sta_lightning.tasks import Preprocess, get_task
+    from sta_lightning.tasks.split import drawn_indices
+
+    data: Any = get_task(spec).dataset("train")
+    chosen = drawn_indices(len(data), min(_EXAMPLES, len(data)), 0, f"'{spec}'")
+    prepare = Preprocess(wanted.image_size, wanted.mean, wanted.std, wanted.interpolation)
+    return prepare.batch([data[index][0] for index in chosen])
 
 
 def _classified(
@@ -169,15 +234,15 @@ def _classified(
             yield path, list(zip(row, numbers, strict=True))
 
 
-def _write(
-    output: Path, class_names: Sequence[str], found: Sequence[tuple[Path, Ranked]], count: int
-) -> None:
+def _write(output: Path, predictor: "Predictor", found: Sequence[tuple[Path, Ranked]], count: int) -> None:
     """Write the table, whole or not at all."""
     from sta_lightning.weights import atomic_path
 
-    header = ["path", "label", "class_name", "probability"]
+    names, places = predictor.class_names, getattr(predictor.head, "places", None)
+    columns = [*(() if places is None else ("task",)), "label", "class_name", "probability"]
+    header = ["path", *columns]
     for place in range(2, count + 1):
-        header += [f"label_{place}", f"class_name_{place}", f"probability_{place}"]
+        header += [f"{column}_{place}" for column in columns]
     # Names of files that are no UTF-8 come back as they were.
     with (
         atomic_path(output) as temporary,
@@ -188,5 +253,6 @@ def _write(
         for path, ranked in found:
             row: list[Any] = [str(path)]
             for label, probability in ranked:
-                row += [label, class_names[label], f"{probability:.6f}"]
+                row += [label] if places is None else places[label]
+                row += [names[label], f"{probability:.6f}"]
             table.writerow(row)

@@ -55,6 +55,11 @@ class ClassificationHead(nn.Module):
         """The number of classes, C."""
         return int(self.weight.shape[0])
 
+    @property
+    def num_features(self) -> int:
+        """The number of features that it reads, D."""
+        return int(self.weight.shape[1])
+
     def holds(self, state: Mapping[str, Tensor], prefix: str = "") -> bool:
         """Tell whether this head has the shapes of that in a state dict."""
         own = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +17,13 @@ from sta_lightning.encoders.heads import Classes, zeroshot_head
 from sta_lightning.encoders.pictures import rgb
 from sta_lightning.encoders.sources import tag_config, weights_file
 from sta_lightning.encoders.spec import EncoderSpec, encoder_spec
+from sta_lightning.encoders.union import UnionHead, task_discriminant
 from sta_lightning.engine import TaskHead, read_head_file, read_heads
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import SAFETENSORS, decoded, encoder_weights, read_metadata, sha256
+
+AUTO = "auto"
+"""In a task's place: all that the model's file knows."""
 
 
 class Predictor:
@@ -26,23 +31,29 @@ class Predictor:
 
     Args:
         encoder: The encoder; it is put into evaluation mode.
-        head: The head.
+        head: The head, of one task or of several.
         class_names: The classes in label order.
         spec: What the encoder expects of its input.
+        tasks: Of a head of several tasks: their names, and how each was asked for.
 
     Raises:
         StaError: if head and class names do not fit each other.
     """
 
     def __init__(
-        self, encoder: nn.Module, head: ClassificationHead, class_names: Sequence[str], spec: EncoderSpec
+        self,
+        encoder: nn.Module,
+        head: ClassificationHead | UnionHead,
+        class_names: Sequence[str],
+        spec: EncoderSpec,
+        tasks: Mapping[str, str] | None = None,
     ) -> None:
         if head.num_classes != len(class_names):
             raise StaError(
                 f"The head has {head.num_classes} classes, the task {len(class_names)}. Give the head that was made for it."
             )
         self.encoder, self.head = encoder.eval().requires_grad_(False), head
-        self.class_names, self.spec = tuple(class_names), spec
+        self.class_names, self.spec, self.tasks = tuple(class_names), spec, dict(tasks or {})
         self._transform = _evaluation_transform(spec)
 
     def to(self, device: torch.device) -> Predictor:
@@ -61,19 +72,47 @@ class Predictor:
         return prepared
 
     @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """The features ``[B, D]``, float32, of images ``[B, 3, S, S]``.
+
+        Raises:
+            StaError: if the head does not fit the encoder.
+        """
+        device = next(self.head.buffers()).device
+        found: Tensor = self.encoder(images.to(device)).float()
+        if found.shape[-1] != self.head.num_features:
+            raise StaError(
+                f"The encoder gives {found.shape[-1]} features, the head reads {self.head.num_features}: it was made for "
+                "another encoder. Give the head that belongs to this model."
+            )
+        return found
+
+    def weigh(self, examples: Mapping[str, Tensor], batch_size: int = 32) -> None:
+        """Weigh the heads of several tasks against each other by images of each, without labels.
+
+        Args:
+            examples: by task: images ``[n, 3, S, S]``.
+            batch_size: how many are looked at together.
+
+        Raises:
+            StaError: see :func:`~sta_lightning.encoders.union.task_discriminant`.
+        """
+        assert isinstance(self.head, UnionHead)
+        self.head.discriminant = task_discriminant(
+            {
+                task: torch.cat([self.features(part) for part in torch.split(examples[task], batch_size)])
+                for task in self.tasks
+            }
+        )
+
+    @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """The class probabilities ``[B, C]``, float32 on the CPU, of images ``[B, 3, S, S]``.
 
         Raises:
             StaError: if the head does not fit the encoder, or a feature is NaN or infinite.
         """
-        features = self.encoder(images.to(self.head.weight.device)).float()
-        if features.shape[-1] != self.head.weight.shape[1]:
-            raise StaError(
-                f"The encoder gives {features.shape[-1]} features, the head reads {self.head.weight.shape[1]}: it was made for "
-                "another encoder. Give the head that belongs to this model."
-            )
-        found: Tensor = self.head(features).softmax(dim=-1).cpu()
+        found: Tensor = self.head(self.features(images)).softmax(dim=-1).cpu()
         if not bool(torch.isfinite(found).all()):
             raise StaError(
                 "The model gives NaN or infinite features: its weights are damaged. Make it again."
@@ -85,6 +124,7 @@ def open_predictor(
     path: str | Path,
     *,
     task: str | None = None,
+    tasks: Sequence[str] | None = None,
     head: str | Path | None = None,
     encoder: str | None = None,
     image_size: int | None = None,
@@ -100,7 +140,10 @@ def open_predictor(
     Args:
         path: The model: a weights file with an image encoder, alone or inside a larger model.
         task: The task's name, or anything that ``find_task`` knows; may be left out if the file
-            brings one head, or the file ``head`` tells its class names.
+            brings one head, or the file ``head`` tells its class names. :data:`AUTO` for all tasks
+            whose heads the file brings, else those that it was merged of.
+        tasks: Several tasks, whose classes together are told apart; a class that two of them have
+            is called by its task, as in ``digits/0``.
         head: A head's file.
         encoder: The encoder's name.
         image_size: Side of its input in pixels.
@@ -118,30 +161,65 @@ def open_predictor(
         raise StaError(
             f"'{path}' does not say which encoder it holds: give its name (--encoder), such as ViT-B-16."
         )
+    if task == AUTO:
+        tasks = _known_tasks(path, settings)
     size = image_size or settings.get("image_size")
-    chosen = _head_of(path, task, head, find_task)
     tag = _tag(name, pretrained) or _tag(name, settings.get("pretrained"))
     spec = encoder_spec(name, size if isinstance(size, int) else None, tag)
+
+    def opened(task: str | None) -> tuple[ClassificationHead, tuple[str, ...]]:
+        """A task's head and the names of its classes."""
+        chosen = _head_of(path, task, head, find_task)
+        if chosen is None:
+            if task is None or find_task is None:
+                raise StaError(
+                    f"'{path}' brings no heads: give the task (--task) and its head's file (--head), or the pretrained CLIP "
+                    "(--pretrained) to make one from the task's prompts."
+                )
+            classes = find_task(task)
+            source = _for_prompts(path, name, pretrained, tag, metadata, task)
+            weight = zeroshot_head(name, source, classes.class_names, classes.templates)
+            return ClassificationHead(weight), classes.class_names
+        names = chosen.class_names
+        if names is None:
+            if task is None or find_task is None:
+                raise StaError(
+                    "The head does not tell the names of its classes: give the task that it was made for (--task)."
+                )
+            names = find_task(task).class_names
+        return ClassificationHead.of(chosen), names
+
     module = empty_encoder(name, tag, spec.image_size)
     module.load_state_dict(encoder_weights(path, names=module.state_dict()))
-    if chosen is None:
-        if task is None or find_task is None:
-            raise StaError(
-                f"'{path}' brings no heads: give the task (--task) and its head's file (--head), or the pretrained CLIP "
-                "(--pretrained) to make one from the task's prompts."
-            )
-        classes = find_task(task)
-        source = _for_prompts(path, name, pretrained, tag, metadata, task)
-        weight = zeroshot_head(name, source, classes.class_names, classes.templates)
-        return Predictor(module, ClassificationHead(weight), classes.class_names, spec)
-    names = chosen.class_names
-    if names is None:
-        if task is None or find_task is None:
-            raise StaError(
-                "The head does not tell the names of its classes: give the task that it was made for (--task)."
-            )
-        names = find_task(task).class_names
-    return Predictor(module, ClassificationHead.of(chosen), names, spec)
+    if tasks is None:
+        return Predictor(module, *opened(task), spec)
+    asked = {_name_of(one, find_task): one for one in tasks}
+    if len(asked) < len(tasks):
+        raise StaError(f"The tasks {listed(tasks)} have one twice; give each once.")
+    found = {own: opened(one) for own, one in asked.items()}
+    names = _told_apart({own: names for own, (_, names) in found.items()})
+    return Predictor(module, UnionHead({own: head for own, (head, _) in found.items()}), names, spec, asked)
+
+
+def _known_tasks(path: str | Path, settings: Mapping[str, Any]) -> list[str]:
+    """The tasks whose heads a file brings, else those that it was merged of."""
+    known = list(read_heads(path)) or settings.get("tasks")
+    if not isinstance(known, list) or not known:
+        raise StaError(
+            f"'{path}' brings no heads and does not say which tasks it was merged of: name them (--tasks)."
+        )
+    return [str(task) for task in known]
+
+
+def _name_of(task: str, find_task: Callable[[str], Classes] | None) -> str:
+    """A task's name: what it is called by, or as its YAML file says."""
+    return task if find_task is None or not task.endswith((".yaml", ".yml")) else find_task(task).name
+
+
+def _told_apart(names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The classes of all tasks; what two tasks have, by task."""
+    count = Counter(name for own in names.values() for name in set(own))
+    return tuple(f"{task}/{n}" if count[n] > 1 else n for task, own in names.items() for n in own)
 
 
 def _head_of(
@@ -157,10 +235,7 @@ def _head_of(
         if len(heads) == 1:
             return next(iter(heads.values()))
         raise StaError(f"'{path}' brings heads for {listed(heads, limit=20)}: say which with --task.")
-    if task in heads:
-        return heads[task]
-    known = None if find_task is None or not task.endswith((".yaml", ".yml")) else find_task(task).name
-    return None if known is None else heads.get(known)
+    return heads.get(task) or heads.get(_name_of(task, find_task))
 
 
 def _for_prompts(

@@ -20,6 +20,7 @@ from sta_lightning.cli.main import main
 from sta_lightning.encoders import ClassificationHead, build_encoder, encoder_spec, zeroshot_head
 from sta_lightning.encoders.pictures import read_image
 from sta_lightning.engine import TaskSource, read_heads
+from sta_lightning.engine.heads import head_metadata, head_tensors
 from sta_lightning.modules import MergeModule
 from sta_lightning.tasks import Preprocess, get_task
 from sta_lightning.weights import load_weights, read_metadata, save_weights
@@ -169,6 +170,67 @@ def test_heads_of_other_sources_agree(work: Path) -> None:
     assert len(tables) == 1
 
 
+def test_pictures_of_unknown_task(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--model=fused.safetensors", "pictures", "--top=6"]
+    assert sta(*common, "--tasks=spots, stripes", "--output=several.csv") == 0
+    assert "not weighed" not in capsys.readouterr().out
+    assert sta(*common, "--task=auto", "--output=auto.csv") == 0
+    assert (work / "auto.csv").read_bytes() == (work / "several.csv").read_bytes()
+    assert sta(*common, "--task=spots", "--output=spots.csv") == 0
+    places = {f"{task}/{name}": (task, label) for task in NAMES for label, name in enumerate(CLASSES)}
+    for row, alone in zip(rows(work / "several.csv"), rows(work / "spots.csv"), strict=True):
+        assert row["path"] == alone["path"]
+        found = {}
+        for place in ("", *(f"_{number}" for number in range(2, 7))):
+            key = row[f"class_name{place}"]
+            assert places[key] == (row[f"task{place}"], int(row[f"label{place}"]))
+            found[key] = float(row[f"probability{place}"])
+        assert found.keys() == places.keys()
+        assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        # Of the task's own classes it says what it says alone.
+        own = [key.removeprefix("spots/") for key in found if key.startswith("spots/")]
+        assert own == [alone[f"class_name{place}"] for place in ("", "_2", "_3")]
+
+
+def test_examples_of_ones_own_weigh_the_heads(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bright pictures are of one task and dark ones of the other."""
+    generator = np.random.default_rng(1)
+    for folder, count in (("shown", 12), ("asked", 5)):
+        for task, light in zip(NAMES, (200, 0), strict=True):
+            (work / folder / task).mkdir(parents=True)
+            for number in range(count):
+                pixels = light + generator.integers(0, 55, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(work / folder / task / f"{number}.png")
+    words = ["--model=fused.safetensors", "--task=auto", "asked", "--output=weighed.csv"]
+    assert sta(*words, "--examples=shown") == 0
+    table = rows(work / "weighed.csv")
+    assert len(table) == 10
+    assert all(row["path"].startswith(f"asked/{row['task']}/") for row in table)
+    assert sta(*words, "--examples=shown/spots") == 2
+    assert re.search(r"--examples: there is no file or folder 'shown/spots/spots'", capsys.readouterr().err)
+
+
+def test_tasks_that_nobody_has_images_of(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's heads are enough: their logits stand side by side, and the screen says it."""
+    heads = {name: read_heads(work / "fused.safetensors")["spots"] for name in ("here", "there")}
+    state = {n: t for n, t in load_weights(work / "fused.safetensors").items() if not n.startswith("head.")}
+    metadata = {**read_metadata(work / "fused.safetensors"), **head_metadata(heads)}
+    save_weights(work / "odd.safetensors", {**state, **head_tensors(heads)}, metadata)
+    assert sta("--model=odd.safetensors", "--task=auto", "pictures", "--output=odd.csv", "--top=2") == 0
+    assert "not weighed against each other, for want of --examples: " in capsys.readouterr().out
+    for row in rows(work / "odd.csv"):  # two equal heads
+        assert row["probability"] == row["probability_2"]
+        assert [row["task"], row["task_2"]] == ["here", "there"]
+
+
+def test_prompts_of_all_tasks_that_a_file_was_merged_of(work: Path) -> None:
+    words = ["--pretrained=clip.safetensors", "pictures", "--task=auto"]
+    assert sta("--model=bare.safetensors", *words, "--output=prompts.csv") == 0
+    assert sta("--model=fused.safetensors", *words[1:], "--output=brought.csv") == 0
+    assert (work / "prompts.csv").read_bytes() == (work / "brought.csv").read_bytes()
+
+
 def test_a_broken_picture(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = work / "broken"
     folder.mkdir()
@@ -214,6 +276,17 @@ def test_a_broken_picture(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
             r"brings no heads.*It was fine-tuned from 'clip.safetensors'",
         ),
         (["--model=bare.safetensors", "pictures"], "give the task"),
+        (["--model=fused.safetensors", "--tasks=spots,spots", "pictures"], "have one twice"),
+        (
+            ["--model=fused.safetensors", "--tasks=spots,digits", "pictures"],
+            "brings heads for 'spots', 'stripes', not for 'digits'",
+        ),
+        (["--model=fused.safetensors", "--tasks=spots", "--task=spots", "pictures"], "says what the classes"),
+        (["--model=fused.safetensors", "--task=spots", "--examples=x", "pictures"], "name them with --tasks"),
+        (
+            ["--model=spots.safetensors", "--encoder=miniature", "--task=auto", "pictures"],
+            "does not say which tasks",
+        ),
         (
             ["--model=bare.safetensors", "--task=nothing", "--pretrained=clip.safetensors", "pictures"],
             "'nothing' was asked for",
