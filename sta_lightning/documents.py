@@ -15,16 +15,29 @@ _DEEPEST = 64
 _MOST = 1_000_000  # values in all; what is named twice counts twice
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str, *, unique: bool = False) -> Any:
     """What a text in JSON says.
+
+    Args:
+        text: the text.
+        unique: whether a name may stand in a table once alone; of two the last would be taken.
 
     Raises:
         ValueError: it is none, or cannot be read.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"'{name}' is named twice")
+        found[name] = value
+    return found
 
 
 def read_yaml(text: str) -> Any:

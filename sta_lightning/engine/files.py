@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,9 +12,9 @@ from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.arithmetic.states import StateDict, is_weight
 from sta_lightning.engine.part import Part, skips
 from sta_lightning.engine.sources import TaskSource, called
-from sta_lightning.errors import StaError, listed, score_line
+from sta_lightning.errors import StaError, StaWarning, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
-from sta_lightning.weights.formats import check_kind, open_checkpoint, open_sources, recognise
+from sta_lightning.weights.formats import check_kind, doubts, open_checkpoint, open_sources, recognise
 from sta_lightning.weights.positions import POSITIONS, Resampled
 
 AS_GIVEN = "file"
@@ -61,6 +62,8 @@ def open_encoder(
     part = part or Part()
     wanted = part.of(reference)
     with saying(what):
+        for doubt in doubts(path, base) if base is not None and isinstance(path, str | Path) else ():
+            warnings.warn(f"{what}: {doubt}", StaWarning, stacklevel=2)
         tensors, metadata = open_sources(path, stack, projection=reference.get("proj"), base=base)
         check_kind(metadata, called(path))
         tensors = part.of(tensors, wanted, reference)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 from sta_lightning.weights.format import DTYPES, RESERVED
 from sta_lightning.weights.opened import OpenFile, PathLike, not_safetensors
@@ -106,7 +106,7 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
         text = bytearray(length)
         if length:
             self.read_into(memoryview(text), 8)
-        content: Any = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        content: Any = read_json(text.decode("utf-8"), unique=True)
         metadata = content.pop(RESERVED, None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that is not text")
@@ -135,10 +135,3 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
         if 8 + length + at != size:
             raise ValueError(f"tensors up to byte {8 + length + at} in a file of {size}")
         return dict(metadata), tensors
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name that occurs twice")
-    return found

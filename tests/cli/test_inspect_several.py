@@ -112,6 +112,10 @@ def test_an_adapter_is_as_its_rank_says(capsys: pytest.CaptureFixture[str]) -> N
     pytest.importorskip("peft")
     llama().save_pretrained("base", max_shard_size="5KB")
     adapters(llama())
+    assert main(["inspect", "y"]) == 0
+    shown = capsys.readouterr().out
+    assert "layout        an adapter, as peft saves it" in shown
+    assert "r: 4" in shown
     found = told(["base", "x", "y", "z"], capsys)["models"]
     for name, rank in {"x": 2, "y": 4, "z": 3}.items():
         ranks = [value for value in found[name]["ranks"].values() if value]

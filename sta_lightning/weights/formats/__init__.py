@@ -1,6 +1,7 @@
 """Checkpoints of other programs, read and written; nothing in them is ever run."""
 
 from sta_lightning.weights.formats.architecture import Architecture, check_whole, guess, open_clip_configs
+from sta_lightning.weights.formats.beside import doubts
 from sta_lightning.weights.formats.card import loading_code, model_card
 from sta_lightning.weights.formats.checkpoint import (
     CONFIG,
@@ -46,6 +47,7 @@ __all__ = [
     "convert",
     "copy_tensors",
     "describe",
+    "doubts",
     "encoder_to_huggingface",
     "guess",
     "held",

@@ -182,7 +182,8 @@ def _place(wanted: Iterable[str], base: Checkpoint, title: str) -> dict[str, str
 def _scale(config: Mapping[str, Any], module: str, rank: int, title: str) -> float:
     alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"), title)
     stated = _by_pattern(config.get("rank_pattern"), module, config.get("r"), title)
-    if rank < 1 or stated != rank or isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+    odd = rank < 1 or stated != rank or isinstance(alpha, bool)
+    if odd or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise StaError(
             f"{title} says rank {stated!r} and alpha {alpha!r} for '{module}', where its matrices have rank {rank}. Save it "
             "again, or mend its adapter_config.json."

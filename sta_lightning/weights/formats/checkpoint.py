@@ -84,8 +84,21 @@ class Checkpoint:
         Raises:
             StaError: see :func:`~sta_lightning.weights.formats.layout.recognise`.
         """
-        vector = self.is_ours and self.metadata.get("kind", "").startswith(VECTOR)
-        return Layout("unknown") if vector else recognise(self.tensors, self.title)
+        if self.is_ours and self.metadata.get("kind", "").startswith(VECTOR):
+            return Layout("unknown")
+        if (method := self._quantised) is not None:
+            what = (
+                f"a model quantised by {method}, as its {CONFIG} says, whose packed numbers cannot be added"
+            )
+            return Layout("unknown", foreign=f"{what}. Give the model that it was made from")
+        return recognise(self.tensors, self.title)
+
+    @property
+    def _quantised(self) -> str | None:
+        """How the model is quantised that a hub's folder holds; of any other file nobody tells."""
+        usual = any(file.name in USUAL_NAMES or _SHARD.search(file.name) for file in self.files)
+        config = (self.beside(CONFIG) or {}).get("quantization_config") if usual else None
+        return str(config.get("quant_method") or "an unnamed method") if isinstance(config, Mapping) else None
 
     def beside(self, name: str) -> Mapping[str, Any] | None:
         """A table in JSON beside the weights, as :data:`CONFIG`; ``None`` if there is none.
@@ -201,6 +214,12 @@ def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
                 "different models or downloads; download them again."
             )
         tensors[tensor] = shards[name].tensors[tensor]
+    twice = [t for name, shard in shards.items() for t in shard.tensors if places.get(t, name) != name]
+    if twice:
+        raise StaError(
+            f"'{asked}' has tensors in two shards, and '{index.name}' names one: {listed(twice)}. The shards are of different "
+            "models or downloads; download them again."
+        )
     files = tuple(index.parent / name for name in shards)
     return replace(next(iter(shards.values())), path=asked, tensors=tensors, files=files, facts={})
 
@@ -208,7 +227,7 @@ def _sharded(asked: Path, index: Path, stack: ExitStack) -> Checkpoint:
 def _weight_map(index: Path) -> dict[str, str]:
     if not index.is_file():
         raise StaError(f"there is no table of shards '{index}'. Check the path.")
-    found = read_table(index).get("weight_map")
+    found = read_table(index, unique=True).get("weight_map")
     places = found if isinstance(found, dict) else {}
     if not places or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
         raise StaError(
@@ -217,10 +236,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     return {str(tensor): str(name) for tensor, name in places.items()}
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """A file in JSON that is a table; a StaError names it if it is none."""
+def read_table(path: Path, *, unique: bool = False) -> dict[str, Any]:
+    """A file in JSON that is a table, ``unique`` if no name may stand in it twice.
+
+    Raises:
+        StaError: names the file if it is none.
+    """
     try:
-        content = read_json(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"), unique=unique)
     except (OSError, ValueError) as error:
         raise StaError(f"'{path}' is not readable as JSON ({error}). Copy or make it again.") from error
     if not isinstance(content, dict):

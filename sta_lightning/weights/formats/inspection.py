@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.weights.formats.adapter import CONFIG as ADAPTER_CONFIG
+from sta_lightning.weights.formats.adapter import is_adapter
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import CARD
-from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
+from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, read_table
 from sta_lightning.weights.formats.model import image_encoder, whole_clip
 from sta_lightning.weights.formats.origin import computed_by, known_name, made_by, settings_of
 from sta_lightning.weights.opened import PathLike
@@ -18,6 +20,8 @@ from sta_lightning.weights.provenance import decoded
 
 # Of the metadata, what is shown in a place of its own or is not for reading.
 _SHOWN = {"format", "package", "version", "kind", "settings", "sources", CARD, "extents"}
+# Of an adapter's configuration, what tells the adapter.
+_OF_ADAPTERS = ("base_model_name_or_path", "peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
 
 
 def inspect(
@@ -50,12 +54,13 @@ def inspect(
         encoder = image_encoder(checkpoint) if known else {}
         clip = whole_clip(checkpoint) if layout.text is not None else None
         architecture = guess(encoder, clip, configs)
+        adapter = read_table(checkpoint.files[0].parent / ADAPTER_CONFIG) if is_adapter(path) else {}
         return {
             "file": os.fspath(path),
             "bytes": sum(file.stat().st_size for file in checkpoint.files),
             "files": [file.name for file in checkpoint.files],
             "container": checkpoint.container,
-            "layout": layout.title,
+            "layout": "an adapter, as peft saves it" if adapter else layout.title,
             "kind": metadata.get("kind"),
             "made_by": made_by(checkpoint),
             "states": list(checkpoint.states),
@@ -67,7 +72,8 @@ def inspect(
                 "text tower": 0 if clip is None else _count(clip.values()) - _count(encoder.values()),
             },
             "types": _types(checkpoint.tensors),
-            "settings": decoded(metadata, "settings"),
+            "settings": {key: adapter[key] for key in _OF_ADAPTERS if adapter.get(key)}
+            or decoded(metadata, "settings"),
             "sources": decoded(metadata, "sources"),
             "metadata": {key: decoded(metadata, key) for key in metadata if key not in _SHOWN},
             "facts": dict(checkpoint.facts),
