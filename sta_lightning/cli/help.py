@@ -65,10 +65,9 @@ HELPS: Mapping[str, Help] = {
         },
         {
             "--method NAME": f"one of `sta methods`; without it sta if importance lies beside the files, else {DATA_FREE}",
-            "--SETTING VALUE": "a setting of the method, as `sta methods NAME` lists them: --keep, --scale, --p",
+            "--SETTING VALUE": "a setting of the method (`sta methods NAME`): --keep 0.3, --scale 0.4, --scale cars=0.6",
             **_MERGED,
             "--tasks, --files": "the files of every task by what they are, importance and head too",
-            "--scale_layers PATTERN=VALUE": "its coefficient in some tensors; by task: --scale cars=0.6 --scale dogs=0.3",
             "--dare SHARE": "drop that share of every task vector first, at random (--seed)",
             "--heads": "put the tasks' heads into the file, so that `sta predict` needs nothing else",
             "--vectors FOLDER": "what each task contributes, as a file of its own",
