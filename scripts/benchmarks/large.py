@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -101,18 +102,25 @@ def models(place: Path, size: int) -> Files:
         **{"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": LAYERS},
         **{"num_attention_heads": width // 8, "vocab_size": VOCABULARY, "tie_word_embeddings": True},
     }
-    for seed, folder in enumerate([found.pretrained, *found.finetuned]):
-        last = folder / "config.json"
-        if last.is_file():
-            continue
-        print(f"(making {folder})", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        base, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
-        with sharded(folder, planned, {"format": "pt"}, Alone(), math.ceil(size / SHARDS)) as sink:
-            for name, (shape, dtype) in planned.items():
-                entries = 0.02 * torch.randn(shape.numel(), generator=base)
-                if seed:
-                    entries += 1e-3 * torch.randn(shape.numel(), generator=own)
-                sink.write(name, 0, entries.to(dtype))
-        last.write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
+    folders = [found.pretrained, *found.finetuned]
+    if all((folder / "config.json").is_file() for folder in folders):
+        return found
+    print(f"(making {len(folders)} models in {place})", flush=True)
+    generator = torch.Generator().manual_seed(0)
+    with ExitStack() as stack:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        limit = math.ceil(size / SHARDS)
+        base, *others = (
+            stack.enter_context(sharded(folder, planned, {"format": "pt"}, Alone(), limit))
+            for folder in folders
+        )
+        for name, (shape, dtype) in planned.items():
+            entries = 0.02 * torch.randn(shape.numel(), generator=generator)
+            base.write(name, 0, entries.to(dtype))
+            for sink in others:
+                moved = entries + 1e-3 * torch.randn(shape.numel(), generator=generator)
+                sink.write(name, 0, moved.to(dtype))
+    for folder in folders:
+        (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
     return found

@@ -13,6 +13,7 @@ from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError, listed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sta_lightning.encoders import EncoderSpec
@@ -188,7 +189,7 @@ def _weigh(predictor: "Predictor", folder: Path | None, batch_size: int) -> None
     predictor.weigh(images, batch_size)
 
 
-def own_examples(spec: str, wanted: "EncoderSpec") -> "Tensor":
+def own_examples(spec: str, wanted: "EncoderSpec") -> "torch.Tensor":
     """Training images that stand for a task, always the same, for an encoder: ``[n, 3, S, S]``.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sta_lightning.arithmetic import merge
 from sta_lightning.cli.main import main
+from sta_lightning.engine.card import write_card
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
@@ -118,6 +119,13 @@ def test_the_card_of_a_merged_model() -> None:
     scope: dict[str, Any] = {}
     exec(code, scope)  # the card's own
     close(scope["model"].state_dict(), loaded("BertForSequenceClassification", "merged"))
+    # What was measured goes into the same card, with what it was measured of.
+    assert write_card("merged", {"spam": 0.75}) == Path("merged/README.md")
+    measured = huggingface_hub.ModelCard.load("merged/README.md", ignore_metadata_errors=False)
+    (result,) = measured.data.eval_results
+    assert (result.dataset_name, result.metric_value) == ("spam", 0.75)
+    assert {key: measured.data.to_dict()[key] for key in said} == said
+    assert hashlib.sha256(Path("merged/model.safetensors").read_bytes()).hexdigest() in measured.text
     # What it says goes on: merged again, it is one of the sources.
     assert main(["merge", "base", "merged", "a", "-o", "again", "--method=average"]) == 0
     again = huggingface_hub.ModelCard.load("again/README.md").data
