@@ -70,7 +70,9 @@ class MergedModel(Merged):
         if self.like is None or place.suffix == SAFETENSORS:
             save_weights(place, self.weights, self.metadata)
             return place
-        sources = in_memory(self.weights)
+        # Of a tensor of several names the first alone: transformers shares it again.
+        first = {id(tensor): name for name, tensor in reversed(self.weights.items())}
+        sources = in_memory({n: tensor for n, tensor in self.weights.items() if first[id(tensor)] == n})
         planned = {name: (source.shape, source.dtype) for name, source in sources.items()}
         with (
             folder_like(self.like, place, Alone(), SHARD) as opener,
@@ -294,6 +296,7 @@ class _Base:
         else:
             prefix = pretrained.prefix or (_ENCODER if made.rest.weights else "")
             weights = {f"{prefix}{n}": t for n, t in made.encoder.weights.items()} | made.rest.weights
+            weights |= {further: weights[name] for further, name in pretrained.shared.items()}
             name, like = prefix, Path(self.changed)
         kept = {f"{name}{n}": shares for n, shares in made.encoder.kept.items()} | made.rest.kept
         folder = like if like is not None and like.is_dir() else None

@@ -25,6 +25,7 @@ from sta_lightning.weights.formats import (
     open_clip_configs,
     open_sources,
     recognise,
+    shared_names,
 )
 
 OTHER = "a model of"
@@ -96,7 +97,9 @@ def pretrained_for_merge(
     prefix = encoder_prefix(tensors)
     inside = bool(prefix) and all(key.startswith(prefix) for key in tensors)
     if name is None and not inside and recognise(tensors).kind == "unknown":
-        return Pretrained(None, tensors, "", file, architecture=f"{OTHER} {len(tensors)} tensors")
+        shared = shared_names(tensors)
+        own = {key: source for key, source in tensors.items() if key not in shared}
+        return Pretrained(None, own, "", file, architecture=f"{OTHER} {len(own)} tensors", shared=shared)
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if is_encoder_tensor(key, prefix)}
     architecture = None
     if name is None:

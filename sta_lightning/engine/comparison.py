@@ -17,7 +17,7 @@ from sta_lightning.engine.rest import open_rest
 from sta_lightning.engine.sources import called
 from sta_lightning.errors import StaError
 from sta_lightning.weights import encoder_prefix
-from sta_lightning.weights.formats import open_sources
+from sta_lightning.weights.formats import open_sources, shared_names
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,6 @@ def _unlike(pretrained: Pretrained, path: str | Path, part: Part) -> dict[str, l
         except StaError:
             return {}
         prefix = encoder_prefix(tensors) if pretrained.prefix else ""
-        own = {name.removeprefix(prefix): source for name, source in tensors.items()}
+        further = shared_names(tensors, pretrained.tensors)
+        own = {n.removeprefix(prefix): source for n, source in tensors.items() if n not in further}
         return unlike(part.of(pretrained.tensors), part.of(own))

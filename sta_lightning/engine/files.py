@@ -14,7 +14,14 @@ from sta_lightning.engine.part import Part, skips
 from sta_lightning.engine.sources import TaskSource, called
 from sta_lightning.errors import StaError, StaWarning, listed, score_line
 from sta_lightning.weights import TensorFile, encoder_part, open_vector, read_bounds
-from sta_lightning.weights.formats import check_kind, doubts, open_checkpoint, open_sources, recognise
+from sta_lightning.weights.formats import (
+    check_kind,
+    doubts,
+    open_checkpoint,
+    open_sources,
+    recognise,
+    shared_names,
+)
 from sta_lightning.weights.positions import POSITIONS, Resampled
 
 AS_GIVEN = "file"
@@ -66,6 +73,8 @@ def open_encoder(
             warnings.warn(f"{what}: {doubt}", StaWarning, stacklevel=2)
         tensors, metadata = open_sources(path, stack, projection=reference.get("proj"), base=base)
         check_kind(metadata, called(path))
+        further = shared_names(tensors, reference)
+        tensors = {name: source for name, source in tensors.items() if name not in further}
         tensors = part.of(tensors, wanted, reference)
         if recognise(reference).kind == "unknown":
             _check_equal(wanted, tensors, called(path))

@@ -298,7 +298,8 @@ class Job(ABC):
             output: a safetensors file: a whole CLIP, in open_clip's names, if the model that is
                 changed is one, else an image encoder. Its metadata holds the method, its settings,
                 the package's version and the SHA-256 of every source. Or, if that model is a
-                folder, a new folder in the same layout.
+                folder, a new folder in the same layout. A tensor of several names is written under
+                all of them into a file, and once into a folder: transformers shares it again.
             processes: who merges together; every one of them calls this.
             heads: by task: what goes into the file beside the encoder, for who classifies with it.
             shard_size: bytes of tensors in one file of a folder.
@@ -316,7 +317,8 @@ class Job(ABC):
         if Path(output).suffix != SAFETENSORS:
             with folder_like(Path(str(like)), output, group, shard_size) as opener:
                 return self._write(pretrained, opener, group, heads or {})
-        return self._write(pretrained, partial(streamed, output, processes=group), group, heads or {})
+        opener = partial(streamed, output, processes=group, shared=pretrained.shared)
+        return self._write(pretrained, opener, group, heads or {})
 
     def _write(
         self, pretrained: Pretrained, opener: Opener, group: Processes, heads: Mapping[str, TaskHead]

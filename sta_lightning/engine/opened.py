@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Pretrained:
             ``random``.
         architecture: what it is by its shapes, in words, where nobody tells the name.
         rest: what the file holds of a whole CLIP besides, in open_clip's names.
+        shared: further names of ``tensors``, by which the file calls them too -> their names.
     """
 
     name: str | None
@@ -36,6 +38,7 @@ class Pretrained:
     tag: str | None = None
     architecture: str | None = None
     rest: SourceDict = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

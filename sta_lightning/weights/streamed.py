@@ -28,16 +28,21 @@ class FileSink:
         path: what to call the file in a message.
         places: name in the file -> the open file, where the tensor begins in it, and its type.
         prefix: what stands in front of the names in the file.
+        shared: further name in the file -> name: written along with it.
     """
 
     def __init__(
-        self, path: PathLike, places: Mapping[str, tuple[int, int, torch.dtype]], prefix: str = ""
+        self,
+        path: PathLike,
+        places: Mapping[str, tuple[int, int, torch.dtype]],
+        prefix: str = "",
+        shared: Mapping[str, str] | None = None,
     ) -> None:
-        self._path, self.places, self._prefix = path, places, prefix
+        self._path, self.places, self._prefix, self._shared = path, places, prefix, shared or {}
 
     def under(self, prefix: str) -> FileSink:
         """The tensors whose names begin so, by the rest of their names."""
-        return FileSink(self._path, self.places, self._prefix + prefix)
+        return FileSink(self._path, self.places, self._prefix + prefix, self._shared)
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor is kept."""
@@ -53,13 +58,14 @@ class FileSink:
         Raises:
             StaError: if they cannot be written, as on a full disk.
         """
-        rest = packed(values)
-        descriptor, begin, _ = self.places[self._prefix + name]
-        at = begin + start * values.element_size()
+        own, content = self._prefix + name, packed(values)
         try:
-            while rest:
-                done = os.pwrite(descriptor, rest, at)
-                rest, at = rest[done:], at + done
+            for place in (own, *(further for further, kept in self._shared.items() if kept == own)):
+                descriptor, begin, _ = self.places[place]
+                rest, at = content, begin + start * values.element_size()
+                while rest:
+                    done = os.pwrite(descriptor, rest, at)
+                    rest, at = rest[done:], at + done
         except OSError as error:
             raise StaError(
                 f"cannot write '{self._path}': {error.strerror}. Nothing was changed; make room and try again."
@@ -68,7 +74,11 @@ class FileSink:
 
 @contextlib.contextmanager
 def streamed(
-    path: PathLike, planned: Planned, metadata: Mapping[str, str], processes: Processes
+    path: PathLike,
+    planned: Planned,
+    metadata: Mapping[str, str],
+    processes: Processes,
+    shared: Mapping[str, str] | None = None,
 ) -> Iterator[FileSink]:
     """A safetensors file, put at ``path`` when the block has ended well on every process.
 
@@ -77,6 +87,7 @@ def streamed(
         planned: the tensors that the block writes, whole.
         metadata: text -> text.
         processes: who writes together; all of them see the folder of ``path``.
+        shared: further names of planned tensors -> their names, which are written too.
 
     Yields:
         Where to write.
@@ -87,8 +98,9 @@ def streamed(
     """
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
+    written = {**planned, **{further: planned[name] for further, name in (shared or {}).items()}}
     shapes = {
-        name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in planned.items()
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in written.items()
     }
     check_writable(shapes, metadata, meta=True)
     header, order = header_of(shapes, metadata)
@@ -110,7 +122,9 @@ def streamed(
         temporary = Path(together(processes, make)[0])
         descriptor = together(processes, lambda: _opened(temporary))[processes.rank]
         try:
-            yield FileSink(path, {name: (descriptor, *place) for name, place in places.items()})
+            yield FileSink(
+                path, {name: (descriptor, *place) for name, place in places.items()}, shared=shared
+            )
         finally:
             os.close(descriptor)
         # The first process renames the file only after the others have written what is theirs, and

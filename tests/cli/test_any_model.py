@@ -12,8 +12,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import sta_lightning
 from sta_lightning.arithmetic import merge
 from sta_lightning.cli.main import main
 from sta_lightning.engine.card import write_card
@@ -243,3 +245,94 @@ def test_a_size_that_is_none(size: str, capsys: pytest.CaptureFixture[str]) -> N
     saved(bert)
     assert main(["merge", "base", "a", "b", "-o", "merged", f"--shard_size={size}"]) == 2
     assert "shard_size" in capsys.readouterr().err
+
+
+def speaking() -> nn.Module:
+    """A model whose last layer is its table of embeddings."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=50
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+TABLE = "bert.embeddings.word_embeddings.weight"
+LAST = "cls.predictions.decoder.weight"
+
+
+def pickled(model: nn.Module, folder: str, state: State | None = None) -> State:
+    """Save it as older versions of transformers do, with all names."""
+    model.save_pretrained(folder)
+    Path(folder, "model.safetensors").unlink()
+    torch.save(state or model.state_dict(), Path(folder, "pytorch_model.bin"))
+    return model.state_dict()
+
+
+def test_a_tensor_of_two_names_stays_one(capsys: pytest.CaptureFixture[str]) -> None:
+    base = pickled(speaking(), "base")
+    assert base[LAST].data_ptr() == base[TABLE].data_ptr()
+    tuned = moved(speaking(), 1)
+    tuned.save_pretrained("a")  # which leaves the second name out
+    states = {"a": tuned.state_dict(), "b": pickled(moved(speaking(), 2), "b")}
+    wanted = merge("random_mask", _once(base), {task: _once(state) for task, state in states.items()}).weights
+    words = ["merge", "base", "a", "b", "--method=random_mask"]
+
+    assert main([*words, "-o", "merged"]) == 0
+    assert {LAST, "cls.predictions.decoder.bias"}.isdisjoint(load_file("merged/model.safetensors"))
+    found = transformers.BertForMaskedLM.from_pretrained("merged").state_dict()
+    assert found[LAST].data_ptr() == found[TABLE].data_ptr()
+    close(_once(found), wanted)
+    # What loads a file need not know that they are one.
+    assert main([*words, "-o", "merged.safetensors"]) == 0
+    found = load_file("merged.safetensors")
+    speaking().load_state_dict(found, strict=True)
+    assert torch.equal(found[LAST], found[TABLE])
+    close(_once(found), wanted)
+    # And so a model from Python.
+    made = sta_lightning.merge("random_mask", "base", {"a": "a", "b": "b"})
+    assert made[LAST] is made[TABLE]
+    speaking().load_state_dict(dict(made), strict=True)
+    made.save("again")
+    assert (
+        Path("again/model.safetensors").stat().st_size < 1.1 * Path("merged/model.safetensors").stat().st_size
+    )
+    close(loaded("BertForMaskedLM", "again"), loaded("BertForMaskedLM", "merged"))
+    # A base of one name takes tasks of two.
+    speaking().save_pretrained("plain")
+    assert main(["merge", "plain", "a", "b", "--method=random_mask", "-o", "of_plain"]) == 0
+    close(loaded("BertForMaskedLM", "of_plain"), loaded("BertForMaskedLM", "merged"))
+    capsys.readouterr()
+
+
+def _once(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("cls.predictions.decoder.")}
+
+
+def test_adapters_of_a_model_with_a_tensor_of_two_names() -> None:
+    pickled(speaking(), "base")
+    states = {}
+    for seed, name in enumerate("ab", 1):
+        lora = peft.LoraConfig(r=2, target_modules=["query"])
+        model = moved(peft.get_peft_model(speaking(), lora), seed)
+        model.save_pretrained(name)
+        states[name] = _once(model.merge_and_unload().state_dict())
+    assert main(["merge", "base", "a", "b", "-o", "merged", "--method=average"]) == 0
+    wanted = merge("average", _once(speaking().state_dict()), states).weights
+    close(_once(loaded("BertForMaskedLM", "merged")), wanted)
+    assert main(["convert", "merged", "adapter", "--to=lora", "--rank=4", "--pretrained=base"]) == 0
+    again = peft.PeftModel.from_pretrained(speaking(), "adapter").merge_and_unload().state_dict()
+    close(_once(again), wanted, 1e-5)
+
+
+def test_a_model_that_has_parted_what_the_base_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    pickled(speaking(), "base")
+    pickled(moved(speaking(), 2), "a")
+    parted = {name: tensor.clone() for name, tensor in moved(speaking(), 1).state_dict().items()}
+    pickled(speaking(), "b", parted)
+    words = ["merge", "base", "a", "b", "-o", "merged", "--method=average"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"2 unknown: '{LAST}'" in said
+    assert "--skip 'cls.predictions.decoder.*'" in said
+    assert not Path("merged").exists()
+    assert main([*words, "--skip", "cls.predictions.decoder.*"]) == 0

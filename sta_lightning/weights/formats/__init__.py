@@ -27,6 +27,7 @@ from sta_lightning.weights.formats.model import (
     open_sources,
     whole_clip,
 )
+from sta_lightning.weights.formats.storages import shared_names
 from sta_lightning.weights.formats.writing import copy_tensors, write_tensors
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "open_sources",
     "origins_entry",
     "recognise",
+    "shared_names",
     "weight_files",
     "whole_clip",
     "write_adapter",

@@ -15,6 +15,7 @@ from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.checkpoint import ADAPTERS, Checkpoint, open_checkpoint, read_table
 from sta_lightning.weights.formats.lowrank import Adapted, Shifted
+from sta_lightning.weights.formats.storages import shared_names
 from sta_lightning.weights.opened import PathLike
 
 CONFIG = "adapter_config.json"
@@ -101,6 +102,9 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
         if "bias" in parts:
             name = place[f"{module}.bias"]
             tensors[name] = Shifted(tensors[name], parts["bias"], scale)
+    # A further name of a tensor is one of the adapted model's too, or none.
+    further = [name for name in shared_names(base.tensors) if tensors[name] is base.tensors[name]]
+    tensors = {name: source for name, source in tensors.items() if name not in further}
     return replace(base, path=Path(path), tensors=tensors, files=(file,), metadata={}, facts={})
 
 

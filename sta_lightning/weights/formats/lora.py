@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.formats.adapter import CONFIG, WRAPPER
 from sta_lightning.weights.formats.checkpoint import ADAPTERS, Checkpoint, open_checkpoint
 from sta_lightning.weights.formats.checkpoint import CONFIG as MODEL_CONFIG
+from sta_lightning.weights.formats.storages import shared_names
 from sta_lightning.weights.formats.writing import write_tensors
 from sta_lightning.weights.opened import PathLike
 
@@ -67,7 +68,8 @@ def write_adapter(tuned: PathLike, base: PathLike, output: PathLike, rank: int) 
     if rank < 1:
         raise StaError(f"an adapter of rank {rank} was asked for; give 1 or more.")
     with ExitStack() as stack:
-        old, new = open_checkpoint(base, stack), open_checkpoint(tuned, stack)
+        old, new = _once(open_checkpoint(base, stack)), open_checkpoint(tuned, stack)
+        new = _once(new, old.tensors)
         lead = {"reference_name": f"the base {old.title}", "other_name": new.title}
         compare_names(old.tensors, new.tensors, **lead, kinds=False)
         energies = {
@@ -106,6 +108,12 @@ def write_adapter(tuned: PathLike, base: PathLike, output: PathLike, rank: int) 
     left = sum(energies[name] for name in lost)
     left += sum(energies[f"{module}.weight"] * (1 - share) for module, share in kept.items())
     return Written(kept, 1 - left / sum(energies.values()), tuple(modules), tuple(lost))
+
+
+def _once(model: Checkpoint, known: Collection[str] = ()) -> Checkpoint:
+    """The model without further names of its tensors, but those that are known."""
+    further = shared_names(model.tensors, known)
+    return replace(model, tensors={name: s for name, s in model.tensors.items() if name not in further})
 
 
 def _change(old: SourceDict, new: SourceDict, name: str) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.sources import TensorSource
+from sta_lightning.arithmetic.sources import SourceDict, TensorSource
 from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.admission import STORAGES
 from sta_lightning.weights.formats.pickled import Global
@@ -94,6 +96,9 @@ class StoredTensor(TensorSource):
         shape: its shape.
         stride: steps along its dimensions, in entries.
 
+    Attributes:
+        place: where its entries lie: equal for two names of one tensor.
+
     Raises:
         StaError: the storage is missing, or too short for that.
         ValueError: what should be a number is none.
@@ -125,6 +130,7 @@ class StoredTensor(TensorSource):
                 f"{first + self._span * dtype.itemsize}. It may be truncated; copy or make it again."
             )
         self._begin = begin + first
+        self.place = (id(self._among), self._begin, dtype, tuple(shape), tuple(stride))
 
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """Entries of the flattened tensor.
@@ -150,3 +156,26 @@ class StoredTensor(TensorSource):
         if count:
             self._among.content.read_into(raw.numpy().data, self._begin + start * self.dtype.itemsize)
         return raw.view(self.dtype)
+
+
+def shared_names(tensors: SourceDict, known: Collection[str] = ()) -> dict[str, str]:
+    """The further names of tensors that a pickled checkpoint holds once under several.
+
+    So it holds the table of a language model's embeddings that is its last layer's too.
+
+    Args:
+        tensors: of one checkpoint.
+        known: names that are wanted, and no further ones.
+
+    Returns:
+        Further name -> the first of ``known`` that the tensor has, or else its first.
+    """
+    groups: dict[object, list[str]] = defaultdict(list)
+    for name, source in tensors.items():
+        if isinstance(source, StoredTensor) and source.shape.numel():
+            groups[source.place].append(name)
+    found: dict[str, str] = {}
+    for names in groups.values():
+        kept = next((name for name in names if name in known), names[0])
+        found |= {name: kept for name in names if name != kept and name not in known}
+    return found
