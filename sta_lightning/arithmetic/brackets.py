@@ -91,7 +91,7 @@ def bracketed(
     Args:
         survey: the models.
         ranks: for each row the ranks k wanted, from 1.
-        native: makes the rows, float64: they take a method long, and their digits four passes.
+        native: makes the rows together, float64: they take long, and their digits four passes.
 
     Returns:
         (row, k) -> the k-th smallest, shape ``[]``, on the CPU. Empty for a small model, and where
@@ -104,7 +104,7 @@ def bracketed(
     starts = dict(
         zip(entries, itertools.accumulate((e.numel for e in entries.values()), initial=0), strict=False)
     )
-    size, many = sum(each.numel for each in entries.values()), len(ranks)
+    size = sum(each.numel for each in entries.values())
     wanted = [(row, k) for row, its in enumerate(ranks) for k in dict.fromkeys(its)]
     every = min(_EVERY, size // _RUNS)
     expected = [size * (min(1, k / size + _ASIDE) - max(0, k / size - _ASIDE)) for _, k in wanted]
@@ -118,7 +118,7 @@ def bracketed(
         found: list[Values] = []
         begin = range(-starts[entries.name] % every, entries.numel, every)
         runs = [slice(at, min(at + _RUN, entries.numel)) for at in begin]
-        native.look(entries, many, lambda loops, number, rows: found.append(rows.numpy().copy()), runs)
+        native.look(entries, lambda loops, first, rows: found.append(rows.numpy().copy()), runs)
         return found
 
     runs = itertools.chain.from_iterable(survey.each(sampled).values())
@@ -131,16 +131,16 @@ def bracketed(
     lock = threading.Lock()
 
     def look(entries: Entries) -> None:
-        def see(loops: Loops, number: int, rows: Tensor) -> None:
-            count = rows.shape[1]
+        def see(loops: Loops, first: int, rows: Tensor) -> None:
+            start, count = rows.data_ptr(), rows.shape[1]
             room = np.empty(count)
             out = room.ctypes.data
             for (row, _), bracket in zip(wanted, brackets, strict=True):
-                kept, counts = loops.between(rows[row].data_ptr(), count, bracket.low, bracket.high, out)
+                kept, counts = loops.between(start + 8 * row * count, count, bracket.low, bracket.high, out)
                 with lock:
                     bracket.add(np.array(counts), kept, room[:kept].copy())
 
-        native.look(entries, many, see)
+        native.look(entries, see)
         if any(bracket.counts[3] for bracket in brackets):
             entries.refuse_infinite()
 

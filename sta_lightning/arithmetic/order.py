@@ -7,6 +7,7 @@ says that a statistic lies, and digits are counted if it was wrong.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -135,7 +136,7 @@ def order_statistics(
                     wanted[unknown.args[0]] = None
         if not wanted:
             return found
-        for digit, counts in _count(survey, rows, list(wanted), kind, native, len(ranks)):
+        for digit, counts in _count(survey, rows, list(wanted), kind, native):
             (values,) = counts.nonzero()
             known[digit] = values, counts[values]
 
@@ -151,13 +152,12 @@ def magnitude_statistics(survey: Survey, ranks: Sequence[Sequence[int]]) -> list
     """:func:`order_statistics` of the magnitudes of each task vector's entries."""
 
     def fill(loops: Loops, at: Addresses, size: int, out: int) -> None:
-        for row, finetuned in enumerate(at.finetuned):
-            loops.magnitudes(at.origin, finetuned, out + 4 * row * size, size)
+        loops.magnitudes(at.origin, at.finetuned, out, size)
 
     def rows(block: Block) -> Iterator[Tensor]:
         return (delta.abs() for delta in block.deltas())
 
-    return order_statistics(survey, rows, ranks, native=NativeRows(torch.float32, fill))
+    return order_statistics(survey, rows, ranks, native=NativeRows(torch.float32, fill, apart=True))
 
 
 def _count(
@@ -166,20 +166,23 @@ def _count(
     wanted: list[_Digit],
     dtype: torch.dtype,
     native: NativeRows | None,
-    many: int,
 ) -> Iterator[tuple[_Digit, Counts]]:
-    """One pass: the counts of some digits of ``many`` rows."""
+    """One pass: the counts of some digits."""
     mine: dict[_Digit, Counts] = {digit: np.zeros(BINS, dtype=np.int64) for digit in wanted}
     places = {digit: counts.ctypes.data for digit, counts in mine.items()}
     # The threads share the arrays, each a digit at a time: one for every thread would not be small.
     locks = {digit: threading.Lock() for digit in wanted}
-    highest, wide = 8 * dtype.itemsize - 16, dtype == torch.float64
+    width, wide = dtype.itemsize, dtype == torch.float64
+    highest = 8 * width - 16
+    of = defaultdict(list)
+    for digit in wanted:
+        of[digit[0]].append(digit)
 
     def eager(block: Block) -> None:
         found = zip(*(list(rows(part)) for part in block.parts()), strict=True)
         for row, parts in enumerate(found):
             flat = torch.cat(parts).to(dtype)
-            for digit in (digit for digit in wanted if digit[0] == row):
+            for digit in of[row]:
                 if survey.workers.loops is None or flat.device.type != "cpu":
                     counts = count_digits(flat, *digit[1:])
                     with locks[digit]:
@@ -195,14 +198,15 @@ def _count(
             entries.look(eager)
             return
 
-        def see(loops: Loops, number: int, made: Tensor) -> None:
-            first = number % len(wanted)  # another one for each thread
-            for digit in wanted[first:] + wanted[:first]:
-                values = made[digit[0]]
+        def see(loops: Loops, first: int, made: Tensor) -> None:
+            start, (many, size) = made.data_ptr(), made.shape
+            for digit in itertools.chain.from_iterable(of[row] for row in range(first, first + many)):
+                row, shift, prefix = digit
+                values = start + (row - first) * size * width
                 with locks[digit]:
-                    loops.count(values.data_ptr(), values.numel(), *digit[1:], places[digit], wide=wide)
+                    loops.count(values, size, shift, prefix, places[digit], wide=wide)
 
-        native.look(entries, many, see)
+        native.look(entries, see)
         for digit, counts in mine.items():
             if digit[1] == highest and not all_finite(counts, dtype):
                 entries.refuse_infinite()

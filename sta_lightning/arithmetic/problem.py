@@ -40,10 +40,10 @@ class Addresses(NamedTuple):
     finetuned: list[int]
     scores: list[int]
 
-    def moved(self, count: int) -> Addresses:
-        """Those of the entries from the ``count``-th on."""
+    def moved(self, count: int, tasks: slice = slice(None)) -> Addresses:
+        """Those of the entries from the ``count``-th on, of some tasks."""
         at = 4 * count
-        models = ([place + at for place in places] for places in (self.finetuned, self.scores))
+        models = ([place + at for place in places[tasks]] for places in (self.finetuned, self.scores))
         return Addresses(self.base + at, self.origin + at, *models)
 
 
@@ -78,7 +78,8 @@ class Block:
 
     def parts(self) -> Iterator[Block]:
         """The block, of one dimension, in parts whose temporaries stay in a core's cache."""
-        size, count = cached_size(self.base.device), self.base.numel()
+        models = 2 + len(self.finetuned) + len(self.scores)
+        size, count = cached_size(self.base.device, models), self.base.numel()
         if count <= size:
             yield self
             return

@@ -21,6 +21,7 @@ _PIECE_ON_CPU = 1 << 17
 _PIECE_ELSEWHERE = 1 << 24
 # Where a method has a dozen temporaries in float64, it takes half the time in these; measured.
 _CACHED_ON_CPU = 1 << 14
+_FEW = 16  # models of which so many are; of more, to a fourth: no slower, and less memory
 _MODELS = 50  # that are read in whole pieces: 26 MB of each thread
 
 
@@ -90,9 +91,11 @@ def piece_size(device: torch.device, models: int = 1) -> int:
     return whole >> min(3, max(0, math.ceil(math.log2(models / _MODELS))))
 
 
-def cached_size(device: torch.device) -> int:
+def cached_size(device: torch.device, models: int = 1) -> int:
     """How many entries of several models eager operations take at once."""
-    return _CACHED_ON_CPU if device.type == "cpu" else _PIECE_ELSEWHERE
+    if device.type != "cpu":
+        return _PIECE_ELSEWHERE
+    return max(1, _CACHED_ON_CPU >> min(2, max(0, math.ceil(math.log2(models / _FEW)))))
 
 
 def pieces(tensor: Tensor) -> Iterator[slice]:

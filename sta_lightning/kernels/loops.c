@@ -135,9 +135,13 @@ int64_t sta_between(const double *restrict v, int64_t size, double low, double h
     return inside;
 }
 
-/* The magnitudes of a task vector's entries. */
-void sta_magnitudes(const float *restrict origin, const float *restrict finetuned, float *restrict out, int64_t size) {
-    for (int64_t e = 0; e < size; e++) out[e] = __builtin_fabsf(finetuned[e] - origin[e]);
+/* The magnitudes of the task vectors' entries: out[t] of entries, one task after another. */
+void sta_magnitudes(const float *restrict origin, const float *const *finetuned, int tasks, float *restrict out, int64_t size) {
+    for (int t = 0; t < tasks; t++) {
+        const float *restrict f = finetuned[t];
+        float *restrict o = out + t * size;
+        for (int64_t e = 0; e < size; e++) o[e] = __builtin_fabsf(f[e] - origin[e]);
+    }
 }
 
 /* An entry of a task vector where it is large enough, else 0. */

@@ -38,7 +38,7 @@ class Loops:
         found.sta_count_wide.argtypes = (_ADDRESS, _COUNT, _INT, _COUNT, _ADDRESS)
         found.sta_between.argtypes = (_ADDRESS, _COUNT, _DOUBLE, _DOUBLE, _ADDRESS, _ADDRESS)
         found.sta_between.restype = _COUNT
-        found.sta_magnitudes.argtypes = (*[_ADDRESS] * 3, _COUNT)
+        found.sta_magnitudes.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_elect.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_elect.restype = _COUNT
         found.sta_ties.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _FLOAT, _INT, _FLOAT, _ADDRESS, _COUNT)
@@ -94,9 +94,9 @@ class Loops:
         counts = (_COUNT * 4)()
         return int(self._library.sta_between(values, size, low, high, out, counts)), list(counts)
 
-    def magnitudes(self, origin: int, finetuned: int, out: int, size: int) -> None:
-        """``out = abs(finetuned - origin)``."""
-        self._library.sta_magnitudes(origin, finetuned, out, size)
+    def magnitudes(self, origin: int, finetuned: Sequence[int], out: int, size: int) -> None:
+        """``abs(finetuned - origin)`` of every task: float32 ``[tasks, size]`` at ``out``."""
+        self._library.sta_magnitudes(origin, _array(finetuned), len(finetuned), out, size)
 
     def elect(self, origin: int, finetuned: Sequence[int], thresholds: Sequence[float], size: int) -> int:
         """Positions at which what TIES keeps adds up to more than 0, less those of less than 0."""

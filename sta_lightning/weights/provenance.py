@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sta_lightning import __version__
+from sta_lightning.arithmetic.workers import Workers, usable_threads
 from sta_lightning.documents import read_json
 from sta_lightning.errors import StaError
 from sta_lightning.weights.hashes import sha256
@@ -50,7 +51,10 @@ def provenance(
     Raises:
         StaError: if a source cannot be read or a setting cannot be written as JSON.
     """
-    described = {role: {"file": Path(path).name, "sha256": sha256(path)} for role, path in sources.items()}
+    paths = list(dict.fromkeys(sources.values()))
+    with Workers(usable_threads()) as workers:  # a file that nobody has hashed takes longer than its merge
+        digests = dict(zip(paths, workers.map(sha256, paths, apart=True), strict=True))
+    described = {role: {"file": Path(path).name, "sha256": digests[path]} for role, path in sources.items()}
     return {
         "format": "pt",
         "package": PACKAGE,

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 import sta_lightning
 from sta_lightning.errors import StaError
 from sta_lightning.weights import provenance, read_metadata, save_weights, sha256
+
+provenance_module = sys.modules[provenance.__module__]
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
@@ -50,6 +54,21 @@ def test_it_does_not_depend_on_the_machine_or_the_order(tmp_path: Path) -> None:
     second = provenance("k", {"a": tmp_path / "b" / "x", "b": 1}, {"r": tmp_path / "b" / "x"})
     assert first == second
     assert str(tmp_path) not in json.dumps(first)
+
+
+def test_sources_are_hashed_side_by_side_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, seen = threading.Barrier(2, timeout=30), []
+
+    def hashed(path: Path) -> str:
+        both.wait()  # for ever, if one waits for the other to be done
+        seen.append(path.name)
+        return path.name * 2
+
+    monkeypatch.setattr(provenance_module, "sha256", hashed)
+    monkeypatch.setattr(provenance_module, "usable_threads", lambda: 2)
+    metadata = provenance("k", {}, {role: tmp_path / role[0] for role in ("a", "b", "a again", "b again")})
+    assert sorted(seen) == ["a", "b"]
+    assert json.loads(metadata["sources"])["b again"] == {"file": "b", "sha256": "bb"}
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), torch.ones(1)])
