@@ -130,6 +130,17 @@ def test_a_message_names_options_that_there_are(file: str) -> None:
             assert any(knows(command, name) for command in serves), (name, text)
 
 
+def test_every_warning_is_one_that_the_command_line_shows_as_a_line() -> None:
+    calls = [
+        (path.name, ast.unparse(node))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("warn", "rank_zero_warn")
+    ]
+    assert calls
+    assert not [call for call in calls if "StaWarning" not in call[1]]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_message_names_settings_that_there_are(file: str) -> None:
     known = [option for command in ("merge", "forget", "score") for option in options(command)]

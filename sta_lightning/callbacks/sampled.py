@@ -118,14 +118,15 @@ class SampledPass(TakesTrained, ABC):
             StaError: The module lacks a part, there are too few samples or none to draw from, or
                 the pass cannot be made over one of them.
         """
-        part = self.part(module)
+        path = self.part(module).path
         if self.needs_samples:
             # Lightning draws as it makes the loaders: here what it would draw after this.
             source = self._source(trainer, datamodule)
             with torch.inference_mode(False), torch.no_grad(), isolate_rng():
                 indices = source.scoring_samples(self.samples, self.seed)
                 if trainer.state.fn == TrainerFn.FITTING:
-                    self.sums(part, Samples(source, indices[:1], module, self.seed))
+                    with adapters_merged(module, path):
+                        self.sums(self.part(module), Samples(source, indices[:1], module, self.seed))
             tell(source)
 
     @staticmethod

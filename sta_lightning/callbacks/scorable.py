@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-from sta_lightning.arithmetic.workers import Alone, Processes
+from sta_lightning.arithmetic.workers import Alone, Processes, together
 from sta_lightning.encoders import build_encoder
 from sta_lightning.engine.processes import Group
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.split import drawn_indices
 
+Made = TypeVar("Made")
 SampleLoss = Callable[[LightningModule, Any], Tensor]
 """The loss of one sample, of the module and a batch that holds it alone; what has several entries,
 such as the tokens of a sequence, is summed."""
@@ -160,6 +161,22 @@ class Samples:
 def processes_of(trainer: Trainer) -> Processes:
     """The processes of a trainer, for :func:`~sta_lightning.arithmetic.workers.together`."""
     return Alone() if trainer.world_size == 1 else Group()
+
+
+def made_once(trainer: Trainer | None, make: Callable[[], Made]) -> Made:
+    """What ``make`` returns on the first of a trainer's processes, on each of them.
+
+    All of them call this. What is made has its tensors on the CPU: another process would put those
+    of a GPU on that GPU.
+
+    Raises:
+        StaError: ``make`` has failed; every process raises it.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return make()
+    processes, made = processes_of(trainer), list[Made]()
+    together(processes, lambda: None if processes.rank else made.append(make()))
+    return cast(Made, trainer.strategy.broadcast(made[0] if made else None))
 
 
 def check_strategy(trainer: Trainer) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.predictions import divergence
 from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.arithmetic.vectors import task_vector
+from sta_lightning.callbacks.scorable import made_once
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import FusionOptions, TaskSource
 from sta_lightning.errors import StaError, listed
@@ -89,7 +91,7 @@ class DistilledMerging(LearnedMerging):
         base = frozen.encoder.state_dict()
         merges = {
             # A task may be called as a method is.
-            f"merge/{method}": task_vector(base, job.in_memory(pretrained).weights)
+            f"merge/{method}": task_vector(base, made_once(self._trainer, partial(job.in_memory, pretrained)))
             for method, job in self._jobs.items()
         }
         return replace(frozen, vectors={**merges, **frozen.vectors})

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged
 from sta_lightning.arithmetic.workers import Processes
+from sta_lightning.callbacks.scorable import made_once
 from sta_lightning.engine import FusionOptions, TaskHead, TaskSource
 from sta_lightning.engine.defaults import AUTO, DATA_FREE
 from sta_lightning.engine.options import refuse_auto
@@ -74,7 +75,7 @@ class MergeModule(MergedEvaluation):
         super().load()
 
     def _choose(self, candidates: list[str] | None, samples: int) -> None:
-        """Merge by the candidate that is nearest; the same on every process."""
+        """Choose the candidate that is nearest; the first process does, for all."""
         options = cast(FusionOptions, self.options)
         members = members_of(self.trainer.datamodule)  # type: ignore[attr-defined]
         if missing := [task for task in self.tasks if task not in members]:
@@ -82,21 +83,25 @@ class MergeModule(MergedEvaluation):
                 "method 'auto' compares predictions on training images of every task, and the datamodule brings none of "
                 f"{listed(missing)}. Give it all tasks of the merge, or name a method."
             )
-        images = {
-            task: members[task].dataset("train").batch(members[task].scoring_samples(samples, options.seed))
-            for task in self.tasks
-        }
-        judge = Judge(
-            self.original(),
-            {task: str(source.finetuned) for task, source in self.tasks.items()},
-            {task: self.heads[module_key(task)] for task in self.tasks},  # type: ignore[misc]
-            images,
-            self.trainer.strategy.root_device,
-        )
-        with super()._pretrained_for_merge() as pretrained:
-            found = ranking(options, pretrained, judge, candidates)
-        # Of several machines one decides: another's rounding might turn a tie.
-        self.ranking = cast(Any, self.trainer.strategy).broadcast(found)
+
+        def ranked() -> list[Candidate]:
+            images = {
+                task: members[task]
+                .dataset("train")
+                .batch(members[task].scoring_samples(samples, options.seed))
+                for task in self.tasks
+            }
+            judge = Judge(
+                self.original(),
+                {task: str(source.finetuned) for task, source in self.tasks.items()},
+                {task: self.heads[module_key(task)] for task in self.tasks},  # type: ignore[misc]
+                images,
+                self.trainer.strategy.root_device,
+            )
+            with self._pretrained_for_merge() as pretrained:
+                return ranking(options, pretrained, judge, candidates)
+
+        self.ranking = made_once(self.trainer, ranked)
         best = self.ranking[0]
         options = replace(options, method=best.method, scale=best.scale)
         options.ranking = [candidate.plain() for candidate in self.ranking]

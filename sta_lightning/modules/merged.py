@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic import Merged, change_size
 from sta_lightning.arithmetic.run import Kept
-from sta_lightning.arithmetic.workers import Processes, together
-from sta_lightning.callbacks.scorable import processes_of
+from sta_lightning.arithmetic.workers import Processes
+from sta_lightning.callbacks.scorable import made_once
 from sta_lightning.encoders.pretrained import found_encoder, pretrained_for_merge
 from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
 from sta_lightning.modules.evaluation import MultiTaskEvaluation
@@ -66,27 +66,15 @@ class MergedEvaluation(MultiTaskEvaluation):
         """
         if self.merged is None:
             if self._kept is None:
-                self.merged = self._made_once()
+                self.merged = made_once(self._trainer, self._made)
             else:
                 self.merged = Merged(dict(super().encoder_weights()), self._kept)
         return self.merged
 
-    def _made_once(self) -> Merged:
-        made: list[Merged] = []
-
-        def make() -> None:
-            with self._pretrained_for_merge() as pretrained:
-                made.append(self.job.in_memory(pretrained))
-
-        trainer = self._trainer
-        if trainer is None or trainer.world_size == 1:
-            make()
-            return made[0]
-        processes = processes_of(trainer)
-        together(processes, lambda: None if processes.rank else make())
-        # On its own GPU it would be sent to that GPU, by every process.
-        sent = [Merged({n: t.cpu() for n, t in found.weights.items()}, found.kept) for found in made]
-        return cast(Merged, trainer.strategy.broadcast(sent[0] if sent else None))
+    def _made(self) -> Merged:
+        with self._pretrained_for_merge() as pretrained:
+            found = self.job.in_memory(pretrained)
+        return Merged({name: tensor.cpu() for name, tensor in found.weights.items()}, found.kept)
 
     @override
     def encoder_weights(self) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from sta_lightning.arithmetic import Merged
+from sta_lightning.engine import Job
 from sta_lightning.errors import StaError
 from sta_lightning.modules import AdaMerging, DistilledMerging, TaskSource
 from sta_lightning.tasks import UnlabelledDataModule
@@ -48,6 +50,14 @@ def main(processes: int, folder: Path) -> None:
         "metrics": {tag: float(value) for tag, value in trainer.callback_metrics.items()},
         "images": sizes.images,
     }
+    said["made"] = 0
+    in_memory = Job.in_memory
+
+    def merged(*args: Any) -> Merged:
+        said["made"] += 1
+        return in_memory(*args)
+
+    Job.in_memory = merged  # type: ignore[method-assign]
     distilled = DistilledMerging(tasks, pretrained=pretrained)
     images = UnlabelledDataModule(list(NAMES), split="train", limit=4, batch_size=4)
     quiet_trainer(max_steps=2, **several).fit(distilled, images)

@@ -37,7 +37,14 @@ def main(processes: int, folder: Path) -> None:
         "devices": processes,
         "strategy": "ddp" if processes > 1 else "auto",
     }
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {"made": 0}
+    in_memory = Job.in_memory
+
+    def made(*args: Any) -> Merged:
+        said["made"] += 1
+        return in_memory(*args)
+
+    Job.in_memory = made  # type: ignore[method-assign]
     tasks = {
         name: TaskSource(f"{folder}/{name}.safetensors", f"{folder}/{name}-importance.safetensors")
         for name in ("spots", "stripes")
@@ -60,14 +67,6 @@ def main(processes: int, folder: Path) -> None:
     said["chosen"] = [candidate.plain() for candidate in chosen.ranking]
     said["chosen_file"] = sha256(chosen.output)
     if processes > 1:
-        said["made"] = 0
-        in_memory = Job.in_memory
-
-        def made(*args: Any) -> Merged:
-            said["made"] += 1
-            return in_memory(*args)
-
-        Job.in_memory = made  # type: ignore[method-assign]
         forget = ForgetModule(
             "spots",
             finetuned=tasks["spots"].finetuned,

@@ -443,6 +443,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         assert first[learned] == second[learned]
         apart = torch.tensor(first[learned]) - torch.tensor(alone[learned])
         assert (apart.abs() < 2e-5).float().mean() >= least
+    assert [found["made"] for found in (alone, first, second)] == [2, 2, 0], "the first one merges, for all"
     assert first["metrics"] == second["metrics"]
     assert first["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
     assert [found["images"] for found in said[2]] == [[2, 2]] * 2

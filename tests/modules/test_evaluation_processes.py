@@ -76,9 +76,10 @@ def test_forgetting_on_two_and_three_processes_agrees(said: dict[int, list[dict[
     assert all(result == results[0] for result in results)
 
 
-def test_a_merge_in_memory_is_made_by_one_process_for_all(said: dict[int, list[dict[str, Any]]]) -> None:
+def test_merges_in_memory_are_made_by_one_process_for_all(said: dict[int, list[dict[str, Any]]]) -> None:
     found = [process for world in (2, 3) for process in said[world]]
-    assert [process["made"] for process in found] == [1, 0, 1, 0, 0]
+    assert said[1][0]["made"] == 2, "the candidates of a choice"
+    assert [process["made"] for process in found] == [3, 0, 3, 0, 0], "and what forgets"
     assert all(process["forgot"] == found[0]["forgot"] for process in found)
     assert all(process["change"] == found[0]["change"] for process in found)
     assert found[0]["change"]["norm"] > 0

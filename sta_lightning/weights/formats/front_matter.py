@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_lightning.documents import read_yaml
+from sta_lightning.errors import StaWarning
 from sta_lightning.weights.formats.adapter import CONFIG as ADAPTER_CONFIG
 from sta_lightning.weights.formats.checkpoint import CONFIG, USUAL_NAMES, read_table
 from sta_lightning.weights.opened import PathLike
@@ -63,6 +64,7 @@ def read_card(path: PathLike) -> tuple[dict[str, Any], str]:
         warnings.warn(
             f"'{own}' begins with a table that is not readable as YAML ({' '.join(str(error).split())}): licence and base model "
             "that it names are not handed on.",
+            StaWarning,
             stacklevel=2,
         )
         table = {}
@@ -210,6 +212,7 @@ def measured(path: PathLike, digests: Iterable[str]) -> dict[str, float]:
         warnings.warn(
             f"the accuracies in the card of '{path}' ({_INDEX}) are not as this package wrote them ({error!r}), and are not "
             "handed on.",
+            StaWarning,
             stacklevel=2,
         )
         return {}
