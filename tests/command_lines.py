@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any, cast
@@ -64,6 +65,10 @@ def instantiated(words: Sequence[str]) -> Any:
 
 
 def documented(text: str) -> list[list[str]]:
-    """The lines of a file that call ``sta``: the words after it, without comments."""
+    """The lines of a file that call ``sta``: the words after it, without comments.
+
+    Variables and a launcher may stand before it.
+    """
     lines = [line.strip().lstrip("#$ ") for line in text.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sta ")]
+    calls = [re.match(r"(?:\w+=\S+ )*(?:sta|torchrun .* -m sta_lightning) (.*)", line) for line in lines]
+    return [shlex.split(call[1], comments=True) for call in calls if call]

@@ -8,8 +8,6 @@ from typing import Any, cast
 import pytest
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS
 from sta_lightning.cli.main import main
@@ -121,7 +119,6 @@ def test_every_method_is_documented_with_its_line() -> None:
 
 
 FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text()
-FITS = documented(FINETUNING)
 
 
 def test_the_documented_metrics_are_chosen_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,24 +130,6 @@ def test_the_documented_metrics_are_chosen_in_yaml(tmp_path: Path, monkeypatch: 
     assert parsed([*words, "--model.task=digits"])["model"]["init_args"]["metrics"] == every
     merge = ["merge", "--config", str(CONFIGS / "merge/miniature.yaml"), "--model.metrics=[macro]"]
     assert parsed(merge)["model"]["metrics"] == ["macro"]
-
-
-@pytest.mark.parametrize("words", FITS, ids=" ".join)
-def test_a_documented_fit_instantiates(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = [str(REPOSITORY / word) if word.startswith("configs/") else word for word in words]
-    made = instantiated([*words, "--trainer.accelerator=cpu", "--trainer.devices=1"])
-    module = made.model
-    module.build()
-    for callback in [word.split("=")[1] for word in words if "callbacks+" in word]:
-        assert callback in [type(found).__name__ for found in made.trainer.callbacks]
-    for option, kind in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
-        if any(word.startswith(f"--model.{option}=") for word in words):
-            given = SGD(module.parameters(), lr=0.1)
-            made_of = getattr(module, {"optimizer": "_optimizer", "lr_scheduler": "_scheduler"}[option])
-            assert isinstance(made_of(module.parameters() if option == "optimizer" else given), kind)
 
 
 def content(kind: str, family: str) -> dict[str, Any]:

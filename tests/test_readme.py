@@ -9,14 +9,12 @@ import pytest
 
 from sta_lightning.cli.main import main
 from sta_lightning.weights import load_weights, save_weights
-from tests.command_lines import documented, parsed
+from tests.command_lines import documented
 from tests.conftest import REPOSITORY
 from tests.weights.formats.tiny import moved, tiny_clip
 
 README = (REPOSITORY / "README.md").read_text()
 LINES = documented(README)
-# They need files or minutes: what they ask for is checked; the commands have tests of their own.
-LONG = [words for words in LINES if "--config" in words]
 
 
 def test_it_is_one_page() -> None:
@@ -51,16 +49,6 @@ def test_three_files_become_one_model(
     # Files and the output apart, a person types a line of a few characters.
     merge = " ".join(("sta", *run[0]))
     assert len(re.sub(r"\S+\.safetensors", "", merge)) < 60
-
-
-@pytest.mark.parametrize("words", LONG, ids=" ".join)
-def test_its_longer_lines_are_what_the_parser_knows(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    if words[0] == "benchmark":
-        assert main([*words, "--print_config"]) == 0, capsys.readouterr().err
-    else:
-        parsed(words)
 
 
 def test_the_methods_it_counts_are_those_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
