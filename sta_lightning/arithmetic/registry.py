@@ -85,8 +85,17 @@ LEARNED_METHODS: Mapping[str, Learned] = {
         None,
         "this project",
         "sta merge --config configs/merge/miniature.yaml --model.method=auto",
-        {"candidates": None, "samples": None},
+        {"candidates": None, "samples": 32},
         reads_grams=True,
+    ),
+    "regmean_plus_plus": Learned(
+        "RegMean++",
+        "RegMean, a block after the other, on the inputs that the merged blocks below give",
+        "unlabelled samples",
+        None,
+        "Nguyen et al. 2025",
+        "sta merge --config configs/merge/miniature.yaml --model.method=regmean_plus_plus",
+        {"ratio": 0.95, "samples": 256},
     ),
 }
 """The ways to merge that look at images, by name."""

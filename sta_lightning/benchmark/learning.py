@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
@@ -17,10 +16,9 @@ from sta_lightning.benchmark.images import Remembered, Suite
 from sta_lightning.benchmark.settings import MethodEntry
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
-from sta_lightning.engine.defaults import AUTO
 from sta_lightning.modules.adamerging import AdaMerging
+from sta_lightning.modules.by_images import Surroundings, checked_settings, resolved
 from sta_lightning.modules.distilled import DistilledMerging
-from sta_lightning.modules.foretelling import Judge, chosen_settings, ranking
 from sta_lightning.modules.learned import LearnedMerging, learn
 from sta_lightning.tasks.unlabelled import Step, Steps
 
@@ -66,7 +64,7 @@ def learned(
     return learn(module, data, steps=steps, seed=seed, accelerator=settings.accelerator)
 
 
-def nearest(
+def merged_by_images(
     suite: Suite,
     entry: MethodEntry,
     sources: Mapping[str, TaskSource],
@@ -74,30 +72,23 @@ def nearest(
     pretrained: Pretrained,
     folder: Path,
 ) -> dict[str, Tensor]:
-    """The weights of the merge that ``auto`` chooses; leaves the ranking in ``ranking.json``."""
+    """The weights of ``auto`` or RegMean++; leaves what was found in ``about.json``."""
     settings = suite.settings
     count = entry.samples or settings.samples
     options = FusionOptions(
-        {**sources}, method=AUTO, settings={"samples": count, **entry.settings}, seed=seed
+        {**sources}, method=entry.method, settings={"samples": count, **entry.settings}, seed=seed
     )
-    asked = chosen_settings(options)
-    images = {
-        task: data.batch(range(len(data)))
-        for task, data in samples(suite, asked["samples"], list(sources), seed).items()
-    }
-    judge = Judge(
+    drawn = samples(suite, checked_settings(options)["samples"], list(sources), seed)
+    around = Surroundings(
+        pretrained,
         build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
-        {task: str(source.finetuned) for task, source in sources.items()},
         {task: ClassificationHead.load(str(source.head)).eval() for task, source in sources.items()},
-        images,
+        {task: data.batch(range(len(data))) for task, data in drawn.items()},
         device_of(settings.accelerator),
     )
-    options = replace(options, settings=None)
-    found = ranking(options, pretrained, judge, asked["candidates"])
-    text = json.dumps([candidate.plain() for candidate in found], indent=1)
-    (folder / "ranking.json").write_text(text, encoding="utf-8")
-    best = replace(options, method=found[0].method, scale=found[0].scale)
-    return best.job().in_memory(pretrained).weights
+    found = resolved(options, around)
+    (folder / "about.json").write_text(json.dumps(found.about, indent=1), encoding="utf-8")
+    return found.job().in_memory(pretrained).weights
 
 
 def samples(suite: Suite, count: int, tasks: Sequence[str], seed: int) -> dict[str, Remembered]:

@@ -28,13 +28,13 @@ from sta_lightning.benchmark.entries import (
 from sta_lightning.benchmark.evaluation import accuracy, classified, pack, unpack
 from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.learning import learned, nearest
+from sta_lightning.benchmark.learning import learned, merged_by_images
 from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.benchmark.steps import StepRunner
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
-from sta_lightning.engine.defaults import AUTO
+from sta_lightning.engine.defaults import BY_IMAGES
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import Weights, read_encoder
 from sta_lightning.tasks.task import Split
@@ -210,8 +210,8 @@ class Models:
         sources = self.sources(entry, tasks)
 
         def make(folder: Path) -> tuple[Weights, Kept]:
-            if entry.method == AUTO:
-                return nearest(self.suite, entry, sources, self.seed, self.pretrained, folder), {}
+            if entry.method in BY_IMAGES:
+                return merged_by_images(self.suite, entry, sources, self.seed, self.pretrained, folder), {}
             if is_learned(entry):
                 return learned(self.suite, entry, sources, self.seed), {}
             merged = self._job(entry, sources).in_memory(self.pretrained)

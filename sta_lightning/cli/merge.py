@@ -21,8 +21,8 @@ from sta_lightning.cli.front import OPTIONS, spelled_out
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.placeholders import fill_placeholders, task_name
 from sta_lightning.cli.screen import byte_count, say
-from sta_lightning.engine.defaults import AUTO
-from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions, refuse_auto
+from sta_lightning.engine.defaults import BY_IMAGES
+from sta_lightning.engine.options import ForgettingOptions, FusionOptions, MergeOptions, refuse_by_images
 from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
@@ -55,10 +55,10 @@ def run(name: str, words: Sequence[str]) -> None:
     asked = parse(build_parser(name), words, members)
     fill_placeholders(asked)
     options = OPTIONS[name](**asked.model.as_dict())
-    if name != "merge" or options.method != AUTO:
+    if name != "merge" or options.method not in BY_IMAGES:
         check_method(name, options)
     elif not asked.evaluate:
-        refuse_auto(AUTO)
+        refuse_by_images(options.method)
     options.check_files(asked.output)
     if asked.evaluate:
         from sta_lightning.cli import merge_evaluated

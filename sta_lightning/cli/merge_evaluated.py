@@ -13,7 +13,7 @@ from sta_lightning.cli.checks import add_output
 from sta_lightning.cli.screen import accuracies, accuracy_table, say
 from sta_lightning.engine.card import write_card
 from sta_lightning.modules import ForgetModule, MergeModule
-from sta_lightning.modules.foretelling import table
+from sta_lightning.modules.foretelling import tables
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import MultiTaskDataModule
 
@@ -54,8 +54,8 @@ class MergeTrainer(Trainer):
             if model.output is not None:
                 say(f"written: {model.output}")
                 say(f"card: {write_card(model.output, found)}")
-            if isinstance(model, MergeModule) and model.ranking:
-                say(table(model.ranking))
+            if isinstance(model, MergeModule) and "ranking" in model.about:
+                say(tables(model.about))
             say(accuracy_table(found))
 
     forget = merge

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class FusionJob(Job):
             coefficients=coefficients,
         )
         self.dare, self.statistics = dare, check_statistics(statistics)
-        self.ranking: Sequence[Mapping[str, Any]] = ()
+        self.about: Mapping[str, Any] = {}
         if dare is not None and method.takes_vectors:
             raise StaError(
                 f"method '{name}' adds masked task vectors as they are; DARE cannot be put in front of it. Leave dare out."
@@ -91,5 +91,4 @@ class FusionJob(Job):
     def settings(self) -> dict[str, Any]:
         dare = {} if self.dare is None else {"dare": dataclasses.asdict(self.dare)}
         statistics = {} if self.statistics == "pretrained" else {"statistics": self.statistics}
-        ranking = {"ranking": [*self.ranking]} if self.ranking else {}
-        return {"tasks": sorted(self.tasks), **statistics, **dare, **ranking}
+        return {"tasks": sorted(self.tasks), **statistics, **dare, **self.about}

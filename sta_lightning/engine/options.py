@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from typing_extensions import override
 
-from sta_lightning.engine.defaults import AUTO, DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.engine.defaults import BY_IMAGES, DATA_FREE, DATA_FREE_FORGETTING
 from sta_lightning.engine.metrics import MetricName
 from sta_lightning.engine.sources import TaskSource, check_output, check_there, task_sources
 from sta_lightning.errors import StaError, listed
@@ -43,13 +43,13 @@ def bytes_of(size: str) -> int:
     return int(number)
 
 
-def refuse_auto(method: str) -> None:
-    """Refuse the method ``auto`` where there are no images; a StaError says what it needs."""
-    if method == AUTO:
+def refuse_by_images(method: str | None) -> None:
+    """Refuse a method that looks at images where there are none; a StaError says what it needs."""
+    if method in BY_IMAGES:
         raise StaError(
-            "method 'auto' chooses by predictions on training images, and here are none. Let the merge be evaluated, by a "
-            "configuration with images (sta merge --config sta:merge/miniature --model.method=auto; in Python MergeModule), or "
-            "name a method."
+            f"method '{method}' looks at training images, and here are none. Let the merge be evaluated, by a configuration with "
+            f"images (sta merge --config sta:merge/miniature --model.method={method}; in Python MergeModule), or name another "
+            "method."
         )
 
 
@@ -74,7 +74,7 @@ class MergeOptions(ABC):
             ``file.py:name``; ``None`` for ``sta`` (the paper's) if there is the importance that it
             reads, else for one that needs neither data nor a coefficient; ``auto``, in a merge that
             is evaluated, for the one whose predictions on training images, without their labels,
-            are nearest to the fine-tuned models'.
+            are nearest to the fine-tuned models', and ``regmean_plus_plus``.
         settings: Further settings of the method by name, as ``sta methods NAME`` lists them:
             ``{keep: 0.2}``.
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from importance files by
@@ -243,8 +243,8 @@ class FusionOptions(MergeOptions):
     vectors: str | None = None
     vectors_dtype: DType | None = None
     heads: bool = False
-    ranking: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False)
-    """Where the method was chosen: the candidates, best first, for the metadata."""
+    about: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    """What the metadata says besides: how a method that looks at images came to this merge."""
 
     @property
     def sources(self) -> dict[str, TaskSource]:
@@ -290,7 +290,7 @@ class FusionOptions(MergeOptions):
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
         name = self.choice.method
-        refuse_auto(name)
+        refuse_by_images(name)
         method, coefficients = self._made(FUSION_METHODS, normalize=self.normalize)
         job = FusionJob(
             self.sources,
@@ -307,7 +307,7 @@ class FusionOptions(MergeOptions):
         )
         if self.vectors is not None:
             check_vectors(job)
-        job.ranking = self.ranking
+        job.about = self.about
         return job
 
     @override

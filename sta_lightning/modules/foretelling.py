@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -12,17 +12,13 @@ from torch import Tensor, nn
 
 from sta_lightning.arithmetic import FUSION_METHODS
 from sta_lightning.arithmetic.predictions import agreement, divergence
-from sta_lightning.arithmetic.registry import LEARNED_METHODS, has_setting, make_method
+from sta_lightning.arithmetic.registry import has_setting, make_method
 from sta_lightning.arithmetic.sources import whole
 from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.encoders import ClassificationHead
 from sta_lightning.engine import FusionOptions, Pretrained
-from sta_lightning.engine.defaults import AUTO
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import Weights, encoder_with
-
-SAMPLES = 32
-"""Images of a task, unless another number is asked for."""
 
 _FACTORS = (1.0, 0.8, 1.2, 1.4)
 """By what a method's default coefficient is multiplied."""
@@ -39,6 +35,13 @@ class Foretold:
 
     divergence: Mapping[str, float]
     agreement: Mapping[str, float]
+
+    def plain(self) -> dict[str, dict[str, float]]:
+        """For metadata: both by task."""
+        both = {"divergence": self.divergence, "agreement": self.agreement}
+        return {
+            task: {what: round(found[task], 6) for what, found in both.items()} for task in self.divergence
+        }
 
     @property
     def mean(self) -> float:
@@ -139,33 +142,6 @@ def candidates(*, grams: bool) -> dict[str, tuple[float | None, ...]]:
     return {name: scales for name, scales in found.items() if scales is not None}
 
 
-def chosen_settings(options: FusionOptions) -> dict[str, Any]:
-    """The settings of the method ``auto``, all of them.
-
-    Raises:
-        StaError: there is another setting or a coefficient, a task has no model, or the number of
-            images is below 1.
-    """
-    known = LEARNED_METHODS[AUTO].settings
-    coefficients = {"scale": options.scale, "scale_layers": options.scale_layers}
-    given = {
-        **(options.settings or {}),
-        **{k: value for k, value in coefficients.items() if value is not None},
-    }
-    if unknown := [name for name in given if name not in known]:
-        raise StaError(f"method 'auto' has no setting {listed(unknown)}; it has {listed(known)}.")
-    without = [task for task, source in options.sources.items() if source.finetuned is None]
-    if without:
-        raise StaError(
-            f"method 'auto' reads the fine-tuned encoder, 'finetuned', of every task; {listed(without)} has none."
-        )
-    found = {**known, **given}
-    found["samples"] = SAMPLES if found["samples"] is None else int(found["samples"])
-    if found["samples"] < 1:
-        raise StaError(f"samples={found['samples']} was asked for: give the images of each task, 1 or more.")
-    return found
-
-
 def ranking(
     options: FusionOptions, pretrained: Pretrained, judge: Judge, methods: Iterable[str] | None = None
 ) -> list[Candidate]:
@@ -211,17 +187,25 @@ def _scaled(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], factor: fl
     return {**merged, **moved}
 
 
-def table(found: Iterable[Candidate]) -> str:
-    """A ranking as text."""
+def tables(about: Mapping[str, Any]) -> str:
+    """A ranking, and how near the first of it is by task, as text.
+
+    Args:
+        about: ``ranking``, of :meth:`Candidate.plain`, and ``foretold``, of :meth:`Foretold.plain`.
+    """
     rows = [("method", "scale", "divergence", "agreement")]
-    for candidate in found:
-        plain = candidate.plain()
-        scale = f"{plain['scale']:g}" if "scale" in plain else ""
-        rows.append(
-            (plain["method"], scale, f"{plain['divergence']:.4f}", f"{100 * plain['agreement']:.1f}%")
-        )
+    for row in about["ranking"]:
+        rows.append((row["method"], f"{row['scale']:g}" if "scale" in row else "", *_shown(row)))
+    tasks = [("task", "divergence", "agreement")]
+    tasks += [(task, *_shown(row)) for task, row in about["foretold"].items()]
+    return f"{_aligned(rows)}\n\n{_aligned(tasks)}\n"
+
+
+def _shown(row: Mapping[str, float]) -> tuple[str, str]:
+    return f"{row['divergence']:.4f}", f"{100 * row['agreement']:.1f}%"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    ]
-    return "\n".join(lines)
+    lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from typing_extensions import override
 
-from sta_lightning.arithmetic import Merged
-from sta_lightning.arithmetic.workers import Processes
 from sta_lightning.callbacks.scorable import made_once
-from sta_lightning.engine import FusionOptions, TaskHead, TaskSource
-from sta_lightning.engine.defaults import AUTO, DATA_FREE
-from sta_lightning.engine.options import refuse_auto
+from sta_lightning.encoders import ClassificationHead
+from sta_lightning.engine import FusionOptions, Pretrained, TaskHead, TaskSource
+from sta_lightning.engine.defaults import BY_IMAGES, DATA_FREE
+from sta_lightning.engine.options import refuse_by_images
 from sta_lightning.errors import StaError, listed
+from sta_lightning.modules.by_images import Surroundings, checked_settings, resolved
 from sta_lightning.modules.evaluation import members_of, module_key, refuse_difference
-from sta_lightning.modules.foretelling import Candidate, Judge, chosen_settings, ranking
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import get_task
 
@@ -27,20 +28,16 @@ class MergeModule(MergedEvaluation):
     ``test/control/<name>/acc``, the share of entries kept per tensor and task, and the size of the
     change; see MultiTaskEvaluation.
 
-    With the method ``auto`` an evaluation merges by many methods first, and compares the result
-    with the fine-tuned models on a few training images of every task without their labels; what is
-    merged then is the nearest. Its settings are ``candidates``, names of methods, and ``samples``,
-    images of each task (32).
+    Two methods look at training images of every task, without their labels, as an evaluation
+    begins, ``samples`` of each: ``auto`` merges by many methods (``candidates``) and takes the one
+    whose predictions are nearest to the fine-tuned models', and ``regmean_plus_plus`` is RegMean on
+    the inputs that the merged blocks give.
 
     Args:
         tasks: By task name (or the path of a task's YAML file): the files of that task, or the path
             of its fine-tuned encoder alone. Or the names alone, where ``files`` says where these
             lie.
         options: See :class:`~sta_lightning.engine.FusionOptions`.
-
-    Attributes:
-        ranking: With the method ``auto``: the candidates, the nearest first, once an evaluation has
-            begun.
 
     Raises:
         StaError: An argument is unknown or out of range; when merging, a source is missing or does
@@ -57,75 +54,67 @@ class MergeModule(MergedEvaluation):
         made = FusionOptions(named, **options)
         self.tasks = made.sources
         heads = {name: files.head for name, files in self.tasks.items() if files.head is not None}
-        self.ranking: list[Candidate] = []
-        self._auto: Mapping[str, Any] | None = None
-        if made.method == AUTO:
-            self._auto = chosen_settings(made)
-            # Until the choice is made; nothing is merged before.
+        self._by_images: FusionOptions | None = None
+        if made.method in BY_IMAGES:
+            checked_settings(made)
+            self._by_images = made
+            # Until the images are there; nothing is merged before.
             made = replace(made, method=DATA_FREE, settings=None)
         super().__init__(made, heads)
-        if self._auto is not None:
-            self.hparams.update(method=AUTO, settings=dict(self._auto))
+        if self._by_images is not None:
+            self.hparams.update(method=self._by_images.method, settings=self._by_images.settings)
         self._with_heads = made.heads
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What a method that looks at images has found: for ``auto`` the ``ranking``."""
+        return cast(FusionOptions, self.options).about
 
     @override
     def load(self) -> None:
-        if self._auto is not None and not self.ranking:
-            self._choose(**self._auto)
+        if self._by_images is not None:
+            self._resolve(self._by_images)
+            self._by_images = None
         super().load()
 
-    def _choose(self, candidates: list[str] | None, samples: int) -> None:
-        """Choose the candidate that is nearest; the first process does, for all."""
-        options = cast(FusionOptions, self.options)
-        members = members_of(self.trainer.datamodule)  # type: ignore[attr-defined]
+    def _resolve(self, asked: FusionOptions) -> None:
+        """Turn a method by images into a merge of files; the first process does, for all."""
+        trainer = cast(Any, self.trainer)
+        members = members_of(trainer.datamodule)
         if missing := [task for task in self.tasks if task not in members]:
             raise StaError(
-                "method 'auto' compares predictions on training images of every task, and the datamodule brings none of "
-                f"{listed(missing)}. Give it all tasks of the merge, or name a method."
+                f"method '{asked.method}' looks at training images of every task, and the datamodule brings none of "
+                f"{listed(missing)}. Give it all tasks of the merge, or name another method."
             )
 
-        def ranked() -> list[Candidate]:
-            images = {
-                task: members[task]
-                .dataset("train")
-                .batch(members[task].scoring_samples(samples, options.seed))
-                for task in self.tasks
-            }
-            judge = Judge(
-                self.original(),
-                {task: str(source.finetuned) for task, source in self.tasks.items()},
-                {task: self.heads[module_key(task)] for task in self.tasks},  # type: ignore[misc]
-                images,
-                self.trainer.strategy.root_device,
-            )
-            with self._pretrained_for_merge() as pretrained:
-                return ranking(options, pretrained, judge, candidates)
+        def found() -> FusionOptions:
+            count = checked_settings(asked)["samples"]
+            drawn = {task: members[task].scoring_samples(count, asked.seed) for task in self.tasks}
+            with MergedEvaluation._pretrained_for_merge(self) as pretrained:
+                around = Surroundings(
+                    pretrained,
+                    deepcopy(self.original()),
+                    {task: cast(ClassificationHead, self.heads[module_key(task)]) for task in self.tasks},
+                    {task: members[task].dataset("train").batch(chosen) for task, chosen in drawn.items()},
+                    trainer.strategy.root_device,
+                )
+                return resolved(asked, around)
 
-        self.ranking = made_once(self.trainer, ranked)
-        best = self.ranking[0]
-        options = replace(options, method=best.method, scale=best.scale)
-        options.ranking = [candidate.plain() for candidate in self.ranking]
-        self.options, self.job = options, options.job()
+        self.options = made_once(self.trainer, found)
+        self.job = self.options.job()
 
     @override
-    def merge(self) -> Merged:
-        self._check_chosen()
-        return super().merge()
-
-    @override
-    def save(self, path: str | Path, processes: Processes | None = None) -> Path:
-        self._check_chosen()
-        return super().save(path, processes)
-
-    def _check_chosen(self) -> None:
-        if self._auto is not None and not self.ranking:
-            refuse_auto(AUTO)
+    @contextmanager
+    def _pretrained_for_merge(self) -> Iterator[Pretrained]:
+        if self._by_images is not None:
+            refuse_by_images(self._by_images.method)
+        with super()._pretrained_for_merge() as pretrained:
+            yield pretrained
 
     @override
     def describe(self) -> dict[str, Any]:
-        """Return the settings; the ranking is in the written file alone."""
-        self._check_chosen()
-        return {name: value for name, value in super().describe().items() if name != "ranking"}
+        """Return the settings; what was found by images is in the written file alone."""
+        return {name: value for name, value in super().describe().items() if name not in self.about}
 
     @override
     def task_heads(self) -> dict[str, TaskHead]:

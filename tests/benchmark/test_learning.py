@@ -46,7 +46,7 @@ def test_they_come_nearer_to_the_fine_tuned_models_on_training_images(
     names = ["average", "tsv", "spectral_sta"]
     auto = own.fused(MethodEntry("auto", settings={"candidates": names}), tasks)
     weights, _ = auto.make(tmp_path)
-    ranking = json.loads((tmp_path / "ranking.json").read_text())
+    ranking = json.loads((tmp_path / "about.json").read_text())["ranking"]
     assert {row["method"] for row in ranking} == set(names)
     assert judge.foretell(weights).mean == pytest.approx(min(row["divergence"] for row in ranking), abs=1e-4)
     best = MethodEntry(ranking[0]["method"], scale=ranking[0].get("scale"))

@@ -64,7 +64,7 @@ def main(processes: int, folder: Path) -> None:
     )
     chosen.output = folder / f"chosen-{processes}.safetensors"
     quiet_trainer(**several).test(chosen, MultiTaskDataModule(list(tasks), batch_size=2), verbose=False)
-    said["chosen"] = [candidate.plain() for candidate in chosen.ranking]
+    said["chosen"] = chosen.about["ranking"]
     said["chosen_file"] = sha256(chosen.output)
     if processes > 1:
         forget = ForgetModule(
