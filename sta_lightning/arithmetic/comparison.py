@@ -42,7 +42,7 @@ class Moved:
             types.
         cosine: of the model's matrices with the pretrained ones, the median; ``None`` without.
         rank: effective rank of the changed matrices' task vectors, the median; ``None`` without.
-        ranks: by matrix; 0 for one that is not changed.
+        ranks: by matrix; 0 for one that is not changed. Empty where they were not asked for.
         blocks: ``norm`` and ``relative`` of every block, which
             :func:`~sta_lightning.arithmetic.normalization.block_of` names.
     """
@@ -101,7 +101,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(problem: Problem) -> Comparison:
+def compare(problem: Problem, *, ranks: bool = True) -> Comparison:
     """Compare fine-tuned models with the pretrained one and with each other, piece by piece.
 
     The effective rank of a matrix's task vector with singular values s is the participation ratio
@@ -110,6 +110,7 @@ def compare(problem: Problem) -> Comparison:
 
     Args:
         problem: the models; one or more.
+        ranks: whether effective ranks are computed, which takes most of the time.
 
     Raises:
         StaError: names or shapes differ, or an entry is NaN or infinite.
@@ -117,19 +118,12 @@ def compare(problem: Problem) -> Comparison:
     problem.check_names()
     tasks, names = problem.tasks, problem.names
     sums: dict[str, _Sums] = {}
-    ranks: dict[str, list[float]] = {}
     with Workers(usable_threads()) as workers:
         for name in names:
-            entries = problem.entries(name, workers)
-            narrow = [min(entries.base.dtype, s.dtype, key=lambda t: t.itemsize) for s in entries.finetuned]
-
-            def look(block: Block, narrow: list[torch.dtype] = narrow) -> _Sums:
-                return _Sums.of(block, narrow)
-
-            sums[name] = reduce(add, entries.look(look), _Sums.none(len(tasks)))
-            if len(entries.shape) > 1 and entries.numel:
-                norms = sums[name].gram.diagonal().sqrt().tolist()
-                ranks[name] = [_rank(entries, place, norm) for place, norm in enumerate(norms)]
+            sums[name] = _summed(problem.entries(name, workers))
+    matrices = [name for name in names if len(problem.base[name].shape) > 1 and sums[name].entries]
+    # One after another, each by all threads of PyTorch: a matrix may be large.
+    found = {name: _ranks(problem.entries(name, Workers()), sums[name]) for name in matrices if ranks}
     total = reduce(add, sums.values(), _Sums.none(len(tasks)))
     lengths = total.gram.diagonal().sqrt()
     cosine = total.gram / (lengths[:, None] * lengths).where(total.gram != 0, 1.0)
@@ -139,23 +133,27 @@ def compare(problem: Problem) -> Comparison:
     def pairs(table: Tensor) -> Pairs:
         return {one: {two: float(table[i, j]) for two, j in places.items()} for one, i in places.items()}
 
-    models = {task: _moved(place, total, sums, ranks) for task, place in places.items()}
+    models = {}
+    for task, place in places.items():
+        own = {name: by_model[place] for name, by_model in found.items()}
+        models[task] = _moved(place, total, sums, matrices, own)
     return Comparison(len(names), models, pairs(cosine), pairs(conflict))
 
 
-def _moved(place: int, total: _Sums, sums: dict[str, _Sums], ranks: dict[str, list[float]]) -> Moved:
+def _moved(
+    place: int, total: _Sums, sums: dict[str, _Sums], matrices: list[str], ranks: dict[str, float]
+) -> Moved:
     blocks: dict[str, list[_Sums]] = defaultdict(list)
     for name, found in sums.items():
         blocks[block_of(name)].append(found)
-    own = {name: found[place] for name, found in ranks.items()}
-    cosines = [cosine for name in ranks if (cosine := sums[name].cosine(place)) is not None]
+    cosines = [cosine for name in matrices if (cosine := sums[name].cosine(place)) is not None]
     return Moved(
         *total.length(place),
         changed=int(total.changed[place]) / max(1, total.entries),
         equal=tuple(name for name, found in sums.items() if not found.unequal[place]),
         cosine=median(cosines) if cosines else None,
-        rank=median(filter(None, own.values())) if any(own.values()) else None,
-        ranks=own,
+        rank=median(filter(None, ranks.values())) if any(ranks.values()) else None,
+        ranks=ranks,
         blocks={
             block: dict(zip(("norm", "relative"), reduce(add, parts).length(place), strict=True))
             for block, parts in blocks.items()
@@ -233,24 +231,42 @@ class _Sums:
         return product / math.sqrt(self.size * square) if self.size > 0 and square > 0 else None
 
 
+def _summed(entries: Entries) -> _Sums:
+    """The sums of a tensor, the threads sharing its pieces."""
+    none, threads, pieces = _Sums.none(len(entries.finetuned)), entries.workers.threads, entries.pieces()
+    narrow = [min(entries.base.dtype, s.dtype, key=lambda dtype: dtype.itemsize) for s in entries.finetuned]
+
+    # Added up at once: what stays of every piece would keep the memory of large ones from its use.
+    def share(own: list[slice]) -> _Sums:
+        return reduce(add, (_Sums.of(entries.block(piece), narrow) for piece in own), none)
+
+    shares = [pieces[at::threads] for at in range(threads)]
+    return reduce(add, entries.workers.map(share, shares, apart=True), none)
+
+
+def _ranks(entries: Entries, found: _Sums) -> list[float]:
+    """Effective rank of every model's task vector of a matrix."""
+    return [_rank(entries, place, norm) for place, norm in enumerate(found.gram.diagonal().sqrt().tolist())]
+
+
 def _rank(entries: Entries, place: int, norm: float) -> float:
     """Effective rank of a matrix's task vector of that norm, some rows at a time."""
     if not norm:
         return 0.0
-    columns = entries.shape[1:].numel()
-    step = max(1, piece_size(entries.device) // columns) * columns
-    parts = []
-    product = torch.zeros(())
-    for at in range(0, entries.numel, step):
-        piece = slice(at, min(at + step, entries.numel))
+    rows, columns = entries.shape[0], entries.shape[1:].numel()
+    step = max(1, piece_size(entries.device) // columns)
+    # The smaller of the two products; of the other side the rows need not be there together.
+    whole = torch.empty(rows, columns, dtype=entries.work) if rows < columns else None
+    product = torch.zeros(0 if whole is not None else columns, columns, dtype=entries.work)
+    for at in range(0, rows, step):
+        piece = slice(at * columns, min(at + step, rows) * columns)
         models = (source.read(piece, entries.work) for source in (entries.finetuned[place], entries.origin))
-        rows = ((next(models) - next(models)) / norm).view(-1, columns)
-        if entries.shape[0] < columns:
-            parts.append(rows)
+        some = ((next(models) - next(models)) / norm).view(-1, columns)
+        if whole is None:
+            product.addmm_(some.T, some)
         else:
-            product = product + rows.T @ rows
-    if parts:
-        product = torch.cat(parts)
-        product = product @ product.T
+            whole[at : at + step] = some
+    if whole is not None:
+        product = whole @ whole.T
     # The squared singular values add up to one.
-    return 1 / float(product.double().square().sum())
+    return 1 / float(torch.linalg.vector_norm(product, dtype=torch.float64)) ** 2

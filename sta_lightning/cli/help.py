@@ -243,6 +243,7 @@ HELPS: Mapping[str, Help] = {
             "--pretrained FILE": "the base, where it is not the first file",
             "--only, --skip PATTERN": "tensors by their names: compare these alone, or without these",
             "--html PAGE": "draw the comparison",
+            "--no-ranks": "leave out the effective ranks: most of the time, of large models",
             "--json": "one JSON document instead of text",
             "--unsafe-pickle": "also read a module that was pickled whole; no code of it is run",
         },

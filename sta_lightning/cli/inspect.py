@@ -35,6 +35,8 @@ def build_parser() -> RaisingParser:
     for option, what in {"only": "compare only these", "skip": "leave these out"}.items():
         help = f"{what} of the tensors: a pattern of names, as in `sta merge`; several times for several"
         parser.add_argument(f"--{option}", type=str, action="append", metavar="PATTERN", help=help)
+    help = "leave out the effective ranks, which take most of the time of a comparison of large models"
+    parser.add_argument("--no-ranks", action="store_true", help=help)
     help = "draw the comparison into a page of its own"
     parser.add_argument("--html", type=Path | None, default=None, help=help)
     parser.add_argument("--state", type=str | None, default=None, help=STATE)
@@ -107,7 +109,7 @@ def _compare(base: str, models: Mapping[str, str], asked: Any, told: dict[str, A
     with ExitStack() as stack:
         pretrained = pretrained_for_merge(None, base, None, stack)
         part = Part(tuple(asked.only or ()), tuple(asked.skip or ()))
-        compared = compare_files(pretrained, models, part)
+        compared = compare_files(pretrained, models, part, ranks=not asked.no_ranks)
     comparison, strangers = compared.comparison, compared.comparison.strangers
     verdict = _verdict(base, compared)
     doubts = {name: refused.reason for name, refused in compared.refused.items()}

@@ -41,13 +41,16 @@ class Compared:
     comparison: Comparison
 
 
-def compare_files(pretrained: Pretrained, files: Mapping[str, str | Path], part: Part) -> Compared:
+def compare_files(
+    pretrained: Pretrained, files: Mapping[str, str | Path], part: Part, *, ranks: bool = True
+) -> Compared:
     """Compare models in files with the pretrained one, piece by piece.
 
     Args:
         pretrained: the pretrained model.
         files: by name: a checkpoint of any layout that a merge reads, or an adapter.
         part: which tensors are merged, and compared.
+        ranks: see :func:`~sta_lightning.arithmetic.comparison.compare`.
 
     Raises:
         StaError: ``part`` leaves nothing, or the pretrained model cannot be read.
@@ -72,7 +75,7 @@ def compare_files(pretrained: Pretrained, files: Mapping[str, str | Path], part:
                 refused[name] = Refused(str(error), _unlike(pretrained, path, part))
         while models:
             try:
-                return Compared(refused, compare(Problem(base, models, titles=titles)))
+                return Compared(refused, compare(Problem(base, models, titles=titles), ranks=ranks))
             except StaError as error:  # an entry that is NaN or infinite, which only reading tells
                 odd = [name for name in models if str(error).startswith(titles[name])]
                 if not odd:

@@ -101,6 +101,9 @@ def test_ranks_cosines_and_blocks_are_numpys() -> None:
             share = np.linalg.norm(delta) / np.linalg.norm(before)
             assert got.blocks[block]["relative"] == pytest.approx(share, rel=1e-9)
     assert found.models["b"].ranks["embed.weight"] == pytest.approx(1.0, rel=1e-4)
+    without = compare(Problem(in_memory(base), {"a": in_memory(models["a"])}), ranks=False).models["a"]
+    assert (without.ranks, without.rank) == ({}, None)
+    assert without.cosine == pytest.approx(found.models["a"].cosine, rel=1e-12)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(40, 12), (12, 40)])

@@ -22,6 +22,8 @@ from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.cli.main import main
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
+from sta_lightning.engine.comparison import compare_files
+from sta_lightning.engine.part import Part
 from sta_lightning.kernels import build, fused, loops
 from sta_lightning.weights import TensorFile
 from sta_lightning.weights.tensor_file import FileTensor
@@ -181,7 +183,7 @@ def _private() -> int:
 
 
 def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
-    """Merge and print by how many megabytes this process has grown at most."""
+    """Merge, or compare, and print by how many megabytes this process has grown at most."""
     if way == "eager":
         run_module._native = lambda *_: (None, None)  # type: ignore[assignment]
     else:
@@ -192,7 +194,10 @@ def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
         for i in range(int(count))
     ]
     settings = {"p": 1.0} if int(count) > 6 else {}
-    job = _job({f"task{i:02}": source for i, source in enumerate(sources)}, method, **settings)
+    tasks = {f"task{i:02}": source for i, source in enumerate(sources)}
+    job = _job(tasks, "average" if method == "compare" else method, **settings)
+    if method == "compare":
+        torch.ones(1500, 1500) @ torch.ones(1500, 1500)  # PyTorch's own memory for products
     most, stop = _private(), threading.Event()
     start = most
 
@@ -205,7 +210,11 @@ def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     with TensorFile(f"{folder}/pretrained.safetensors") as file:
-        job.write(_pretrained(file), output)
+        if method == "compare":
+            models = {task: str(files.finetuned) for task, files in job.tasks.items()}
+            assert len(compare_files(_pretrained(file), models, Part()).comparison.models) == int(count)
+        else:
+            job.write(_pretrained(file), output)
     stop.set()
     watcher.join()
     print((most - start) / 2**20)

@@ -14,6 +14,7 @@ WORKER = Path(__file__).with_name("merge_worker.py")
 # 5 million entries, 20 MB a model; one tensor has most of them.
 SHAPES = {"large": (1500, 2000), "b": (2000,), "c": (1000, 1000), "d": (1000, 1000)}
 CALLS = [("sta", 6, "compiled"), ("sta", 12, "compiled"), ("sta", 6, "eager"), ("average", 12, "eager")]
+CALLS += [("compare", 6, "eager")]
 BOUND = 60.0  # megabytes; the models of six tasks and their importances are 260
 
 pytestmark = pytest.mark.skipif(
