@@ -1,22 +1,27 @@
 """Measure merging, scoring and fitting beside what bounds them, or beside another checkout.
 
-    # everything, about twenty minutes on two cores
+    # everything, about half an hour on two cores
     python scripts/benchmark.py
-    python scripts/benchmark.py --only kernel files
+    # every method, mergekit and FusionBench beside: ten minutes; --rows takes words of the rows
+    python scripts/benchmark.py --only methods --repetitions 1
+    # first calls and busy machines, 200 tasks, scoring: five
+    python scripts/benchmark.py --only calls tasks scoring --repetitions 3
     python scripts/benchmark.py --markdown docs/benchmarks.md
-    # the same work here and in another checkout, in turn; --rows takes words of what is measured
+    # the same work here and in another checkout, in turn
     python scripts/benchmark.py --beside ../other --repetitions 8
     python scripts/benchmark.py --beside ../other --rows STA scoring
 
 It makes its own inputs (six random ViT-B/16 image encoders and importances, 4.5 GB, and four
 sharded models of --size each, kept in --folder for the next run) and compares with mergekit where
-`mergekit-pytorch` is installed (--mergekit says where). Run it on a quiet machine.
+`mergekit-pytorch` is installed (--mergekit says where), and with FusionBench where it is
+(--fusionbench names the Python that has it). Run it on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
 import shutil
@@ -39,6 +44,7 @@ SECTIONS: dict[str, Callable[[Inputs, argparse.Namespace], Section]] = {
     "calls": calls.measure,
     "files": merging.measure,
     "methods": methods.measure,
+    "tasks": growth.many,
     "growth": growth.measure,
     "sharded": large.measure,
     "scoring": scoring.measure,
@@ -81,11 +87,14 @@ def main() -> None:
     parser.add_argument("--size", default="4GB", help="bytes of each sharded model, such as 500MB")
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--beside", type=Path, help="another checkout, to measure beside this one")
-    parser.add_argument("--rows", nargs="+", default=[""], help="words of the rows to measure with --beside")
+    words = "words of the rows to measure, with --beside and of the methods"
+    parser.add_argument("--rows", nargs="+", default=[""], help=words)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument(
         "--mergekit", default=shutil.which("mergekit-pytorch"), help="the command mergekit-pytorch"
     )
+    found = sys.executable if importlib.util.find_spec("fusion_bench") else None
+    parser.add_argument("--fusionbench", default=found, help="the Python that FusionBench is installed in")
     parser.add_argument("--markdown", type=Path, help="write the result to this file too")
     arguments = parser.parse_args()
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sta_lightning.encoders import build_encoder
-from sta_lightning.weights import all_bounds, save_weights, write_bounds
+from sta_lightning.weights import TensorFile, all_bounds, save_weights, write_bounds
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,16 @@ class Files:
     pretrained: Path
     finetuned: list[Path]
     importance: list[Path]
+    gram: Path
 
-    def config(self, tasks: int, output: Path, *, method: str = "sta", scores: bool = True) -> str:
-        """A configuration of ``sta merge`` for that many tasks."""
+    def config(
+        self, tasks: int, output: Path, *, method: str = "sta", beside: str | None = "importance"
+    ) -> str:
+        """A configuration of ``sta merge`` for that many tasks.
+
+        ``beside`` is what every task has besides its model: ``importance``, ``gram`` or ``None``.
+        """
+        files = {"importance": self.importance, "gram": [self.gram]}.get(beside or "", [])
         lines = [
             "model:",
             f"  encoder: {self.encoder}",
@@ -34,8 +41,8 @@ class Files:
                 f"    task{task:02d}:",
                 f"      finetuned: {self.finetuned[task % len(self.finetuned)]}",
             ]
-            if scores:
-                lines.append(f"      importance: {self.importance[task % len(self.importance)]}")
+            if files:
+                lines.append(f"      {beside}: {files[task % len(files)]}")
         return "\n".join([*lines, f"output: {output}", "evaluate: false", ""])
 
 
@@ -58,6 +65,7 @@ class Inputs:
             place / "pretrained.safetensors",
             [place / f"task{i}.safetensors" for i in range(tasks)],
             [place / f"importance{i}.safetensors" for i in range(tasks)],
+            place / "gram.safetensors",
         )
         wanted = [found.pretrained, *found.finetuned, *found.importance]
         if all(path.is_file() for path in wanted):
@@ -79,3 +87,20 @@ class Inputs:
             }
             save_weights(scored, scores, {"measure": "lp", "extents": write_bounds(all_bounds(scores))})
         return found
+
+    def gram(self, files: Files) -> None:
+        """Make the Gram matrices of random inputs, one file for all tasks, if there is none."""
+        if files.gram.is_file():
+            return
+        generator = torch.Generator().manual_seed(2)
+        with TensorFile(files.importance[0]) as opened:
+            sides = {
+                name: tensor.shape[1]
+                for name, tensor in opened.items()
+                if len(tensor.shape) == 2 and name.endswith("weight")
+            }
+        found = {}
+        for name, side in sides.items():
+            rows = torch.randn(side, side, generator=generator)
+            found[name] = rows.T @ rows / side
+        save_weights(files.gram, found, {"measure": "gram"})

@@ -86,7 +86,7 @@ def models(place: Path, size: int) -> Files:
         place: for the folders.
         size: bytes of each, about.
     """
-    found = Files("", place / "base", [place / f"task{i}" for i in range(TASKS)], [])
+    found = Files("", place / "base", [place / f"task{i}" for i in range(TASKS)], [], place / "gram")
     width = max(8, 8 * round(math.sqrt(size / torch.bfloat16.itemsize / (16 * LAYERS)) / 8))
     layer = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
     layer |= {"mlp.gate_proj": (4 * width, width), "mlp.up_proj": (4 * width, width)}

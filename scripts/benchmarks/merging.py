@@ -133,7 +133,8 @@ def sta_commands(
     for what, method in fusions:
         scores = method == "sta"
         config = folder / f"{method}.yaml"
-        config.write_text(files.config(TASKS, folder / f"{method}.safetensors", method=method, scores=scores))
+        beside = "importance" if scores else None
+        config.write_text(files.config(TASKS, folder / f"{method}.safetensors", method=method, beside=beside))
         found[what] = (["merge", "--config", str(config)], [*models, *(files.importance if scores else [])])
     words = [
         "forget",

@@ -1,4 +1,4 @@
-"""Every kind of method, files to file, beside reading and writing the same bytes."""
+"""Every kind of method, files to file, beside reading and writing the same bytes; and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.benchmarks.commands import sta, timed
 from scripts.benchmarks.inputs import Files, Inputs
-from scripts.benchmarks.merging import TASKS, read_and_write
+from scripts.benchmarks.merging import NO_MERGEKIT, TASKS, mergekit_command, read_and_write
 from scripts.benchmarks.table import Section, verdict
 
 # What is measured: the method, its further options, and at most how many times reading and writing.
@@ -21,6 +21,7 @@ STREAMED: dict[str, tuple[str, tuple[str, ...], float]] = {
     "task arithmetic after DARE": ("task_arithmetic", ("--model.dare=0.5",), 3),
     "TIES after DARE": ("ties", ("--model.dare=0.5",), 3),
     "sparse vectors": ("vectors", (), 3),
+    "cold start, task arithmetic": ("task_arithmetic", (), 3),
 }
 # At most so many seconds for six ViT-B/16 on two cores.
 SPECTRA = {
@@ -32,9 +33,13 @@ SPECTRA = {
     "SWUDI-A": "swudi_a",
     "ACTMat": "actmat",
 }
+GRAM = "spectral_sta"
+"""The one of these that reads Gram matrices."""
 LONGEST = 60.0
 WHOLE = 1.5, 1.0
 """A whole process may take so many times its merge, and so many seconds more."""
+FASTER = 10
+"""How many times faster than mergekit's a whole process of TIES is asked to be."""
 
 
 def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
@@ -44,24 +49,37 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
         f"Methods, files to file: {TASKS} × {arguments.model}, warm page cache, cold process",
         ("what", "the merge (s)", "reading and writing its files (s)", "ratio", "whole process (s)", "asked"),
     )
+
+    def tell(*cells: str) -> None:
+        section.add(*cells)
+        print("  ".join(cells), flush=True)
+
+    def chosen(what: str) -> bool:
+        return any(word in what for word in arguments.rows)
+
+    ours = None
     with tempfile.TemporaryDirectory(dir=inputs.folder) as name:
         folder = Path(name)
+        timed(sta(*command(files, folder, "average")[0]))  # hashes the models, and fills the page cache
         for what, (method, options, limit) in STREAMED.items():
+            if not chosen(what):
+                continue
             words, sources = command(files, folder, method, options)
             work, bound, whole = [], [], []
             for turn in range(1 + arguments.repetitions):
                 reading = read_and_write(sources, folder / "copy")
                 cost = timed(sta(*words))
-                if turn:  # the first round compiles, hashes and fills the page cache
+                if turn:  # the first round compiles
                     work.append(cost.work)
                     bound.append(reading)
                     whole.append(cost.process)
             seconds, reading, process = (statistics.median(found) for found in (work, bound, whole))
+            ours = process if what == "TIES" else ours
             asked = f"at most {limit:g}: {verdict(seconds / reading, limit, most=True)}"
-            if what == "TIES":
+            if what.startswith("cold start"):
                 most = WHOLE[0] * seconds + WHOLE[1]
-                asked += f"; a whole process of at most {most:.1f} s: {verdict(process, most, most=True)}"
-            section.add(
+                asked = f"a whole process of at most {most:.1f} s: {verdict(process, most, most=True)}"
+            tell(
                 what,
                 f"{seconds:.2f}",
                 f"{reading:.2f}",
@@ -69,15 +87,46 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
                 f"{process:.2f}",
                 asked,
             )
-            print("  ".join(section.rows[-1]), flush=True)
+        for what, peer in peers(files, folder, arguments).items():
+            if chosen(what):
+                process = timed(peer).process
+                asked = ""
+                if ours is not None:
+                    asked = f"{process / ours:.1f} times ours"
+                    if "mergekit" in what:
+                        asked += f", at least {FASTER}: {verdict(process / ours, FASTER, most=False)}"
+                tell(what, "", "", "", f"{process:.1f}", asked)
         for what, method in SPECTRA.items():
-            words, _ = command(files, folder, method)
-            timed(sta(*command(files, folder, "average")[0]))  # hashes its sources
-            cost = timed(sta(*words))
-            asked = f"at most {LONGEST:g} s: {verdict(cost.work, LONGEST, most=True)}"
-            section.add(what, f"{cost.work:.1f}", "", "", f"{cost.process:.1f}", asked)
-            print("  ".join(section.rows[-1]), flush=True)
+            if chosen(what):
+                if method == GRAM:
+                    inputs.gram(files)
+                cost = timed(sta(*command(files, folder, method)[0]))
+                asked = f"at most {LONGEST:g} s: {verdict(cost.work, LONGEST, most=True)}"
+                tell(what, f"{cost.work:.1f}", "", "", f"{cost.process:.1f}", asked)
+    section.notes = [
+        *([] if arguments.mergekit else [NO_MERGEKIT]),
+        *(
+            []
+            if arguments.fusionbench
+            else ["FusionBench is not installed here, or not named by --fusionbench."]
+        ),
+    ]
     return section
+
+
+def peers(files: Files, folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """TIES by others, where they are: the words of the command."""
+    found = {}
+    if arguments.mergekit:
+        output = folder / "mergekit-ties"
+        found["TIES by mergekit"] = mergekit_command(files, folder, "ties", output, arguments.mergekit)
+    if arguments.fusionbench:
+        script, output = Path(__file__).with_name("fusionbench.py"), folder / "fusionbench.safetensors"
+        found["TIES by FusionBench"] = [
+            *(arguments.fusionbench, str(script), str(output), str(files.pretrained)),
+            *map(str, files.finetuned),
+        ]
+    return found
 
 
 def command(
@@ -85,9 +134,9 @@ def command(
 ) -> tuple[list[str], list[Path]]:
     """The words after ``sta``, and the files that are read."""
     config = folder / f"{method}.yaml"
-    scores = method == "spectral_sta"
-    sources = [files.pretrained, *files.finetuned, *(files.importance if scores else ())]
-    config.write_text(files.config(TASKS, folder / f"{method}.safetensors", method=method, scores=scores))
+    sources = [files.pretrained, *files.finetuned]
+    kind = "gram" if method == GRAM else None
+    config.write_text(files.config(TASKS, folder / f"{method}.safetensors", method=method, beside=kind))
     if method == "vectors":
         made = folder / "sta.yaml"
         made.write_text(files.config(TASKS, folder / "sta.safetensors"))

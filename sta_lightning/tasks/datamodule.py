@@ -13,7 +13,7 @@ from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, cached
-from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, TrainingLoader
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, TrainingLoader, pinned
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.split import drawn_indices, limited_indices
 from sta_lightning.tasks.task import Split
@@ -191,7 +191,7 @@ class TaskDataModule(L.LightningDataModule):
         return {
             "batch_size": batch_size,
             "num_workers": self.num_workers,
-            "pin_memory": torch.cuda.is_available(),
+            "pin_memory": pinned(self.trainer),
             # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
             "generator": torch.Generator().manual_seed(self.seed),
         }

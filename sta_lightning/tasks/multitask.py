@@ -80,12 +80,17 @@ class MultiTaskDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[Batches]:
         """Return one loader for each of ``validation_names``."""
-        return [self.members[name].val_dataloader() for name in self.validation_names]
+        return [self._member(name).val_dataloader() for name in self.validation_names]
 
     def test_dataloader(self) -> list[Batches]:
         """Return one loader for each of ``task_names``."""
-        return [self.members[name].test_dataloader() for name in self.task_names]
+        return [self._member(name).test_dataloader() for name in self.task_names]
 
     def predict_dataloader(self) -> list[Batches]:
         """Return one loader for each of ``task_names``."""
         return self.test_dataloader()
+
+    def _member(self, name: str) -> TaskDataModule:
+        """A member, under the same trainer."""
+        self.members[name].trainer = self.trainer
+        return self.members[name]

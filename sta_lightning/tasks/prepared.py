@@ -123,6 +123,11 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([Turn(index, epoch) for index in filled] if augmented else filled)
 
 
+def pinned(trainer: Any) -> bool:
+    """Whether batches go to a GPU from pinned memory: that of a trainer, if it runs on one."""
+    return trainer is not None and trainer.strategy.root_device.type == "cuda"
+
+
 class TrainingLoader(DataLoader[tuple[Tensor, int]]):
     """Begins where the trainer stands: at an epoch's first batch, or where a checkpoint was left.
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.multitask import MultiTaskDataModule
-from sta_lightning.tasks.prepared import PreparedDataset, epoch_order
+from sta_lightning.tasks.prepared import PreparedDataset, epoch_order, pinned
 from sta_lightning.tasks.task import SPLITS, Split
 
 Step = dict[str, Tensor]
@@ -186,7 +186,7 @@ class _Loader(DataLoader[Step]):
             steps,
             batch_size=None,
             num_workers=datamodule.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned(datamodule.trainer),
             # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
             generator=torch.Generator().manual_seed(datamodule.seed),
         )

@@ -46,6 +46,7 @@ def trainer_of(processes: int = 1, rank: int = 0, **settings: Any) -> Any:
         "limit_train_batches": 1.0,
         "global_step": 0,
         "accumulate_grad_batches": 1,
+        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
     }
     return SimpleNamespace(**{**known, **settings})
 
