@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "sta-benchmark", help="for the inputs"
     )
-    parser.add_argument("--model", default="ViT-B-16", choices=("ViT-B-16", "ViT-L-14", "ViT-B-32"))
+    parser.add_argument(
+        "--model", default="ViT-B-16", choices=("ViT-B-16", "ViT-L-14", "ViT-B-32", "miniature")
+    )
     parser.add_argument("--size", default="4GB", help="bytes of each sharded model, such as 500MB")
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--beside", type=Path, help="another checkout, to measure beside this one")
