@@ -5,6 +5,15 @@ from sta_lightning.callbacks.export import ExportWeights
 from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.score import score
+from sta_lightning.callbacks.spare import SpareControl
 from sta_lightning.weights.hashes import tensor_digest
 
-__all__ = ["ExportWeights", "GramCollection", "ImportanceScoring", "MergeBoard", "score", "tensor_digest"]
+__all__ = [
+    "ExportWeights",
+    "GramCollection",
+    "ImportanceScoring",
+    "MergeBoard",
+    "SpareControl",
+    "score",
+    "tensor_digest",
+]
