@@ -70,7 +70,10 @@ def run(name: str, words: Sequence[str]) -> None:
     told: dict[str, Any] = {"files": found}
     refusal = None
     if models and not failed:
-        refusal = _compare(base, models, asked, told)
+        try:
+            refusal = _compare(base, models, asked, told)
+        except StaError as error:  # of the base: what is known of the files is told all the same
+            failed.append(str(error))
     if asked.json:
         say(json.dumps(told, indent=2, ensure_ascii=False))
     if failed:

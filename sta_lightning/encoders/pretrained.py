@@ -20,6 +20,7 @@ from sta_lightning.engine.rest import open_rest
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights import encoder_prefix, is_encoder_tensor, tensor_digest
 from sta_lightning.weights.formats import (
+    check_kind,
     describe,
     open_checkpoint,
     open_clip_configs,
@@ -93,7 +94,8 @@ def pretrained_for_merge(
     if file is None or image_size is not None:
         assert name is not None
         return built_pretrained(name, pretrained, image_size, build)
-    tensors, _ = open_sources(file, stack)
+    tensors, metadata = open_sources(file, stack)
+    check_kind(metadata, f"'{file}'")
     prefix = encoder_prefix(tensors)
     inside = bool(prefix) and all(key.startswith(prefix) for key in tensors)
     if name is None and not inside and recognise(tensors).kind == "unknown":

@@ -168,10 +168,16 @@ def test_what_holds_no_weights_of_a_model_or_no_numbers(capsys: pytest.CaptureFi
     assert "holds no weights of a model, but 'importance:lp'" in found["refused"]["b"]["reason"]
     assert "holds NaN or Inf in tensor 'visual.ln_post.bias'" in found["refused"]["c"]["reason"]
     assert list(found["models"]) == ["a"]
-    words = ["merge", "base.safetensors", "a.safetensors", "b.safetensors", "-o", "out.safetensors"]
-    assert main(words) == 2
-    assert "importance:lp" in capsys.readouterr().err
-    assert not Path("out.safetensors").exists()
+    for order in ("base a b", "b a base"):
+        files = [f"{name}.safetensors" for name in order.split()]
+        assert main(["merge", *files, "-o", "out.safetensors"]) == 2
+        assert "importance:lp" in capsys.readouterr().err
+        assert not Path("out.safetensors").exists()
+    # Of a base that is none the files are described all the same.
+    assert main(["inspect", "--json", "b.safetensors", "a.safetensors"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out).keys() == {"files"}
+    assert "'b.safetensors' holds no weights of a model" in err
 
 
 def test_what_a_merge_does_not_read_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
