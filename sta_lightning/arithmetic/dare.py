@@ -6,6 +6,7 @@ Lunch", ICML 2024.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from typing_extensions import override
 from sta_lightning.arithmetic.masks import tensor_generator
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import Derived, TensorSource
+from sta_lightning.kernels import Loops, loops
 from sta_lightning.ranges import check_ranges, number
 
 # The mask of so many entries comes from one source of random numbers, so that any piece of a tensor
@@ -59,10 +61,25 @@ class Dare:
         first = piece.start // _CHUNK
         for chunk in range(first, -(-piece.stop // _CHUNK)):
             generator = tensor_generator(self.seed, f"{label}:{chunk}")
-            drawn = torch.rand(_CHUNK, generator=generator, dtype=torch.float32, device="cpu")
+            needed = min(_CHUNK, piece.stop - chunk * _CHUNK)
+            drawn = torch.rand(needed, generator=generator, dtype=torch.float32, device="cpu")
             parts.append(drawn >= self.rate)
         offset = first * _CHUNK
         return torch.cat(parts)[piece.start - offset : piece.stop - offset]
+
+    def thin(
+        self, loops: Loops, label: str, piece: slice, origin: Tensor, finetuned: Tensor, out: Tensor
+    ) -> None:
+        """A piece of a task vector through :meth:`mask`, float32, in machine code."""
+        divisor = 1 - self.rate if self.rescale else 1.0
+        at = piece.start
+        while at < piece.stop:
+            chunk, skip = divmod(at, _CHUNK)
+            count = min(piece.stop, (chunk + 1) * _CHUNK) - at
+            base, tuned, made = (4 * (at - piece.start) + v.data_ptr() for v in (origin, finetuned, out))
+            seed = tensor_generator(self.seed, f"{label}:{chunk}").initial_seed()
+            loops.thin(base, tuned, made, count, seed, skip, self.rate, divisor)
+            at += count
 
 
 class _Thinned(Derived):
@@ -81,3 +98,27 @@ class _Thinned(Derived):
         mask = self._dare.mask(self._label, piece).to(delta.device)
         # NaN and infinities are not dropped: they are refused by whoever reads this.
         return torch.where(mask | ~delta.isfinite(), delta, 0.0).to(dtype)
+
+    @override
+    def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
+        native = loops(work=0)
+        on_cpu = all(part.device.type == "cpu" for part in self.parts)
+        if native is None or self.dtype != torch.float32 or not on_cpu or not _draws_alike():
+            return super().read_float32(piece, buffer)
+        finetuned, origin = (
+            part.read_float32(piece, torch.empty(len(buffer), dtype=torch.float32, device="cpu"))
+            for part in self.parts
+        )
+        self._dare.thin(native, self._label, piece, origin, finetuned, buffer)
+        return buffer
+
+
+@functools.cache
+def _draws_alike() -> bool:
+    """Whether the loop draws what this PyTorch does, which promises it of no later version."""
+    native, piece = loops(work=0), slice(7, 2000)
+    assert native is not None
+    ones, dare = torch.ones(piece.stop - piece.start, dtype=torch.float32, device="cpu"), Dare(0.3, False)
+    drawn = torch.empty_like(ones)
+    dare.thin(native, "", piece, torch.zeros_like(ones), ones, drawn)
+    return torch.equal(drawn == 1, dare.mask("", piece))

@@ -30,9 +30,10 @@ def native_sum(scale: float) -> Native:
     """Base + :func:`scaled_sum` in machine code."""
 
     def call(kernel: Loops, addresses: Addresses, state: Any, out: int, size: int) -> Answer:
-        return Answer(kernel.linear(addresses.base, addresses.finetuned, scale, out, size))
+        base, origin, finetuned, _ = addresses
+        return Answer(kernel.linear(base, origin, finetuned, scale, out, size))
 
-    return Native(loops, call)
+    return Native(loops, call, reads_origin=True)
 
 
 @dataclass(frozen=True)

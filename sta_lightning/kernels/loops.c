@@ -2,19 +2,19 @@
  * eager forms in arithmetic/: the same bits. */
 #define STA_BLOCK 512
 
-/* out = base + scale * sum of (finetuned[t] - base); the sum in the order of the tasks. */
-int sta_linear(const float *restrict base, const float *const *finetuned, int tasks, float scale,
-               float *restrict out, int64_t size) {
+/* out = base + scale * sum of (finetuned[t] - origin); the sum in the order of the tasks. */
+int sta_linear(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
+               float scale, float *restrict out, int64_t size) {
     int bad = 0;
     for (int64_t at = 0; at < size; at += STA_BLOCK) {
         const int count = (int)(size - at < STA_BLOCK ? size - at : STA_BLOCK);
         float total[STA_BLOCK], all[STA_BLOCK];
-        const float *restrict b = base + at;
+        const float *restrict b = base + at, *restrict zero = origin + at;
         float *restrict o = out + at;
         for (int e = 0; e < count; e++) total[e] = 0;
         for (int t = 0; t < tasks; t++) {
             const float *restrict f = finetuned[t] + at;
-            for (int e = 0; e < count; e++) total[e] += f[e] - b[e];
+            for (int e = 0; e < count; e++) total[e] += f[e] - zero[e];
         }
         for (int e = 0; e < count; e++) {
             o[e] = b[e] + scale * total[e];
@@ -339,4 +339,36 @@ int sta_pcb(const float *restrict base, const float *restrict origin, const floa
         }
     }
     return bad;
+}
+
+/* The next 624 numbers of Matsumoto and Nishimura's MT19937, but for their tempering. */
+static inline uint32_t sta_twisted(uint32_t first, uint32_t second) {
+    return ((first & 0x80000000u) | (second & 0x7fffffffu)) >> 1 ^ (second & 1 ? 0x9908b0dfu : 0);
+}
+
+static void sta_twist(uint32_t *s) {
+    for (int j = 0; j < 227; j++) s[j] = s[j + 397] ^ sta_twisted(s[j], s[j + 1]);
+    for (int j = 227; j < 623; j++) s[j] = s[j - 227] ^ sta_twisted(s[j], s[j + 1]);
+    s[623] = s[396] ^ sta_twisted(s[623], s[0]);
+}
+
+/* out = (finetuned - origin) / divisor where what torch.rand draws, after so many numbers, is at least the rate; else 0. */
+void sta_thin(const float *restrict origin, const float *restrict finetuned, float *restrict out, int64_t size,
+              uint32_t seed, int64_t skip, float rate, float divisor) {
+    uint32_t state[624] = { seed };
+    for (uint32_t j = 1; j < 624; j++) state[j] = 1812433253u * (state[j - 1] ^ state[j - 1] >> 30) + j;
+    for (int64_t at = -skip; at < size; at += 624) {
+        sta_twist(state);
+        const int first = at < 0 ? (int)(-at < 624 ? -at : 624) : 0, last = (int)(size - at < 624 ? size - at : 624);
+        for (int j = first; j < last; j++) {
+            uint32_t y = state[j];
+            y ^= y >> 11;
+            y ^= y << 7 & 0x9d2c5680u;
+            y ^= y << 15 & 0xefc60000u;
+            y ^= y >> 18;
+            const float drawn = (float)(int32_t)(y & 0xffffffu) * 0x1p-24f;
+            const float delta = (finetuned[at + j] - origin[at + j]) / divisor;
+            out[at + j] = (drawn >= rate) | !STA_FINITE(delta) ? delta : 0.0f; /* what is not finite is refused later */
+        }
+    }
 }

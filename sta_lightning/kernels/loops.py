@@ -30,7 +30,7 @@ class Loops:
 
     def __init__(self, found: ctypes.CDLL) -> None:
         self._library = found
-        found.sta_linear.argtypes = (_ADDRESS, _ADDRESS, _INT, _FLOAT, _ADDRESS, _COUNT)
+        found.sta_linear.argtypes = (*[_ADDRESS] * 3, _INT, _FLOAT, _ADDRESS, _COUNT)
         found.sta_negate.argtypes = (_ADDRESS, _ADDRESS, _ADDRESS, _FLOAT, _ADDRESS, _COUNT)
         found.sta_subtract.argtypes = (*[_ADDRESS] * 4, _FLOAT, _ADDRESS, _COUNT, _ADDRESS)
         found.sta_bounds.argtypes = (_ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
@@ -44,11 +44,15 @@ class Loops:
         found.sta_ties.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _FLOAT, _INT, _FLOAT, _ADDRESS, _COUNT)
         found.sta_consensus.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _INT, _DOUBLE, _ADDRESS, _COUNT)
         found.sta_balances.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
+        found.sta_thin.argtypes = (*[_ADDRESS] * 3, _COUNT, ctypes.c_uint32, _COUNT, _FLOAT, _FLOAT)
         found.sta_pcb.argtypes = (*[_ADDRESS] * 3, _INT, *[_ADDRESS] * 5, _INT, _DOUBLE, _ADDRESS, _COUNT)
 
-    def linear(self, base: int, finetuned: Sequence[int], scale: float, out: int, size: int) -> bool:
-        """``out = base + scale * sum(finetuned - base)``; returns ``finite``."""
-        return not self._library.sta_linear(base, _array(finetuned), len(finetuned), scale, out, size)
+    def linear(
+        self, base: int, origin: int, finetuned: Sequence[int], scale: float, out: int, size: int
+    ) -> bool:
+        """``out = base + scale * sum(finetuned - origin)``; returns ``finite``."""
+        tasks = len(finetuned)
+        return not self._library.sta_linear(base, origin, _array(finetuned), tasks, scale, out, size)
 
     def negate(self, model: int, origin: int, finetuned: int, scale: float, out: int, size: int) -> bool:
         """``out = model - scale * (finetuned - origin)``; returns ``finite``."""
@@ -178,6 +182,24 @@ class Loops:
         return not self._library.sta_pcb(
             base, origin, _array(finetuned), tasks, *given, vision, scale, out, size
         )
+
+    def thin(
+        self,
+        origin: int,
+        finetuned: int,
+        out: int,
+        size: int,
+        seed: int,
+        skip: int,
+        rate: float,
+        divisor: float,
+    ) -> None:
+        """``out = (finetuned - origin) / divisor`` where a number drawn is at least ``rate``; or 0.
+
+        The numbers are those of ``torch.rand`` on the CPU from a generator of this seed, of which
+        the first ``skip`` are left out. Entries that are not finite are kept.
+        """
+        self._library.sta_thin(origin, finetuned, out, size, seed & 0xFFFFFFFF, skip, rate, divisor)
 
 
 class Fused:

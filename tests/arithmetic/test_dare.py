@@ -22,6 +22,8 @@ from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
+from sta_lightning.kernels import loops
+from sta_lightning.kernels.build import compiler
 from tests.arithmetic.by_name import by_name
 from tests.oracles import flat as oracle
 from tests.peers import as_processes
@@ -207,6 +209,26 @@ def test_processes_drop_the_same() -> None:
     for name in oracle.names(base):
         written = [sink.weights[name] for sink in sinks if not sink.weights[name].isnan().any()]
         assert any(torch.equal(one, wanted[name]) for one in written)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 1 / 3, 0.5, 0.9])
+def test_the_compiled_loop_drops_the_same_bits(rate: float, rescale: bool) -> None:
+    assert loops() is not None
+    drawn = torch.Generator().manual_seed(1)
+    base = {"w": torch.randn(140_000, generator=drawn)}
+    finetuned = {t: {"w": base["w"] + torch.randn(140_000, generator=drawn)} for t in "ab"}
+    finetuned["a"]["w"][3], finetuned["a"]["w"][99_999] = float("nan"), float("inf")
+    problem = Problem(in_memory(base), {task: in_memory(model) for task, model in finetuned.items()})
+    (name,) = problem.names
+    source = Dare(rate, rescale, seed=5).drops(problem).finetuned["a"][name]
+    # Within a chunk of one source of numbers, over its end, from it on.
+    for piece in (slice(0, 140_000), slice(0, 9), slice(65_000, 66_000), slice(65_536, 131_073), slice(4, 4)):
+        got = source.read_float32(piece, torch.empty(piece.stop - piece.start))
+        wanted = source.read(piece, torch.float32)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(got.nan_to_num().signbit(), wanted.nan_to_num().signbit())
 
 
 @pytest.mark.parametrize("method", [TaskArithmetic(), Average(), Sta()], ids=lambda method: method.title)

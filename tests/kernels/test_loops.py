@@ -48,7 +48,7 @@ def random(size: int, seed: int) -> Values:
 def test_linear_is_base_plus_the_scaled_sum(native: Loops, size: int, tasks: int) -> None:
     base, out = random(size, 0), np.zeros(size, np.float32)
     finetuned = [random(size, 1 + t) for t in range(tasks)]
-    assert native.linear(at(base), [at(t) for t in finetuned], 0.3, at(out), size)
+    assert native.linear(at(base), at(base), [at(t) for t in finetuned], 0.3, at(out), size)
     total = np.zeros(size, np.float32)
     for values in finetuned:
         total += values - base
@@ -91,13 +91,14 @@ def test_what_is_not_finite_is_found_by_every_loop(native: Loops, bad: float, pl
     good, odd, to = at(clean), at(dirty), at(out)
     assert np.isnan(native.bounds(odd, size)).all()
     for base, finetuned in ((odd, good), (good, odd)):
-        assert not native.linear(base, [good, finetuned], 1.0, to, size)
+        assert not native.linear(base, base, [good, finetuned], 1.0, to, size)
+    assert not native.linear(good, odd, [good, good], 1.0, to, size)
     for model, origin, finetuned in ((odd, good, good), (good, odd, good), (good, good, odd)):
         assert not native.negate(model, origin, finetuned, 1.0, to, size)
         assert not native.subtract(model, origin, finetuned, good, 9.0, to, size)[0]
     assert not native.subtract(good, good, good, odd, 9.0, to, size)[0]
     for task in (good, odd):
-        assert native.linear(good, [good] * 3, 1.0, to, place)
+        assert native.linear(good, good, [good] * 3, 1.0, to, place)
         assert not np.isnan(native.bounds(task, place)).any()
 
 
