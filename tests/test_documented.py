@@ -130,7 +130,8 @@ def _write_suite() -> None:
             f"--output={first}",
         ]
         assert main(["score", *words, "--samples=2", "--trainer.accelerator=cpu"]) == 0
-        for task in SUITE[1:]:
+        Path("runs/finetune/objects").mkdir(exist_ok=True)
+        for task in (*SUITE[1:], "objects"):
             os.link(first, f"runs/finetune/{task}/{measure}.safetensors")
     kinds = {"finetuned": "encoder", "head": "head"}
     tasks = {
