@@ -107,6 +107,13 @@ def models(place: Path, size: int) -> Files:
         return found
     print(f"(making {len(folders)} models in {place})", flush=True)
     generator = torch.Generator().manual_seed(0)
+    # Every tensor is a stretch of one pool, from a place of its own: drawing all takes minutes.
+    most = max(shape.numel() for shape, _ in planned.values())
+    pool = torch.randn(2 * most, generator=generator)
+
+    def drawn(shape: torch.Size) -> torch.Tensor:
+        return pool[int(torch.randint(most, (), generator=generator)) :][: shape.numel()]
+
     with ExitStack() as stack:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +123,10 @@ def models(place: Path, size: int) -> Files:
             for folder in folders
         )
         for name, (shape, dtype) in planned.items():
-            entries = 0.02 * torch.randn(shape.numel(), generator=generator)
+            entries = 0.02 * drawn(shape)
             base.write(name, 0, entries.to(dtype))
             for sink in others:
-                moved = entries + 1e-3 * torch.randn(shape.numel(), generator=generator)
-                sink.write(name, 0, moved.to(dtype))
+                sink.write(name, 0, torch.add(entries, drawn(shape), alpha=1e-3).to(dtype))
     for folder in folders:
         (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
     return found
