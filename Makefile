@@ -54,7 +54,8 @@ clean:  ## remove caches and build outputs; keeps .venv and runs/
 distclean: clean  ## clean, and remove .venv too
 	rm -rf $(VENV)
 
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation
+# What is imported is compiled then: of 150 MB of Python that is a small part.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt --no-build-isolation
 
 # What `make demo` needs. The candidates are run, not only looked up: a name on the PATH may be a shim that leads nowhere.
 $(STAMP): pyproject.toml constraints.txt

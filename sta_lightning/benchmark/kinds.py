@@ -202,7 +202,7 @@ def forgetting(own: Models, task: str) -> Found:
         if entry.tune:
             chosen.append(("tuned", *_most_forgotten(own, key, task, more)))
         for setting, choice, enough in chosen:
-            name, what = f"forget/{task}/{key}/{setting}", shown(entry, choice)
+            name, what = _row(task, key, setting), shown(entry, choice)
             ((target, control),) = _forgotten(own, name, entry, task, "test", [choice], more)
             rows.append(ForgettingResult(key, setting, own.seed, task, target, control, what, enough))
     return Found(forgetting=tuple(rows))
@@ -234,18 +234,28 @@ def _most_forgotten(own: Models, key: str, task: str, more: tuple[Path, ...]) ->
 
 
 def trade_off(own: Models, task: str) -> Found:
-    """One task forgotten at every value of p or γ, on test images."""
+    """One task forgotten at every value of p or γ, on test images.
+
+    That of the method's row in the table is read from there.
+    """
     points: list[TradeOffPoint] = []
     for key, varied in own.settings.trade_off.methods.items():
         entry = own.settings.forget_methods[key]
         ((name, values),) = varied.items()
-        choices: list[Choice] = [{name: value} for value in values]
-        found = _forgotten(own, f"trade_off/{task}/{key}", entry, task, "test", choices)
-        points += [
-            TradeOffPoint(key, own.seed, float(value), *both)
-            for value, both in zip(values, found, strict=True)
-        ]
+        new: list[Choice] = [{name: value} for value in values if not entry.says({name: value})]
+        found = iter(_forgotten(own, f"trade_off/{task}/{key}", entry, task, "test", new) if new else [])
+        for value in values:
+            if entry.says({name: value}):
+                (both,) = _forgotten(own, _row(task, key, "published"), entry, task, "test", [{}])
+            else:
+                both = next(found)
+            points.append(TradeOffPoint(key, own.seed, float(value), *both))
     return Found(trade_off=tuple(points))
+
+
+def _row(task: str, key: str, setting: Setting) -> str:
+    """The step of a row of the table of forgetting."""
+    return f"forget/{task}/{key}/{setting}"
 
 
 def _forgotten(

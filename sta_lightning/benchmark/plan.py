@@ -72,9 +72,15 @@ def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes
         for task in tasks:
             others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
             add("forgetting", sizes.forgetting(task), task, more=others)
-        values = sum(len(v) for varied in settings.trade_off.methods.values() for v in varied.values())
-        for task in tasks if values else ():
-            add("trade_off", values * sizes.merged((task, suite.control), "test"), task)
+        values = sum(
+            not settings.forget_methods[key].says({name: value})
+            for key, varied in settings.trade_off.methods.items()
+            for name, several in varied.items()
+            for value in several
+        )
+        for task in tasks if settings.trade_off.methods else ():
+            rows = Cell("forgetting", seed, (task,)).id  # has the others
+            add("trade_off", values * sizes.merged((task, suite.control), "test"), task, more=(rows,))
     for key in curves.p_methods if curves.p else ():
         stairs = len({rank(len(tasks), p) for p in curves.p})
         add("curve_p", stairs * sizes.merged(tasks, curves.p_split), key)

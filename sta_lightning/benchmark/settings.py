@@ -167,6 +167,10 @@ class MethodEntry:
         kept = {name: value for name, value in self.settings.items() if name not in own}
         return replace(self, **own, settings={**kept, **others}, tune={})
 
+    def says(self, choice: Choice) -> bool:
+        """Whether a choice changes nothing of the entry: its row in the table has it."""
+        return self.with_choice(choice) == self.with_choice({})
+
     @property
     def variants(self) -> list[MethodEntry]:
         """The entry as published, and with every choice of the grid."""

@@ -91,7 +91,7 @@ def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
         },
         pairs=["sta_lp", "ta"],
         forget_methods={
-            "ta": MethodEntry("task_arithmetic", tune={"scale": [0.1, 1.0]}),
+            "ta": MethodEntry("task_arithmetic", scale=1.0, tune={"scale": [0.1, 1.0]}),
             "negmerge": MethodEntry("negmerge"),
             "spared": MethodEntry("spared", group="data", samples=3),
             "sta_lp": MethodEntry("sta", group="sta"),

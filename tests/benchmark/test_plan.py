@@ -9,7 +9,7 @@ import pytest
 
 from sta_lightning.benchmark.cells import Cell, windows
 from sta_lightning.benchmark.plan import described, duration, plan
-from sta_lightning.benchmark.settings import BenchmarkSettings, Curves
+from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
 
 
 def test_every_cell_comes_after_those_that_it_needs(toy_benchmark: BenchmarkSettings) -> None:
@@ -43,6 +43,16 @@ def test_forgetting_by_several_fine_tunings_waits_for_all_of_them(toy_benchmark:
         cell for cell in plan(replace(toy_benchmark, forget_methods=alone)) if cell.kind == "forgetting"
     )
     assert not any(need.startswith("seed_1") for need in cell.needs)
+
+
+def test_a_trade_off_counts_what_the_table_has_not(toy_benchmark: BenchmarkSettings) -> None:
+    def images(*values: float) -> set[float]:
+        trade_off = TradeOff({"ta": {"scale": list(values)}})
+        cells = plan(replace(toy_benchmark, trade_off=trade_off))
+        return {cell.images for cell in cells if cell.kind == "trade_off"}
+
+    assert images(1.0) == {0.0}
+    assert images(0.5, 1.0) == images(0.5) != {0.0}
 
 
 def test_what_is_not_asked_for_has_no_cell(toy_benchmark: BenchmarkSettings) -> None:
