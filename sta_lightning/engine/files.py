@@ -119,7 +119,7 @@ def _check_equal(wanted: SourceDict, tensors: SourceDict, title: str) -> None:
             )
         if odd:
             names = [name for found in odd.values() for name in found]
-            more = ". Positions of another resolution are resampled with --resample."
+            more = ". `sta merge --resample` resamples positions of another resolution."
             raise StaError(
                 f"{title} does not have the pretrained model's tensors: {found}. Give a model that was fine-tuned from "
                 f"it, or merge the others alone: {skips(names)}{more if set(names) <= set(POSITIONS) else ''}"

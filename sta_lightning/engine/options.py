@@ -48,7 +48,7 @@ def refuse_by_images(method: str | None) -> None:
     if method in BY_IMAGES:
         raise StaError(
             f"method '{method}' looks at training images, and here are none. Let the merge be evaluated, by a configuration with "
-            f"images (sta merge --config sta:merge/miniature --model.method={method}; in Python MergeModule), or name another "
+            f"images (`sta merge --config sta:merge/miniature --model.method={method}`; in Python MergeModule), or name another "
             "method."
         )
 

@@ -287,7 +287,8 @@ def test_positions_of_another_resolution_are_resampled_on_request(capsys: pytest
     said = capsys.readouterr().err
     assert "'positional_embedding (17, 32) for (5, 32)'" in said
     assert (
-        "--skip 'positional_embedding'. Positions of another resolution are resampled with --resample" in said
+        "--skip 'positional_embedding'. `sta merge --resample` resamples positions of another resolution"
+        in said
     )
     assert not Path("out.safetensors").exists()
     assert main([*words, "--resample", "-o", "out.safetensors"]) == 0
