@@ -184,8 +184,9 @@ def hugging_face(kind: str, names: tuple[str, ...] = ("base", "a", "b")) -> dict
                 for parameter in models[name].parameters():
                     parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         save(models[name], Path(name), "safetensors")
-        for beside in ("preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt"):
-            Path(name, beside).write_text(f'{{"of": "{name}"}}')
+        for beside in ("tokenizer.json", "vocab.json", "merges.txt"):
+            Path(name, beside).write_text("{}")
+        Path(name, "preprocessor_config.json").write_text(f'{{"of": "{name}"}}')
         Path(name, "modeling_own.py").write_text("raise SystemExit")
     return models
 
@@ -209,7 +210,7 @@ def test_a_hugging_face_folder_gives_one(kind: str, capsys: pytest.CaptureFixtur
         "model.safetensors",
         "README.md",
     }
-    assert Path("out/tokenizer.json").read_text() == '{"of": "base"}'
+    assert Path("out/preprocessor_config.json").read_text() == '{"of": "base"}'
     assert json.loads(read_metadata("out/model.safetensors")["settings"])["method"] == "average"
 
 
