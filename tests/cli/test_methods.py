@@ -16,7 +16,7 @@ def test_every_method_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     for name in [*FUSION_METHODS, *FORGET_METHODS, *LEARNED_METHODS]:
         assert any(line.split()[:1] == [name] for line in lines), name
-    (regmean,) = (line for line in lines if line.startswith("  regmean"))
+    (regmean,) = (line for line in lines if line.startswith("  regmean "))
     assert "unlabelled samples" in regmean
     assert "Jin et al. 2023" in regmean
 
