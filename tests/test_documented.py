@@ -62,6 +62,7 @@ PARSED = {
     "compare.yaml": "weights and data sets of the internet",
     "benchmark --config configs/benchmark/miniature.yaml": "hours, but for --dry-run",
     "benchmark --config sta:benchmark/miniature": "hours",
+    "runs/benchmark/": "the models of a benchmark",
 }
 # Pages and lines that are run elsewhere.
 ELSEWHERE = {
