@@ -40,7 +40,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
             "whole process (s)",
             "private memory beyond torch's (MB)",
             "private memory (MB)",
-            "resident at its peak, page cache included (MB)",
+            "resident at its peak, libraries included (MB)",
         ),
     )
     alone = watched([sys.executable, "-c", "import torch"])
