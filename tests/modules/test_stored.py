@@ -12,7 +12,7 @@ import torch
 
 import sta_lightning.modules
 from sta_lightning.errors import StaError
-from sta_lightning.modules import AdaMerging, CLIPClassifier, ContrastivePretraining
+from sta_lightning.modules import AdaMerging, CLIPClassifier, ContrastivePretraining, DistilledMerging
 from sta_lightning.modules.stored import StoredSettings, stored_settings
 from sta_lightning.tasks import TaskDataModule
 from tests.toys import quiet_trainer
@@ -39,7 +39,7 @@ def test_no_class_lists_code_or_files_to_write() -> None:
     found = [getattr(sta_lightning.modules, name) for name in sta_lightning.modules.__all__]
     lists = {module: set(getattr(module, "from_checkpoint", ())) for module in found}
     assert {module for module, names in lists.items() if names} == {
-        *(AdaMerging, CLIPClassifier, ContrastivePretraining)
+        *(AdaMerging, CLIPClassifier, ContrastivePretraining, DistilledMerging)
     }
     for module, names in lists.items():
         assert not CODE & names, module
