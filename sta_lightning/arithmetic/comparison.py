@@ -238,7 +238,8 @@ def _summed(entries: Entries) -> _Sums:
 
     # Added up at once: what stays of every piece would keep the memory of large ones from its use.
     def share(own: list[slice]) -> _Sums:
-        return reduce(add, (_Sums.of(entries.block(piece), narrow) for piece in own), none)
+        parts = (part for piece in own for part in entries.block(piece).parts())
+        return reduce(add, (_Sums.of(part, narrow) for part in parts), none)
 
     shares = [pieces[at::threads] for at in range(threads)]
     return reduce(add, entries.workers.map(share, shares, apart=True), none)
@@ -266,7 +267,6 @@ def _rank(entries: Entries, place: int, norm: float) -> float:
             product.addmm_(some.T, some)
         else:
             whole[at : at + step] = some
-    if whole is not None:
-        product = whole @ whole.T
+    products = [product] if whole is None else (whole @ some.T for some in torch.split(whole, step))
     # The squared singular values add up to one.
-    return 1 / float(torch.linalg.vector_norm(product, dtype=torch.float64)) ** 2
+    return 1 / sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in products)

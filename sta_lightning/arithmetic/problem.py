@@ -20,6 +20,7 @@ from sta_lightning.arithmetic.states import (
     is_finite,
     is_weight,
     piece_size,
+    slices,
     wide_dtype,
 )
 from sta_lightning.arithmetic.workers import Workers
@@ -144,7 +145,7 @@ class Entries:
     def pieces(self, *, whole: bool = False) -> list[slice]:
         """Consecutive slices that cover the flattened tensor; one if ``whole``."""
         step = self.numel or 1 if whole else piece_size(self.device, len(self.sources))
-        return [slice(at, min(at + step, self.numel)) for at in range(0, self.numel, step)]
+        return list(slices(self.numel, step))
 
     def blocks(self, *, whole: bool = False) -> Iterator[Block]:
         """The tensor in pieces, one after another; see :meth:`block`."""

@@ -98,11 +98,15 @@ def cached_size(device: torch.device, models: int = 1) -> int:
     return max(1, _CACHED_ON_CPU >> min(2, max(0, math.ceil(math.log2(models / _FEW)))))
 
 
+def slices(numel: int, step: int) -> Iterator[slice]:
+    """Consecutive slices of so many entries that cover a flattened tensor; the last may be less."""
+    for start in range(0, numel, step):
+        yield slice(start, min(start + step, numel))
+
+
 def pieces(tensor: Tensor) -> Iterator[slice]:
-    """Consecutive slices that cover the flattened tensor, so that temporaries stay small."""
-    step = piece_size(tensor.device)
-    for start in range(0, tensor.numel(), step):
-        yield slice(start, min(start + step, tensor.numel()))
+    """:func:`slices` of a tensor, so that temporaries stay small."""
+    return slices(tensor.numel(), piece_size(tensor.device))
 
 
 def bounds(tensor: Tensor) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 
 from sta_lightning.arithmetic.run import Sink
 from sta_lightning.arithmetic.sources import SourceDict
-from sta_lightning.arithmetic.states import is_finite
+from sta_lightning.arithmetic.states import is_finite, slices
 from sta_lightning.arithmetic.workers import Alone
 from sta_lightning.errors import StaError
 from sta_lightning.weights.atomic import atomic_path
@@ -58,8 +58,7 @@ def copy_tensors(tensors: SourceDict, sink: Sink, *, allow_nonfinite: bool = Fal
             or was changed.
     """
     for name, source in tensors.items():
-        for start in range(0, source.shape.numel(), _PIECE):
-            piece = slice(start, min(start + _PIECE, source.shape.numel()))
+        for piece in slices(source.shape.numel(), _PIECE):
             entries = source.read(piece, source.dtype)
             if not allow_nonfinite and source.dtype.is_floating_point and not is_finite(entries):
                 raise StaError(
@@ -73,7 +72,7 @@ def copy_tensors(tensors: SourceDict, sink: Sink, *, allow_nonfinite: bool = Fal
                 raise StaError(
                     f"tensor '{name}' has entries too large for {found.dtype}. Ask for --dtype bfloat16 or float32."
                 )
-            sink.write(name, start, found)
+            sink.write(name, piece.start, found)
     for source in tensors.values():
         source.check()
 
