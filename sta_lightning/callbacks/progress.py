@@ -68,12 +68,10 @@ class Lines:
         if not self._pace.due():
             return
         seconds = time.monotonic() - self._start
-        text = f"{self._what} {self.done}"
-        if math.isfinite(self.total):
-            left = seconds * max(self.total - self.done, 0) / max(self.done, 1)
-            text += f" of {self.total:.0f}, {seconds:.0f} s, about {left:.0f} s left"
-        else:
-            text += f", {seconds:.0f} s"
+        known = math.isfinite(self.total)
+        text = f"{self._what} {self.done}{f' of {self.total:.0f}' if known else ''}, {seconds:.0f} s"
+        if known and self.done:
+            text += f", about {seconds * max(self.total - self.done, 0) / self.done:.0f} s left"
         print(printable(f"{text}{note()}"), file=sys.stderr, flush=True)
 
 

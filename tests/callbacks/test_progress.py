@@ -116,6 +116,8 @@ def test_what_is_left_follows_from_what_is_done(
     lines = bar("benchmark", 500, unit="image")
     assert isinstance(lines, Lines)
     lines.total -= 100  # found done
+    clock.now = 20.0
+    lines.update(0)
     clock.now = 30.0
     lines.update(100)
     clock.now = 39.0
@@ -125,6 +127,7 @@ def test_what_is_left_follows_from_what_is_done(
     lines.update(100)
     lines.close()
     assert capsys.readouterr().err.splitlines() == [
+        "benchmark: image 0 of 400, 20 s",
         "benchmark: image 100 of 400, 30 s, about 90 s left",
         "benchmark: image 300 of 400, 40 s, about 13 s left",
     ]
