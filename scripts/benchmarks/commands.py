@@ -44,14 +44,19 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) 
         SystemExit: it failed.
     """
     environment = {**os.environ, **(environment or {"PYTHONPATH": str(ROOT)})}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, start = _busy(), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, busy = time.perf_counter() - start, _busy() - before
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     said = re.search(r"([\d.]+) s\)", done.stdout)
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(seconds, busy, float(said[1]) if said else float("nan"))
+
+
+def _busy() -> float:
+    """Seconds of processor time of all commands that have ended."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,13 @@ class Watched:
 
     Attributes:
         seconds: from its start to its end.
+        busy: seconds of processor time in it.
         private: its private anonymous memory (RssAnon) at its highest, in MB.
         peak: its resident memory at its peak (VmHWM), in MB.
     """
 
     seconds: float
+    busy: float
     private: float
     peak: float
 
@@ -78,7 +85,7 @@ def watched(command: Sequence[str]) -> Watched:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     highest = {"RssAnon": 0, "VmHWM": 0}
     with tempfile.TemporaryFile("w+") as said:
-        start = time.perf_counter()
+        before, start = _busy(), time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             with contextlib.suppress(OSError):  # it has just ended
@@ -86,11 +93,11 @@ def watched(command: Sequence[str]) -> Watched:
                 for name, kilobytes in re.findall(r"^(RssAnon|VmHWM):\s+(\d+)", status, re.MULTILINE):
                     highest[name] = max(highest[name], 1024 * int(kilobytes))
             time.sleep(0.003)
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, _busy() - before
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{said.read()}")
-    return Watched(seconds, highest["RssAnon"] / 1e6, highest["VmHWM"] / 1e6)
+    return Watched(seconds, busy, highest["RssAnon"] / 1e6, highest["VmHWM"] / 1e6)
 
 
 def sta(*words: str) -> list[str]:

@@ -38,6 +38,7 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
         (
             "what",
             "whole process (s)",
+            "processor time (s)",
             "private memory beyond torch's (MB)",
             "private memory (MB)",
             "resident at its peak, libraries included (MB)",
@@ -66,9 +67,9 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
             shutil.rmtree(output)
             beyond = found.private - alone.private
             highest = max(highest, beyond) if what in METHODS else highest
-            section.add(
-                what, f"{found.seconds:.1f}", f"{beyond:.0f}", f"{found.private:.0f}", f"{found.peak:.0f}"
-            )
+            seconds = (found.seconds, found.busy)
+            memory = (beyond, found.private, found.peak)
+            section.add(what, *(f"{one:.1f}" for one in seconds), *(f"{one:.0f}" for one in memory))
             print("  ".join(section.rows[-1]), flush=True)
     section.notes = [
         f"Asked: at most {LIMIT} MB beyond torch's own, {alone.private:.0f} MB ({verdict(highest, LIMIT, most=True)}: "

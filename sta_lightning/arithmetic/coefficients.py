@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from sta_lightning.arithmetic.baselines.lines import depths
+from sta_lightning.arithmetic.depth import depths
+from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
+from sta_lightning.arithmetic.registry import find_method, make_method, settings_of
 from sta_lightning.arithmetic.sources import Formula
 from sta_lightning.errors import StaError, listed
 from sta_lightning.ranges import FINITE
 
 Layers = Mapping[str, float | Sequence[float]]
 """Pattern of whole names of tensors -> a coefficient, or several over the depth."""
+Scale = float | Mapping[str, float]
+"""A coefficient, or coefficients by task."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,41 @@ class Coefficients:
             return None
         values = np.atleast_1d(np.asarray(given, dtype=np.float64))
         return float(np.interp(depth, np.linspace(0, 1, len(values)), values))
+
+
+def method_with(
+    name: str,
+    methods: Mapping[str, type[MergeMethod]],
+    scale: Scale | None = None,
+    scale_layers: Layers | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **common: Any,
+) -> tuple[MergeMethod, Coefficients]:
+    """A method by its name, and what takes the place of its one coefficient.
+
+    Args:
+        name: see :func:`~sta_lightning.arithmetic.registry.make_method`, as the others.
+        methods: where it is found.
+        scale: its coefficient, which may stand among ``settings`` too, or those of the tasks.
+        scale_layers: see :class:`Coefficients`.
+        settings: settings by name, all of which it must have.
+        common: settings of which it takes those that it has.
+
+    Raises:
+        StaError: as :func:`~sta_lightning.arithmetic.registry.make_method`, or if coefficients by
+            task or layer are given and it has none.
+    """
+    rest = dict(settings or {})
+    given: Any = rest.pop("scale") if scale is None and "scale" in rest else scale
+    by_task = given if isinstance(given, Mapping) else {}
+    coefficients = Coefficients(by_task, scale_layers or {})
+    if asked := coefficients.settings():
+        has = settings_of(find_method(name, methods))
+        if "scale" not in has:
+            raise StaError(
+                f"method '{name}' has no coefficient (scale), and {' and '.join(asked)} is given. Leave it out, or choose "
+                "'task_arithmetic'."
+            )
+        if by_task:
+            coefficients, given = replace(coefficients, default=has["scale"]), 1.0
+    return make_method(name, methods, scale=given, settings=rest, **common), coefficients

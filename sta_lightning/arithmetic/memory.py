@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_compatible, check_dtype, check_state, check_statistics
+from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.method import MergeMethod
 from sta_lightning.arithmetic.problem import Problem
@@ -56,6 +57,7 @@ def run_in_memory(
     grams: Mapping[str, StateDict] | None = None,
     control: StateDict | None = None,
     dare: Dare | None = None,
+    coefficients: Coefficients | None = None,
     origin: StateDict | None = None,
     base_title: str = PRETRAINED,
     statistics: Statistics = "pretrained",
@@ -72,6 +74,7 @@ def run_in_memory(
         grams: task name -> Gram matrix ``[in, in]`` by the name of the layer's weight.
         control: the Gram matrices of what a forgetting spares.
         dare: what is dropped from the task vectors before they are merged.
+        coefficients: by task and by layer; ``None`` for the method's own.
         origin: the model that the fine-tuned ones started from; ``None`` if it is ``base``.
         base_title: what to call ``base`` in a message.
         statistics: what running statistics become, see
@@ -84,7 +87,8 @@ def run_in_memory(
         shares kept.
 
     Raises:
-        StaError: see :func:`~sta_lightning.arithmetic.run.run`.
+        StaError: see :func:`~sta_lightning.arithmetic.run.run`, or if ``coefficients`` name a task
+            that is none, or tensors that are none.
     """
     check_dtype(dtype)
     check_state(base, base_title, finite=False)
@@ -107,6 +111,9 @@ def run_in_memory(
     )
     if dare is not None:
         problem = dare.drops(problem)
+    if coefficients is not None:
+        coefficients.check(base)
+        problem = coefficients.over(finetuned).adjusted(problem)
     sink = MemorySink(base, dtype)
     return Merged(sink.weights, run(method, problem, sink, compiled=compiled))
 

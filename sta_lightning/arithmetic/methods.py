@@ -21,13 +21,14 @@ from sta_lightning.arithmetic.baselines.regmean import RegMean
 from sta_lightning.arithmetic.baselines.ties import Ties
 from sta_lightning.arithmetic.baselines.tsv import Tsv
 from sta_lightning.arithmetic.baselines.wudi import Swudi, SwudiA, Wudi
+from sta_lightning.arithmetic.coefficients import Layers, Scale, method_with
 from sta_lightning.arithmetic.dare import Dare
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import FORGETS, Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import MergeMethod
-from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS, make_method
+from sta_lightning.arithmetic.registry import FORGET_METHODS, FUSION_METHODS
 from sta_lightning.arithmetic.spared import Spared
 from sta_lightning.arithmetic.sparse import AddVectors, SubtractVector
 from sta_lightning.arithmetic.spectral_sta import SpectralSta
@@ -77,7 +78,8 @@ def merge(
     importance: Mapping[str, StateDict] | None = None,
     *,
     p: float = 0.7,
-    scale: float | None = None,
+    scale: Scale | None = None,
+    scale_layers: Layers | None = None,
     normalize: str = "tensor",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -95,7 +97,10 @@ def merge(
         finetuned: task name -> model of the same names and shapes.
         importance: task name -> importance; methods that need none leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.fuse`.
-        scale: coefficient of the methods that have one; ``None`` for its default.
+        scale: coefficient of the methods that have one, or coefficients by task; ``None`` for its
+            default.
+        scale_layers: coefficients by pattern of tensor names, ``{"*.mlp.*": 0.6}``; both as in
+            :class:`~sta_lightning.arithmetic.coefficients.Coefficients`.
         normalize: normalisation of ``"sta"``: ``"tensor"``, ``"block"``, ``"model"`` or ``"none"``.
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
@@ -110,11 +115,12 @@ def merge(
         The merged model and the share kept per tensor and task.
 
     Raises:
-        StaError: if the method is unknown, needs an importance and has none, or is given a scale
-            and has none; and whatever the method itself refuses.
+        StaError: if the method is unknown, needs an importance and has none, is given a coefficient
+            and has none, or coefficients name a task or tensors that are none; and whatever the
+            method itself refuses.
     """
-    made = make_method(
-        method, FUSION_METHODS, scale=scale, settings=settings, p=p, normalize=normalize, seed=seed
+    made, coefficients = method_with(
+        method, FUSION_METHODS, scale, scale_layers, settings, p=p, normalize=normalize, seed=seed
     )
     _require_importance(method, made, importance)
     _require_grams(method, made, grams)
@@ -125,6 +131,7 @@ def merge(
         importance if made.needs_importance else None,
         grams=grams if made.needs_grams else None,
         dare=dare,
+        coefficients=coefficients,
         statistics=statistics,
         dtype=dtype,
     )
@@ -138,7 +145,8 @@ def unlearn(
     importance: StateDict | None = None,
     *,
     p: float = 0.7,
-    scale: float | None = None,
+    scale: Scale | None = None,
+    scale_layers: Layers | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     more: Sequence[StateDict] = (),
@@ -156,7 +164,10 @@ def unlearn(
         finetuned: the model fine-tuned on the task to forget.
         importance: its importance; methods that need none leave it unread.
         p: quantile in [0, 1] of the masked methods, see :func:`~sta_lightning.arithmetic.forget`.
-        scale: coefficient of the methods that have one; ``None`` for its default.
+        scale: coefficient of the methods that have one, or coefficients by task; ``None`` for its
+            default.
+        scale_layers: coefficients by pattern of tensor names, ``{"*.mlp.*": 0.6}``; both as in
+            :class:`~sta_lightning.arithmetic.coefficients.Coefficients`.
         seed: seed of the methods that draw at random.
         settings: further settings of the method, by name.
         more: further models fine-tuned on the same task, for methods that take several.
@@ -172,7 +183,7 @@ def unlearn(
     Raises:
         StaError: as :func:`merge`.
     """
-    made = make_method(method, FORGET_METHODS, scale=scale, settings=settings, p=p, seed=seed)
+    made, coefficients = method_with(method, FORGET_METHODS, scale, scale_layers, settings, p=p, seed=seed)
     _require_importance(method, made, importance)
     refuse_several(method, made, len(more))
     _require_grams(method, made, gram)
@@ -185,6 +196,7 @@ def unlearn(
         {task: importance} if made.needs_importance and importance is not None else None,
         grams={task: gram} if made.needs_grams and gram is not None else None,
         control=control_gram if made.spares else None,
+        coefficients=coefficients,
         origin=pretrained,
         base_title=FORGETS,
         dtype=dtype,

@@ -10,8 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import Link, StaCLI, same
 from sta_lightning.cli.checks import add_output
-from sta_lightning.cli.screen import accuracies, accuracy_table, say
-from sta_lightning.engine.card import write_card
+from sta_lightning.cli.screen import accuracy_table, say
 from sta_lightning.modules import ForgetModule, MergeModule
 from sta_lightning.modules.foretelling import tables
 from sta_lightning.modules.merged import MergedEvaluation
@@ -42,21 +41,18 @@ class MergeTrainer(Trainer):
     def merge(self, model: MergedEvaluation, datamodule: MultiTaskDataModule) -> None:
         """Write the encoder that is made, evaluate that file on every task and the control set.
 
-        What was measured goes into the card beside the file.
-
         Args:
             model: What is merged, and how.
             datamodule: The tasks' images.
         """
         self.test(model, datamodule=datamodule, verbose=False)
         if self.is_global_zero:
-            found = accuracies({key: float(value) for key, value in self.callback_metrics.items()})
-            if model.output is not None:
+            if model.card is not None:
                 say(f"written: {model.output}")
-                say(f"card: {write_card(model.output, found)}")
+                say(f"card: {model.card}")
             if isinstance(model, MergeModule) and "ranking" in model.about:
                 say(tables(model.about))
-            say(accuracy_table(found))
+            say(accuracy_table(model.accuracy))
 
     forget = merge
 

@@ -91,30 +91,8 @@ def warnings_in_a_line() -> Iterator[None]:
         warnings.showwarning = others
 
 
-def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Accuracy by task as people read it, average and control last.
-
-    Args:
-        metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``
-            or ``test/control/acc``; shares in [0, 1].
-    """
-    rows: list[tuple[str, float]] = []
-    last: list[tuple[str, float]] = []
-    for key, value in metrics.items():
-        parts = key.split("/")
-        if parts[0] != "test" or not key.endswith("acc"):
-            continue
-        if parts[1] == "avg_acc":
-            last.insert(0, ("average", value))
-        elif parts[1] == "control":
-            last.append((f"{'/'.join(parts[2:-1])} (control)" if len(parts) > 3 else "control", value))
-        else:
-            rows.append(("/".join(parts[1:-1]), value))
-    return dict(rows + last)
-
-
 def accuracy_table(found: Mapping[str, float]) -> str:
-    """What :func:`accuracies` gives as an aligned table."""
+    """Accuracies by task, shares in [0, 1], as an aligned table."""
     width = max(map(len, found), default=0)
     lines = [f"{'task':<{width}}  accuracy", f"{'-' * width}  --------"]
     return "\n".join(lines + [f"{name:<{width}}  {100 * value:7.2f}%" for name, value in found.items()])

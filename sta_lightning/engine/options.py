@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -168,26 +168,18 @@ class MergeOptions(ABC):
         self, methods: "Mapping[str, type[MergeMethod]]", **common: Any
     ) -> "tuple[MergeMethod, Coefficients]":
         """The method, and what takes the place of its one coefficient."""
-        from sta_lightning.arithmetic import find_method, make_method, settings_of
-        from sta_lightning.arithmetic.coefficients import Coefficients
+        from sta_lightning.arithmetic.coefficients import method_with
 
-        name, settings = self.choice.method, dict(self.settings or {})
-        scale: Any = settings.pop("scale") if self.scale is None and "scale" in settings else self.scale
-        by_task = scale if isinstance(scale, Mapping) else {}
-        coefficients = Coefficients(by_task, self.scale_layers or {})
-        if asked := coefficients.settings():
-            has = settings_of(find_method(name, methods))
-            if "scale" not in has:
-                raise StaError(
-                    f"method '{name}' has no coefficient (scale), and {' and '.join(asked)} is given. Leave it out, or choose "
-                    "'task_arithmetic'."
-                )
-            if by_task:
-                coefficients, scale = replace(coefficients, default=has["scale"]), 1.0
-        method = make_method(
-            name, methods, scale=scale, settings=settings, p=self.p, seed=self.seed, **common
+        return method_with(
+            self.choice.method,
+            methods,
+            self.scale,
+            self.scale_layers,
+            self.settings,
+            p=self.p,
+            seed=self.seed,
+            **common,
         )
-        return method, coefficients
 
     def task_heads(self) -> "dict[str, TaskHead]":
         """The heads that go into the written file, by task.

@@ -225,6 +225,28 @@ class MultiTaskEvaluation(LightningModule):
         return f"control/{name}" if name == self.control else name
 
 
+def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy by task as people read it, average and control last.
+
+    Args:
+        metrics: What was logged: ``test/<task>/acc``, ``test/avg_acc``, ``test/control/<name>/acc``
+            or ``test/control/acc``; shares in [0, 1].
+    """
+    rows: list[tuple[str, float]] = []
+    last: list[tuple[str, float]] = []
+    for key, value in metrics.items():
+        parts = key.split("/")
+        if parts[0] != "test" or parts[-1] not in ("acc", "avg_acc"):
+            continue
+        if parts[1] == "avg_acc":
+            last.insert(0, ("average", value))
+        elif parts[1] == "control":
+            last.append((f"{'/'.join(parts[2:-1])} (control)" if len(parts) > 3 else "control", value))
+        else:
+            rows.append(("/".join(parts[1:-1]), value))
+    return dict(rows + last)
+
+
 def members_of(datamodule: Any) -> Mapping[str, Any]:
     """Return each task's datamodule by its name; a StaError if there is none."""
     if hasattr(datamodule, "members"):

@@ -13,16 +13,19 @@ from sta_lightning.arithmetic import Merged, change_size
 from sta_lightning.arithmetic.run import Kept
 from sta_lightning.arithmetic.workers import Processes
 from sta_lightning.callbacks.scorable import made_once
+from sta_lightning.callbacks.trial import trial
 from sta_lightning.encoders.pretrained import found_encoder, pretrained_for_merge
 from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
-from sta_lightning.modules.evaluation import MultiTaskEvaluation
+from sta_lightning.engine.card import write_card
+from sta_lightning.modules.evaluation import MultiTaskEvaluation, accuracies
 
 
 class MergedEvaluation(MultiTaskEvaluation):
     """Merge once, into a file or in memory, and evaluate what came out.
 
     After :meth:`save`, or with ``output`` set, what is evaluated is the file; without either the
-    merge is made in memory.
+    merge is made in memory. A test writes the card of that file (see :func:`write_card`), with what
+    it measured; a trial (``fast_dev_run`` and the like) does not.
 
     Args:
         options: What is merged, and how.
@@ -32,6 +35,8 @@ class MergedEvaluation(MultiTaskEvaluation):
         output: The file that an evaluation writes before it begins, by all processes together;
             ``None`` to write none.
         merged: The merged model, once it has been made.
+        accuracy: What the last test measured, by task, shares in [0, 1].
+        card: The card that it wrote; ``None`` without one.
 
     Raises:
         StaError: An option is unknown or out of range.
@@ -47,6 +52,8 @@ class MergedEvaluation(MultiTaskEvaluation):
         self.job = job
         self.output: Path | None = None
         self.merged: Merged | None = None
+        self.accuracy: dict[str, float] = {}
+        self.card: Path | None = None
         self._kept: Kept | None = None
 
     @property
@@ -106,6 +113,15 @@ class MergedEvaluation(MultiTaskEvaluation):
             with launched_processes() as processes:
                 self.save(self.output, processes)
         super().load()
+
+    @override
+    def on_test_end(self) -> None:
+        """Keep what was measured, and write it into the card of the file that was evaluated."""
+        logged = self.trainer.callback_metrics
+        self.accuracy = accuracies({key: float(value) for key, value in logged.items()})
+        self.card = None
+        if self._kept is not None and trial(self.trainer) is None:
+            self.card = made_once(self.trainer, lambda: write_card(str(self._weights), self.accuracy))
 
     def task_heads(self) -> dict[str, TaskHead]:
         """By task: the heads that go into the file beside the encoder; none by default."""

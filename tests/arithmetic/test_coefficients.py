@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta_lightning import StaError, forget, merge
+from sta_lightning import StaError, arithmetic, forget, merge
 from sta_lightning.arithmetic import make_method
 from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.memory import MemorySink
@@ -136,6 +136,21 @@ def test_a_forgetting_by_layer() -> None:
     near(found, model, -oracle.per_entry(base, factors) * change)
 
 
+def test_of_tensors_alone_they_are_the_same() -> None:
+    base, finetuned = models(3, dtype=torch.float64)
+    taus = oracle.vectors(base, finetuned)
+    factors = {name: 1.0 if scale == 0.4 else scale for name, scale in BY_NAME.items()}
+    found = arithmetic.merge("ties", base, finetuned, scale=BY_TASK, scale_layers=LAYERS)
+    near(found.weights, base, oracle.per_entry(base, factors) * tau["ties"](WANTED[:, None] * taus))
+    again = arithmetic.merge("ties", base, finetuned, settings={"scale": BY_TASK}, scale_layers=LAYERS)
+    assert all(torch.equal(again.weights[name], found.weights[name]) for name in base)
+    model = finetuned["task00"]
+    less = arithmetic.unlearn(
+        "task_arithmetic", model, base, model, scale={"target": 0.6}, scale_layers=LAYERS
+    )
+    near(less.weights, model, -0.6 * oracle.per_entry(base, factors) * taus[0])
+
+
 def test_the_metadata_tells_them() -> None:
     base, finetuned = models(3)
     found = merge("ties", base, finetuned, scale=BY_TASK, scale_layers=LAYERS)
@@ -170,6 +185,7 @@ def test_the_metadata_tells_them() -> None:
 )
 def test_what_does_not_fit_is_refused(method: str, options: dict[str, Any], said: str) -> None:
     base, finetuned = models(2)
-    with pytest.raises(StaError) as refused:
-        merge(method, base, finetuned, **options)
-    assert said in str(refused.value)
+    for function in (merge, arithmetic.merge):
+        with pytest.raises(StaError) as refused:
+            function(method, base, finetuned, **options)
+        assert said in str(refused.value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib import pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -205,6 +206,26 @@ def test_what_is_evaluated_is_the_file_and_the_merge_is_made_once(
     assert module.merged is not None
     assert set(module.merged.kept["proj"]) == set(NAMES)
     assert module.change["norm"] > 0
+    # What was measured is in the card, of this very file.
+    assert module.card == tmp_path / "fused-card.md"
+    card = ModelCard.load(module.card)
+    measured = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    logged = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    assert measured == pytest.approx(
+        {name: logged[f"test/{name}/acc"] for name in NAMES}
+        | {"average": logged["test/avg_acc"], "watch (control)": logged["test/control/watch/acc"]}
+    )
+    assert sha256(file) in card.text
+
+
+def test_a_trial_writes_no_card(pretrained: Path, tasks: dict[str, TaskSource], tmp_path: Path) -> None:
+    module = MergeModule(tasks, pretrained=str(pretrained), metrics=["macro"])
+    module.save(tmp_path / "fused.safetensors")
+    trainer = quiet_trainer(limit_test_batches=1)
+    trainer.test(module, data(), verbose=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "fused.safetensors"]
+    assert module.card is None
+    assert module.accuracy["spots"] == float(trainer.callback_metrics["test/spots/acc"])
 
 
 def test_validation_then_test(pretrained: Path, tasks: dict[str, TaskSource]) -> None:

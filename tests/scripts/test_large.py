@@ -20,8 +20,9 @@ def test_a_sharded_model_of_eight_megabytes(tmp_path: Path, monkeypatch: pytest.
     section = large.measure(inputs, Namespace(size="8MB", mergekit=None))
     assert [row[0] for row in section.rows] == ["task arithmetic", "TIES", "STA by Amp"]
     for row in section.rows:
-        seconds, beyond, private, peak = map(float, row[1:])
+        seconds, busy, beyond, private, peak = map(float, row[1:])
         assert seconds > 0
+        assert busy > 0
         assert beyond < private < peak
         assert beyond < large.LIMIT
     assert NO_MERGEKIT in section.notes

@@ -11,8 +11,8 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from sta_lightning.arithmetic.baselines.lines import block_number
 from sta_lightning.arithmetic.baselines.regmean import RegMean
+from sta_lightning.arithmetic.depth import block_number
 from sta_lightning.arithmetic.gram import input_grams
 from sta_lightning.arithmetic.linear import Average
 from sta_lightning.arithmetic.memory import check_models, run_in_memory

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import FUSION_METHODS, fusion_method, merge, task_arithmetic
 from sta_lightning.arithmetic import states as states_module
-from sta_lightning.arithmetic.baselines.lines import Lines, block_number, depths
+from sta_lightning.arithmetic.baselines.lines import Lines
+from sta_lightning.arithmetic.depth import block_number, depths
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.method import Data, VectorMethod
 from sta_lightning.arithmetic.problem import Block, Problem
