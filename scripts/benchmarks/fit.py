@@ -106,6 +106,7 @@ def _bare(module: CLIPClassifier, data: TaskDataModule) -> Iterator[None]:
     schedule = LambdaLR(optimizer, factor)
     for images, labels in loader:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images = data.preprocess.normalize(images)  # a trainer's loaders hand on bytes
         loss = F.cross_entropy(head(encoder(images)), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -33,11 +33,15 @@ class _Buffers(threading.local):
 def usable_threads() -> int:
     """How many threads have a processor each: as many as PyTorch uses, or fewer.
 
-    PyTorch's number follows ``OMP_NUM_THREADS`` and ``torch.set_num_threads``; what this process
-    may run on, and its control group's share of the machine, are asked here.
+    PyTorch's number follows ``OMP_NUM_THREADS`` and ``torch.set_num_threads``.
     """
+    return min(torch.get_num_threads(), usable_processors())
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on, within its control group's share; at least 1."""
     able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), math.ceil(min(able, group_limit()))))
+    return max(1, math.ceil(min(able, group_limit())))
 
 
 def group_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

@@ -157,6 +157,7 @@ class Suite:
             validation_limit=self._limit(task, "validation"),
             test_limit=self._limit(task, "test"),
             download=settings.download,
+            cache_images=False,  # the run has a memory of its own
         )
 
     def _images(self, task: str, split: Split) -> Remembered:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -13,7 +12,8 @@ from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.errors import StaError
 from sta_lightning.tasks.find import get_task
 from sta_lightning.tasks.image_cache import CachedDataset, cached
-from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, TrainingLoader, pinned
+from sta_lightning.tasks.loading import NormalisesOnDevice, WholeBatches, as_it_is, pinned, workers
+from sta_lightning.tasks.prepared import EpochSampler, PreparedDataset, TrainingLoader
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.split import drawn_indices, limited_indices
 from sta_lightning.tasks.task import Split
@@ -21,7 +21,7 @@ from sta_lightning.tasks.task import Split
 Batches = DataLoader[tuple[Tensor, int]]
 
 
-class TaskDataModule(L.LightningDataModule):
+class TaskDataModule(NormalisesOnDevice):
     """Training, validation and test images of one task, preprocessed for an encoder.
 
     Args:
@@ -34,7 +34,8 @@ class TaskDataModule(L.LightningDataModule):
             interpolation.
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
         batch_size: Images in a batch of each process.
-        num_workers: Processes that load images; with 0 the main process does.
+        num_workers: Processes that load images; with 0 the main process does. ``None`` for some, at
+            most eight, where there are images to decode, and none where all are in memory.
         seed: Seed of the order of training images and of random crops. The division into training
             and validation images does not depend on it.
         train_limit: Use at most this many training images, a fixed random choice; all by default.
@@ -50,8 +51,9 @@ class TaskDataModule(L.LightningDataModule):
             divides it.
         cache_images: Whether validation and test images are decoded once, into files under
             ``$STA_CACHE`` that every later run maps into memory; they take 3 S² bytes an image. The
-            result is the same to the last bit. Training images are not cached: random crops need
-            them as they are, and scoring reads a few of them.
+            result is the same to the last bit. ``None`` for yes where there are images to decode
+            and the task can tell when they change. Training images are not cached: random crops
+            need them as they are, and scoring reads a few of them.
 
     Raises:
         StaError: if the task or the encoder is unknown.
@@ -64,7 +66,7 @@ class TaskDataModule(L.LightningDataModule):
         encoder: str = "miniature",
         image_size: int | None = None,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         train_limit: int | None = None,
         validation_limit: int | None = None,
@@ -73,10 +75,10 @@ class TaskDataModule(L.LightningDataModule):
         download: bool = False,
         pretrained: str | None = None,
         global_batch: bool = False,
-        cache_images: bool = False,
+        cache_images: bool | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
+        if batch_size < 1 or (num_workers is not None and num_workers < 0):
             raise StaError(
                 f"batch_size={batch_size}, num_workers={num_workers} was asked for: use 1 or more, and 0 or more."
             )
@@ -122,10 +124,12 @@ class TaskDataModule(L.LightningDataModule):
         Returns:
             A data set of ``(float32 [3, S, S], label)``.
         """
-        if augment or split == "train" or not self.cache_images:
-            return PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
+        data = PreparedDataset(self._base(split), self.preprocess, augment=augment, seed=self.seed)
+        if augment or split == "train" or self.cache_images is False:
+            return data
         if split not in self._cached:
-            data = PreparedDataset(self._base(split), self.preprocess)
+            if self.cache_images is None and (not self.task.has_fingerprint or data.in_memory):
+                return data
             chosen = f"limit {self.limits[split]}"
             self._cached[split] = cached(
                 data, self.task, split, chosen, self.root, num_workers=self.num_workers
@@ -149,7 +153,7 @@ class TaskDataModule(L.LightningDataModule):
 
     def evaluation_loader(self, split: Split) -> Batches:
         """Return a split in its order, under the evaluation transform."""
-        return DataLoader(self.dataset(split), **self._options(self.batch_size))
+        return self._loader(self.dataset(split), self.batch_size)
 
     def train_dataloader(self) -> Batches:
         """Return the training split in an order that depends on seed and epoch alone."""
@@ -164,20 +168,24 @@ class TaskDataModule(L.LightningDataModule):
         # Lightning would make a sampler of its own, with another order.
         sampler = EpochSampler(data, self.seed, processes, rank)
         share = self.batch_size // (processes if self.global_batch else 1)
-        options = {**self._options(share), "persistent_workers": self.num_workers > 0}
-        return TrainingLoader(data, trainer=trainer, sampler=sampler, **options)
+        more = {"trainer": trainer, "sampler": sampler}
+        return self._loader(data, share, TrainingLoader, whole=self.hands_bytes(), lasting=True, **more)
 
     def val_dataloader(self) -> Batches:
         """Return the validation split."""
-        return self.evaluation_loader("validation")
+        # A fit comes back to it; of several tasks each would keep processes that wait.
+        lasting = self.part_of is None
+        return self._loader(
+            self.dataset("validation"), self.batch_size, whole=self.hands_bytes(), lasting=lasting
+        )
 
     def test_dataloader(self) -> Batches:
         """Return the test split."""
-        return self.evaluation_loader("test")
+        return self._loader(self.dataset("test"), self.batch_size, whole=self.hands_bytes())
 
     def predict_dataloader(self) -> Batches:
         """Return the test split."""
-        return self.evaluation_loader("test")
+        return self.test_dataloader()
 
     def _base(self, split: Split) -> Dataset[Any]:
         if split not in self._opened:
@@ -187,11 +195,28 @@ class TaskDataModule(L.LightningDataModule):
             self._opened[split] = whole if len(chosen) == size else Subset(whole, chosen)
         return self._opened[split]
 
-    def _options(self, batch_size: int) -> dict[str, Any]:
-        return {
-            "batch_size": batch_size,
-            "num_workers": self.num_workers,
-            "pin_memory": pinned(self.trainer),
+    def _loader(
+        self,
+        data: PreparedDataset | CachedDataset,
+        batch_size: int,
+        kind: type[Batches] = DataLoader,
+        *,
+        whole: bool = False,
+        lasting: bool = False,
+        **more: Any,
+    ) -> Batches:
+        count = self.num_workers
+        if count is None:
+            decoded = isinstance(data, PreparedDataset) and not data.in_memory
+            count = workers(len(data) // batch_size, self.trainer) if decoded else 0
+        return kind(
+            WholeBatches(data) if whole else data,
+            batch_size=batch_size,
+            collate_fn=as_it_is if whole else None,
+            num_workers=count,
+            persistent_workers=lasting and count > 0,
+            pin_memory=pinned(self.trainer),
             # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
-            "generator": torch.Generator().manual_seed(self.seed),
-        }
+            generator=torch.Generator().manual_seed(self.seed),
+            **more,
+        )

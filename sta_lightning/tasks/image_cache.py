@@ -23,10 +23,12 @@ import torchvision
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from sta_lightning.cache import cache_directory
 from sta_lightning.errors import StaError, StaWarning
-from sta_lightning.tasks.prepared import PreparedDataset
+from sta_lightning.tasks.loading import workers
+from sta_lightning.tasks.prepared import EncoderInput, PreparedDataset
 from sta_lightning.tasks.preprocess import Preprocess
 from sta_lightning.tasks.task import Split, Task
 from sta_lightning.weights.atomic import CannotWriteError, atomic_path
@@ -80,7 +82,7 @@ def _cache_file(data: PreparedDataset, task: Task, split: Split, chosen: str, ro
     return cache_directory() / "images" / task.name / name
 
 
-class CachedDataset(Dataset[tuple[Tensor, int]]):
+class CachedDataset(EncoderInput):
     """Images from a cache, ready for an encoder: bit for bit what :class:`PreparedDataset` gives.
 
     Args:
@@ -103,13 +105,10 @@ class CachedDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    @override
+    def pixels(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
         rows = self._rows()[list(indices)]
-        pixels = torch.from_numpy(np.ascontiguousarray(rows["image"]))
-        return list(zip(self.preprocess.normalize(pixels).unbind(0), rows["label"].tolist(), strict=True))
+        return torch.from_numpy(np.ascontiguousarray(rows["image"])), rows["label"].tolist()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process maps the file itself; a pickled map would carry the images.
@@ -125,7 +124,13 @@ class CachedDataset(Dataset[tuple[Tensor, int]]):
 
 
 def cached(
-    data: PreparedDataset, task: Task, split: Split, chosen: str, root: str | None, *, num_workers: int = 0
+    data: PreparedDataset,
+    task: Task,
+    split: Split,
+    chosen: str,
+    root: str | None,
+    *,
+    num_workers: int | None = 0,
 ) -> CachedDataset | PreparedDataset:
     """Return the images of a data set from its cache, which is filled first if it is not there.
 
@@ -139,7 +144,7 @@ def cached(
         split: Of which split.
         chosen: Which images of the split, such as a limit.
         root: See ``Task.dataset``.
-        num_workers: Processes that decode.
+        num_workers: Processes that decode; ``None`` for some where there are many images.
 
     Raises:
         StaError: An image does not decode, or the images' files change while they are read.
@@ -180,14 +185,14 @@ def _row(size: int) -> np.dtype[np.void]:
     return np.dtype([("image", "u1", (3, size, size)), ("label", "<i8")])
 
 
-def _fill(path: Path, data: PreparedDataset, num_workers: int) -> None:
+def _fill(path: Path, data: PreparedDataset, num_workers: int | None) -> None:
     """Write the images chunk by chunk; not through a map, so that a full disk is an error."""
     dtype = _row(data.preprocess.image_size)
     chunks = [range(first, min(first + _CHUNK, len(data))) for first in range(0, len(data), _CHUNK)]
     loader = DataLoader(
         _Chunks(data, chunks),
         batch_size=None,
-        num_workers=num_workers,
+        num_workers=workers(len(chunks)) if num_workers is None else num_workers,
         # Otherwise the pass draws a number from PyTorch's global generator.
         generator=torch.Generator().manual_seed(0),
     )

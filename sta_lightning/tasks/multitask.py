@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
-
 from sta_lightning.errors import StaError, listed
 from sta_lightning.tasks.datamodule import Batches, TaskDataModule
+from sta_lightning.tasks.loading import NormalisesOnDevice
 from sta_lightning.tasks.task import Split
 
 
-class MultiTaskDataModule(L.LightningDataModule):
+class MultiTaskDataModule(NormalisesOnDevice):
     """Validation and test images of several tasks, preprocessed for one encoder.
 
     Args:
@@ -46,8 +45,10 @@ class MultiTaskDataModule(L.LightningDataModule):
                 raise StaError(
                     f"The task '{name}' was given twice: tasks (and the control) need names of their own."
                 )
+            member.part_of = self
             member.root = folders.get(name, folders.get(spec))
             self.members[name] = member
+            self.preprocess = member.preprocess  # all have one encoder
         if unknown := sorted(set(folders) - set(self.members) - set(specs)):
             raise StaError(f"`roots` names {listed(unknown)}, but the tasks are {listed(self.members)}.")
         self.control_name = None if control is None else list(self.members)[-1]

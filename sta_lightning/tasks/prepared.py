@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from typing_extensions import override
 
 from sta_lightning.tasks.preprocess import Preprocess
 
@@ -20,10 +22,34 @@ class Turn(NamedTuple):
     epoch: int
 
 
-class PreparedDataset(Dataset[tuple[Tensor, int]]):
+class EncoderInput(Dataset[tuple[Tensor, int]], ABC):
     """Images ready for an encoder: ``(float32 [3, S, S], label)``.
 
     A loader asks for a whole batch at once, which is resized and normalised in a few calls.
+
+    Attributes:
+        preprocess: The encoder's preprocessing.
+    """
+
+    preprocess: Preprocess
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, indices: Sequence[Any]) -> tuple[Tensor, list[int]]:
+        """Return images before normalisation, uint8 ``[B, 3, S, S]``, and their labels."""
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[Any]) -> list[tuple[Tensor, int]]:
+        pixels, labels = self.pixels(indices)
+        return list(zip(self.preprocess.normalize(pixels).unbind(0), labels, strict=True))
+
+
+class PreparedDataset(EncoderInput):
+    """Images of a task, resized and cropped as they are asked for.
 
     Args:
         base: A map-style data set of ``(PIL image or uint8 tensor, label)``.
@@ -45,13 +71,7 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(cast(Any, self.base))
 
-    def __getitem__(self, index: int | Turn) -> tuple[Tensor, int]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int | Turn]) -> list[tuple[Tensor, int]]:
-        pixels, labels = self.pixels(indices)
-        return list(zip(self.preprocess.normalize(pixels).unbind(0), labels, strict=True))
-
+    @override
     def pixels(self, indices: Sequence[int | Turn]) -> tuple[Tensor, list[int]]:
         """Return images before normalisation, uint8 ``[B, 3, S, S]``, and their labels.
 
@@ -62,6 +82,11 @@ class PreparedDataset(Dataset[tuple[Tensor, int]]):
         crops = self._crops(turns) if self.augment else None
         pixels = self.preprocess.pixels([sample[0] for sample in samples], crops)
         return pixels, [int(sample[1]) for sample in samples]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are there as tensors, so that nothing is decoded."""
+        return len(self) == 0 or isinstance(self._samples([0])[0][0], Tensor)
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Return images in the centre crop, float32 ``[B, 3, S, S]``, without their labels."""
@@ -121,11 +146,6 @@ class EpochSampler(DistributedSampler[Any]):
         filled = [order[place % len(order)] for place in places]
         augmented = getattr(self.dataset, "augment", False)
         return iter([Turn(index, epoch) for index in filled] if augmented else filled)
-
-
-def pinned(trainer: Any) -> bool:
-    """Whether batches go to a GPU from pinned memory: that of a trainer, if it runs on one."""
-    return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
 
 class TrainingLoader(DataLoader[tuple[Tensor, int]]):

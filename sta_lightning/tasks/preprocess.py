@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,9 +72,8 @@ class Preprocess:
         return torch.stack([self._pixels(image, place) for image, place in zip(images, places, strict=True)])
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Turn uint8 ``[B, 3, S, S]`` into the encoder's float32 input."""
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
+        """Turn uint8 ``[B, 3, S, S]`` into the encoder's float32 input, on the same device."""
+        mean, std = (_per_channel(values, pixels.device) for values in (self.mean, self.std))
         scaled: Tensor = pixels.float().div_(255)
         return scaled.sub_(mean).div_(std)
 
@@ -100,6 +100,13 @@ class Preprocess:
     @property
     def _mode(self) -> InterpolationMode:
         return InterpolationMode(self.interpolation)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Kept for later batches: a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def _rgb(image: Any) -> Any:

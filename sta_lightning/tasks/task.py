@@ -86,19 +86,24 @@ class Task:
         train, validation = split_indices(len(cast(Any, whole)))
         return Subset(whole, train if split == "train" else validation)
 
+    @property
+    def has_fingerprint(self) -> bool:
+        """Whether the opener can tell when images or labels change."""
+        return callable(getattr(self.opener, "fingerprint", None))
+
     def fingerprint(self, split: Split, root: str | Path | None = None) -> str:
         """Return a text that changes whenever a split's images or labels do; no image is read.
 
         Raises:
             StaError: if the opener has no fingerprint.
         """
-        digest = getattr(self.opener, "fingerprint", None)
-        if not callable(digest):
+        if not self.has_fingerprint:
             raise StaError(
                 f"The images of the task '{self.name}' cannot be cached: their opener has no fingerprint. Leave `cache_images` "
                 "out, or give the task's opener a method fingerprint(split, root)."
             )
-        return f"{split} of {digest(self._opened(split), _expanded(root))}"
+        digest = cast(Any, self.opener).fingerprint(self._opened(split), _expanded(root))
+        return f"{split} of {digest}"
 
     def download(self, root: str | Path | None = None) -> None:
         """Fetch the published files; does nothing if they are there.

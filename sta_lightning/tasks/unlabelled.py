@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
 from sta_lightning.errors import StaError
+from sta_lightning.tasks.loading import pinned, workers
 from sta_lightning.tasks.multitask import MultiTaskDataModule
-from sta_lightning.tasks.prepared import PreparedDataset, epoch_order, pinned
+from sta_lightning.tasks.prepared import PreparedDataset, epoch_order
 from sta_lightning.tasks.task import SPLITS, Split
 
 Step = dict[str, Tensor]
@@ -37,7 +38,7 @@ class UnlabelledDataModule(L.LightningDataModule):
         image_size: Side of the encoder's input in pixels; by default the encoder's own.
         batch_size: Images of each task in a step, of all processes together; their number must
             divide it.
-        num_workers: Processes that load images.
+        num_workers: See ``TaskDataModule``.
         seed: Seed of the orders.
         split: Which images: ``test`` (AdaMerging's: the images that are evaluated later),
             ``validation`` or ``train``.
@@ -57,7 +58,7 @@ class UnlabelledDataModule(L.LightningDataModule):
         encoder: str = "miniature",
         image_size: int | None = None,
         batch_size: int = 16,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         split: Split = "test",
         limit: int | None = None,
@@ -75,6 +76,7 @@ class UnlabelledDataModule(L.LightningDataModule):
             f"{split}_limit": limit,
             "download": download,
             "pretrained": pretrained,
+            "cache_images": False,
         }
         together = MultiTaskDataModule(tasks, roots, **options)
         self.members = together.members
@@ -105,6 +107,13 @@ class UnlabelledDataModule(L.LightningDataModule):
                 self._images[name] = cast(PreparedDataset, member.dataset(self.split))
                 if not len(self._images[name]):
                     raise StaError(f"The split '{self.split}' of the task '{name}' holds no images.")
+
+    def loading_processes(self) -> int:
+        """Return how many processes load images."""
+        if self.num_workers is not None:
+            return self.num_workers
+        decoded = any(not images.in_memory for images in self._images.values())
+        return workers(trainer=self.trainer) if decoded else 0
 
     @override
     def train_dataloader(self) -> DataLoader[Step]:
@@ -185,7 +194,7 @@ class _Loader(DataLoader[Step]):
         super().__init__(
             steps,
             batch_size=None,
-            num_workers=datamodule.num_workers,
+            num_workers=datamodule.loading_processes(),
             pin_memory=pinned(datamodule.trainer),
             # A generator of its own: otherwise every pass draws a number from PyTorch's global one.
             generator=torch.Generator().manual_seed(datamodule.seed),

@@ -237,16 +237,18 @@ def test_mistakes_with_several_tasks_are_told(root: Path) -> None:
         MultiTaskDataModule([])
 
 
-def on(device: str) -> Any:
-    """A trainer's strategy on a device."""
-    return SimpleNamespace(root_device=torch.device(device))
+def one_of(processes: int, rank: int = 0, device: str = "cpu") -> Any:
+    """A trainer that has another datamodule."""
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(
+        world_size=processes, num_devices=processes, global_rank=rank, training=False, strategy=strategy
+    )
 
 
 def share(root: Path, processes: int, rank: int, **settings: Any) -> DataLoader[Any]:
     """The training loader of one process out of several."""
     data = mnist(root, **settings)
-    trainer = SimpleNamespace(world_size=processes, global_rank=rank, training=False, strategy=on("cpu"))
-    data.trainer = cast(Any, trainer)
+    data.trainer = one_of(processes, rank)
     return data.train_dataloader()
 
 
@@ -256,8 +258,7 @@ def test_memory_is_pinned_for_a_trainer_on_a_gpu_alone(root: Path, monkeypatch: 
     alone = mnist(root)
     several = MultiTaskDataModule(["mnist", "gtsrb"], roots={"mnist": str(root), "gtsrb": str(root)})
     for device, wanted in ((None, False), ("cpu", False), ("cuda:1", True)):
-        trainer = device and SimpleNamespace(world_size=1, global_rank=0, training=False, strategy=on(device))
-        alone.trainer = several.trainer = cast(Any, trainer)
+        alone.trainer = several.trainer = device and one_of(1, device=device)
         loaders = [alone.train_dataloader(), alone.test_dataloader(), *several.val_dataloader()]
         assert [loader.pin_memory for loader in (*loaders, *several.test_dataloader())] == [wanted] * 6
 
