@@ -1,5 +1,6 @@
 """``sta fit``, ``validate`` and ``test``: LightningCLI as its users know it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sta_lightning.callbacks import ExportWeights
 from sta_lightning.callbacks.sampled import SampledPass
 from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import StaCLI, same
+from sta_lightning.cli.guard import chain
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import get_task
@@ -41,6 +43,30 @@ class FitCLI(StaCLI):
                 f"how long to train on the task '{get_task(task).name}' is not known: give --trainer.max_epochs. Only the "
                 "published sets have a number of epochs of their own."
             )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Fit; after Ctrl+C tell what is kept, and how to go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the one of the other
+            if self.trainer.is_global_zero and any(isinstance(link, KeyboardInterrupt) for link in chain(stop)):
+                self._tell_kept()
+            raise
+
+    def _tell_kept(self) -> None:
+        kept = {
+            Path(path)
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and not callback.save_weights_only
+            for path in (callback.best_model_path, callback.last_model_path, *callback.best_k_models)
+            if Path(path).is_file()
+        }
+        if kept:
+            latest = max(kept, key=lambda path: path.stat().st_mtime)
+            words = shlex.join(["sta", "fit", *self._words, f"--ckpt_path={latest}"])
+            say(f"\nInterrupted. What is done is kept in {latest}; go on from there with\n{words}")
+        else:
+            say("\nInterrupted. No checkpoint has been written yet; the same command begins again.")
 
     def after_fit(self) -> None:
         """Name the files that the fit left; Lightning calls it. A trial has left none."""
