@@ -156,7 +156,7 @@ def merge(
         method=method,
         settings={**(settings or {}), **more},
         scale_layers=scale_layers,  # type: ignore[arg-type]  # any mapping, any sequence
-        measure=measure,
+        measure=measure,  # type: ignore[arg-type]  # as it comes, refused by the job
         seed=seed,
         dare=dare if isinstance(dare, float | int) else None,
         statistics=statistics,  # type: ignore[arg-type]  # checked when the job is made
@@ -252,7 +252,7 @@ def forget(
         method=method,
         settings={**(settings or {}), **options},
         scale_layers=scale_layers,  # type: ignore[arg-type]  # any mapping, any sequence
-        measure=measure,
+        measure=measure,  # type: ignore[arg-type]  # as it comes, refused by the job
         seed=seed,
     )
     return _Base(base, model).merged(found.job(), dtype, device, encoder, {task: scores})

@@ -1,11 +1,12 @@
-"""Settings that are numbers: where each must lie, said once, and known without importing torch."""
+"""Settings: where a number must lie, which words there are; known without importing torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sta_lightning.errors import StaError
 
@@ -19,12 +20,14 @@ class Range:
         what: what to call the number in a message; empty for the setting's name.
         hint: said after it.
         whole: whether it must be an integer.
+        by_task: whether there may be one for every task, in a mapping.
     """
 
     interval: str
     what: str = ""
     hint: str = ""
     whole: bool = False
+    by_task: bool = False
 
     def __str__(self) -> str:
         """In words: ``a number in [0, 1)``."""
@@ -32,12 +35,13 @@ class Range:
             return "a finite number"
         return f"{'an integer' if self.whole else 'a number'} in {self.interval}"
 
-    def check(self, value: object, name: str = "") -> float:
+    def check(self, value: object, name: str = "", task: object = None) -> float:
         """A number as a float.
 
         Args:
             value: what was given.
             name: the setting's name.
+            task: whose it is, where every task has its own.
 
         Raises:
             StaError: if it is no number in the interval.
@@ -50,7 +54,28 @@ class Range:
             below = number < high or (number == high and self.interval[-1] == "]")
             if above and below:
                 return number
-        raise StaError(f"{self.what or name} must be {self}, and is {value!r}.{self.hint and ' '}{self.hint}")
+        whose = "" if task is None else f" of task '{task}'"
+        hint = f" {self.hint}" if self.hint else ""
+        raise StaError(f"{self.what or name}{whose} must be {self}, and is {value!r}.{hint}")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Which words a setting takes, or ``True`` and ``False``."""
+
+    words: tuple[object, ...]
+
+    def __str__(self) -> str:
+        """In words: ``one of 'mean', 'sum'``."""
+        return f"one of {', '.join(map(repr, self.words))}"
+
+    def check(self, value: object, name: str) -> None:
+        """Refuse, by a StaError, what is none of them."""
+        if not isinstance(value, (str, bool)) or value not in self.words:
+            raise StaError(f"{name}={value!r} was asked for; choose {self}.")
+
+
+YesNo = Literal[True, False]
 
 
 FINITE = Range("(-inf, inf)")
@@ -60,9 +85,11 @@ SHARE = Range("[0, 1]", "p", "0 keeps all but the smallest, 1 keeps none; the pa
 """The quantile p of Eq. 15."""
 
 
-def number(default: float | None, interval: str, what: str = "", hint: str = "") -> Any:
+def number(
+    default: float | None, interval: str, what: str = "", hint: str = "", by_task: bool = False
+) -> Any:
     """A dataclass's field for a number, see :class:`Range`; ``None`` is allowed if the default."""
-    return _ranged(default, Range(interval, what, hint))
+    return _ranged(default, Range(interval, what, hint, by_task=by_task))
 
 
 def whole(default: int, interval: str, what: str = "", hint: str = "") -> Any:
@@ -80,11 +107,16 @@ def share(default: float) -> Any:
     return _ranged(default, SHARE)
 
 
-def _ranged(default: float | None, within: Range) -> Any:
+def word(default: str | bool | None, literal: Any) -> Any:
+    """A dataclass's field for one of the words of a ``Literal``, see :class:`Words`."""
+    return _ranged(default, Words(get_args(literal)))
+
+
+def _ranged(default: object, within: Range | Words) -> Any:
     return field(default=default, metadata={"range": within})
 
 
-def range_of(setting: dataclasses.Field[Any]) -> Range | None:
+def range_of(setting: dataclasses.Field[Any]) -> Range | Words | None:
     """Where a field's value must lie, if that is said."""
     return setting.metadata.get("range")
 
@@ -94,4 +126,20 @@ def check_ranges(settings: Any) -> None:
     for setting in dataclasses.fields(settings):
         value, within = getattr(settings, setting.name), range_of(setting)
         if within is not None and (value is not None or setting.default is not None):
-            within.check(value, setting.name)
+            check_setting(value, setting.name, within)
+
+
+def check_setting(value: object, name: str, within: Range | Words) -> None:
+    """Refuse, by a StaError, what lies outside, of a mapping by task each."""
+    if isinstance(value, Mapping) and isinstance(within, Range) and within.by_task:
+        for task, one in value.items():
+            within.check(one, name, task)
+    else:
+        within.check(value, name)
+
+
+def check_layers(layers: Mapping[str, object]) -> None:
+    """Refuse, by a StaError, coefficients by pattern that are no numbers, or none at all."""
+    for pattern, given in layers.items():
+        for one in given if isinstance(given, (list, tuple)) and given else [given]:
+            FINITE.check(one, f"scale_layers of '{pattern}'")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from sta_lightning.errors import StaError
-from sta_lightning.ranges import SHARE, Range, check_ranges, finite, number, range_of, share, whole
+from sta_lightning.ranges import SHARE, Range, check_ranges, finite, number, range_of, share, whole, word
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Settings:
     count: int = whole(2, "[1, inf)")
     scale: float = finite(1.0)
     p: float = share(0.7)
+    merge: str = word("mean", Literal["mean", "sum"])
+    tall: float | Mapping[str, float] = number(0.4, "[0, 1]", by_task=True)
     free: Any = None
 
     def __post_init__(self) -> None:
@@ -56,6 +59,10 @@ def test_what_is_no_number(value: object) -> None:
         ({"count": 0}, "count must be an integer in [1, inf), and is 0."),
         ({"count": 2.0}, "count must be an integer in [1, inf), and is 2.0."),
         ({"scale": math.nan}, "scale must be a finite number, and is nan."),
+        ({"merge": "median"}, "merge='median' was asked for; choose one of 'mean', 'sum'."),
+        ({"merge": ["mean"]}, "merge=['mean'] was asked for; choose one of 'mean', 'sum'."),
+        ({"tall": {"a": 0, "b": 2}}, "tall of task 'b' must be a number in [0, 1], and is 2."),
+        ({"keep": {"a": 0.5}}, "keep, a share, must be a number in (0, 1], and is {'a': 0.5}. 0.2 is usual."),
         ({"p": 1.3}, "p must be a number in [0, 1], and is 1.3. " + SHARE.hint),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.registry import find_method, make_method, settings_of
 from sta_lightning.arithmetic.sources import Formula
 from sta_lightning.errors import StaError, listed
-from sta_lightning.ranges import FINITE
+from sta_lightning.ranges import FINITE, check_layers
 
 Layers = Mapping[str, float | Sequence[float]]
 """Pattern of whole names of tensors -> a coefficient, or several over the depth."""
@@ -46,11 +46,8 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         for task, scale in self.tasks.items():
-            FINITE.check(scale, f"scale of task '{task}'")
-        for pattern, given in self.layers.items():
-            several = isinstance(given, (list, tuple)) and len(given) > 0
-            for one in cast(Sequence[object], given if several else [given]):
-                FINITE.check(one, f"scale_layers of '{pattern}'")
+            FINITE.check(scale, "scale", task)
+        check_layers(self.layers)
 
     def over(self, tasks: Iterable[str]) -> Coefficients:
         """The same with a coefficient for each of the tasks, if it is by task.

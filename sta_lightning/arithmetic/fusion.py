@@ -15,13 +15,13 @@ from typing_extensions import override
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, Survey
-from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, check_normalization, grouped
+from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, Normalization, grouped
 from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Fused, fused
-from sta_lightning.ranges import share
+from sta_lightning.ranges import share, word
 
 
 def masked_sum(block: Block, masks: Iterable[Tensor]) -> Combined:
@@ -65,17 +65,13 @@ class Sta(MaskedFusion):
     """
 
     p: float = share(0.7)
-    normalize: str = "tensor"
+    normalize: str = word("tensor", Normalization)
 
     title = "STA"
     summary = "at every position the task vectors of the tasks whose importance there is largest"
     data = "labelled samples"
     source = "Tian et al. 2024"
     needs_importance = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_normalization(self.normalize)
 
     @override
     def prepare(self, survey: Survey) -> Any:

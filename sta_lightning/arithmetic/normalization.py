@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sta_lightning.arithmetic.checks import check_state
 from sta_lightning.arithmetic.states import StateDict, bounds, to_double
-from sta_lightning.errors import StaError, listed
+from sta_lightning.ranges import Words
 
 Normalization = Literal["tensor", "block", "model", "none"]
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
@@ -80,12 +80,6 @@ def grouped(ranges: Mapping[str, tuple[float, float]], mode: str) -> dict[str, B
     return {name: wide[group] for name, group in groups.items()}
 
 
-def check_normalization(mode: str) -> None:
-    """Refuse, by a StaError, a normalisation that there is not."""
-    if mode not in NORMALIZATIONS:
-        raise StaError(f"normalize='{mode}' is unknown. Choose one of {listed(NORMALIZATIONS)}.")
-
-
 def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
     """Normalise one task's importance to [0, 1] by minimum and maximum (Eq. 13).
 
@@ -108,7 +102,7 @@ def normalize(importance: StateDict, mode: str = "tensor") -> dict[str, Tensor]:
         >>> normalize({"scalar": torch.tensor(5.0)})["scalar"].item()
         0.0
     """
-    check_normalization(mode)
+    Words(NORMALIZATIONS).check(mode, "normalize")
     check_state(importance, "the importance")
     if mode == "none":
         # Left alone, a float64 tensor would be the caller's own memory.

@@ -1,6 +1,6 @@
 """The package's methods and their settings as its source says: importing them takes torch.
 
-A word that is wrong, a number out of range, is answered before torch is imported. What a method of
+A word that is wrong, a number out of range, are answered before torch is imported. What a method of
 one's own has is known only once it is imported.
 """
 
@@ -9,22 +9,23 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sta_lightning
 from sta_lightning import ranges
 from sta_lightning.cli.explain import nearest
 from sta_lightning.engine.options import FusionOptions, MergeOptions
 from sta_lightning.errors import StaError, listed
-from sta_lightning.ranges import Range
+from sta_lightning.ranges import Range, Words, check_layers, check_setting
 
 _PACKAGE = Path(sta_lightning.__file__).parent
 _TABLES = {"merge": "FUSION_METHODS", "forget": "FORGET_METHODS"}
 
 
 @functools.cache
-def methods(command: str) -> dict[str, dict[str, Range | None]]:
+def methods(command: str) -> dict[str, dict[str, Range | Words | None]]:
     """Every method of ``sta merge`` or ``sta forget``: name -> its settings, with their ranges."""
     module = _parsed("sta_lightning.arithmetic.methods")
     homes = _imports(module)
@@ -55,17 +56,20 @@ def check_method(command: str, options: MergeOptions) -> None:
         StaError: names the nearest, or the range.
     """
     if isinstance(options, FusionOptions):
-        _check_ranges(dict(_fields("sta_lightning.arithmetic.dare", "Dare")), {"rate": options.dare})
+        _check_given(dict(_fields("sta_lightning.arithmetic.dare", "Dare")), {"rate": options.dare})
     method, why = options.choice
     if is_own(method):
         return
     known, settings = methods(command), options.settings or {}
-    if method not in known:
-        raise StaError(
-            f"method '{method}' is unknown.{nearest(method, known)} `sta {command}` has {listed(known, len(known))}, and your "
-            "own as package.module.Name or file.py:name."
-        )
-    unknown = [key for key in settings if key not in known[method]]
+    for name in (method, str(settings.get("inner", method))):
+        if name not in known and not is_own(name):
+            raise StaError(
+                f"method '{name}' is unknown.{nearest(name, known)} `sta {command}` has {listed(known, len(known))}, and your "
+                "own as package.module.Name or file.py:name."
+            )
+    by_layer = options.scale_layers or {}
+    given = {"p": options.p, "scale": options.scale, "normalize": getattr(options, "normalize", None)}
+    unknown = [key for key in (*settings, *(["scale"] if by_layer else [])) if key not in known[method]]
     if unknown:
         having = [other for other, has in known.items() if unknown[0] in has]
         hint = f" Methods with '{unknown[0]}' are {listed(having, 9)}: --method NAME." if having else ""
@@ -73,18 +77,20 @@ def check_method(command: str, options: MergeOptions) -> None:
             f"method '{method}' ({why}) has no setting {listed(unknown)}. It has {listed(known[method], 9)}; "
             f"`sta methods {method}` explains it.{hint or nearest(unknown[0], known[method])}"
         )
-    _check_ranges(known[method], {"p": options.p, "scale": options.scale, **settings})
+    _check_given(known[method], {**given, **settings})
+    check_layers(by_layer)
 
 
-def _check_ranges(fields: Mapping[str, Range | None], given: Mapping[str, Any]) -> None:
+def _check_given(fields: Mapping[str, Range | Words | None], given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        by_task = isinstance(value, dict)
-        for task, one in value.items() if by_task else [("", value)]:
-            if (within := fields.get(name)) is not None and one is not None:
-                within.check(one, f"{name} of task '{task}'" if by_task else name)
+        within = fields.get(name)
+        if name == "scale" and isinstance(within, Range):
+            within = replace(within, by_task=True)
+        if within is not None and value is not None:
+            check_setting(value, name, within)
 
 
-def _fields(module_name: str, class_name: str) -> Iterator[tuple[str, Range | None]]:
+def _fields(module_name: str, class_name: str) -> Iterator[tuple[str, Range | Words | None]]:
     """The fields of a dataclass, those that it inherits from the package's own first."""
     module = _parsed(module_name)
     homes = _imports(module)
@@ -95,19 +101,32 @@ def _fields(module_name: str, class_name: str) -> Iterator[tuple[str, Range | No
                     yield from _fields(homes.get(base.id, module_name), base.id)
             for line in node.body:
                 if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
-                    yield ast.unparse(line.target), _range(line.value, homes)
+                    yield ast.unparse(line.target), _range(line.value, homes, module_name)
 
 
-def _range(value: ast.expr | None, homes: Mapping[str, str]) -> Range | None:
+def _range(value: ast.expr | None, homes: Mapping[str, str], module: str) -> Range | Words | None:
     """Where a field's value must lie, if the field is made by a function of the ranges."""
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name):
         return None
     if homes.get(value.func.id) != ranges.__name__:
         return None
-    _, *words = value.args  # the default may take torch
-    named = {str(word.arg): ast.literal_eval(word.value) for word in value.keywords}
-    made = getattr(ranges, value.func.id)(None, *map(ast.literal_eval, words), **named)
-    return ranges.range_of(made)
+    # The default may take torch.
+    words = [_value(one, homes, module) for one in value.args[1:]]
+    named = {str(word.arg): _value(word.value, homes, module) for word in value.keywords}
+    return ranges.range_of(getattr(ranges, value.func.id)(None, *words, **named))
+
+
+def _value(node: ast.expr, homes: Mapping[str, str], module: str) -> Any:
+    """What is written, or the ``Literal`` of the package that is named."""
+    if not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    (found,) = (
+        line.value
+        for line in _parsed(homes.get(node.id, module)).body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == node.id
+    )
+    assert isinstance(found, ast.Subscript)
+    return Literal[ast.literal_eval(found.slice)]
 
 
 @functools.cache

@@ -22,7 +22,7 @@ _YES_OR_NO = ("true", "false", "yes", "no", "on", "off")
 # Options that may be given several times, a pattern each.
 _SEVERAL = ("model.only", "model.skip")
 # Options that may be given several times, a name and a number (or numbers over the depth) each.
-_BY_NAME = ("model.scale", "model.settings.scale", "model.scale_layers")
+_BY_NAME = ("model.scale", "model.settings.scale", "model.settings.tall", "model.scale_layers")
 _SHORT = {"-o": "output", "-c": "config"}
 # Options of every method by the names of settings: in the short way they are the method's own, and
 # refused where it has none.

@@ -49,7 +49,9 @@ class FitCLI(StaCLI):
         try:
             super()._run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the one of the other
-            if self.trainer.is_global_zero and any(isinstance(link, KeyboardInterrupt) for link in chain(stop)):
+            if self.trainer.is_global_zero and any(
+                isinstance(link, KeyboardInterrupt) for link in chain(stop)
+            ):
                 self._tell_kept()
             raise
 

@@ -32,6 +32,8 @@ _WEIGHED = ("amp", "delta-amp")
 
 DType = Literal["float32", "float16", "bfloat16"]
 Statistics = Literal["pretrained", "average"]  # those of sta_lightning.arithmetic.states
+# Those of sta_lightning.engine.files.
+MeasureName = Literal["lp", "amp", "lp+amp", "delta-amp", "delta-lp", "fisher", "file"]
 
 
 def bytes_of(size: str) -> int:
@@ -109,7 +111,7 @@ class MergeOptions(ABC):
     image_size: int | None = None
     method: str | None = None
     settings: dict[str, Any] | None = None
-    measure: str | None = None
+    measure: MeasureName | None = None
     p: float = 0.7
     scale: float | dict[str, float] | None = None
     scale_layers: dict[str, float | list[float]] | None = None

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, make_method
 from sta_lightning.cli.catalogue import methods
 from sta_lightning.cli.front import spelled_out
 from sta_lightning.cli.main import main
-from sta_lightning.engine.options import DATA_FREE, DATA_FREE_FORGETTING
+from sta_lightning.engine.files import MERGE_MEASURES
+from sta_lightning.engine.options import DATA_FREE, DATA_FREE_FORGETTING, MeasureName
 from sta_lightning.ranges import range_of
 from sta_lightning.weights import load_weights, read_metadata, save_weights
 from tests.toys import write_finetuned, write_importance, write_pretrained
@@ -191,6 +193,31 @@ MISTAKES = [
             ),
             ("--method pcb --clamp 0.5", "at either end, must be a number in [0, 0.5), and is 0.5."),
             ("--dare 1.5", "DARE's drop rate must be a number in [0, 1), and is 1.5."),
+            (
+                "--method sta --normalize foo",
+                "normalize='foo' was asked for; choose one of 'tensor', 'block',",
+            ),
+            ("--model.method=sta --model.normalize=foo", "normalize='foo' was asked for;"),
+            ("--method ties --merge median", "merge='median' was asked for; choose one of 'mean', 'sum'."),
+            ("--method fisher --normalized 2", "normalized=2 was asked for; choose one of True, False."),
+            (
+                "--method consensus --tall=-1",
+                "tall, the lambda of the TALL masks, must be a number in [0, inf)",
+            ),
+            (
+                "--method consensus --tall dogs=-1",
+                "masks, of task 'dogs' must be a number in [0, inf), and is -1",
+            ),
+            ("--method lines --inner tis", "method 'tis' is unknown. Did you mean 'ties'?"),
+            ("--method sta --measure lq", "expected one of 'lp', 'amp', 'lp+amp', "),
+            ("--method ties --scale_layers *=nan", "--model.scale_layers: expected a number"),
+            (
+                '--method ties --scale_layers={"*":[]}',
+                "scale_layers of '*' must be a finite number, and is [].",
+            ),
+            ("--method ties --scale_layers *.bias=0,x", "'0,x' is no number. Give NAME=NUMBER"),
+            ("--method average --scale_layers *=1", "method 'average' (as asked) has no setting 'scale'"),
+            ("--method ties --scale_layers 0.3", "--model.scale_layers: expected a mapping"),
         )
     ),
 ]
@@ -240,9 +267,15 @@ def test_the_source_tells_what_the_classes_have(command: str, table: dict[str, t
     for name, method in table.items():
         has = {field.name: range_of(field) for field in dataclasses.fields(method)}  # type: ignore[arg-type]
         assert told[name] == has
-        # Every number has a range, but those that may be a mapping, and seeds.
-        numbers = {key for key, default in settings_of(method).items() if type(default) in (int, float)}
-        assert numbers - {key for key, within in has.items() if within} <= {"seed", "tall"}
+        # Every number has a range, and every word those that there are, but seeds and methods.
+        assert settings_of(method).keys() - {key for key, within in has.items() if within} <= {
+            "seed",
+            "inner",
+        }
+
+
+def test_the_measures_are_those_that_a_merge_reads() -> None:
+    assert get_args(MeasureName) == MERGE_MEASURES
 
 
 def test_the_default_needs_neither_data_nor_coefficient() -> None:

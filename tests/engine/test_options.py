@@ -87,7 +87,7 @@ def test_the_forgetting_that_they_ask_for(settings: dict[str, Any], method: obje
         ({"method": "stta"}, "method 'stta' is unknown"),
         ({"p": 1.2}, "p must be a number"),
         ({"scale": 0.3}, "has no coefficient"),
-        ({"normalize": "layer"}, "normalize='layer' is unknown"),
+        ({"normalize": "layer"}, "normalize='layer' was asked for; choose one of 'tensor', 'block'"),
         ({"measure": "lq"}, "measure='lq' was asked for"),
         ({"dtype": "float8"}, "dtype='float8' was asked for"),
         ({"method": "task_arithmetic", "scale": float("nan")}, "scale must be a finite number"),

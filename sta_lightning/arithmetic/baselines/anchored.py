@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from sta_lightning.arithmetic.problem import Block, Problem
 from sta_lightning.arithmetic.quadratic import sums
 from sta_lightning.arithmetic.spectral import double_deltas, gram, is_matrix
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError, listed
-from sta_lightning.ranges import number
+from sta_lightning.ranges import number, word
 
 Metric = Literal["inputs", "changes"]
 
@@ -43,7 +42,7 @@ class Anchored(OfAnother):
 
     inner: str = "spectral_sta"
     ridge: float = number(1.0, "(0, inf)", hint="1 holds as firmly as the inputs' mean square does.")
-    metric: Metric = "inputs"
+    metric: Metric = word("inputs", Metric)
 
     title = "Anchored regression"
     summary = "another method's task vector, moved to keep the layers' outputs"
@@ -54,10 +53,6 @@ class Anchored(OfAnother):
     needs_grams = True
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise StaError(
-                f"anchored regression has no metric {self.metric!r}. Choose one of {listed(get_args(Metric))}."
-            )
         super().__post_init__()
         object.__setattr__(self, "scope", "tensor")
         if self.metric == "inputs":

@@ -17,7 +17,7 @@ from sta_lightning.arithmetic.problem import Addresses, Block, Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops
-from sta_lightning.ranges import Range, finite, whole
+from sta_lightning.ranges import finite, number, whole
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,13 @@ class Consensus(VectorMethod):
         scale: the coefficient of the sum.
     """
 
-    tall: float | Mapping[str, float] = 0.4
+    tall: float | Mapping[str, float] = number(
+        0.4,
+        "[0, inf)",
+        "tall, the lambda of the TALL masks,",
+        "The authors choose among 0.2, 0.3, ..., 0.6.",
+        by_task=True,
+    )
     agree: int = whole(
         2, "[1, inf)", "agree, the number of tasks that have to use an entry,", "The authors use 2."
     )
@@ -44,12 +50,6 @@ class Consensus(VectorMethod):
     summary = "the sum of the task vectors where at least so many tasks use it (TALL masks)"
     coefficient = "scale"
     source = "Wang et al. 2024 (TALL masks)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for task, tall in self.tall.items() if isinstance(self.tall, Mapping) else [("", self.tall)]:
-            what = f"tall, the lambda of the TALL masks,{task and f' of task {task!r}'}"
-            Range("[0, inf)", what, "The authors choose among 0.2, 0.3, ..., 0.6.").check(tall)
 
     @override
     def check(self, problem: Problem) -> None:

@@ -18,7 +18,7 @@ from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
 from sta_lightning.errors import StaError, score_line
-from sta_lightning.ranges import number, whole
+from sta_lightning.ranges import YesNo, number, whole, word
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Fisher(VectorMethod):
     """
 
     floor: float = number(1e-6, "[0, inf)", "floor, which is added to the Fisher information,")
-    normalized: bool = True
+    normalized: bool = word(True, YesNo)
     samples: int = whole(1, "[1, inf)", "samples, over which the Fisher information is a sum,")
 
     title = "Fisher"
@@ -46,11 +46,6 @@ class Fisher(VectorMethod):
     source = "Matena and Raffel 2022"
     needs_importance = True
     measure = "fisher"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.normalized not in (True, False):
-            raise StaError(f"normalized must be true or false, and is {self.normalized!r}.")
 
     @override
     def prepare(self, survey: Survey) -> list[float]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +21,8 @@ from sta_lightning.arithmetic.order import magnitude_statistics, order_statistic
 from sta_lightning.arithmetic.problem import Addresses, Block
 from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.states import to_double
-from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops
-from sta_lightning.ranges import finite, number
+from sta_lightning.ranges import finite, number, word
 
 PcbVariant = Literal["vision", "general"]
 
@@ -77,7 +76,7 @@ class Pcb(VectorMethod):
         "The authors use 0.05 for vision and 0.1 elsewhere.",
     )
     scale: float = finite(1.2)
-    variant: PcbVariant = "vision"
+    variant: PcbVariant = word("vision", PcbVariant)
     clamp: float | None = number(
         None,
         "[0, 0.5)",
@@ -89,13 +88,6 @@ class Pcb(VectorMethod):
     summary = "the mean of the task vectors, weighted by how large an entry is and how well others agree"
     coefficient = "scale"
     source = "Du et al. 2024"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variant not in get_args(PcbVariant):
-            raise StaError(
-                f"PCB has no variant {self.variant!r}. Choose one of {listed(get_args(PcbVariant))}."
-            )
 
     @override
     def prepare(self, survey: Survey) -> Competition:

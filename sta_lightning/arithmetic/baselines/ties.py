@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,9 +22,8 @@ from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.states import StateDict, to_double
 from sta_lightning.arithmetic.workers import Alone, Workers
-from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops
-from sta_lightning.ranges import finite, number
+from sta_lightning.ranges import finite, number, word
 
 TiesMerge = Literal["mean", "sum"]
 
@@ -69,20 +68,13 @@ class Ties(VectorMethod):
     keep: float = number(
         0.2, "(0, 1]", "TIES keeps a share of the entries: keep", "The authors' k = 20 percent is 0.2."
     )
-    merge: TiesMerge = "mean"
+    merge: TiesMerge = word("mean", TiesMerge)
     scale: float = finite(0.4)
 
     title = "TIES"
     summary = "the largest entries of every task vector, where they agree in sign with the majority"
     coefficient = "scale"
     source = "Yadav et al. 2023"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.merge not in get_args(TiesMerge):
-            raise StaError(
-                f"TIES cannot merge by {self.merge!r}. Choose one of {listed(get_args(TiesMerge))}."
-            )
 
     @override
     def prepare(self, survey: Survey) -> Trimming:

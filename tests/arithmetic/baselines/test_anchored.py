@@ -73,7 +73,7 @@ def test_dead_inputs_leave_the_anchor() -> None:
     ("wrong", "message"),
     [
         ({"ridge": 0.0}, r"ridge must be a number in \(0, inf\)"),
-        ({"metric": "outputs"}, r"no metric 'outputs'. Choose one of 'inputs', 'changes'"),
+        ({"metric": "outputs"}, r"metric='outputs' was asked for; choose one of 'inputs', 'changes'"),
         ({"inner": "lines"}, r"cannot start from what 'lines' makes.*'spectral_sta', 'average'"),
         ({"inner": "fisherman"}, r"'fisherman' is unknown"),
     ],

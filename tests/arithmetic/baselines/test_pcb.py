@@ -197,7 +197,7 @@ def test_shares_that_are_none_are_refused(ratio: Any) -> None:
 
 
 def test_other_settings_are_refused() -> None:
-    with pytest.raises(StaError, match=r"no variant 'nlp'. Choose one of 'vision', 'general'"):
+    with pytest.raises(StaError, match=r"variant='nlp' was asked for; choose one of 'vision', 'general'"):
         Pcb(variant="nlp")  # type: ignore[arg-type]
     with pytest.raises(StaError, match=r"clamp, the share.*\[0, 0.5\), and is 0.5"):
         Pcb(clamp=0.5)

@@ -280,7 +280,7 @@ def test_shares_that_are_none_are_refused(keep: Any) -> None:
 
 
 def test_other_settings_are_refused() -> None:
-    with pytest.raises(StaError, match=r"by 'median'. Choose one of 'mean', 'sum'"):
+    with pytest.raises(StaError, match=r"merge='median' was asked for; choose one of 'mean', 'sum'"):
         Ties(merge="median")  # type: ignore[arg-type]
     with pytest.raises(StaError, match="scale must be a finite number"):
         Ties(scale=float("inf"))
