@@ -218,5 +218,5 @@ def test_a_floor_out_of_range_is_refused(floor: object) -> None:
 
 
 def test_normalized_is_true_or_false() -> None:
-    with pytest.raises(StaError, match="normalized must be true or false, and is 'model'"):
+    with pytest.raises(StaError, match="normalized='model' was asked for; choose one of True, False"):
         Fisher(normalized="model")  # type: ignore[arg-type]
