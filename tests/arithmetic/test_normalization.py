@@ -63,7 +63,7 @@ def test_block_names(name: str, block: str) -> None:
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(StaError, match=r"'layer' is unknown.*'tensor'.*'none'"):
+    with pytest.raises(StaError, match=r"normalize='layer' was asked for.*'tensor'.*'none'"):
         normalize({"w": torch.ones(2)}, "layer")
 
 
