@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +15,23 @@ import torch
 from torch import Tensor
 
 from sta_lightning import merge
+from sta_lightning.arithmetic.sources import whole as made
 from sta_lightning.callbacks import ExportWeights, ImportanceScoring
 from sta_lightning.callbacks.score import score
+from sta_lightning.cli.main import main
 from sta_lightning.encoders import build_clip, build_encoder
 from sta_lightning.encoders.adapters import Lora, adapted, merged
 from sta_lightning.errors import StaError
 from sta_lightning.modules import CLIPClassifier
 from sta_lightning.tasks import TaskDataModule
-from sta_lightning.weights import load_weights, read_metadata
+from sta_lightning.weights import load_weights, read_metadata, save_weights
+from sta_lightning.weights.formats import image_encoder, open_checkpoint
 from tests.command_lines import instantiated, parsed
+from tests.launch import launch
 from tests.toys import ENCODER, quiet_trainer
 
 peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
 # peft reads what this version of transformers calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -163,3 +170,92 @@ def test_on_the_command_line() -> None:
     ]
     assert parsed(words)["model"]["init_args"]["lora"] == {"rank": 4, "alpha": None}
     assert instantiated(words).model.hparams["lora"] == {"rank": 4, "alpha": None}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_adapter_stands_on_the_model_in_hugging_faces_names(
+    fit: Fit, pretrained: Path, tmp_path: Path, whole: bool
+) -> None:
+    clip = build_clip(ENCODER, str(pretrained)).state_dict()
+    names = clip if whole else {name: tensor for name, tensor in clip.items() if name.startswith("visual.")}
+    save_weights(tmp_path / "clip.safetensors", names)
+    base, output = tmp_path / "base", tmp_path / "merged"
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "clip.safetensors"),
+                str(base),
+                "--to=huggingface",
+                f"--encoder={ENCODER}",
+            ]
+        )
+        == 0
+    )
+    words = ["merge", str(base), f"digits={fit.folder / 'adapter'}", "--method=task_arithmetic", "--scale=1"]
+    assert main([*words, "-o", str(output)]) == 0
+    config = json.loads((output / "config.json").read_text())
+    (kind,) = config["architectures"]
+    state = getattr(transformers, kind).from_pretrained(output).state_dict()
+    with ExitStack() as stack:
+        found = image_encoder(open_checkpoint(output, stack))
+        close({name: made(source) for name, source in found.items()}, dense(fit))
+    wanted = dense(fit)["transformer.resblocks.0.attn.in_proj_weight"]
+    rows = [state[f"vision_model.encoder.layers.0.self_attn.{part}_proj.weight"] for part in "qkv"]
+    torch.testing.assert_close(torch.cat(rows), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*says that it was trained on:sta_lightning.errors.StaWarning")
+def test_an_adapter_in_hugging_faces_names_stands_on_an_open_clip_file(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    words = ["convert", str(pretrained), str(tmp_path / "base"), "--to=huggingface", f"--encoder={ENCODER}"]
+    assert main(words) == 0
+    model = transformers.CLIPModel.from_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(r=2, use_dora=True, target_modules=r"vision_model.*(q_proj|fc1)")
+    adapter = peft.get_peft_model(model, lora)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapter.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapter.save_pretrained(tmp_path / "adapter")
+    adapter.merge_and_unload().save_pretrained(tmp_path / "dense")
+    found, wanted = (
+        merge("task_arithmetic", str(pretrained), {"x": tmp_path / name}, scale=1.0)
+        for name in ("adapter", "dense")
+    )
+    close(found, dict(wanted))
+    base = load_weights(pretrained)
+    assert {name for name in base if not torch.equal(base[name], found[name])} == {
+        name
+        for name in base
+        if name.startswith("visual.") and name.endswith(("in_proj_weight", "c_fc.weight"))
+    }
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_leave_the_adapter_of_one(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copy(pretrained, tmp_path / "pretrained.safetensors")
+    launch(Path(__file__).with_name("lora_worker.py"), (1, 2), tmp_path)
+    alone, both = (tmp_path / f"fit-{world}" for world in (1, 2))
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
+    assert sorted(path.relative_to(both) for path in both.rglob("*") if path.is_file()) == files
+    assert [str(path) for path in files] == [
+        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+        *("encoder.safetensors", "head.safetensors"),
+    ]
+    assert (both / files[0]).read_text() == (alone / files[0]).read_text()
+    for file in files[1:]:
+        found, wanted = load_weights(both / file), load_weights(alone / file)
+        assert found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-6, msg=f"{file} {name}")
+    changes = [tensor for name, tensor in load_weights(both / files[1]).items() if "lora_B" in name]
+    assert all(tensor.any() for tensor in changes)
+    assert max(float(tensor.abs().max()) for tensor in changes) > 1e-3, "steps are large beside the tolerance"
+    # It stands for the encoder that was exported beside it.
+    ours = {
+        name: merge("average", str(pretrained), {"spots": both / name})
+        for name in ("adapter", "encoder.safetensors")
+    }
+    close(ours["adapter"], dict(ours["encoder.safetensors"]))

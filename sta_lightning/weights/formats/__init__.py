@@ -20,14 +20,13 @@ from sta_lightning.weights.formats.lora import write_adapter
 from sta_lightning.weights.formats.model import (
     Model,
     check_kind,
-    image_encoder,
     load_state,
     open_model,
     open_on,
     open_sources,
-    whole_clip,
 )
 from sta_lightning.weights.formats.storages import shared_names
+from sta_lightning.weights.formats.towers import image_encoder, whole_clip
 from sta_lightning.weights.formats.writing import copy_tensors, write_tensors
 
 __all__ = [

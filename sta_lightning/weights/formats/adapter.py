@@ -16,6 +16,7 @@ from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.formats.checkpoint import ADAPTERS, Checkpoint, open_checkpoint, read_table
 from sta_lightning.weights.formats.lowrank import Adapted, Shifted
 from sta_lightning.weights.formats.storages import shared_names
+from sta_lightning.weights.formats.towers import named_as
 from sta_lightning.weights.opened import PathLike
 
 CONFIG = "adapter_config.json"
@@ -51,7 +52,9 @@ def is_adapter(path: PathLike) -> bool:
 
 
 def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoint:
-    """The model that an adapter makes of its base, unread, in the base's own names.
+    """The model that an adapter makes of its base, unread.
+
+    In the base's names; of a CLIP in open_clip's or Hugging Face's, as the adapter has them.
 
     Args:
         path: a folder with ``adapter_config.json`` and ``adapter_model.safetensors`` or ``.bin``.
@@ -74,6 +77,7 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
     matrices, copies = _sorted(open_checkpoint(file, stack).tensors, title)
     weights = {module: _weight(config, module, title) for module in matrices}
     wanted = [*copies, *weights.values(), *(f"{m}.bias" for m, p in matrices.items() if "bias" in p)]
+    base = named_as(wanted, base)
     place = _place(wanted, base, title)
     tensors: dict[str, TensorSource] = dict(base.tensors)
     for name, source in copies.items():
@@ -169,14 +173,23 @@ def _place(wanted: Iterable[str], base: Checkpoint, title: str) -> dict[str, str
     first = min(names, key=len)
     ends = [n for n in base.tensors if n == first or n.endswith(f".{first}") or first.endswith(f".{n}")]
     ends.sort(key=lambda name: name != first)  # its own name before those of another part
-    best = names
+    best, found = names, dict[str, dict[str, str]]()
     for end in ends:
         more, less = (end.removesuffix(first), "") if end.endswith(first) else ("", first.removesuffix(end))
         place = {name: more + name.removeprefix(less) for name in names}
         missing = [name for name in names if place[name] not in base.tensors]
-        if not missing:
+        if not missing and not more + less:
             return place
-        best = min(best, missing, key=len)
+        if not missing:
+            found[place[first]] = place
+        best = min(best, missing or names, key=len)
+    if len(found) > 1:
+        raise StaError(
+            f"{title} fits several parts of the base {base.title}: its '{first}' may be any of {listed(found)}. Give the part "
+            "alone that it was trained on as the base."
+        )
+    for place in found.values():
+        return place
     raise StaError(
         f"{title} changes tensors that the base {base.title} does not have: {listed(best)}. Give the base that it was "
         "trained on."

@@ -12,17 +12,15 @@ from sta_lightning.arithmetic.checks import compare_names
 from sta_lightning.arithmetic.sources import SourceDict, TensorSource, whole
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError
-from sta_lightning.weights.encoder import is_encoder_tensor
 from sta_lightning.weights.formats.adapter import is_adapter, open_adapter
 from sta_lightning.weights.formats.architecture import check_whole
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint
-from sta_lightning.weights.formats.huggingface import clip_from_huggingface, encoder_from_huggingface
-from sta_lightning.weights.formats.layout import Layout, clip_names
+from sta_lightning.weights.formats.layout import Layout
+from sta_lightning.weights.formats.towers import PROJECTION, image_encoder, refuse_foreign, whole_clip
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.provenance import PACKAGE
 from sta_lightning.weights.sparse import KIND as VECTOR
 
-PROJECTION = "proj"
 NO_MODEL = ("importance", "probabilities", "head", VECTOR)
 """What ``kind`` begins with in this package's files that hold no weights of a model."""
 
@@ -131,7 +129,7 @@ def open_sources(
     Args:
         path: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         stack: what closes the files.
-        projection: see :func:`image_encoder`.
+        projection: see :func:`~sta_lightning.weights.formats.towers.image_encoder`.
         unsafe_pickle: see :func:`~sta_lightning.weights.formats.checkpoint.open_checkpoint`.
         base: the model that an adapter stands on.
 
@@ -157,61 +155,9 @@ def load_state(path: PathLike) -> dict[str, Tensor]:
         return {name: whole(source) for name, source in tensors.items()}
 
 
-def image_encoder(checkpoint: Checkpoint, projection: TensorSource | None = None) -> dict[str, TensorSource]:
-    """The image encoder of a checkpoint, unread, in open_clip's or timm's names without a prefix.
-
-    Args:
-        checkpoint: the file.
-        projection: the pretrained model's ``proj``, for a checkpoint that comes without one, as
-            Hugging Face's ``CLIPVisionModel`` does; shape ``[width, D]``.
-
-    Raises:
-        StaError: there is no image encoder, or it is not whole.
-    """
-    tensors, layout, title = checkpoint.tensors, checkpoint.layout, checkpoint.title
-    _refuse_foreign(checkpoint)
-    if layout.kind in ("head", "unknown"):
-        what = "a classification head" if layout.kind == "head" else "tensors of an unknown layout"
-        raise StaError(
-            f"{title} holds {what}, not an image encoder. Give a checkpoint of a CLIP or of a vision transformer."
-        )
-    if layout.kind != "huggingface":
-        names = [name for name in tensors if is_encoder_tensor(name, layout.prefix)]
-        return {name.removeprefix(layout.prefix): tensors[name] for name in names}
-    found = encoder_from_huggingface(checkpoint)
-    if not layout.projection and projection is not None:
-        width = found["class_embedding"].shape[0]
-        if len(projection.shape) != 2 or projection.shape[0] != width:
-            raise StaError(
-                f"{title} has no projection, and the pretrained model's is of shape {tuple(projection.shape)}, which does not "
-                f"fit its width of {width}. Give the pretrained model of the same architecture."
-            )
-        found[PROJECTION] = projection
-    return found
-
-
-def whole_clip(checkpoint: Checkpoint) -> dict[str, TensorSource]:
-    """A whole CLIP, unread, in open_clip's names.
-
-    Raises:
-        StaError: there is no text tower, or something is not whole.
-    """
-    tensors, layout = checkpoint.tensors, checkpoint.layout
-    if layout.text is None:
-        raise StaError(f"{checkpoint.title} holds no text tower ({layout.title}). Give a whole CLIP.")
-    if layout.kind == "huggingface":
-        return clip_from_huggingface(checkpoint, layout.text)
-    return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
-
-
 def _is_foreign(checkpoint: Checkpoint) -> bool:
     """Whether names, or what lies beside the model, are not what other rooms expect."""
-    _refuse_foreign(checkpoint)
+    refuse_foreign(checkpoint)
     kind = checkpoint.layout.kind
     script = checkpoint.container == "TorchScript archive" and kind == "open_clip"
     return kind == "huggingface" or script
-
-
-def _refuse_foreign(checkpoint: Checkpoint) -> None:
-    if checkpoint.layout.foreign is not None:
-        raise StaError(f"{checkpoint.title} holds {checkpoint.layout.foreign}.")

@@ -176,3 +176,16 @@ def test_an_adapter_of_another_width(tmp_path: Path) -> None:
     torch.save(wide, tmp_path / "wide.pt")
     with pytest.raises(StaError, match=r"does not fit the base.*trained on"):
         opened(tmp_path / "wide.pt", adapter)
+
+
+def test_an_adapter_that_fits_either_tower(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    alone = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**vision))
+    base, adapter, _ = saved(alone, tmp_path, target_modules=["q_proj"])
+    assert opened(base, adapter)
+    text = {**sizes, "vocab_size": 40, "max_position_embeddings": 7}
+    whole = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
+    whole.save_pretrained(tmp_path / "whole")
+    with pytest.raises(StaError, match=r"fits several parts of the base.*'text_model.*, 'vision_model"):
+        opened(tmp_path / "whole", adapter)
