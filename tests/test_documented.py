@@ -47,6 +47,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "score ": {"samples": 2, "trainer": _CPU},
     "test ": {"trainer": _CPU},
     "merge --config configs/merge/miniature.yaml --model.method=auto": {"model": _TWO_TASKS, "trainer": _CPU},
+    "merge --config configs/merge/miniature.yaml --model.method=tsv --model.foretell": {
+        "model": _TWO_TASKS,
+        "trainer": _CPU,
+    },
     "merge --config configs/merge/miniature.yaml --model.method=regmean_plus_plus": {
         "model": {**_TWO_TASKS, "settings": {"samples": 4}},
         "trainer": _CPU,

@@ -33,6 +33,11 @@ _LAYOUT = {
     }
 }
 
+_LAYERS = {
+    "kept": ("Share of entries kept, by layer", "entries kept (%)"),
+    "foretold": ("What the merge misses of each fine-tuned layer's outputs", "error (%)"),
+}
+
 
 def log_settings(writer: Any, settings: Mapping[str, Any], name: str) -> None:
     """Enter a run in HPARAMS.
@@ -69,10 +74,12 @@ class MergeBoard(Callback):
     The evaluation modules attach it by themselves.
 
     Every logger gets :data:`RESULTS` and ``change/…`` (size of the change from the pretrained
-    weights). A TensorBoardLogger gets besides: the settings with the results in HPARAMS; of the
-    shares kept a figure per layer (the paper's Fig. 4, also the file ``kept.svg``) and a histogram;
-    as text the accuracies and the command; and the accuracies on one chart. Any other logger gets
-    the shares as numbers, ``selection/<task>/<tensor>``, 0 to 1.
+    weights), and of a merge that foretells itself ``foretold/<task>/divergence`` and
+    ``…/agreement``. A TensorBoardLogger gets besides: the settings with the results in HPARAMS; of
+    the shares kept a figure per layer (the paper's Fig. 4, also the file ``kept.svg``) and a
+    histogram; the foretold errors of the layers likewise (``foretold.svg``); as text the accuracies
+    and the command; and the accuracies on one chart. Any other logger gets both as numbers,
+    ``selection/<task>/<tensor>`` and ``foretold/<task>/<tensor>``.
     """
 
     @override
@@ -86,7 +93,17 @@ class MergeBoard(Callback):
         found = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
         sizes = {f"change/{what}": size for what, size in change.items()}
         sizes |= {tag: found[tag] for tag in RESULTS if tag in found}
-        shares = {f"selection/{task}/{name}": x for name, row in kept.items() for task, x in row.items()}
+        foretold = getattr(pl_module, "foretold", None) or {"tasks": {}, "layers": {}}
+        sizes |= {
+            f"foretold/{t}/{what}": x for t, row in foretold["tasks"].items() for what, x in row.items()
+        }
+        layered = {"selection": kept, "foretold": foretold["layers"]}
+        shares = {
+            f"{what}/{task}/{name}": x
+            for what, table in layered.items()
+            for name, row in table.items()
+            for task, x in row.items()
+        }
         settings: dict[str, Any] = getattr(pl_module, "describe", dict)()
         for logger in trainer.loggers:
             board = isinstance(logger, TensorBoardLogger)
@@ -95,13 +112,15 @@ class MergeBoard(Callback):
                 logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, {})  # into its YAML file alone
-                _draw(logger, settings, kept, found, trainer.global_step)
+                _draw(logger, settings, found, trainer.global_step)
+                _draw_layers(logger, "kept", kept, trainer.global_step)
+                _draw_layers(logger, "foretold", foretold["layers"], trainer.global_step)
             else:
                 logger.log_hyperparams(settings)
 
 
 def _draw(
-    logger: TensorBoardLogger, settings: Mapping[str, Any], kept: Kept, found: Mapping[str, float], step: int
+    logger: TensorBoardLogger, settings: Mapping[str, Any], found: Mapping[str, float], step: int
 ) -> None:
     writer = logger.experiment
     log_settings(writer, {"seed": os.environ.get("PL_GLOBAL_SEED"), **settings}, str(logger.log_dir))
@@ -114,13 +133,17 @@ def _draw(
     title = f"{settings.get('method', 'evaluation')}: test accuracy in percent"
     writer.add_text("report", Grid("", title, "images", (Column("accuracy"),), lines).markdown(), step)
     writer.add_text("command", f"`{command_line()}`", step)
-    if not kept:
+
+
+def _draw_layers(logger: TensorBoardLogger, name: str, table: Kept, step: int) -> None:
+    """A histogram of a number per tensor and task, and a figure by layer, also as an SVG file."""
+    if not table:
         return
-    selection = Selection(kept)
-    writer.add_histogram("kept", np.array([x for row in kept.values() for x in row.values()]), step)
+    writer, selection = logger.experiment, Selection(table)
+    writer.add_histogram(name, np.array([x for row in table.values() for x in row.values()]), step)
     if selection.main_kinds():
-        title = "Share of entries kept, by layer"
-        figure = selection_figure(selection, title=title)
-        with atomic_path(Path(str(logger.log_dir)) / "kept.svg") as temporary:
-            temporary.write_text(svg_file(svg(figure, "kept", title)), encoding="utf-8")
-        writer.add_figure("kept/layers", figure, step, close=True)
+        title, what = _LAYERS[name]
+        figure = selection_figure(selection, title=title, what=what)
+        with atomic_path(Path(str(logger.log_dir)) / f"{name}.svg") as temporary:
+            temporary.write_text(svg_file(svg(figure, name, title)), encoding="utf-8")
+        writer.add_figure(f"{name}/layers", figure, step, close=True)

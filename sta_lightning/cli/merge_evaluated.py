@@ -1,5 +1,6 @@
 """``sta merge`` and ``sta forget`` with an evaluation of the file that is written."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from sta_lightning.cli.base import Link, StaCLI, same
 from sta_lightning.cli.checks import add_output
 from sta_lightning.cli.screen import accuracy_table, say
 from sta_lightning.modules import ForgetModule, MergeModule
-from sta_lightning.modules.foretelling import tables
+from sta_lightning.modules.foretelling import foretold_table, ranking_table
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import MultiTaskDataModule
+from sta_lightning.weights import atomic_path
 
 
 def names_of(tasks: dict[str, Any] | None) -> list[str]:
@@ -50,11 +52,27 @@ class MergeTrainer(Trainer):
             if model.card is not None:
                 say(f"written: {model.output}")
                 say(f"card: {model.card}")
-            if isinstance(model, MergeModule) and "ranking" in model.about:
-                say(tables(model.about))
+            if isinstance(model, MergeModule):
+                _tell(model)
             say(accuracy_table(model.accuracy))
 
     forget = merge
+
+
+def _tell(model: MergeModule) -> None:
+    """Say, and write, how near the merge is to the fine-tuned models, if that was looked at."""
+    if "ranking" in model.about:
+        say(f"{ranking_table(model.about['ranking'])}\n")
+    if model.foretold is not None:
+        say(f"{foretold_table(model.foretold['tasks'], model.foretold['layers'])}\n")
+        if model.output is not None:
+            beside = model.output.with_name(f"{model.output.stem}-foretold.json")
+            place = model.output / "foretold.json" if model.output.is_dir() else beside
+            with atomic_path(place) as temporary:
+                temporary.write_text(json.dumps(model.foretold, indent=1), encoding="utf-8")
+            say(f"foretold: {place}")
+    elif "foretold" in model.about:
+        say(f"{foretold_table(model.about['foretold'])}\n")
 
 
 class MergeCLI(StaCLI):

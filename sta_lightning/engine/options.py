@@ -45,14 +45,18 @@ def bytes_of(size: str) -> int:
     return int(number)
 
 
-def refuse_by_images(method: str | None) -> None:
-    """Refuse a method that looks at images where there are none; a StaError says what it needs."""
+def refuse_by_images(method: str | None, foretell: int | None = None) -> None:
+    """Refuse what looks at images where there are none; a StaError says what it needs."""
     if method in BY_IMAGES:
-        raise StaError(
-            f"method '{method}' looks at training images, and here are none. Let the merge be evaluated, by a configuration with "
-            f"images (`sta merge --config sta:merge/miniature --model.method={method}`; in Python MergeModule), or name another "
-            "method."
-        )
+        what, option, instead = f"method '{method}'", f"method={method}", "name another method"
+    elif foretell is not None:
+        what, option, instead = f"foretell={foretell}", f"foretell={foretell}", "leave foretell out"
+    else:
+        return
+    raise StaError(
+        f"{what} looks at training images, and here are none. Let the merge be evaluated, by a configuration with "
+        f"images (`sta merge --config sta:merge/miniature --model.{option}`; in Python MergeModule), or {instead}."
+    )
 
 
 class Choice(NamedTuple):
@@ -225,6 +229,9 @@ class FusionOptions(MergeOptions):
         vectors_dtype: Type of the values in those; ``None`` for float32, which keeps every bit.
         heads: Whether the tasks' heads go into the file too, so that ``sta predict --model`` needs
             nothing else.
+        foretell: Training images of each task, looked at without their labels, on which a merge
+            that is evaluated foretells itself: how near it is to the fine-tuned models by its
+            predictions, and by its layers' outputs where ``gram`` is given; ``None`` not to.
     """
 
     tasks: dict[str, TaskSource | Path] | list[str]
@@ -237,6 +244,7 @@ class FusionOptions(MergeOptions):
     vectors: str | None = None
     vectors_dtype: DType | None = None
     heads: bool = False
+    foretell: int | None = None
     about: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What the metadata says besides: how a method that looks at images came to this merge."""
 
@@ -284,7 +292,7 @@ class FusionOptions(MergeOptions):
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
         name = self.choice.method
-        refuse_by_images(name)
+        refuse_by_images(name, self.foretell)
         method, coefficients = self._made(FUSION_METHODS, normalize=self.normalize)
         job = FusionJob(
             self.sources,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sta_lightning.arithmetic.baselines.regmean_plus_plus import merged_input_grams
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.encoders import ClassificationHead
-from sta_lightning.engine import FusionOptions, Pretrained
+from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
 from sta_lightning.engine.defaults import AUTO, REGMEAN_PLUS_PLUS
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.foretelling import Judge, ranking
@@ -54,15 +54,20 @@ def checked_settings(options: FusionOptions) -> dict[str, Any]:
     }
     if unknown := [name for name in given if name not in known]:
         raise StaError(f"method '{method}' has no setting {listed(unknown)}; it has {listed(known)}.")
-    without = [task for task, source in options.sources.items() if source.finetuned is None]
+    found = {**known, **given}
+    check_images(f"method '{method}'", found["samples"], options.sources, "samples")
+    return found
+
+
+def check_images(who: str, count: Any, tasks: Mapping[str, TaskSource], option: str) -> None:
+    """Refuse, by a StaError, fewer than one image of each task, and tasks without a model."""
+    without = [task for task, source in tasks.items() if source.finetuned is None]
     if without:
         raise StaError(
-            f"method '{method}' reads the fine-tuned encoder, 'finetuned', of every task; {listed(without)} has none."
+            f"{who} reads the fine-tuned encoder, 'finetuned', of every task; {listed(without)} has none."
         )
-    found = {**known, **given}
-    if not isinstance(found["samples"], int) or found["samples"] < 1:
-        raise StaError(f"samples={found['samples']} was asked for: give the images of each task, 1 or more.")
-    return found
+    if not isinstance(count, int) or count < 1:
+        raise StaError(f"{option}={count} was asked for: give the images of each task, 1 or more.")
 
 
 def resolved(options: FusionOptions, around: Surroundings) -> FusionOptions:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -11,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sta_lightning.arithmetic import FUSION_METHODS
+from sta_lightning.arithmetic.output_error import output_error
 from sta_lightning.arithmetic.predictions import agreement, divergence
 from sta_lightning.arithmetic.registry import has_setting, make_method
-from sta_lightning.arithmetic.sources import whole
+from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.encoders import ClassificationHead
-from sta_lightning.engine import FusionOptions, Pretrained
+from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
+from sta_lightning.engine.files import open_encoder, open_grams
 from sta_lightning.errors import StaError
 from sta_lightning.modules.parts import Weights, encoder_with
 
@@ -92,6 +96,47 @@ class Judge:
             task: self._heads[task].to(self._device)(encoder(self._images[task].to(self._device))).float()
             for task in tasks
         }
+
+
+def layer_errors(
+    reference: Mapping[str, Tensor], merged: Mapping[str, Tensor], tasks: Mapping[str, TaskSource]
+) -> dict[str, dict[str, float]]:
+    """How far a merged encoder's linear layers are from the fine-tuned ones, on their own inputs.
+
+    Args:
+        reference: the pretrained encoder's tensors.
+        merged: the merged encoder's.
+        tasks: each task's files, ``finetuned`` among them; one without ``gram`` is left out.
+
+    Returns:
+        By the weight's name and the task, see
+        :func:`~sta_lightning.arithmetic.output_error.output_error`; without the layers whose
+        outputs fine-tuning left alone.
+
+    Raises:
+        StaError: weights or Gram matrices cannot be read, do not fit, or are not finite.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task, source in tasks.items():
+        if source.gram is None:
+            continue
+        what = f"task {task!r}"
+        with ExitStack() as stack:
+            model, metadata = open_encoder(str(source.finetuned), in_memory(reference), what, stack)
+            digest = metadata.get("weights_sha256")
+            grams = open_grams(what, source.gram, "foretell", model, digest, stack)
+            for name, gram in grams.items():
+                base = reference[name].double()
+                vector = whole(model[name]).double() - base
+                error = output_error(merged[name].double() - base, vector, whole(gram))
+                if error is not None:
+                    if not math.isfinite(error):
+                        raise StaError(
+                            f"{what}: its encoder or its Gram matrix holds NaN or Inf in tensor '{name}'. Train it, or collect "
+                            "the Gram matrices, again."
+                        )
+                    found.setdefault(name, {})[task] = error
+    return found
 
 
 class Candidate(NamedTuple):
@@ -187,18 +232,28 @@ def _scaled(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], factor: fl
     return {**merged, **moved}
 
 
-def tables(about: Mapping[str, Any]) -> str:
-    """A ranking, and how near the first of it is by task, as text.
+def ranking_table(ranking: Iterable[Mapping[str, Any]]) -> str:
+    """A ranking of :meth:`Candidate.plain`, as text."""
+    rows = [("method", "scale", "divergence", "agreement")]
+    for row in ranking:
+        rows.append((row["method"], f"{row['scale']:g}" if "scale" in row else "", *_shown(row)))
+    return _aligned(rows)
+
+
+def foretold_table(
+    tasks: Mapping[str, Mapping[str, float]], layers: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """How near a merge is by task, as text.
 
     Args:
-        about: ``ranking``, of :meth:`Candidate.plain`, and ``foretold``, of :meth:`Foretold.plain`.
+        tasks: of :meth:`Foretold.plain`.
+        layers: of :func:`layer_errors`; a task's mean over its layers is shown.
     """
-    rows = [("method", "scale", "divergence", "agreement")]
-    for row in about["ranking"]:
-        rows.append((row["method"], f"{row['scale']:g}" if "scale" in row else "", *_shown(row)))
-    tasks = [("task", "divergence", "agreement")]
-    tasks += [(task, *_shown(row)) for task, row in about["foretold"].items()]
-    return f"{_aligned(rows)}\n\n{_aligned(tasks)}\n"
+    rows = [("task", "divergence", "agreement", *(("layer error",) if layers else ()))]
+    for task, row in tasks.items():
+        own = [errors[task] for errors in (layers or {}).values() if task in errors]
+        rows.append((task, *_shown(row), *((f"{fmean(own):.4f}" if own else "",) if layers else ())))
+    return _aligned(rows)
 
 
 def _shown(row: Mapping[str, float]) -> tuple[str, str]:

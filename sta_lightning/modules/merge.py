@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.callbacks.scorable import made_once
@@ -15,8 +17,9 @@ from sta_lightning.engine import FusionOptions, Pretrained, TaskHead, TaskSource
 from sta_lightning.engine.defaults import BY_IMAGES, DATA_FREE
 from sta_lightning.engine.options import refuse_by_images
 from sta_lightning.errors import StaError, listed
-from sta_lightning.modules.by_images import Surroundings, checked_settings, resolved
+from sta_lightning.modules.by_images import Surroundings, check_images, checked_settings, resolved
 from sta_lightning.modules.evaluation import members_of, module_key, refuse_difference
+from sta_lightning.modules.foretelling import Judge, layer_errors
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import get_task
 
@@ -31,13 +34,21 @@ class MergeModule(MergedEvaluation):
     Two methods look at training images of every task, without their labels, as an evaluation
     begins, ``samples`` of each: ``auto`` merges by many methods (``candidates``) and takes the one
     whose predictions are nearest to the fine-tuned models', and ``regmean_plus_plus`` is RegMean on
-    the inputs that the merged blocks give.
+    the inputs that the merged blocks give. With ``foretell`` any merge says of itself, from such
+    images and from Gram matrices, how near it is to the fine-tuned models: the attribute
+    ``foretold``, which loggers get too as ``foretold/…``.
 
     Args:
         tasks: By task name (or the path of a task's YAML file): the files of that task, or the path
             of its fine-tuned encoder alone. Or the names alone, where ``files`` says where these
             lie.
         options: See :class:`~sta_lightning.engine.FusionOptions`.
+
+    Attributes:
+        foretold: ``None`` before an evaluation, and without ``foretell``; else the ``samples``,
+            ``tasks`` -> divergence and agreement
+            (:class:`~sta_lightning.modules.foretelling.Foretold`), and ``layers`` -> task -> error
+            (:func:`~sta_lightning.modules.foretelling.layer_errors`).
 
     Raises:
         StaError: An argument is unknown or out of range; when merging, a source is missing or does
@@ -55,6 +66,11 @@ class MergeModule(MergedEvaluation):
         self.tasks = made.sources
         heads = {name: files.head for name, files in self.tasks.items() if files.head is not None}
         self._by_images: FusionOptions | None = None
+        self.foretold: dict[str, Any] | None = None
+        # A merge of files has no images to foretell from.
+        self._foretell, made.foretell = made.foretell, None
+        if self._foretell is not None:
+            check_images("foretell", self._foretell, self.tasks, "foretell")
         if made.method in BY_IMAGES:
             checked_settings(made)
             self._by_images = made
@@ -63,6 +79,7 @@ class MergeModule(MergedEvaluation):
         super().__init__(made, heads)
         if self._by_images is not None:
             self.hparams.update(method=self._by_images.method, settings=self._by_images.settings)
+        self.hparams.update(foretell=self._foretell)
         self._with_heads = made.heads
 
     @property
@@ -76,32 +93,54 @@ class MergeModule(MergedEvaluation):
             self._resolve(self._by_images)
             self._by_images = None
         super().load()
+        if self._foretell is not None and self.foretold is None:
+            self._judge(self._foretell)
 
     def _resolve(self, asked: FusionOptions) -> None:
         """Turn a method by images into a merge of files; the first process does, for all."""
-        trainer = cast(Any, self.trainer)
-        members = members_of(trainer.datamodule)
-        if missing := [task for task in self.tasks if task not in members]:
-            raise StaError(
-                f"method '{asked.method}' looks at training images of every task, and the datamodule brings none of "
-                f"{listed(missing)}. Give it all tasks of the merge, or name another method."
-            )
 
         def found() -> FusionOptions:
-            count = checked_settings(asked)["samples"]
-            drawn = {task: members[task].scoring_samples(count, asked.seed) for task in self.tasks}
+            images = self._training_images(f"method '{asked.method}'", checked_settings(asked)["samples"])
             with MergedEvaluation._pretrained_for_merge(self) as pretrained:
                 around = Surroundings(
-                    pretrained,
-                    deepcopy(self.original()),
-                    {task: cast(ClassificationHead, self.heads[module_key(task)]) for task in self.tasks},
-                    {task: members[task].dataset("train").batch(chosen) for task, chosen in drawn.items()},
-                    trainer.strategy.root_device,
+                    pretrained, deepcopy(self.original()), self._heads(), images, self._place()
                 )
                 return resolved(asked, around)
 
         self.options = made_once(self.trainer, found)
         self.job = self.options.job()
+
+    def _judge(self, samples: int) -> None:
+        """Foretell the merge that is evaluated; the first process does, for all."""
+        weights = self.merge().weights
+
+        def found() -> dict[str, Any]:
+            original = self.original()
+            finetuned = {task: str(source.finetuned) for task, source in self.tasks.items()}
+            images = self._training_images("foretell", samples)
+            judge = Judge(original, finetuned, self._heads(), images, self._place())
+            layers = layer_errors(original.state_dict(), weights, self.tasks)
+            return {"samples": samples, "tasks": judge.foretell(weights).plain(), "layers": layers}
+
+        self.foretold = made_once(self.trainer, found)
+
+    def _training_images(self, who: str, count: int) -> dict[str, Tensor]:
+        """By task, ``[count, 3, S, S]``: those that ``sta score`` draws by the same seed."""
+        members = members_of(cast(Any, self.trainer).datamodule)
+        if missing := [task for task in self.tasks if task not in members]:
+            raise StaError(
+                f"{who} looks at training images of every task, and the datamodule brings none of {listed(missing)}. Give it "
+                "all tasks of the merge, or leave it out."
+            )
+        seed = self.options.seed
+        drawn = {task: members[task].scoring_samples(count, seed) for task in self.tasks}
+        return {task: members[task].dataset("train").batch(chosen) for task, chosen in drawn.items()}
+
+    def _heads(self) -> dict[str, ClassificationHead]:
+        return {task: cast(ClassificationHead, self.heads[module_key(task)]) for task in self.tasks}
+
+    def _place(self) -> torch.device:
+        return cast(torch.device, cast(Any, self.trainer).strategy.root_device)
 
     @override
     @contextmanager

@@ -53,8 +53,11 @@ class Selection:
         """The kinds within blocks that the figure shows: well-known ones, or else nine weights."""
         present = list(dict.fromkeys(kind for layer, kind in map(split_name, self.kept) if layer is not None))
         known = [name for names in _MAIN_KINDS for name in names if name in present]
-        # Biases say little beside the weights and would need a dozen panels more.
-        return known or [kind for kind in present if kind.endswith("weight")][:_MOST_PANELS]
+        if _MEANING.keys() & known:
+            return known
+        # Of linear layers alone, as Gram matrices are, none is left out; biases say little beside
+        # the weights and would need a dozen panels more.
+        return [kind for kind in present if kind.endswith("weight")][:_MOST_PANELS]
 
     def curve(self, kind: str, task: str) -> list[tuple[int, float]]:
         """``(layer, share kept)`` of one kind and task, in the order of the layers."""
@@ -84,8 +87,11 @@ def split_name(tensor: str) -> tuple[int | None, str]:
     return (int(match.group(1)), match.group(2)) if match else (None, tensor)
 
 
-def selection_figure(selection: Selection, *, title: str) -> Figure:
-    """Share of entries kept per layer, a curve per task, a panel per main kind of parameter."""
+def selection_figure(selection: Selection, *, title: str, what: str = "entries kept (%)") -> Figure:
+    """Share of entries kept per layer, a curve per task, a panel per main kind of parameter.
+
+    Another number of tensor and task, ``what``, is drawn likewise, in percent.
+    """
     shown = selection.main_kinds()
     columns = 2 if len(shown) <= 4 else 3
     rows = -(-len(shown) // columns)
@@ -113,7 +119,7 @@ def selection_figure(selection: Selection, *, title: str) -> Figure:
         axes.tick_params(labelbottom=number + columns >= len(shown))
         tidy(axes)
         if number % columns == 0:
-            axes.set_ylabel("entries kept (%)")
+            axes.set_ylabel(what)
         if number + columns >= len(shown):
             axes.set_xlabel("layer (0 is next to the image)")
     handles, labels = panels.flat[0].get_legend_handles_labels()
