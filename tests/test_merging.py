@@ -212,6 +212,8 @@ def test_a_missing_file_is_a_file_not_found() -> None:
     clips()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         merge("average", "base.safetensors", ["nowhere.safetensors"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        merge("average", "nowhere.safetensors", ["base.safetensors"])
     with pytest.raises(ValueError, match="nowhere"):
         merge("average", "base.safetensors", ["nowhere.safetensors"])
 

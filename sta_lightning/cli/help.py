@@ -243,6 +243,7 @@ HELPS: Mapping[str, Help] = {
             "--pretrained FILE": "the base, where it is not the first file",
             "--only, --skip PATTERN": "tensors by their names: compare these alone, or without these",
             "--html PAGE": "draw the comparison",
+            "--verbose": "all of every file, of several too",
             "--no-ranks": "leave out the effective ranks: most of the time, of large models",
             "--json": "one JSON document instead of text",
             "--unsafe-pickle": "also read a module that was pickled whole; no code of it is run",
@@ -269,7 +270,7 @@ HELPS: Mapping[str, Help] = {
 
 def screen(name: str, summary: str) -> str:
     """The help of a subcommand, at the terminal's width."""
-    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) - 1
+    width = _width()
     found = HELPS[name]
     lines = textwrap.wrap(f"usage: sta {found.usage}", width, subsequent_indent="    ")
     lines += ["", *textwrap.wrap(f"{summary[:1].upper()}{summary[1:]}.", width), "", "examples:"]
@@ -281,6 +282,15 @@ def screen(name: str, summary: str) -> str:
             lines += _row(option, meaning, width)
     lines += ["", *textwrap.wrap(f"All options, Lightning's too: sta {name} --help-all", width)]
     return "\n".join(lines) + "\n"
+
+
+def folded(text: str) -> str:
+    """A text at the terminal's width, each of its lines for itself."""
+    return "\n".join("\n".join(textwrap.wrap(line, _width())) for line in text.splitlines())
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) - 1
 
 
 def _command(line: str, width: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sta_lightning.cli.convert import STATE, UNSAFE
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import byte_count, say
-from sta_lightning.engine.sources import task_names
+from sta_lightning.engine.sources import check_there, task_names
 from sta_lightning.errors import StaError, listed
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def build_parser() -> RaisingParser:
     help = "draw the comparison into a page of its own"
     parser.add_argument("--html", type=Path | None, default=None, help=help)
     parser.add_argument("--state", type=str | None, default=None, help=STATE)
+    parser.add_argument("--verbose", action="store_true", help="tell all of every file, of several too")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--unsafe-pickle", action="store_true", help=UNSAFE)
     return parser
@@ -49,6 +50,9 @@ def run(name: str, words: Sequence[str]) -> None:
     """Run ``sta inspect``."""
     asked = parse(build_parser(), words, missing="no file was named: `sta inspect FILE…`.")
     base, models = _sorted_out(asked)
+    files = [*([base] if asked.pretrained is None else []), *models.values()]
+    for file in files:
+        check_there(file, "what shall be inspected")
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.
     from sta_lightning.encoders.pretrained import known_architectures
@@ -58,7 +62,8 @@ def run(name: str, words: Sequence[str]) -> None:
     found: list[dict[str, Any]] = []
     failed: list[str] = []
     settings = {"configs": configs, "unsafe_pickle": asked.unsafe_pickle, "state": asked.state}
-    for file in (*([base] if asked.pretrained is None else []), *models.values()):
+    whole = asked.verbose or not models
+    for file in files:
         try:
             found.append(inspect(file, **settings))
         except StaError as error:
@@ -66,7 +71,7 @@ def run(name: str, words: Sequence[str]) -> None:
             found.append({"file": file, "error": str(error)})
             continue
         if not asked.json:
-            say("\n".join(described(found[-1])) + "\n")
+            say("\n".join(described(found[-1])) + "\n" if whole else brief(found[-1]))
     told: dict[str, Any] = {"files": found}
     refusal = None
     if models and not failed:
@@ -127,7 +132,8 @@ def _compare(base: str, models: Mapping[str, str], asked: Any, told: dict[str, A
     if not asked.json:
         from sta_lightning.report.comparison import grids
 
-        say("\n".join([verdict, *(f"  {name}: {why}" for name, why in doubts.items())]) + "\n")
+        lines = [verdict, *(f"  {name}: {why}" for name, why in doubts.items()), ""]
+        say("\n".join(lines if asked.verbose else ["", *lines]))
         for grid in grids(comparison) if comparison.models else ():
             say("\n".join(filter(None, (grid.terminal(), grid.note))))
     if asked.html is not None:
@@ -163,10 +169,21 @@ def _draw(output: Path, base: str, verdict: str, doubts: Mapping[str, str], comp
         temporary.write_text(html(document, drawn), encoding="utf-8")
 
 
+def brief(one: Mapping[str, Any]) -> str:
+    """A file in one line."""
+    architecture = one["architecture"] or {"title": one["layout"]}
+    parts = one["kind"], architecture["title"], f"{one['parameters']['all']:,} parameters"
+    return f"{_file(one)}: {', '.join(filter(None, parts))}"
+
+
+def _file(one: Mapping[str, Any]) -> str:
+    shards = f" in {len(one['files'])} files" if len(one["files"]) > 1 else ""
+    return f"{one['file']} ({byte_count(one['bytes'])}{shards}, {one['container']})"
+
+
 def described(one: Mapping[str, Any]) -> Iterator[str]:
     """The lines for people."""
-    shards = f" in {len(one['files'])} files" if len(one["files"]) > 1 else ""
-    yield f"{one['file']}  ({byte_count(one['bytes'])}{shards}, {one['container']})"
+    yield _file(one)
     yield from _row("holds", one["kind"] or "weights")
     yield from _row("layout", one["layout"])
     if len(one["states"]) > 1:

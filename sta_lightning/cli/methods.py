@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+from sta_lightning.cli.help import folded
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 from sta_lightning.ranges import range_of
@@ -21,11 +22,12 @@ _KINDS = {"merging": "sta merge --model.method=", "forgetting": "sta forget --mo
 def run(name: str, words: Sequence[str]) -> None:
     """Print the table, or all about one method."""
     if any(word in ("-h", "--help") for word in words):
-        say(
+        text = (
             "usage: sta methods [NAME | --table]\n\nWithout NAME: every method, what it needs and where it comes from. With "
             "NAME (or package.module.Name, file.py:name for one of your own): its settings. With --table: the paper's Table 1 "
             "of every method, and how long a merge of the embedded encoder takes here."
         )
+        say(folded(text))
         return
     if list(words) == ["--table"]:
         say(properties())

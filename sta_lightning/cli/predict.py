@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
+from sta_lightning.engine.sources import check_there
 from sta_lightning.errors import StaError, listed
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def classify(
         )
     if output.is_dir():
         raise StaError(f"--output: '{output}' is a folder. Give a file name, such as predictions.csv.")
+    check_there(model, "--model")
     start = time.perf_counter()
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.

@@ -1,11 +1,14 @@
 """``sta configs``: the configurations that come with the package, listed and copied."""
 
+import re
 import shutil
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import sta_lightning
 from sta_lightning.cli.explain import nearest
+from sta_lightning.cli.help import folded
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
 
@@ -49,7 +52,7 @@ def shipped(name: str) -> Path:
 def run(name: str, words: Sequence[str]) -> None:
     """List the configurations, or copy some."""
     if {"-h", "--help"} & set(words):
-        say(_USAGE.rstrip())
+        say(folded(_USAGE))
         return
     odd = [word for word in words if word.startswith("-") and word != "--all"]
     if odd:
@@ -57,8 +60,11 @@ def run(name: str, words: Sequence[str]) -> None:
     if not words:
         width = max(map(len, names()))
         for one in names():
-            first = shipped(one).read_text(encoding="utf-8").splitlines()[0]
-            say(f"{one:<{width}}  {first.removeprefix('#').strip()}")
+            lines = shipped(one).read_text(encoding="utf-8").splitlines()
+            about = " ".join(
+                line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)
+            )
+            say(f"{one:<{width}}  {re.split(r'(?<!Eq)[.:] ', about)[0].rstrip('.:')}")
         return
     asked = names() if "--all" in words else [word.removeprefix(PREFIX) for word in words]
     copies = {shipped(one): Path("configs") / f"{one.removesuffix('.yaml')}.yaml" for one in asked}

@@ -17,7 +17,7 @@ from sta_lightning.encoders.sources import weights_file
 from sta_lightning.encoders.spec import encoder_spec
 from sta_lightning.engine import Pretrained
 from sta_lightning.engine.rest import open_rest
-from sta_lightning.errors import StaError, listed
+from sta_lightning.errors import MissingError, StaError, listed
 from sta_lightning.weights import encoder_prefix, is_encoder_tensor, tensor_digest
 from sta_lightning.weights.formats import (
     check_kind,
@@ -47,7 +47,7 @@ def found_encoder(pretrained: str | None) -> str:
         StaError: there is no file, or it does not tell.
     """
     if pretrained is None or not Path(pretrained).exists():
-        raise StaError(
+        raise (MissingError if pretrained else StaError)(
             "the pretrained model that the others were fine-tuned from must be given, as a file or a folder"
             + (f"; there is none at '{pretrained}' (looked from {Path.cwd()})" if pretrained else "")
             + ". A tag of open_clip needs its encoder's name too (encoder, such as ViT-B-16), and the package's own encoder "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from sta_lightning.report.grid import Number
 from sta_lightning.report.style import LEVELS, LIGHT, legend_below, new_figure, paint, tell, tidy
 
-WIDTH = 7.6
+WIDTH = 4.6  # inches, all of which a telephone shows
+_NAME = 0.18  # inches of a row for its name
 
 
 @dataclass(frozen=True)
@@ -43,43 +45,55 @@ def dot_figure(
     apart: bool = True,
     bold: Sequence[int] = (),
 ) -> Figure:
-    """Dots in rows, named from top to bottom, panels side by side.
+    """Dots in rows from top to bottom, below the row's name, panels side by side.
 
     The series of a row lie below each other if ``apart``, otherwise on one line; ``bold`` are the
     places of the rows whose names are printed bold.
     """
-    most = max(len(panel.series) for panel in panels)
-    height = max(0.34, 0.105 * most + 0.1) if apart else 0.34
+    lanes = max(len(panel.series) for panel in panels) if apart else 1
+    height = _NAME + max(0.17, 0.105 * lanes + 0.05)
+    # A row is one unit high.
+    name = _NAME / height
     figure = new_figure(WIDTH, height * len(rows) + 1.9, title)
     shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}
     for axes, panel in zip(shown, panels, strict=True):
-        _draw(axes, rows, panel, apart, entries)
+        centres = [name + (1 - name) * (lane + 0.5) / lanes for lane in range(lanes)]
+        _draw(axes, rows, panel, centres, entries)
         axes.set_xlabel(panel.x_label)
         if panel.heading:
-            axes.set_title(panel.heading, loc="left", fontsize=10)
+            axes.set_title(textwrap.fill(panel.heading, 50 // len(panels)), loc="left", fontsize=9.5)
         tidy(axes)
         axes.margins(x=0.06)
-    for place in range(len(rows)):
-        if apart and place % 2:
-            for axes in shown:
-                axes.axhspan(place - 0.5, place + 0.5, color=LIGHT.grid, alpha=0.35, linewidth=0, zorder=0)
-    shown[0].set_yticks(range(len(rows)), list(rows), fontsize=9.5)
-    shown[0].set_ylim(len(rows) - 0.45, -0.55)
-    for place in bold:
-        shown[0].get_yticklabels()[place].set_fontweight("bold")
+        axes.tick_params(labeltop=True)
+        for place in range(len(rows)):
+            axes.axhspan(place + name, place + 1, color=LIGHT.grid, alpha=0.35, linewidth=0, zorder=0)
+    shown[0].set_yticks([])
+    shown[0].set_zorder(1)  # a long name reaches into the next panel
+    shown[0].set_ylim(len(rows) + 0.1, -0.1)
+    for place, row in enumerate(rows):
+        text = shown[0].text(0.01, place + 0.52 * name, row, transform=shown[0].get_yaxis_transform())
+        text.set(va="center", fontsize=9.5, in_layout=False, zorder=1.5)
+        text.set_fontweight("bold" if place in bold else "normal")
+        # The upright lines end before it and go on behind it.
+        text.set_bbox({"facecolor": LIGHT.background, "edgecolor": "none", "pad": 0.6})
     legend_below(figure, entries)
     return paint(figure)
 
 
-def _draw(axes: Axes, rows: Sequence[str], panel: Panel, apart: bool, entries: dict[str, Artist]) -> None:
+def _draw(
+    axes: Axes,
+    rows: Sequence[str],
+    panel: Panel,
+    centres: Sequence[float],
+    entries: dict[str, Artist],
+) -> None:
     for number, (label, value) in enumerate(panel.levels.items()):
         line = axes.axvline(value, color=LIGHT.grey, linestyle=LEVELS[number % 3], linewidth=1.4, zorder=1)
         entries.setdefault(label, line)
-    count = len(panel.series)
     for number, series in enumerate(panel.series):
-        shift = (number - (count - 1) / 2) * min(0.24, 0.78 / max(count, 1)) if apart else 0.0
-        present = [(cell, place + shift) for place, cell in enumerate(series.values) if cell is not None]
+        centre = centres[number % len(centres)]
+        present = [(cell, place + centre) for place, cell in enumerate(series.values) if cell is not None]
         colour = LIGHT.colour(series.look)
         spread = [(cell.mean, place, cell.std) for cell, place in present if cell.std is not None]
         if spread:

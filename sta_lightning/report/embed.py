@@ -57,7 +57,7 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     root.attrib |= {
         "role": "img",
         "aria-label": alt,
-        "style": f"stroke-linejoin: round; font-family: {_FONT}",
+        "style": f"stroke-linejoin: round; font-family: {_FONT}; --wide: {root.attrib['viewBox'].split()[2]}",
     }
     ElementTree.register_namespace("", _SVG)
     return re.sub(r"\s*\n\s*", "\n", ElementTree.tostring(root, encoding="unicode"))

@@ -225,19 +225,36 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("line", "expected"), MISTAKES, ids=[line for line, _ in MISTAKES])
 def test_mistakes_are_answered_before_torch_is_imported(line: str, expected: list[str]) -> None:
+    words = line.split(" ") if not line.startswith("--tasks") else [line]
+    said = refused_at_once(["merge", *words, "-o", "out.safetensors"])
+    for part in expected:
+        assert part in said
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect nope.safetensors",
+        "inspect base.safetensors x=nope.safetensors",
+        "predict --model nope.safetensors .",
+    ],
+)
+def test_a_missing_file_is_named_before_torch_is_imported(line: str) -> None:
+    assert "there is no weights file 'nope.safetensors' (looked from" in refused_at_once(line.split(" "))
+
+
+def refused_at_once(words: list[str]) -> str:
+    """The one line by which a process refuses them that has not imported torch."""
     code = (
         "import sys; from sta_lightning.cli.main import main; status = main(sys.argv[1:]); "
         "print('torch' in sys.modules); sys.exit(status)"
     )
-    words = line.split(" ") if not line.startswith("--tasks") else [line]
-    command = [sys.executable, "-c", code, "merge", *words, "-o", "out.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout == "False\n"
     assert done.stderr.count("\n") == 1
-    for part in expected:
-        assert part in done.stderr
-    assert not Path("out.safetensors").exists()
+    return done.stderr
 
 
 @pytest.mark.parametrize(

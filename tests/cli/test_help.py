@@ -188,6 +188,15 @@ def test_a_terminal_that_knows_ascii_only(words: list[str]) -> None:
     assert "?" not in done.stdout.replace("PCB?", "")
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - HELPS.keys()))
+def test_the_other_helps_fit_a_narrow_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([name, "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 60
+
+
 def test_the_help_takes_no_library() -> None:
     code = "import sys; from sta_lightning.cli.main import main; main(['fit', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -201,7 +210,7 @@ def test_configurations_are_listed_and_copied(
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == set(names())
-    assert "Fuse the six encoders" in listed
+    assert "  Fuse the six encoders of the embedded suite into one (the paper's Eq. 19)\n" in listed
     assert main(["configs", "merge/miniature"]) == 0
     copy = tmp_path / "configs" / "merge" / "miniature.yaml"
     assert copy.read_bytes() == shipped("merge/miniature").read_bytes()

@@ -33,11 +33,21 @@ def test_help_gives_the_meaning_of_every_option(capsys: pytest.CaptureFixture[st
 
 
 def test_text(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(fused), str(MINIATURE_WEIGHTS), "--pretrained", str(MINIATURE_WEIGHTS)]) == 0
+    words = ["inspect", str(fused), str(MINIATURE_WEIGHTS), "--pretrained", str(MINIATURE_WEIGHTS)]
+    assert main(words) == 0
+    brief = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"^.*/", "", line) for line in brief[:3]] == [
+        "fused.safetensors (7.4 MB, safetensors): fused:sta, miniature of CLIP, 32×32 pixels, 1,845,120 parameters",
+        "miniature.safetensors (10.2 MB, safetensors): pretrained CLIP, miniature of CLIP, 32×32 pixels, "
+        "5,117,057 parameters",
+        "",
+    ]
+    assert brief[3].startswith("can be merged: 2 models with the ")
+    assert main([*words, "--verbose"]) == 0
     text = capsys.readouterr().out
     first, second = text.split("\n\n")[:2]
     for line in (
-        r"fused\.safetensors  \(7\.4 MB, safetensors\)",
+        r"fused\.safetensors \(7\.4 MB, safetensors\)",
         r"  holds +fused:sta",
         r"  layout +open_clip's names: an image encoder alone under 'visual\.'",
         r"  made by +sta_lightning \d",

@@ -144,7 +144,11 @@ def test_dots_are_at_their_values() -> None:
     ]
     assert [70.0] in found
     assert [75.0, 80.0] in found
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert [text.get_text() for text in axes.texts] == ["first", "second"]
+    first, second = (text.get_position()[1] for text in axes.texts)
+    places = {float(y) for line in axes.lines if line.get_marker() in "os" for y in line.get_ydata()}
+    assert first < min(places) < max(places)
+    assert sum(first < place < second for place in places) == 2, "a row lies between its name and the next"
 
 
 def test_samples_stand_on_a_logarithmic_axis_with_plain_numbers() -> None:
