@@ -425,7 +425,7 @@ def test_rows_are_sorted_by_their_average_and_the_best_is_on_top_everywhere(
     assert [line.kind for line in grid.lines[len(means) :]] == ["reference", "reference"]
     best = grid.lines[0]
     drawn = figures(results)
-    assert drawn["fusion"].axes[0].get_yticklabels()[0].get_text() == best.label
+    assert drawn["fusion"].axes[0].texts[0].get_text() == best.label
     (legend,) = drawn["radar"].legends
     assert f"{best.label} (tuned)" in [text.get_text() for text in legend.get_texts()]
     assert describe(results).headline.startswith(f"{best.label} (tuned) makes the best model for all 6 tasks")
