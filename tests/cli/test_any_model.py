@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -155,6 +156,36 @@ def test_a_head_of_another_size_can_be_skipped(capsys: pytest.CaptureFixture[str
 
 def _body(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+
+
+@pytest.mark.parametrize(("name", "head"), [("test_resnet", "fc"), ("test_vit", "head")])
+def test_classifiers_of_images_with_heads_of_their_own(
+    name: str, head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    base = timm.create_model(name, num_classes=3).state_dict()
+    states = {"base": base}
+    for seed, task in enumerate("ab", 1):
+        model = moved(timm.create_model(name, num_classes=3 + seed), seed)
+        states[task] = {n: t + seed if "running" in n else t for n, t in model.state_dict().items()}
+    for task, state in states.items():
+        torch.save(state, f"{task}.pt")
+    words = ["merge", "base.pt", "a.pt", "b.pt", "-o", "merged.safetensors", "--method=average"]
+    if name == "test_resnet":  # of a vision transformer the image encoder is merged, without a head
+        assert main(words) == 2
+        assert f"--skip '{head}.*'" in capsys.readouterr().err
+        assert not Path("merged.safetensors").exists()
+    assert main([*words, "--skip", f"{head}.*", "--statistics=average"]) == 0
+    found = load_file("merged.safetensors")
+    body = {n: t for n, t in base.items() if not n.startswith(f"{head}.")}
+    assert found.keys() >= body.keys()
+    for key, tensor in base.items():
+        if key.startswith(f"{head}.") or not tensor.is_floating_point():
+            assert key not in found or torch.equal(found[key], tensor), key
+        else:
+            mean = (states["a"][key].double() + states["b"][key].double()) / 2
+            torch.testing.assert_close(found[key].double(), mean, rtol=0, atol=1e-6, msg=key)
+    assert any("running_var" in key for key in found) == (name == "test_resnet")
 
 
 def test_patterns_given_several_times() -> None:
