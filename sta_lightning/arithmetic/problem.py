@@ -202,11 +202,18 @@ class Entries:
         """
         size, shared = piece.stop - piece.start, self.origin is self.base
         sources = (self.base, *self.sources[2:]) if shared else self.sources
-        held = [
-            source.read_float32(piece, self.workers.buffer(number, size))
-            for number, source in enumerate(sources)
-        ]
-        base, *others = (values.data_ptr() for values in held)
+        rows = self.workers.buffer(0, len(sources) * size)
+        places = [rows.data_ptr() + 4 * size * number for number in range(len(sources))]
+        found = [source.place(piece) for source in sources]
+        reads = [(*file, address) for file, address in zip(found, places, strict=True) if file is not None]
+        loops, held = self.workers.loops, [rows]
+        done = bool(reads) and loops is not None and loops.read(reads, 4 * size)
+        for number, source in enumerate(sources):
+            if found[number] is None or not done:  # of a file that could not be read this tells why
+                values = source.read_float32(piece, rows[number * size : (number + 1) * size])
+                places[number] = values.data_ptr()
+                held.append(values)
+        base, *others = places
         origin = base if shared else others.pop(0)
         tasks = len(self.finetuned)
         return Addresses(base, origin, others[:tasks], others[tasks:]), held

@@ -34,6 +34,10 @@ class TensorSource(ABC):
         """:meth:`read` in float32, contiguous, for a compiled loop; ``buffer`` may be where."""
         return self.read(piece, torch.float32).contiguous()
 
+    def place(self, piece: slice) -> tuple[int, int] | None:
+        """An open file's number and the byte in it with which float32 entries begin, if any."""
+        return None
+
     def bounds(self) -> tuple[float, float] | None:
         """Smallest and largest entry, if they are known without reading it."""
         return None

@@ -23,6 +23,7 @@ from sta_lightning.cache import cache_directory, is_own, own_directory
 _log = logging.getLogger(__name__)
 _HEAD = """\
 #include <stdint.h>
+#include <unistd.h>
 /* The last thing a sum of finite numbers is: itself minus itself is 0; of NaN and of infinity it is NaN. */
 #define STA_FINITE(x) ((x) - (x) == 0)
 """

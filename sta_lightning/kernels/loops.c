@@ -2,6 +2,17 @@
  * eager forms in arithmetic/: the same bits. */
 #define STA_BLOCK 512
 
+/* As many bytes of each of some files, told by descriptor, place in it and address to fill; 1 where one has fewer. */
+int sta_read(const int64_t (*reads)[3], int count, int64_t size) {
+    for (int i = 0; i < count; i++) {
+        for (int64_t done = 0, got; done < size; done += got) {
+            got = pread((int)reads[i][0], (char *)reads[i][2] + done, (size_t)(size - done), reads[i][1] + done);
+            if (got <= 0) return 1;
+        }
+    }
+    return 0;
+}
+
 /* out = base + scale * sum of (finetuned[t] - origin); the sum in the order of the tasks. */
 int sta_linear(const float *restrict base, const float *restrict origin, const float *const *finetuned, int tasks,
                float scale, float *restrict out, int64_t size) {

@@ -30,6 +30,7 @@ class Loops:
 
     def __init__(self, found: ctypes.CDLL) -> None:
         self._library = found
+        found.sta_read.argtypes = (_ADDRESS, _INT, _COUNT)
         found.sta_linear.argtypes = (*[_ADDRESS] * 3, _INT, _FLOAT, _ADDRESS, _COUNT)
         found.sta_negate.argtypes = (_ADDRESS, _ADDRESS, _ADDRESS, _FLOAT, _ADDRESS, _COUNT)
         found.sta_subtract.argtypes = (*[_ADDRESS] * 4, _FLOAT, _ADDRESS, _COUNT, _ADDRESS)
@@ -46,6 +47,15 @@ class Loops:
         found.sta_balances.argtypes = (_ADDRESS, _ADDRESS, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
         found.sta_thin.argtypes = (*[_ADDRESS] * 3, _COUNT, ctypes.c_uint32, _COUNT, _FLOAT, _FLOAT)
         found.sta_pcb.argtypes = (*[_ADDRESS] * 3, _INT, *[_ADDRESS] * 5, _INT, _DOUBLE, _ADDRESS, _COUNT)
+
+    def read(self, reads: Sequence[tuple[int, int, int]], size: int) -> bool:
+        """Fill memory with ``size`` bytes of every open file, in one call.
+
+        ``reads`` are the file's number, the byte that it begins with and the address. Returns
+        whether all were there; what is missing a read of the file's own tells.
+        """
+        words = (_COUNT * (3 * len(reads)))(*(word for read in reads for word in read))
+        return not self._library.sta_read(words, len(reads), size)
 
     def linear(
         self, base: int, origin: int, finetuned: Sequence[int], scale: float, out: int, size: int

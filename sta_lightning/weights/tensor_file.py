@@ -46,6 +46,12 @@ class FileTensor(TensorSource):
             self.file.read_into(buffer.numpy().data.cast("B"), self._offset + piece.start * 4)
         return buffer
 
+    def place(self, piece: slice) -> tuple[int, int] | None:
+        """In this file, if it holds float32."""
+        if self.dtype != torch.float32:
+            return None
+        return self.file.fileno(), self._offset + 4 * piece.start
+
     def bounds(self) -> tuple[float, float] | None:
         """What the file's metadata says of it, if it was asked."""
         return self._bounds

@@ -24,7 +24,7 @@ from sta_lightning.cli.main import main
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
 from sta_lightning.engine.comparison import compare_files
 from sta_lightning.engine.part import Part
-from sta_lightning.kernels import build, fused, loops
+from sta_lightning.kernels import Loops, build, fused, loops
 from sta_lightning.weights import TensorFile
 from sta_lightning.weights.tensor_file import FileTensor
 
@@ -62,19 +62,30 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
 
 
 def shrinks_under_a_loop(victim: str, *words: str) -> int:
-    """Cut a file short as soon as a piece of its large tensor has been read for a compiled loop."""
+    """Cut a file short when pieces of its large tensor have been read for a compiled loop."""
     assert _compile()
     states._PIECE_ON_CPU = 10_000
-    read = FileTensor.read_float32
 
-    def and_shrink(self: FileTensor, piece: slice, buffer: torch.Tensor) -> torch.Tensor:
-        found = read(self, piece, buffer)
-        if str(self.file.path) == victim and self.shape.numel() > 10_000:
+    def shrink(tensor: FileTensor, piece: slice, *_: torch.Tensor) -> None:
+        if str(tensor.file.path) == victim and piece.start >= 20_000:
             os.truncate(victim, 8192)
-        return found
 
-    FileTensor.read_float32 = and_shrink  # type: ignore[method-assign]
+    _before(FileTensor, "place", shrink)
+    _before(FileTensor, "read_float32", shrink)
     return main(words)
+
+
+def cut_off_compiled_reads(victim: str, *words: str) -> int:
+    """The same; status 2 only if it was the compiled read that met with the file's end."""
+    read, whole = Loops.read, []
+
+    def seen(self: Loops, reads: Any, size: int) -> bool:
+        whole.append(read(self, reads, size))
+        return whole[-1]
+
+    Loops.read = seen  # type: ignore[method-assign]
+    status = shrinks_under_a_loop(victim, *words)
+    return status if True in whole and False in whole else 99
 
 
 def shrinks_when_opened(victim: str, *words: str) -> int:

@@ -20,6 +20,9 @@ CALLS = [
     ("shrinks_under_a_loop", "task2-importance", "merge"),
     ("shrinks_under_a_loop", "task0-importance", "forget"),
     ("shrinks_under_a_loop", "task0", "forget"),
+    ("cut_off_compiled_reads", "task1", "merge"),
+    ("cut_off_compiled_reads", "task2-importance", "merge"),
+    ("cut_off_compiled_reads", "task0", "forget"),
     ("shrinks_when_opened", "task1", "merge"),
     ("shrinks_when_opened", "task0-importance", "forget"),
     ("shrinks_when_read", "task1", "merge"),
@@ -56,7 +59,7 @@ def test_it_is_refused_and_nothing_is_touched(
     number: int, outcomes: list[Outcome], folders: list[Path]
 ) -> None:
     act, victim, _ = CALLS[number]
-    if act == "shrinks_under_a_loop" and compiler() is None:
+    if act in ("shrinks_under_a_loop", "cut_off_compiled_reads") and compiler() is None:
         pytest.skip("no C compiler")
     status, out, err = outcomes[number]
     assert (status, out) == (2, ""), err
