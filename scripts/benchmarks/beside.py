@@ -33,7 +33,13 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
     with tempfile.TemporaryDirectory(dir=inputs.folder) as name:
         places = {"here": ROOT, "there": arguments.beside.resolve()}
         environments = {
-            side: {"PYTHONPATH": str(root), "STA_CACHE": str(Path(name) / side)}
+            side: {
+                "PYTHONPATH": str(root),
+                "STA_CACHE": str(Path(name) / side),
+                # Modules are compiled in the first round, whatever the caller's environment says.
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": str(Path(name) / f"{side}-modules"),
+            }
             for side, root in places.items()
         }
         for what, work in _rows(inputs, arguments.model, Path(name)).items():

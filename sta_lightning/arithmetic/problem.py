@@ -204,7 +204,7 @@ class Entries:
         sources = (self.base, *self.sources[2:]) if shared else self.sources
         rows = self.workers.buffer(0, len(sources) * size)
         places = [rows.data_ptr() + 4 * size * number for number in range(len(sources))]
-        found = [source.place(piece) for source in sources]
+        found = [source.in_file(piece) for source in sources]
         reads = [(*file, address) for file, address in zip(found, places, strict=True) if file is not None]
         loops, held = self.workers.loops, [rows]
         done = bool(reads) and loops is not None and loops.read(reads, 4 * size)

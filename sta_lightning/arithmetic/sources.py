@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class TensorSource(ABC):
         """:meth:`read` in float32, contiguous, for a compiled loop; ``buffer`` may be where."""
         return self.read(piece, torch.float32).contiguous()
 
-    def place(self, piece: slice) -> tuple[int, int] | None:
+    def in_file(self, piece: slice) -> tuple[int, int] | None:
         """An open file's number and the byte in it with which float32 entries begin, if any."""
         return None
 
@@ -42,10 +42,15 @@ class TensorSource(ABC):
         """Smallest and largest entry, if they are known without reading it."""
         return None
 
+    def checks(self) -> Iterator[Callable[[], None]]:
+        """What raises a StaError if an open file has changed: equal for all its tensors."""
+        for part in self.parts:
+            yield from part.checks()
+
     def check(self) -> None:
         """Raise a StaError if the entries have changed since the source was opened."""
-        for part in self.parts:
-            part.check()
+        for check in self.checks():
+            check()
 
 
 SourceDict = Mapping[str, TensorSource]

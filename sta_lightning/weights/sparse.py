@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -53,9 +53,9 @@ class SparseTensor(TensorSource):
         result[mine] = values
         return result
 
-    def check(self) -> None:
+    def checks(self) -> Iterator[Callable[[], None]]:
         """Ask the file."""
-        self._mask.check()
+        yield from self._mask.checks()
 
     def _bits(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """The mask from an entry whose number is a multiple of 8."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class FileTensor(TensorSource):
             self.file.read_into(buffer.numpy().data.cast("B"), self._offset + piece.start * 4)
         return buffer
 
-    def place(self, piece: slice) -> tuple[int, int] | None:
+    def in_file(self, piece: slice) -> tuple[int, int] | None:
         """In this file, if it holds float32."""
         if self.dtype != torch.float32:
             return None
@@ -62,9 +62,9 @@ class FileTensor(TensorSource):
         found._bounds = bounds
         return found
 
-    def check(self) -> None:
+    def checks(self) -> Iterator[Callable[[], None]]:
         """Ask the file."""
-        self.file.check()
+        yield self.file.check
 
 
 class TensorFile(OpenFile, Mapping[str, FileTensor]):

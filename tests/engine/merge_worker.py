@@ -70,7 +70,7 @@ def shrinks_under_a_loop(victim: str, *words: str) -> int:
         if str(tensor.file.path) == victim and piece.start >= 20_000:
             os.truncate(victim, 8192)
 
-    _before(FileTensor, "place", shrink)
+    _before(FileTensor, "in_file", shrink)
     _before(FileTensor, "read_float32", shrink)
     return main(words)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,24 @@ def at(values: NDArray[Any]) -> int:
 
 def random(size: int, seed: int) -> Values:
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+def test_read_fills_memory_from_every_file_or_says_that_one_is_too_short(
+    native: Loops, tmp_path: Path
+) -> None:
+    rows, paths = np.stack([random(100, seed) for seed in range(3)]), []
+    for number, row in enumerate(rows):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_bytes(b"head" * number + row.tobytes())
+    out = np.zeros((3, 60), np.float32)
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")).fileno() for path in paths]
+        reads = [(file, 4 * n + 4 * 40, at(out[n])) for n, file in enumerate(files)]
+        assert native.read(reads, 4 * 60)
+        assert np.array_equal(out, rows[:, 40:])
+        assert not native.read([reads[0], (files[1], 4 + 4 * 41, at(out[1]))], 4 * 60)
+        os.truncate(paths[2], 300)
+        assert not native.read(reads, 4 * 60)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -159,6 +159,12 @@ def test_a_file_that_changes_otherwise_is_found_out(path: Path, way: str) -> Non
             file.check()
 
 
+def test_all_tensors_of_a_file_ask_it_the_same(path: Path) -> None:
+    save_weights(path, {"a": torch.ones(3), "b": torch.ones(5)})
+    with TensorFile(path) as file:
+        assert {check for name in file for check in file[name].checks()} == {file.check}
+
+
 def test_a_file_that_is_removed_is_still_whole(path: Path) -> None:
     save_weights(path, WHOLE)
     with TensorFile(path) as file:

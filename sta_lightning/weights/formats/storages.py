@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -142,9 +142,9 @@ class StoredTensor(TensorSource):
             return self._whole[piece].to(dtype)
         return self._bytes(piece.start, piece.stop - piece.start).to(dtype)
 
-    def check(self) -> None:
+    def checks(self) -> Iterator[Callable[[], None]]:
         """Ask the file."""
-        self._among.content.check()
+        yield self._among.content.check
 
     @cached_property
     def _whole(self) -> Tensor:
