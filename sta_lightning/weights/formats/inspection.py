@@ -13,8 +13,8 @@ from sta_lightning.weights.formats.adapter import is_adapter
 from sta_lightning.weights.formats.architecture import Architecture, Configs, differences, guess
 from sta_lightning.weights.formats.card import CARD
 from sta_lightning.weights.formats.checkpoint import Checkpoint, open_checkpoint, read_table
-from sta_lightning.weights.formats.model import image_encoder, whole_clip
 from sta_lightning.weights.formats.origin import computed_by, known_name, made_by, settings_of
+from sta_lightning.weights.formats.towers import image_encoder, whole_clip
 from sta_lightning.weights.opened import PathLike
 from sta_lightning.weights.provenance import decoded
 
