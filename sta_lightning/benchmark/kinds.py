@@ -80,6 +80,7 @@ def fusion(own: Models, key: str) -> Found:
             *(key, "published", seed, tasks, published.accuracy, how),
             seconds=published.seconds,
             norm=published.norm,
+            **(published.foretold or {}),
         )
     ]
     correct = [published.correct]
@@ -107,6 +108,7 @@ def fusion(own: Models, key: str) -> Found:
                 *(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best]),
                 seconds=tuned.seconds,
                 norm=tuned.norm,
+                **(tuned.foretold or {}),
             )
         )
         correct.append(tuned.correct)

@@ -78,12 +78,11 @@ def merged_by_images(
     options = FusionOptions(
         {**sources}, method=entry.method, settings={"samples": count, **entry.settings}, seed=seed
     )
-    drawn = samples(suite, checked_settings(options)["samples"], list(sources), seed)
     around = Surroundings(
         pretrained,
         build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
         {task: ClassificationHead.load(str(source.head)).eval() for task, source in sources.items()},
-        {task: data.batch(range(len(data))) for task, data in drawn.items()},
+        unlabelled(suite, checked_settings(options)["samples"], list(sources), seed),
         device_of(settings.accelerator),
     )
     found = resolved(options, around)
@@ -98,3 +97,8 @@ def samples(suite: Suite, count: int, tasks: Sequence[str], seed: int) -> dict[s
         data = suite.datamodule(task, seed)
         found[task] = suite.remembered(Subset(data.dataset("train"), data.scoring_samples(count, seed)))
     return found
+
+
+def unlabelled(suite: Suite, count: int, tasks: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """The same images by task, ``[count, 3, S, S]``."""
+    return {task: data.batch(range(len(data))) for task, data in samples(suite, count, tasks, seed).items()}

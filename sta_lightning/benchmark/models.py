@@ -25,17 +25,19 @@ from sta_lightning.benchmark.entries import (
     made,
     statistic,
 )
-from sta_lightning.benchmark.evaluation import accuracy, classified, pack, unpack
+from sta_lightning.benchmark.evaluation import accuracy, classified, device_of, pack, unpack
 from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.learning import learned, merged_by_images
+from sta_lightning.benchmark.learning import learned, merged_by_images, unlabelled
 from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.benchmark.steps import StepRunner
+from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.engine.defaults import BY_IMAGES
 from sta_lightning.errors import StaError
+from sta_lightning.modules.foretelling import Judge
 from sta_lightning.modules.parts import Weights, read_encoder
 from sta_lightning.tasks.task import Split
 
@@ -80,12 +82,15 @@ class Measured:
         seconds: how long it took to make.
         norm: the length of its task vector beside the sum of those that were merged; None of one of
             several candidates, and where nothing was merged.
+        foretold: of a merge of all tasks, one candidate alone: its mean ``divergence`` from the
+            fine-tuned models, in nats, and ``agreement`` with them, 0 to 1; None of others.
     """
 
     correct: Mapping[str, str]
     kept: Kept
     seconds: float | None = None
     norm: float | None = None
+    foretold: Mapping[str, float] | None = None
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -279,17 +284,39 @@ class Models:
                     packed = {name: pack(values) for name, values in bits.items()}
                     found.append({"correct": packed, "kept": {}, "seconds": took})
                 if len(candidates) == 1:
-                    found[0] |= {"kept": part[0][1], "norm": self._norm(candidates[0], part[0][0])}
+                    only, made = candidates[0], part[0]
+                    found[0] |= {"kept": made[1], "norm": self._norm(only, made[0])}
+                    if self._merges_all(only):
+                        found[0]["foretold"] = self._judge.foretell(made[0]).means
             return {"models": found, "outcome": self._outcome(found)}
 
         key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}
         inputs = {f"head/{each}": head for each, head in heads.items()} | suite.files(*sets)
         source = set(_EVALUATING)
+        if len(candidates) == 1 and self._merges_all(candidates[0]):
+            source.add(Judge.__module__)
         for each in candidates:
             inputs |= each.inputs
             source.update(each.source)
         result = self.runner.run(name, key, work, inputs, source).result
         return [Measured(**each) for each in result["models"]]
+
+    def _merges_all(self, candidate: Candidate) -> bool:
+        return all(f"finetuned/{task}" in candidate.inputs for task in self.suite.tasks)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """What foretells a merge of all tasks, on the training images that are scored."""
+        suite, tasks = self.suite, self.suite.tasks
+        return Judge(
+            build_encoder(
+                suite.settings.encoder, suite.settings.pretrained, suite.settings.image_size
+            ).eval(),
+            {task: self.encoder(task) for task in tasks},
+            {task: ClassificationHead.load(str(self.head(task))).eval() for task in tasks},
+            unlabelled(suite, suite.settings.samples, tasks, self.seed),
+            device_of(suite.settings.accelerator),
+        )
 
     def _norm(self, candidate: Candidate, weights: Weights) -> float | None:
         """How long a merged task vector is beside the sum of those that were merged."""

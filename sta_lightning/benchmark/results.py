@@ -84,6 +84,9 @@ class FusionResult(Row):
         seconds: how long the merge took, its files read, on the threads of the benchmark; ``None``
             if it was not measured. It is no part of a comparison.
         norm: length of the merged task vector beside that of the sum of the task vectors; likewise.
+        divergence: of its predictions from the fine-tuned models' on unlabelled training images,
+            the mean over the tasks, in nats; likewise.
+        agreement: the share of these images, 0 to 1, that both take for the same class; likewise.
     """
 
     tasks: tuple[str, ...]
@@ -92,6 +95,8 @@ class FusionResult(Row):
     validation: float | None = None
     seconds: float | None = field(default=None, compare=False)
     norm: float | None = field(default=None, compare=False)
+    divergence: float | None = field(default=None, compare=False)
+    agreement: float | None = field(default=None, compare=False)
 
     @property
     def average(self) -> float:

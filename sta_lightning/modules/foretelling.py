@@ -52,6 +52,12 @@ class Foretold:
         """The mean divergence over the tasks."""
         return fmean(self.divergence.values())
 
+    @property
+    def means(self) -> dict[str, float]:
+        """For metadata: the means of both over the tasks."""
+        agreement = fmean(self.agreement.values())
+        return {"divergence": round(self.mean, 6), "agreement": round(agreement, 6)}
+
 
 class Judge:
     """Compares merged models with the fine-tuned ones, each on images of its own task.
@@ -154,12 +160,10 @@ class Candidate(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """For metadata: method, coefficient, and the means over the tasks."""
-        shares = self.foretold.agreement.values()
         return {
             "method": self.method,
             **({} if self.scale is None else {"scale": round(self.scale, 6)}),
-            "divergence": round(self.foretold.mean, 6),
-            "agreement": round(fmean(shares), 6),
+            **self.foretold.means,
         }
 
 

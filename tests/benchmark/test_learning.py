@@ -54,3 +54,11 @@ def test_they_come_nearer_to_the_fine_tuned_models_on_training_images(
     assert isinstance(weights, dict)
     assert isinstance(expected, dict)
     assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+
+    monkeypatch.undo()
+    own.suite.images = Suite._images.__get__(own.suite)  # type: ignore[method-assign]
+    average = own.fused(MethodEntry("average"), tasks)
+    (row,) = own.measured("average", [average], tasks, "test")
+    assert row.foretold == judge.foretell(average.make(tmp_path)[0]).means
+    (one,) = own.measured("one", [own.finetuned(tasks[0])], tasks[:1], "test")
+    assert one.foretold is None

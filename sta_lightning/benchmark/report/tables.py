@@ -7,6 +7,8 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from sta_lightning.benchmark.report import paper
 from sta_lightning.benchmark.report.numbers import (
     SIDES,
@@ -175,10 +177,28 @@ def merges_grid(methods: Sequence[MethodInfo], results: BenchmarkResults) -> Gri
     """:func:`properties_grid` with the time and the norm of a benchmark's merges."""
     return properties_grid(
         methods,
-        {what: _of_merges(results, what) for what in ("seconds", "norm")},
+        {what: _of_merges(results, what) for what in ("seconds", "norm", "divergence", "agreement")},
         " Seconds: one merge, its files read, importance not included; norm: the merged task vector's, beside that of the sum "
-        "of the task vectors.",
+        f"of the task vectors; {_foretelling(results)}",
     )
+
+
+def _foretelling(results: BenchmarkResults) -> str:
+    """How well divergence and agreement foretell test accuracy: the mean over the seeds."""
+    text = "divergence (nats) and agreement: with the fine-tuned models, on unlabelled training images."
+    parts = []
+    for what in ("divergence", "agreement"):
+        found = []
+        for seed in results.seeds:
+            own = [row for row in results.fusion if row.seed == seed and getattr(row, what) is not None]
+            pair = [getattr(row, what) for row in own], [row.average for row in own]
+            if all(len(set(values)) > 1 for values in pair):
+                found.append(spearmanr(*pair).statistic)
+        if found:
+            parts.append(f"{fmean(found):.2f} for {what}")
+    if not parts:
+        return text
+    return f"{text} Their Spearman correlation with the average test accuracy over all rows of a seed: {', '.join(parts)}."
 
 
 def _of_merges(results: BenchmarkResults, what: str) -> dict[str, Number]:

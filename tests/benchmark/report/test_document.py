@@ -8,12 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from sta_lightning.benchmark.report.document import console, csv_tables, describe, write_report
 from sta_lightning.benchmark.report.numbers import looks, looks_among, scores, settings_text
-from sta_lightning.benchmark.report.tables import fusion_grid
+from sta_lightning.benchmark.report.tables import fusion_grid, merges_grid
 from sta_lightning.benchmark.results import BenchmarkResults, CurvePoint, PairedDifference
 from sta_lightning.report.document import html, markdown
 from sta_lightning.report.grid import Number
@@ -437,6 +438,22 @@ def test_a_published_setting_that_is_the_tuned_one_is_seen_around_it(results: Be
     ring, dot = (line for line in axes.lines if line.get_marker() in ("o", "s") and len(line.get_xdata()))
     assert ring.get_markersize() > dot.get_markersize() + 2
     assert ring.get_zorder() < dot.get_zorder()
+
+
+def test_how_well_merges_foretell_themselves_is_told(results: BenchmarkResults) -> None:
+    draw = np.random.default_rng(0)
+    rows = [replace(row, divergence=float(draw.random())) for row in results.fusion]
+    expected = []
+    for seed in results.seeds:
+        own = [row for row in rows if row.seed == seed]
+        pair = np.array([[row.divergence, row.average] for row in own]).T
+        # Ranks with ties at their mean: how many are below, and half of the others that are equal.
+        ranks = [(v[:, None] > v).sum(1) + ((v[:, None] == v).sum(1) - 1) / 2 for v in pair]
+        expected.append(np.corrcoef(*ranks)[0, 1])
+    grid = merges_grid(results.methods, replace(results, fusion=tuple(rows)))
+    said = f"over all rows of a seed: {np.mean(expected):.2f} for divergence."
+    assert grid.note.endswith(said)
+    assert "Spearman" not in merges_grid(results.methods, results).note
 
 
 def test_table_1_of_the_paper_has_its_columns(results: BenchmarkResults) -> None:
