@@ -13,7 +13,7 @@ from sta_lightning.arithmetic.vectors import sign_conflict
 from sta_lightning.benchmark.cells import Cell, Found, windows
 from sta_lightning.benchmark.entries import control_wanted, entry_key, made, shown, statistics_wanted
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.models import Models
+from sta_lightning.benchmark.models import Measured, Models
 from sta_lightning.benchmark.results import (
     FINE_TUNED,
     PRETRAINED,
@@ -78,9 +78,7 @@ def fusion(own: Models, key: str) -> Found:
     rows = [
         FusionResult(
             *(key, "published", seed, tasks, published.accuracy, how),
-            seconds=published.seconds,
-            norm=published.norm,
-            **(published.foretold or {}),
+            **_beside(published),
         )
     ]
     correct = [published.correct]
@@ -106,9 +104,7 @@ def fusion(own: Models, key: str) -> Found:
         rows.append(
             FusionResult(
                 *(key, "tuned", seed, tasks, tuned.accuracy, chosen, averages[best]),
-                seconds=tuned.seconds,
-                norm=tuned.norm,
-                **(tuned.foretold or {}),
+                **_beside(tuned),
             )
         )
         correct.append(tuned.correct)
@@ -124,6 +120,11 @@ def fusion(own: Models, key: str) -> Found:
         curves=tuple(points),
         extra=extra,
     )
+
+
+def _beside(merge: Measured) -> dict[str, Any]:
+    """What is told of a merge besides its accuracy."""
+    return {"seconds": merge.seconds, "norm": merge.norm, **(merge.foretold or {})}
 
 
 def pair(own: Models, *tasks: str) -> Found:
