@@ -306,16 +306,15 @@ class Models:
 
     @cached_property
     def _judge(self) -> Judge:
-        """What foretells a merge of all tasks, on the training images that are scored."""
-        suite, tasks = self.suite, self.suite.tasks
+        """What foretells a merge of all tasks, on ``samples`` training images, or all if fewer."""
+        suite, tasks, settings = self.suite, self.suite.tasks, self.suite.settings
+        there = [len(suite.datamodule(task, self.seed).dataset("train")) for task in tasks]
         return Judge(
-            build_encoder(
-                suite.settings.encoder, suite.settings.pretrained, suite.settings.image_size
-            ).eval(),
+            build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
             {task: self.encoder(task) for task in tasks},
             {task: ClassificationHead.load(str(self.head(task))).eval() for task in tasks},
-            unlabelled(suite, suite.settings.samples, tasks, self.seed),
-            device_of(suite.settings.accelerator),
+            unlabelled(suite, min(settings.samples, *there), tasks, self.seed),
+            device_of(settings.accelerator),
         )
 
     def _norm(self, candidate: Candidate, weights: Weights) -> float | None:
