@@ -36,7 +36,7 @@ from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, ModelSettings
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.modules.distilled import DistilledMerging
-from sta_lightning.modules.foretelling import Judge
+from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.learned import LearnedMerging, learn
 
 RANDOM = f"{Path(__file__)}:random_vector"

@@ -37,7 +37,7 @@ from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import ForgettingJob, FusionJob, Pretrained, TaskSource
 from sta_lightning.engine.defaults import BY_IMAGES
 from sta_lightning.errors import StaError
-from sta_lightning.modules.foretelling import Judge
+from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.parts import Weights, read_encoder
 from sta_lightning.tasks.task import Split
 

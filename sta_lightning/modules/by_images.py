@@ -15,7 +15,8 @@ from sta_lightning.encoders import ClassificationHead
 from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
 from sta_lightning.engine.defaults import AUTO, REGMEAN_PLUS_PLUS
 from sta_lightning.errors import StaError, listed
-from sta_lightning.modules.foretelling import Judge, ranking
+from sta_lightning.modules.foretelling import ranking
+from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.parts import read_encoder
 
 

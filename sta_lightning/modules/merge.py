@@ -19,7 +19,8 @@ from sta_lightning.engine.options import refuse_by_images
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.by_images import Surroundings, check_images, checked_settings, resolved
 from sta_lightning.modules.evaluation import members_of, module_key, refuse_difference
-from sta_lightning.modules.foretelling import Judge, layer_errors
+from sta_lightning.modules.foretelling import layer_errors
+from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.merged import MergedEvaluation
 from sta_lightning.tasks import get_task
 
@@ -47,7 +48,7 @@ class MergeModule(MergedEvaluation):
     Attributes:
         foretold: ``None`` before an evaluation, and without ``foretell``; else the ``samples``,
             ``tasks`` -> divergence and agreement
-            (:class:`~sta_lightning.modules.foretelling.Foretold`), and ``layers`` -> task -> error
+            (:class:`~sta_lightning.modules.judge.Foretold`), and ``layers`` -> task -> error
             (:func:`~sta_lightning.modules.foretelling.layer_errors`).
 
     Raises:

@@ -13,7 +13,7 @@ from sta_lightning.benchmark.kinds import every_seed
 from sta_lightning.benchmark.learning import samples
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
 from sta_lightning.encoders import ClassificationHead, build_encoder
-from sta_lightning.modules.foretelling import Judge
+from sta_lightning.modules.judge import Judge
 
 
 # Lightning's of the CSV log beside the TensorBoard run.

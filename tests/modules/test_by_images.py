@@ -16,7 +16,8 @@ from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import FusionOptions, TaskSource
 from sta_lightning.errors import StaError
 from sta_lightning.modules import MergeModule
-from sta_lightning.modules.foretelling import Judge, ranking
+from sta_lightning.modules.foretelling import ranking
+from sta_lightning.modules.judge import Judge
 from sta_lightning.tasks import MultiTaskDataModule
 from sta_lightning.weights import read_metadata
 from tests.modules.test_adamerging import NAMES, Poisoned, same

@@ -20,7 +20,8 @@ from sta_lightning.encoders.pretrained import built_pretrained
 from sta_lightning.engine import FusionOptions, TaskSource
 from sta_lightning.errors import StaError
 from sta_lightning.modules import MergeModule
-from sta_lightning.modules.foretelling import Judge, candidates, ranking
+from sta_lightning.modules.foretelling import candidates, ranking
+from sta_lightning.modules.judge import Judge
 from sta_lightning.tasks import MultiTaskDataModule
 from sta_lightning.weights import load_weights, save_weights
 from tests.modules.test_adamerging import NAMES
