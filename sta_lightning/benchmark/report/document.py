@@ -104,7 +104,7 @@ def _fusion(results: BenchmarkResults) -> tuple[Block, ...]:
         return ()
     found = scores(results)
     numbers = "; ".join(f"{found.named(run)} {found.mean(run):.1f}" for run in found.ranked())
-    both = "A ring is the published setting, a dot the tuned one. " if len(_settings(found)) > 1 else ""
+    both = "A ring is the published setting, a square the tuned one. " if len(_settings(found)) > 1 else ""
     blocks: list[Block] = [
         Picture(
             "fusion",
