@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.entries import Entries
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Entries
 from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.workers import together
 from sta_lightning.kernels import Loops

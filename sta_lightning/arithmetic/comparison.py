@@ -13,8 +13,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.normalization import block_of
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import piece_size
 from sta_lightning.arithmetic.vectors import sign_counts

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block, Entries
 from sta_lightning.arithmetic.linear import FORGETS
 from sta_lightning.arithmetic.masks import random_forget_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native
 from sta_lightning.arithmetic.order import kth_entry
-from sta_lightning.arithmetic.problem import Addresses, Block, Entries
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops

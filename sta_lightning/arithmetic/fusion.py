@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block, Entries
 from sta_lightning.arithmetic.masks import above_kth, random_fusion_mask, tensor_generator
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, Survey
 from sta_lightning.arithmetic.normalization import IDENTITY, Bounds, Normalization, grouped
-from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.selection import rank
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.errors import StaError, listed

@@ -6,8 +6,9 @@ from typing import Any
 
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Entries
 from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.problem import Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.registry import FUSION_METHODS, find_method, has_setting, make_method
 from sta_lightning.errors import StaError, listed
 

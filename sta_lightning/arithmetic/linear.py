@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Answer, Combined, MergeMethod, Native, VectorMethod
-from sta_lightning.arithmetic.problem import Addresses, Block
 from sta_lightning.arithmetic.states import StateDict
 from sta_lightning.kernels import Loops, loops
 from sta_lightning.ranges import finite

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.method import VectorMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, score_line
 

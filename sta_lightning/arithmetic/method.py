@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
+from sta_lightning.arithmetic.entries import Addresses, Block, Entries
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.workers import Processes, Workers, shared_out, together
 from sta_lightning.ranges import check_ranges
 

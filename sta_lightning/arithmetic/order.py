@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from sta_lightning.arithmetic.brackets import bracketed
+from sta_lightning.arithmetic.entries import Addresses, Block, Entries
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Addresses, Block, Entries
 from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.selection import (
     SMALL,

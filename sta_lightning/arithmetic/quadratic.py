@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.spectral import Spectral, double_deltas, eigh, gram, total_delta
 
 _EPS = torch.finfo(torch.float64).eps

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.method import Data, MergeMethod, VectorMethod
-from sta_lightning.arithmetic.problem import Block
 from sta_lightning.errors import StaError, listed
 
 Own = TypeVar("Own", bound="type[MergeMethod] | Callable[..., Tensor]")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sta_lightning.arithmetic.problem import Addresses, Entries
+from sta_lightning.arithmetic.entries import Addresses, Entries
 from sta_lightning.arithmetic.states import cached_size
 from sta_lightning.kernels import Loops
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.method import Combined, MergeMethod, NativeLoop, Survey
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics, is_finite
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers, shared_out, together, usable_threads
 from sta_lightning.errors import StaError

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.linear_layers import unit_gram, wide_grams
 from sta_lightning.arithmetic.method import Combined, MergeMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.quadratic import times_inverse
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.ranges import finite, number

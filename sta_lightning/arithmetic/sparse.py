@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.method import Combined, MergeMethod
-from sta_lightning.arithmetic.problem import Block
 
 
 @dataclass(frozen=True)

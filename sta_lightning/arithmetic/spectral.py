@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.linear import scaled_sum
 from sta_lightning.arithmetic.method import VectorMethod
-from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.states import to_double
 
 _EPS = torch.finfo(torch.float64).eps

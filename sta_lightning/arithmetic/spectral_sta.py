@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
-from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.spectral import double_deltas, eigh, joined, orthogonalised, triples
 from sta_lightning.ranges import number
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.fusion import MaskedFusion
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Block
 from sta_lightning.arithmetic.workers import Alone, Workers
 from sta_lightning.engine.fusion import FusionJob
 from sta_lightning.engine.opened import Pretrained

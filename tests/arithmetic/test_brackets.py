@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import brackets
 from sta_lightning.arithmetic.brackets import bracketed
+from sta_lightning.arithmetic.entries import Addresses, Block
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.order import order_statistics
-from sta_lightning.arithmetic.problem import Addresses, Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers

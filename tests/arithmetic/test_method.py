@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS
 from sta_lightning.arithmetic import states as states_module
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.memory import run_in_memory
 from sta_lightning.arithmetic.method import Combined, MergeMethod, Survey
-from sta_lightning.arithmetic.problem import Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Workers
 from sta_lightning.errors import StaError

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sta_lightning.arithmetic import order
 from sta_lightning.arithmetic import states as states_module
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.method import Survey
 from sta_lightning.arithmetic.order import magnitude_statistics, order_statistics, size_of, work_dtype
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.workers import Alone, Processes, Workers
 from sta_lightning.errors import StaError

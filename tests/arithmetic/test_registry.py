@@ -27,7 +27,7 @@ from sta_lightning.arithmetic import (
     task_arithmetic,
     unlearn,
 )
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.errors import StaError
 
 

@@ -14,12 +14,13 @@ from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines.anchored import Anchored
 from sta_lightning.arithmetic.baselines.tsv import Tsv
 from sta_lightning.arithmetic.baselines.wudi import SwudiA
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.forgetting import RandomForgetting, StaForgetting
 from sta_lightning.arithmetic.fusion import RandomMask, Sta
 from sta_lightning.arithmetic.linear import Average, Negation, TaskArithmetic
 from sta_lightning.arithmetic.memory import MemorySink
 from sta_lightning.arithmetic.method import Combined, MergeMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import Kept, run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError

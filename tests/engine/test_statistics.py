@@ -19,7 +19,7 @@ from sta_lightning.arithmetic import (
     make_method,
     unlearn,
 )
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.engine import ForgettingJob, FusionJob
 from sta_lightning.errors import StaError
 from sta_lightning.weights import load_weights, read_metadata, save_weights, tensor_digest

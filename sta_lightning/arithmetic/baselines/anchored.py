@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.inner import OfAnother
 from sta_lightning.arithmetic.linear_layers import unit_gram, wide_grams
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.quadratic import sums
 from sta_lightning.arithmetic.spectral import double_deltas, gram, is_matrix
 from sta_lightning.arithmetic.states import to_double

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block
 from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
-from sta_lightning.arithmetic.problem import Addresses, Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.errors import StaError, listed
 from sta_lightning.kernels import Loops, loops

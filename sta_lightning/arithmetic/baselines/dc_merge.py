@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.selection import kth_smallest_entry
 from sta_lightning.arithmetic.spectral import (
     Spectral,

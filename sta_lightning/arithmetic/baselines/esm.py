@@ -16,9 +16,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.baselines.tsv import Tsv
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.linear_layers import LinearLayerMethod
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas, eigh, orthogonalised, triples
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.ranges import finite

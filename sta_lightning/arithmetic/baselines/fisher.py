@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.method import Survey, VectorMethod
-from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.spectral import double_deltas
 from sta_lightning.arithmetic.states import bounds, to_double, wide_dtype
 from sta_lightning.errors import StaError, score_line

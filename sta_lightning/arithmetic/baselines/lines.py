@@ -14,9 +14,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.depth import depths
+from sta_lightning.arithmetic.entries import Block, Entries
 from sta_lightning.arithmetic.inner import OfAnother
 from sta_lightning.arithmetic.method import Survey
-from sta_lightning.arithmetic.problem import Block, Entries
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.ranges import finite
 

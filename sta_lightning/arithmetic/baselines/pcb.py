@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block
 from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
 from sta_lightning.arithmetic.normalization import Bounds
 from sta_lightning.arithmetic.order import magnitude_statistics, order_statistics, size_of
-from sta_lightning.arithmetic.problem import Addresses, Block
 from sta_lightning.arithmetic.rows import NativeRows
 from sta_lightning.arithmetic.states import to_double
 from sta_lightning.kernels import Loops, loops

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.arithmetic.entries import Addresses, Block, Entries
 from sta_lightning.arithmetic.memory import check_models
 from sta_lightning.arithmetic.method import Answer, Native, Survey, VectorMethod
 from sta_lightning.arithmetic.order import magnitude_statistics, size_of, work_dtype
-from sta_lightning.arithmetic.problem import Addresses, Block, Entries, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.arithmetic.states import StateDict, to_double
 from sta_lightning.arithmetic.workers import Alone, Workers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from sta_lightning.arithmetic.problem import Block
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.spectral import (
     Spectral,
     double_deltas,

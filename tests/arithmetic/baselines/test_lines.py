@@ -17,9 +17,10 @@ from sta_lightning.arithmetic import FUSION_METHODS, fusion_method, merge, task_
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines.lines import Lines
 from sta_lightning.arithmetic.depth import block_number, depths
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.method import Data, VectorMethod
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError

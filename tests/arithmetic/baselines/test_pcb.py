@@ -14,9 +14,10 @@ from torch import Tensor
 from sta_lightning.arithmetic import merge
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.arithmetic.baselines.pcb import Pcb, _exp, _tanh
+from sta_lightning.arithmetic.entries import Block
 from sta_lightning.arithmetic.memory import MemorySink, run_in_memory
 from sta_lightning.arithmetic.normalization import Bounds
-from sta_lightning.arithmetic.problem import Block, Problem
+from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.run import run
 from sta_lightning.arithmetic.sources import in_memory
 from sta_lightning.errors import StaError
