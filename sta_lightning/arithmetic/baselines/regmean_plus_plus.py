@@ -32,7 +32,7 @@ def merged_input_grams(
     Block after block, from the first: of each task's images, the inputs of the linear layers of its
     own fine-tuned block, where all blocks below and what lies in no block are merged already; then
     the block is merged by RegMean. What lies in no block is averaged. A block is what LiNeS takes
-    for one (:func:`~sta_lightning.arithmetic.baselines.lines.block_number`), and blocks are
+    for one (:func:`~sta_lightning.arithmetic.depth.block_number`), and blocks are
     computed in the order of their numbers.
 
     Args:
