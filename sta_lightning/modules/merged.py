@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from sta_lightning.encoders.pretrained import found_encoder, pretrained_for_merg
 from sta_lightning.engine import MergeOptions, Pretrained, TaskHead, launched_processes
 from sta_lightning.engine.card import write_card
 from sta_lightning.modules.evaluation import MultiTaskEvaluation, accuracies
+
+_WRITTEN = "STA_WRITTEN"
+"""An environment variable, which launched processes inherit: what has been saved, as digests of
+file and options."""
 
 
 class MergedEvaluation(MultiTaskEvaluation):
@@ -91,6 +97,9 @@ class MergedEvaluation(MultiTaskEvaluation):
     def save(self, path: str | Path, processes: Processes | None = None) -> Path:
         """Write the merged encoder, whole; from here on the file is what is evaluated.
 
+        A script that saves and then starts a trainer on several devices is run again in every
+        process that the trainer launches: those take the file that the first one has written.
+
         Args:
             path: A safetensors file; see :meth:`~sta_lightning.engine.Job.write`.
             processes: Who merges together; every one of them calls this.
@@ -102,8 +111,14 @@ class MergedEvaluation(MultiTaskEvaluation):
             StaError: The merge is refused, or the file cannot be written; nothing has been changed
                 then.
         """
-        with self._pretrained_for_merge() as pretrained:
-            self._kept = self.options.write(pretrained, path, processes, self.task_heads())
+        mark = sha256(f"{Path(path).resolve()} {self.options!r}".encode()).hexdigest()[:16]
+        written = os.environ.get(_WRITTEN, "").split()
+        if processes is None and mark in written and _launched_by_lightning():
+            self._kept = {}
+        else:
+            with self._pretrained_for_merge() as pretrained:
+                self._kept = self.options.write(pretrained, path, processes, self.task_heads())
+            os.environ[_WRITTEN] = " ".join([*written[-99:], mark])
         self._weights, self.merged = str(path), None
         return Path(path)
 
@@ -145,3 +160,9 @@ class MergedEvaluation(MultiTaskEvaluation):
     def describe(self) -> dict[str, Any]:
         with self._pretrained_for_merge() as pretrained:
             return self.job.described(pretrained)
+
+
+def _launched_by_lightning() -> bool:
+    """Whether Lightning's launcher runs the script here once more, after the first process."""
+    launcher = "NODE_RANK" in os.environ and "RANK" not in os.environ  # torchrun and MPI set both
+    return launcher and int(os.environ.get("LOCAL_RANK", "0")) > 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.launch import launch
+from tests.launch import ROOT, launch
 from tests.toys import SIZES, write_finetuned, write_importance, write_pretrained
 
 # On a busy machine; a process that hangs is ended, and its test failed, by launch() itself.
@@ -83,6 +86,27 @@ def test_merges_in_memory_are_made_by_one_process_for_all(said: dict[int, list[d
     assert all(process["forgot"] == found[0]["forgot"] for process in found)
     assert all(process["change"] == found[0]["change"] for process in found)
     assert found[0]["change"]["norm"] > 0
+
+
+def test_a_script_that_saves_before_its_trainer_launches_merges_once(tmp_path: Path) -> None:
+    pretrained = write_pretrained(tmp_path / "pretrained.safetensors")
+    for seed, name in enumerate(("spots", "stripes")):
+        write_finetuned(tmp_path / f"{name}.safetensors", pretrained, seed, amount=0.05)
+    script = Path(__file__).with_name("saving_script.py")
+    plain = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK")}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**plain, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = ((tmp_path / f"average-{rank}.txt").read_text().split() for rank in (0, 1))
+    assert (first[0], second[0]) == ("1", "0")
+    assert first[1] == second[1]
+    # What is saved after the launch has been made by nobody before.
+    assert [(tmp_path / f"tsv-{rank}.txt").read_text().split()[0] for rank in (0, 1)] == ["2", "1"]
 
 
 def test_a_head_trained_on_two_processes_stays_one_head(said: dict[int, list[dict[str, Any]]]) -> None:
