@@ -16,6 +16,7 @@ from sta_lightning.arithmetic.states import (
     bounds,
     cached_size,
     is_finite,
+    moved,
     piece_size,
     slices,
     wide_dtype,
@@ -167,7 +168,7 @@ class Entries:
         shape = self.shape if whole else (-1,)
 
         def entries(source: TensorSource, dtype: torch.dtype) -> Tensor:
-            return source.read(piece, dtype).to(self.device).reshape(shape)
+            return moved(source.read(piece, dtype), self.device).reshape(shape)
 
         base = entries(self.base, self.work)
         grams = self.grams if whole else ()
@@ -180,9 +181,8 @@ class Entries:
             scores=[entries(source, wide_dtype(source.dtype)) for source in self.scores],
             grams=[whole_tensor(gram, wide_dtype(gram.dtype)).to(self.device) for gram in grams],
         )
-        for part in (base, block.origin, *block.finetuned, *block.scores, *block.grams):
-            if not is_finite(part):
-                self.refuse_infinite()
+        if not is_finite(base, block.origin, *block.finetuned, *block.scores, *block.grams):
+            self.refuse_infinite()
         return block
 
     @property

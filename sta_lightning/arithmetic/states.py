@@ -111,17 +111,30 @@ def pieces(tensor: Tensor) -> Iterator[slice]:
 
 def bounds(tensor: Tensor) -> tuple[float, float]:
     """Smallest and largest entry; NaN if the tensor holds one, (0, 0) if it is empty."""
-    if tensor.numel() == 0:
-        return 0.0, 0.0
-    if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.to(torch.float32)  # torch has no minimum for the float8 types
-    low, high = torch.aminmax(tensor.detach())
+    low, high = torch.stack(_ends(tensor)).tolist() if tensor.numel() else (0.0, 0.0)
     return float(low), float(high)
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; one pass without temporaries."""
-    return all(math.isfinite(bound) for bound in bounds(tensor))
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether no entry of tensors on one device is NaN or infinite; one pass without temporaries.
+
+    A GPU is waited for once, however many there are.
+    """
+    ends = [end for tensor in tensors if tensor.numel() for end in _ends(tensor)]
+    return not ends or all(map(math.isfinite, torch.stack(ends).tolist()))
+
+
+def _ends(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.to(torch.float32)  # torch has no minimum for the float8 types
+    return torch.aminmax(tensor.detach())
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; from pinned memory to a GPU: nobody waits for the copy."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def nonfinite_names(state: StateDict) -> list[str]:

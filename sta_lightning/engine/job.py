@@ -72,7 +72,7 @@ class Job(Request, ABC):
 
     def _sink(self, base: SourceDict) -> MemorySink:
         like = {
-            name: torch.empty(shape, dtype=dtype, device=self._device or base[name].device)
+            name: torch.empty(shape, dtype=dtype, device=own_device(self._device) or base[name].device)
             for name, (shape, dtype) in self._planned(base).items()
         }
         return MemorySink(like, None)

@@ -17,6 +17,7 @@ from sta_lightning.arithmetic import FUSION_METHODS, average, make_method, merge
 from sta_lightning.arithmetic import run as run_module
 from sta_lightning.arithmetic import states as states_module
 from sta_lightning.engine import FusionJob, Pretrained, TaskSource
+from sta_lightning.engine import job as job_module
 from sta_lightning.engine.options import FusionOptions
 from sta_lightning.errors import StaError, StaWarning
 from sta_lightning.kernels import build
@@ -151,6 +152,17 @@ def test_bounds_in_the_importance_files_change_nothing(mode: str, tmp_path: Path
     assert found[0][1] == found[1][1]
     expected = fuse(models.base, models.finetuned, models.scores, normalize=mode, dtype=F32)
     assert_written(output, expected)
+
+
+def test_a_result_in_memory_is_on_the_gpu_of_the_process(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "own_device", lambda device: torch.device("cpu"))
+    made = job(models, "average")
+    made.retype(None, torch.device("cuda"))
+    found = made.in_memory(models.pretrained).weights
+    for name, tensor in wanted(models, "average").items():
+        assert torch.equal(found[name], tensor)
 
 
 def test_the_order_of_the_tasks_changes_no_byte(models: Models, output: Path) -> None:
