@@ -71,3 +71,15 @@ def check_output(path: Path) -> None:
             f"--output: {str(path)!r} is {'a folder' if path.is_dir() else 'not named as a safetensors file'}. "
             "Give a file name that ends in .safetensors; folders that are missing are made."
         )
+
+
+def check_pictures(place: Path) -> None:
+    """Refuse a place of pictures at which there is nothing.
+
+    Raises:
+        StaError: It tells from where the place was looked for.
+    """
+    if not (place.is_dir() or place.is_file()):
+        raise StaError(
+            f"there is no file or folder '{place}' (looked from {Path.cwd()}). Give pictures, or folders of them."
+        )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sta_lightning.cli.checks import check_pictures
 from sta_lightning.encoders.pictures import ENDINGS, Found, find_images
 from sta_lightning.errors import StaError
 
@@ -35,12 +36,9 @@ def find_pictures(places: Sequence[Path]) -> Found:
                     f"the folder '{place}' holds no pictures, at any depth: files that end in {', '.join(ENDINGS)} are "
                     "looked for. Name the files themselves if they end otherwise."
                 )
-        elif place.is_file():
-            pictures = [place]
         else:
-            raise StaError(
-                f"there is no file or folder '{place}' (looked from {Path.cwd()}). Give pictures, or folders of them."
-            )
+            check_pictures(place)
+            pictures = [place]
         for picture in pictures:
             found.setdefault(os.path.abspath(picture), picture)
     return Found(list(found.values()), others)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sta_lightning.cli.checks import check_pictures
 from sta_lightning.cli.parser import RaisingParser, parse
 from sta_lightning.cli.screen import say
 from sta_lightning.engine.sources import check_there
@@ -117,6 +118,8 @@ def classify(
     if output.is_dir():
         raise StaError(f"--output: '{output}' is a folder. Give a file name, such as predictions.csv.")
     check_there(model, "--model")
+    for place in pictures:
+        check_pictures(place)
     start = time.perf_counter()
 
     # torch takes seconds to import: --help and a mistyped option must not wait for it.

@@ -244,6 +244,11 @@ def test_a_missing_file_is_named_before_torch_is_imported(line: str) -> None:
     assert "there is no weights file 'nope.safetensors' (looked from" in refused_at_once(line.split(" "))
 
 
+def test_missing_pictures_are_named_before_torch_is_imported() -> None:
+    said = refused_at_once(["predict", "--model", __file__, "nope"])
+    assert "there is no file or folder 'nope' (looked from" in said
+
+
 def refused_at_once(words: list[str]) -> str:
     """The one line by which a process refuses them that has not imported torch."""
     code = (
