@@ -12,7 +12,6 @@ from sta_lightning.benchmark.results import ZERO_SHOT
 from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, ModelSettings
 from sta_lightning.errors import StaError, listed
 from sta_lightning.ranges import SHARE
-from sta_lightning.tasks import get_task
 
 
 def check_settings(settings: BenchmarkSettings) -> None:
@@ -46,11 +45,6 @@ def check_settings(settings: BenchmarkSettings) -> None:
                 f"forget_methods.{key}: {entry.method!r} takes several fine-tunings of a task, which are "
                 f"those of several seeds; found seeds {settings.seeds}. Ask for more seeds, or leave the "
                 "method out."
-            )
-        if made(entry, 0).spares and "train" not in get_task(settings.models.control).splits:
-            raise StaError(
-                f"forget_methods.{key}: {entry.method!r} reads training images of the control, and "
-                f"{settings.models.control!r} has none. Choose another control, or leave the method out."
             )
     _check_keys(settings)
     _check_curves(settings)

@@ -230,6 +230,10 @@ class Suite:
             return settings.control_limit
         return settings.test_limit
 
+    def scored(self, task: str) -> Split:
+        """The split whose images are scored: validation of a control without training images."""
+        return "train" if "train" in get_task(self.members[task].spec).splits else "validation"
+
     def _sets_aside(self, task: str) -> bool:
         return task == self.control and "validation" not in get_task(self.members[task].spec).splits
 

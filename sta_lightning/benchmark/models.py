@@ -170,7 +170,12 @@ class Models:
         """
         suite, head = self.suite, self.head(task)
         encoder = None if task == suite.control else self.encoder(task)
-        key = {**suite.identity("train", task), "measure": what, "samples": samples, "seed": self.seed}
+        key = {
+            **suite.identity(suite.scored(task), task),
+            "measure": what,
+            "samples": samples,
+            "seed": self.seed,
+        }
         make = functools.partial(make_scores, suite, task, self.seed, what, samples, encoder, head)
         inputs = {**suite.files(task), "head": head} | ({} if encoder is None else {"encoder": encoder})
         return self.runner.run(f"scores/{task}/{what}_{samples}", key, make, inputs, _SCORING).file(SCORES)

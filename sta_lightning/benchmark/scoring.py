@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.callbacks import score
@@ -46,7 +46,7 @@ def make_scores(
     """Write what ``sta score`` writes of an encoder to ``scores.safetensors``.
 
     ``encoder`` is None for the pretrained one, ``what`` an importance's measure or ``gram``;
-    ``seed`` draws ``samples`` training images.
+    ``seed`` draws ``samples`` images: of training, or of validation for a control that has none.
     """
     settings = suite.settings
     module = CLIPClassifier(
@@ -58,6 +58,8 @@ def make_scores(
         image_size=settings.image_size,
     )
     trainer = Trainer(accelerator=settings.accelerator, devices=1, **QUIET)
-    data = suite.datamodule(task, seed)
+    data: LightningDataModule = suite.datamodule(task, seed)
+    if suite.scored(task) != "train":
+        data = LightningDataModule.from_datasets(suite.images(task, suite.scored(task)))
     score(trainer, module, data, output=folder / SCORES, measure=what, samples=samples, seed=seed)
     return {"outcome": f"{what} on {samples} images"}

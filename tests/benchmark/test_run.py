@@ -27,6 +27,7 @@ from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.plan import plan
 from sta_lightning.benchmark.results import BenchmarkResults
 from sta_lightning.benchmark.run import dry_run, run_benchmark
+from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
 from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
 from sta_lightning.callbacks.board import RESULTS
 from sta_lightning.encoders import ClassificationHead, build_encoder
@@ -398,6 +399,14 @@ def test_the_control_chooses_on_images_that_are_never_tested(settings: Benchmark
     other = Suite(replace(settings.models, control=str(file), control_limit=6))
     assert tested != other.identity("validation", "control")["tasks"]["control"]
     assert (len(test), len(aside)) == (11, 1)
+    # What `spared` reads of it is the part that is set aside.
+    assert Suite(settings.models).scored("control") == "train"
+    head, scores = file.parent / "head", file.parent / "scores"
+    for folder in (head, scores):
+        folder.mkdir()
+    make_head(suite, "control", head)
+    make_scores(suite, "control", 0, "gram", 1, None, head / HEAD, scores)
+    assert load_weights(scores / SCORES)
     images = [test[index][0] for index in range(len(test))]
     assert not any(torch.equal(aside[0][0], image) for image in images)
 

@@ -92,19 +92,6 @@ def test_models_that_cannot_be_made_are_refused_before_work_begins(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_control_to_spare_has_training_images(toy_benchmark: BenchmarkSettings, tmp_path: Path) -> None:
-    check_settings(toy_benchmark)
-    lines = Path(toy_benchmark.models.control).read_text().splitlines()
-    (tmp_path / "tested.yaml").write_text(
-        "\n".join(line for line in lines if line.split(":")[0] not in ("train", "validation"))
-    )
-    without = replace(toy_benchmark.models, control=str(tmp_path / "tested.yaml"))
-    with pytest.raises(
-        StaError, match=r"forget_methods.spared: 'spared' reads training images of the control"
-    ):
-        check_settings(replace(toy_benchmark, models=without))
-
-
 def test_one_tasks_own_fine_tuning_goes_over_the_runs() -> None:
     settings = ModelSettings(epochs=3, overrides={"digits": {"epochs": 7, "train_limit": 50}})  # type: ignore[dict-item]
     digits, textures = settings.fine_tuning("digits"), settings.fine_tuning("textures")
