@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from sta_lightning.arithmetic.sources import SourceDict
 from sta_lightning.errors import StaError, listed
+from sta_lightning.weights.encoder import dotted_ends
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Part:
         return {
             name: source
             for name, source in tensors.items()
-            if _ends(name) & ends or (name in self and not _ends(name) & others)
+            if dotted_ends(name) & ends or (name in self and not dotted_ends(name) & others)
         }
 
     def outside(self, tensors: SourceDict) -> SourceDict:
@@ -70,8 +71,3 @@ def skips(names: Iterable[str]) -> str:
 
 def _fits(name: object, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(str(name), pattern) for pattern in patterns)
-
-
-def _ends(name: str) -> set[str]:
-    parts = name.split(".")
-    return {".".join(parts[start:]) for start in range(len(parts))}

@@ -60,8 +60,8 @@ def encoder_part(
 
 
 def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> str:
-    ends = ((key, name) for name in names for key in state if key == name or key.endswith(f".{name}"))
-    counts = Counter(key.removesuffix(name) for key, name in ends)
+    wanted = frozenset(names)
+    counts = Counter(key.removesuffix(end) for key in state for end in sorted(dotted_ends(key) & wanted))
     whole = [prefix for prefix, count in counts.items() if count == len(names)]
     usual = [prefix for prefix in whole if set(prefix.split(".")[:-1]) <= _USUAL]
     if len(whole) > 1 and len(usual) == 1:
@@ -72,6 +72,12 @@ def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> 
         )
     # The fullest place tells the most about what is missing.
     return max(counts, key=lambda prefix: counts[prefix], default="")
+
+
+def dotted_ends(name: str) -> set[str]:
+    """A name, and what stands in it behind each of its dots."""
+    parts = name.split(".")
+    return {".".join(parts[start:]) for start in range(len(parts))}
 
 
 def _check_complete(state: Collection[str], names: Collection[str], prefix: str, title: str) -> None:
