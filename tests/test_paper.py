@@ -64,7 +64,9 @@ def test_the_settings_are_the_paper_s() -> None:
         assert (fit["trainer"]["max_epochs"], fit["trainer"]["gradient_clip_val"]) == (EPOCHS[task], 1.0)
         assert (score["samples"], score["measure"], score["model"]["task"]) == (32, "lp", task)
     for name in RUNS:
-        model = settings(name)["model"]
+        model, data = settings(name)["model"], settings(name)["data"]
+        if not name.startswith(("finetune/", "score/")):
+            assert data.get("init_args", data)["cache_images"] is False
         if "method" in model:
             assert (model["encoder"], model["pretrained"]) == ("ViT-B-16", "openai")
             assert model["p"] == 0.7

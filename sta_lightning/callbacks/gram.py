@@ -23,11 +23,6 @@ class GramCollection(SampledPass):
     that the layer's weight has in the encoder. See :mod:`sta_lightning.arithmetic.gram` for what is
     no linear layer.
 
-    Args:
-        output: The safetensors file to write.
-        samples: Number of training samples.
-        seed: Which samples: the same seed draws the same ones on every machine.
-
     Raises:
         StaError: The strategy shards the weights (FSDP, DeepSpeed, …), the module or the datamodule
             cannot be scored, the encoder has no linear layer, or a Gram matrix is not finite. Every
@@ -35,9 +30,6 @@ class GramCollection(SampledPass):
     """
 
     kind = measure = "gram"
-
-    def __init__(self, output: str, samples: int = 256, seed: int = 0) -> None:
-        super().__init__(output, samples, seed)
 
     @override
     def sums(self, part: Scorable, samples: Samples) -> Sums:

@@ -63,7 +63,7 @@ class SampledPass(TakesTrained, ABC):
     """What the file's metadata says under ``measure``."""
     needs_samples: bool = True
 
-    def __init__(self, output: str, samples: int, seed: int) -> None:
+    def __init__(self, output: str, samples: int = 256, seed: int = 0) -> None:
         super().__init__()
         if samples < 1:
             raise StaError(f"samples must be at least 1, not {samples}; the paper uses 32.")

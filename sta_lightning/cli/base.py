@@ -30,6 +30,7 @@ from sta_lightning.cli.placeholders import fill_placeholders
 from sta_lightning.cli.screen import say
 from sta_lightning.engine import ForgettingOptions, FusionOptions, TaskSource
 from sta_lightning.errors import StaError, printable
+from sta_lightning.modules.learned import LearnedMerging
 from sta_lightning.modules.stored import stored_settings
 from sta_lightning.weights.atomic import atomic_path
 
@@ -335,7 +336,7 @@ def _members(message: str) -> list[str]:
     named = [known[name] for name in known if f"'{name}'" in message or f".{name}'" in message]
     ours = [found for found in known.values() if found.__module__.startswith("sta_lightning.")]
     # The options of a merge and the files of its tasks are handed on: no signature has them.
-    handed_on = (FusionOptions, ForgettingOptions, TaskSource)
+    handed_on = (FusionOptions, ForgettingOptions, TaskSource, LearnedMerging)
     names = {name for found in (*(named or ours), *handed_on) for name in inspect.signature(found).parameters}
     return sorted({*names, *known} - {"self", "args", "kwargs"})
 

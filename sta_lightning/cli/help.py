@@ -35,6 +35,7 @@ _RUN = {
     "--trainer.max_epochs N": "how long; published tasks have a number of their own",
     **_CONFIG,
 }
+_EVALUATED = {option: meaning for option, meaning in _RUN.items() if "epochs" not in option}
 _AFTER = {
     "--ckpt_path FILE": "checkpoint of a fit to begin with",
     **_TRAINER,
@@ -133,26 +134,19 @@ HELPS: Mapping[str, Help] = {
             **_AFTER,
         },
     ),
-    "validate": Help(
-        "validate --config FILE --ckpt_path FILE [--option=value ...]",
-        (
-            "sta validate --config sta:finetune/miniature --model.task=digits --ckpt_path=FILE",
-            "sta validate --config sta:finetune/miniature --model.task=digits --data.batch_size=500",
-            "sta validate --config mine.yaml --ckpt_path=FILE",
-        ),
-        {name: _RUN[name] for name in _RUN if "epochs" not in name},
-        _AFTER,
-    ),
-    "test": Help(
-        "test --config FILE --ckpt_path FILE [--option=value ...]",
-        (
-            "sta test --config sta:finetune/miniature --model.task=digits --ckpt_path=FILE",
-            "sta test --config sta:finetune/miniature --model.task=digits --data.batch_size=500",
-            "sta test --config mine.yaml --ckpt_path=FILE",
-        ),
-        {name: _RUN[name] for name in _RUN if "epochs" not in name},
-        _AFTER,
-    ),
+    **{
+        verb: Help(
+            f"{verb} --config FILE --ckpt_path FILE [--option=value ...]",
+            (
+                f"sta {verb} --config sta:finetune/miniature --model.task=digits --ckpt_path=FILE",
+                f"sta {verb} --config sta:finetune/miniature --model.task=digits --data.batch_size=500",
+                f"sta {verb} --config mine.yaml --ckpt_path=FILE",
+            ),
+            _EVALUATED,
+            _AFTER,
+        )
+        for verb in ("validate", "test")
+    },
     "predict": Help(
         "predict --model FILE --task NAME PICTURES ... [--option=value ...]",
         (
@@ -185,7 +179,7 @@ HELPS: Mapping[str, Help] = {
         ),
         {
             "--output FILE": "the probabilities, images by classes",
-            **{n: _RUN[n] for n in _RUN if "epochs" not in n},
+            **_EVALUATED,
         },
         _AFTER,
     ),

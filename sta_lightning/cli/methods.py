@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+from sta_lightning.cli.catalogue import is_own
 from sta_lightning.cli.help import folded
 from sta_lightning.cli.screen import say
 from sta_lightning.errors import StaError
@@ -129,7 +130,7 @@ def _one(name: str) -> str:
     )
 
     parts: list[str] = []
-    own = "." in name or ":" in name
+    own = is_own(name)
     if name in LEARNED_METHODS:
         learned = LEARNED_METHODS[name]
         lines = [f"{learned.title} (merging by images: {learned.command})", "", learned.summary + ".", ""]

@@ -3,15 +3,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from sta_lightning.arithmetic import FORGET_METHODS, MergeMethod
-from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.methods import refuse_several
 from sta_lightning.engine.defaults import DATA_FREE_FORGETTING
 from sta_lightning.engine.job import Job
-from sta_lightning.engine.part import Part
 from sta_lightning.engine.sources import TaskSource
 
 
@@ -27,11 +24,8 @@ class ForgettingJob(Job):
         more: weights of further models fine-tuned on the same task, for a method that takes
             several.
         control_gram: the Gram matrices of what shall not change, for a method that reads them.
-        measure: the importance that the method goes by.
-        dtype: type of the weights made; ``None`` for that of ``model``.
-        device: where the arithmetic is done; ``None`` for the CPU.
-        part: which tensors are merged; ``None`` for all.
-        coefficients: by layer; ``None`` for the method's own.
+        request: ``measure``, ``dtype``, ``device``, ``part`` and ``coefficients``, see
+            :class:`~sta_lightning.engine.request.Request`.
 
     Raises:
         StaError: ``measure`` or ``more`` does not go with the method.
@@ -50,25 +44,11 @@ class ForgettingJob(Job):
         model: str | None = None,
         more: Sequence[str] = (),
         control_gram: str | None = None,
-        measure: str = "lp",
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-        part: Part | None = None,
-        coefficients: Coefficients | None = None,
+        **request: Any,
     ) -> None:
         # By what they are called in messages, and in the metadata.
         others = {f"{target} ({number})": TaskSource(path) for number, path in enumerate(more, 2)}
-        super().__init__(
-            {target: files, **others},
-            name,
-            method,
-            start=model,
-            measure=measure,
-            dtype=dtype,
-            device=device,
-            part=part,
-            coefficients=coefficients,
-        )
+        super().__init__({target: files, **others}, name, method, start=model, **request)
         refuse_several(name, method, len(more))
         self.target, self.control_gram = target, control_gram
 

@@ -4,17 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from sta_lightning.arithmetic import FUSION_METHODS, Dare, MergeMethod
 from sta_lightning.arithmetic.checks import check_statistics
-from sta_lightning.arithmetic.coefficients import Coefficients
 from sta_lightning.arithmetic.problem import Problem
 from sta_lightning.arithmetic.states import Statistics
 from sta_lightning.engine.defaults import DATA_FREE
 from sta_lightning.engine.job import Job
-from sta_lightning.engine.part import Part
 from sta_lightning.engine.sources import TaskSource
 from sta_lightning.errors import StaError
 
@@ -28,14 +25,11 @@ class FusionJob(Job):
         method: how they are fused.
         base: weights of the model that masked task vectors are added to; ``None`` for the
             pretrained one.
-        measure: the importance that the method goes by, unless it is defined with one of its own.
         dare: what is dropped from the task vectors before they are merged; ``None`` to drop none.
         statistics: what running statistics become, see
             :class:`~sta_lightning.arithmetic.problem.Problem`.
-        dtype: type of the merged weights; ``None`` for the pretrained model's.
-        device: where the arithmetic is done; ``None`` for the CPU.
-        part: which tensors are merged; ``None`` for all.
-        coefficients: by task and by layer; ``None`` for the method's own.
+        request: ``measure``, ``dtype``, ``device``, ``part`` and ``coefficients``, see
+            :class:`~sta_lightning.engine.request.Request`.
 
     Raises:
         StaError: ``measure``, ``dare`` or ``base`` does not go with the method.
@@ -51,25 +45,11 @@ class FusionJob(Job):
         method: MergeMethod,
         *,
         base: str | None = None,
-        measure: str = "lp",
         dare: Dare | None = None,
         statistics: Statistics = "pretrained",
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-        part: Part | None = None,
-        coefficients: Coefficients | None = None,
+        **request: Any,
     ) -> None:
-        super().__init__(
-            tasks,
-            name,
-            method,
-            start=base,
-            measure=measure,
-            dtype=dtype,
-            device=device,
-            part=part,
-            coefficients=coefficients,
-        )
+        super().__init__(tasks, name, method, start=base, **request)
         self.dare, self.statistics = dare, check_statistics(statistics)
         self.about: Mapping[str, Any] = {}
         if dare is not None and method.takes_vectors:

@@ -18,7 +18,6 @@ from sta_lightning.errors import StaError, listed
 # quotes, and not all postponed: jsonargparse would import these to resolve those.
 if TYPE_CHECKING:
     from sta_lightning.arithmetic import MergeMethod
-    from sta_lightning.arithmetic.coefficients import Coefficients
     from sta_lightning.arithmetic.run import Kept
     from sta_lightning.arithmetic.workers import Processes
     from sta_lightning.engine.forgetting import ForgettingJob
@@ -130,9 +129,17 @@ class MergeOptions(ABC):
     metrics: list[MetricName] | None = None
 
     @property
-    @abstractmethod
     def choice(self) -> Choice:
         """The method: as asked, or that which the files allow."""
+        if self.method is not None:
+            return Choice(self.method, "as asked")
+        if self.measure in _WEIGHED:
+            return Choice("sta", f"by the measure {self.measure}, which needs no data")
+        return self.by_files()
+
+    @abstractmethod
+    def by_files(self) -> Choice:
+        """The method where none is asked for, by whether there is importance."""
 
     @abstractmethod
     def read(self) -> dict[str, str | None]:
@@ -170,22 +177,25 @@ class MergeOptions(ABC):
             StaError: a setting is unknown or out of range.
         """
 
-    def _made(
+    def _request(
         self, methods: "Mapping[str, type[MergeMethod]]", **common: Any
-    ) -> "tuple[MergeMethod, Coefficients]":
-        """The method, and what takes the place of its one coefficient."""
+    ) -> "tuple[str, MergeMethod, dict[str, Any]]":
+        """A job's method by name and made, and what every job is told besides."""
+        from sta_lightning.arithmetic import torch_device, torch_dtype
         from sta_lightning.arithmetic.coefficients import method_with
+        from sta_lightning.engine.part import Part
 
-        return method_with(
-            self.choice.method,
-            methods,
-            self.scale,
-            self.scale_layers,
-            self.settings,
-            p=self.p,
-            seed=self.seed,
-            **common,
-        )
+        name, common = self.choice.method, {"p": self.p, "seed": self.seed, **common}
+        scales = self.scale, self.scale_layers
+        method, coefficients = method_with(name, methods, *scales, self.settings, **common)
+        request = {
+            "measure": self.measure or "lp",
+            "dtype": torch_dtype(self.dtype),
+            "device": torch_device(self.device),
+            "part": Part(tuple(self.only or ()), tuple(self.skip or ()), self.resample),
+            "coefficients": coefficients,
+        }
+        return name, method, request
 
     def task_heads(self) -> "dict[str, TaskHead]":
         """The heads that go into the written file, by task.
@@ -267,13 +277,8 @@ class FusionOptions(MergeOptions):
             found[f"Gram matrices of task '{task}'"] = files.gram
         return found
 
-    @property
     @override
-    def choice(self) -> Choice:
-        if self.method is not None:
-            return Choice(self.method, "as asked")
-        if self.measure in _WEIGHED:
-            return Choice("sta", f"by the measure {self.measure}, which needs no data")
+    def by_files(self) -> Choice:
         without = [task for task, files in self.sources.items() if files.importance is None]
         if self.measure is not None or not without:
             return Choice("sta", "every task has its importance")
@@ -284,29 +289,17 @@ class FusionOptions(MergeOptions):
 
     @override
     def job(self) -> "FusionJob":
-        from sta_lightning.arithmetic import FUSION_METHODS, Dare, torch_device, torch_dtype
+        from sta_lightning.arithmetic import FUSION_METHODS, Dare
         from sta_lightning.engine.fusion import FusionJob
-        from sta_lightning.engine.part import Part
         from sta_lightning.engine.vectors import check_vectors
 
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
-        name = self.choice.method
-        refuse_by_images(name, self.foretell)
-        method, coefficients = self._made(FUSION_METHODS, normalize=self.normalize)
-        job = FusionJob(
-            self.sources,
-            name,
-            method,
-            base=self.base,
-            measure=self.measure or "lp",
-            dare=None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed),
-            statistics=self.statistics,
-            dtype=torch_dtype(self.dtype),
-            device=torch_device(self.device),
-            part=Part(tuple(self.only or ()), tuple(self.skip or ()), self.resample),
-            coefficients=coefficients,
-        )
+        refuse_by_images(self.choice.method, self.foretell)
+        name, method, request = self._request(FUSION_METHODS, normalize=self.normalize)
+        dare = None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed)
+        request |= {"base": self.base, "dare": dare, "statistics": self.statistics}
+        job = FusionJob(self.sources, name, method, **request)
         if self.vectors is not None:
             check_vectors(job)
         job.about = self.about
@@ -393,36 +386,17 @@ class ForgettingOptions(MergeOptions):
             **more,
         }
 
-    @property
     @override
-    def choice(self) -> Choice:
-        if self.method is not None:
-            return Choice(self.method, "as asked")
-        if self.measure in _WEIGHED:
-            return Choice("sta", f"by the measure {self.measure}, which needs no data")
+    def by_files(self) -> Choice:
         if self.measure is not None or self.source.importance is not None:
             return Choice("sta", "the task has its importance")
         return Choice(DATA_FREE_FORGETTING, "no importance lies beside the fine-tuned model")
 
     @override
     def job(self) -> "ForgettingJob":
-        from sta_lightning.arithmetic import FORGET_METHODS, torch_device, torch_dtype
+        from sta_lightning.arithmetic import FORGET_METHODS
         from sta_lightning.engine.forgetting import ForgettingJob
-        from sta_lightning.engine.part import Part
 
-        name = self.choice.method
-        method, coefficients = self._made(FORGET_METHODS)
-        return ForgettingJob(
-            self.target,
-            self.source,
-            name,
-            method,
-            model=self.model,
-            more=self.more or (),
-            control_gram=self.control_gram,
-            measure=self.measure or "lp",
-            dtype=torch_dtype(self.dtype),
-            device=torch_device(self.device),
-            part=Part(tuple(self.only or ()), tuple(self.skip or ()), self.resample),
-            coefficients=coefficients,
-        )
+        name, method, request = self._request(FORGET_METHODS)
+        request |= {"model": self.model, "more": self.more or (), "control_gram": self.control_gram}
+        return ForgettingJob(self.target, self.source, name, method, **request)

@@ -41,7 +41,7 @@ class Request(ABC):
         method: what is done.
         start: weights of the model that is changed; ``None`` for the pretrained one.
         measure: the importance that the method goes by, unless it is defined with one of its own.
-        dtype: type of the merged weights; ``None`` for that of the model that is changed.
+        dtype: type of the weights made; ``None`` for that of the model that is changed.
         device: where the arithmetic is done; ``None`` for the CPU.
         part: which tensors are merged; ``None`` for all.
         coefficients: by task and by layer; ``None`` for the method's own.
@@ -70,9 +70,9 @@ class Request(ABC):
         method: MergeMethod,
         *,
         start: str | None,
-        measure: str,
-        dtype: torch.dtype | None,
-        device: torch.device | None,
+        measure: str = "lp",
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
         part: Part | None = None,
         coefficients: Coefficients | None = None,
     ) -> None:

@@ -25,9 +25,8 @@ class AdaMerging(LearnedMerging):
     made smaller. No label is read, but the images are by default those of the test sets: the method
     is transductive.
 
-    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
-    images [B, 3, S, S]``. Logs ``train/entropy`` (the mean over the tasks, in nats),
-    ``train/<task>/entropy`` and ``coefficient/<task>`` (the mean over the tensors, 0 to 1).
+    Logs ``train/entropy`` (the mean over the tasks, in nats), ``train/<task>/entropy`` and
+    ``coefficient/<task>`` (the mean over the tensors, 0 to 1).
 
     The defaults are the authors': Adam, learning rate 1e-3, coefficients from 0.3 on. Their 500
     steps are the trainer's ``max_steps``, their batches of 16 the datamodule's ``batch_size``.
@@ -35,11 +34,6 @@ class AdaMerging(LearnedMerging):
     Args:
         tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, and its
             head if it is not to be made; or the names alone, see ``files``.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
-            model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
-            package ships.
-        image_size: Side of the input in pixels; ``None`` for the encoder's own.
         granularity: A coefficient for every ``task``, or for every task and ``tensor`` (the
             authors' layer-wise).
         trim: Share of the largest entries that each task vector keeps (0.2 in AdaMerging++), less
@@ -47,10 +41,7 @@ class AdaMerging(LearnedMerging):
             they are.
         init: Where the coefficients start, between 0 and 1.
         learning_rate: Of Adam.
-        output: File for the merged encoder (safetensors), written when the fit ends; ``None``
-            to write none.
-        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
-            for the task's name.
+        shared: See :class:`~sta_lightning.modules.learned.LearnedMerging`, for the datamodule too.
 
     Raises:
         StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
@@ -66,19 +57,15 @@ class AdaMerging(LearnedMerging):
     def __init__(
         self,
         tasks: dict[str, TaskSource] | list[str],
-        encoder: str = "miniature",
-        pretrained: str | None = None,
-        image_size: int | None = None,
         granularity: Granularity = "tensor",
         trim: float | None = None,
         init: float = 0.3,
         learning_rate: float = 1e-3,
-        output: str | None = None,
-        files: TaskSource | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(tasks, encoder, pretrained, image_size, learning_rate, output, files)
+        super().__init__(tasks, learning_rate, **shared)
         _check_settings(granularity, trim, init)
-        self._granularity, self._trim, self._init = granularity, trim, init
+        self._granularity, self._trim, self.init = granularity, trim, init
 
     @override
     def read(self, sources: Mapping[str, tuple[str, TaskSource]]) -> Frozen:
@@ -88,7 +75,7 @@ class AdaMerging(LearnedMerging):
     def start(self, frozen: Frozen) -> Tensor:
         tasks, tensors = len(frozen.vectors), len(weight_names(frozen.encoder.state_dict()))
         shape = (tasks,) if self._granularity == "task" else (tasks, tensors)
-        return torch.full(shape, float(self._init))
+        return torch.full(shape, float(self.init))
 
     @override
     def limited(self) -> Tensor:
@@ -98,10 +85,6 @@ class AdaMerging(LearnedMerging):
     @override
     def loss(self, task: str, images: Tensor, logits: Tensor) -> Tensor:
         return entropy(logits)
-
-    @override
-    def own_settings(self) -> dict[str, Any]:
-        return {**self.identity(), "init": self._init}
 
     @override
     def identity(self) -> dict[str, Any]:

@@ -30,28 +30,18 @@ class DistilledMerging(LearnedMerging):
     tasks of the mean Kullback-Leibler divergence between the fine-tuned model's predictions and the
     merged model's. A task takes a few training images without their labels.
 
-    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
-    images [B, 3, S, S]``. Logs ``train/divergence`` (the mean over the tasks, in nats),
-    ``train/<task>/divergence``, ``coefficient/<task>`` and ``coefficient/merge/<method>`` (the mean
-    over the tensors).
+    Logs ``train/divergence`` (the mean over the tasks, in nats), ``train/<task>/divergence``,
+    ``coefficient/<task>`` and ``coefficient/merge/<method>`` (the mean over the tensors).
 
     Args:
         tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, its head if
             it is not to be made, and what ``merges`` read; or the names alone, see ``files``.
-        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
-            model's name.
-        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
-            package ships.
-        image_size: Side of the input in pixels; ``None`` for the encoder's own.
         merges: Methods of ``sta merge``, with their default settings; the first is the start.
             ``None`` for SWUDI-A, and Spectral STA where every task has its Gram matrices, else
             TSV-M.
         init: The coefficient of the first of them at the start.
         learning_rate: Of Adam.
-        output: File for the merged encoder (safetensors), written when the fit ends; ``None``
-            to write none.
-        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
-            for the task's name.
+        shared: See :class:`~sta_lightning.modules.learned.LearnedMerging`, for the datamodule too.
 
     Raises:
         StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
@@ -64,21 +54,17 @@ class DistilledMerging(LearnedMerging):
     def __init__(
         self,
         tasks: dict[str, TaskSource] | list[str],
-        encoder: str = "miniature",
-        pretrained: str | None = None,
-        image_size: int | None = None,
         merges: list[str] | None = None,
         init: float = 1.2,
         learning_rate: float = 1e-2,
-        output: str | None = None,
-        files: TaskSource | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(tasks, encoder, pretrained, image_size, learning_rate, output, files)
+        super().__init__(tasks, learning_rate, **shared)
         grams = all(source.gram is not None for source in self._sources.values())
         self._merges = ["swudi_a", "spectral_sta" if grams else "tsv"] if merges is None else list(merges)
         if not self._merges or len(set(self._merges)) < len(self._merges):
             raise StaError(f"merges names {listed(self._merges)}: give one method or more, each once.")
-        self._init = init
+        self.init = init
         # Told now, and not when everything has been read.
         self._jobs = {name: FusionOptions({**self._sources}, method=name).job() for name in self._merges}
 
@@ -99,7 +85,7 @@ class DistilledMerging(LearnedMerging):
     @override
     def start(self, frozen: Frozen) -> Tensor:
         found = torch.zeros(len(frozen.vectors), len(weight_names(frozen.encoder.state_dict())))
-        found[0] = self._init
+        found[0] = self.init
         return found
 
     @override
@@ -110,10 +96,6 @@ class DistilledMerging(LearnedMerging):
         with torch.no_grad():
             target = frozen.heads[task](functional_call(frozen.encoder, weights, (images,)))
         return divergence(target.float(), logits)
-
-    @override
-    def own_settings(self) -> dict[str, Any]:
-        return {**self.identity(), "init": self._init}
 
     @override
     def identity(self) -> dict[str, Any]:

@@ -46,8 +46,25 @@ class LearnedMerging(StoredSettings, ABC):
     parameters; encoder, vectors and heads are held once in each process, frozen and in evaluation
     mode, and are in no checkpoint.
 
-    A subclass says which vectors there are, where the coefficients start, and what the loss is; the
-    arguments are described there.
+    A subclass says which vectors there are, where the coefficients start, and what the loss is.
+
+    The datamodule is an ``UnlabelledDataModule``, or any whose training loader gives ``task ->
+    images [B, 3, S, S]``.
+
+    Args:
+        tasks: By task name (or the path of a task's YAML file): its fine-tuned encoder, its head if
+            it is not to be made, and what the method reads besides; or the names alone, see
+            ``files``.
+        learning_rate: Of Adam.
+        encoder: ``miniature``, an open_clip architecture such as ``ViT-B-16``, or ``timm/`` and a
+            model's name.
+        pretrained: The pretrained weights (a file or a tag of open_clip); ``None`` for those the
+            package ships.
+        image_size: Side of the input in pixels; ``None`` for the encoder's own.
+        output: File for the merged encoder (safetensors), written when the fit ends; ``None``
+            to write none.
+        files: Files of every task, where ``tasks`` does not say others; ``{task}`` in a path stands
+            for the task's name.
 
     Raises:
         StaError: An argument is unknown or out of range; in a fit, a source is missing or does not
@@ -58,21 +75,29 @@ class LearnedMerging(StoredSettings, ABC):
     """The name among the learned methods."""
     goal: ClassVar[str]
     """What the loss is, as the loggers call it."""
+    init: float
+    """Where the coefficients start."""
     coefficients: nn.Parameter
 
     def __init__(
         self,
         tasks: dict[str, TaskSource] | list[str],
-        encoder: str,
-        pretrained: str | None,
-        image_size: int | None,
         learning_rate: float,
-        output: str | None,
-        files: TaskSource | None,
+        encoder: str = "miniature",
+        pretrained: str | None = None,
+        image_size: int | None = None,
+        output: str | None = None,
+        files: TaskSource | None = None,
     ) -> None:
         super().__init__()
         self.title = LEARNED_METHODS[self.method].title
-        _check_settings(learning_rate, output)
+        if not learning_rate > 0:
+            raise StaError(f"learning_rate={learning_rate} must lie above 0.")
+        # Told now, and not when everything has been learned.
+        if output is not None and (Path(output).suffix != SAFETENSORS or Path(output).is_dir()):
+            raise StaError(
+                f"output={output!r} cannot be written: give the name of a file that ends in {SAFETENSORS}."
+            )
         # Sorted, as in a merge: the result does not depend on the order of the tasks.
         sources = task_sources(tasks, files or TaskSource())
         named = sorted((get_task(spec).name, spec) for spec in sources)
@@ -113,12 +138,8 @@ class LearnedMerging(StoredSettings, ABC):
         """
 
     @abstractmethod
-    def own_settings(self) -> dict[str, Any]:
-        """Return the settings that are this method's own, for the loggers and the written file."""
-
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint's coefficients belong to, besides the tasks."""
+        """Return the settings of its own that a checkpoint's coefficients belong to."""
 
     def limited(self) -> Tensor:
         """Return the coefficients as they are used, in the shape of :meth:`start`."""
@@ -253,7 +274,8 @@ class LearnedMerging(StoredSettings, ABC):
             "encoder": self._encoder_name,
             "image_size": self._image_size,
             **({} if tag is None else {"pretrained": tag}),
-            **self.own_settings(),
+            **self.identity(),
+            "init": self.init,
             "learning_rate": self.learning_rate,
             "tasks": list(self._sources),
             **({"images": self._images} if self._images else {}),
@@ -363,16 +385,6 @@ def learn(
         torch.manual_seed(seed)
         trainer.fit(module, datamodule=datamodule)
     return module.merged_weights()
-
-
-def _check_settings(learning_rate: float, output: str | None) -> None:
-    if not learning_rate > 0:
-        raise StaError(f"learning_rate={learning_rate} must lie above 0.")
-    # Told now, and not when everything has been learned.
-    if output is not None and (Path(output).suffix != SAFETENSORS or Path(output).is_dir()):
-        raise StaError(
-            f"output={output!r} cannot be written: give the name of a file that ends in {SAFETENSORS}."
-        )
 
 
 def _check_trainer(trainer: Any, title: str) -> None:
