@@ -118,18 +118,18 @@ class ClassificationHead(nn.Module):
         save_weights(Path(path), tensors, said)
 
     @classmethod
-    def load(cls, path: str | Path, *, trainable: bool = False) -> ClassificationHead:
+    def load(cls, path: str | Path) -> ClassificationHead:
         """Read a head that ``save`` wrote.
 
         Raises:
             StaError: if the file is missing or holds no head.
         """
-        return cls.of(read_head_file(path), trainable=trainable)
+        return cls.of(read_head_file(path))
 
     @classmethod
-    def of(cls, head: TaskHead, *, trainable: bool = False) -> ClassificationHead:
+    def of(cls, head: TaskHead) -> ClassificationHead:
         """Make the module of a head that came with a merged encoder."""
-        return cls(head.weight, head.bias, normalize=head.normalize, trainable=trainable)
+        return cls(head.weight, head.bias, normalize=head.normalize)
 
     def for_file(self, class_names: Sequence[str] | None = None) -> TaskHead:
         """Return what goes with a merged encoder into its file.

@@ -39,31 +39,26 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
 
-    def __call__(self, image: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Turn one image (PIL, or uint8 ``[3 or 1, H, W]``) into float32 ``[3, S, S]``."""
-        return self.batch([image], generator)[0]
+    def __call__(self, image: Any) -> Tensor:
+        """Turn one image into float32 ``[3, S, S]``; see :meth:`batch`."""
+        return self.batch([image])[0]
 
-    def batch(
-        self, images: Sequence[Any], generator: torch.Generator | None = None, *, crops: Tensor | None = None
-    ) -> Tensor:
-        """Turn images into float32 ``[B, 3, S, S]``; tensors of one size are treated all at once.
+    def batch(self, images: Sequence[Any]) -> Tensor:
+        """Turn images into float32 ``[B, 3, S, S]``, by the centre crop; see :meth:`pixels`."""
+        return self.normalize(self.pixels(images))
+
+    def pixels(self, images: Sequence[Any], crops: Tensor | None = None) -> Tensor:
+        """Resize and crop images, as before ``normalize``: uint8 ``[B, 3, S, S]``.
 
         Args:
-            images: PIL images, or uint8 tensors of shape ``[3 or 1, H, W]``.
-            generator: Source of random crops.
-            crops: In a generator's place three numbers of [0, 1) for each image, ``[B, 3]``: its
-                share of the area, and the place from above and from the left. Centre crops if
-                neither is given.
+            images: PIL images, or uint8 tensors of shape ``[3 or 1, H, W]``; those of one size are
+                treated all at once.
+            crops: Three numbers of [0, 1) for each image, ``[B, 3]``: its share of the area, and
+                the place from above and from the left; centre crops if not given.
 
         Raises:
             StaError: if an image is neither.
         """
-        if generator is not None:
-            crops = torch.rand(len(images), 3, generator=generator)
-        return self.normalize(self.pixels(images, crops))
-
-    def pixels(self, images: Sequence[Any], crops: Tensor | None = None) -> Tensor:
-        """Resize and crop images, as before ``normalize``: uint8 ``[B, 3, S, S]``."""
         if crops is None and all(
             isinstance(image, Tensor) and image.shape == images[0].shape for image in images
         ):

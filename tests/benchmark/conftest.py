@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sta_lightning.benchmark.results import BenchmarkResults
+from sta_lightning.benchmark.run import run_benchmark
 from sta_lightning.benchmark.settings import (
     BenchmarkSettings,
     Curves,
@@ -116,3 +120,32 @@ def toy_benchmark(toy_models: ModelSettings) -> BenchmarkSettings:
 def settings(toy_benchmark: BenchmarkSettings, tmp_path: Path) -> BenchmarkSettings:
     """The toy benchmark with an output folder of the test's own."""
     return replace(toy_benchmark, output=str(tmp_path / "benchmark"))
+
+
+@pytest.fixture(scope="session")
+def done(
+    toy_benchmark: BenchmarkSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[BenchmarkSettings, BenchmarkResults]:
+    """A benchmark that was run."""
+    settings = replace(toy_benchmark, output=str(tmp_path_factory.mktemp("done") / "benchmark"))
+    return settings, run_benchmark(settings)
+
+
+@pytest.fixture
+def no_report() -> Iterator[None]:
+    """Leaves out the drawing of figures, which takes longer than these benchmarks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sta_lightning.benchmark.run.write_board", lambda results, folder: None)
+        patch.setattr("sta_lightning.benchmark.run.write_report", lambda results, output: output)
+        yield
+
+
+@pytest.fixture
+def copied(
+    done: tuple[BenchmarkSettings, BenchmarkResults], no_report: None, tmp_path: Path
+) -> tuple[BenchmarkSettings, BenchmarkResults]:
+    """The same in a folder of the test's own."""
+    settings, results = done
+    folder = tmp_path / "copy"
+    shutil.copytree(settings.output, folder)
+    return replace(settings, output=str(folder)), results

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sta_lightning.benchmark.cells import Cell, windows
+from sta_lightning.benchmark.kinds import other_fine_tunings
 from sta_lightning.benchmark.plan import described, duration, plan
 from sta_lightning.benchmark.settings import BenchmarkSettings, Curves, TradeOff
 
@@ -86,3 +88,17 @@ def test_the_description_counts_and_times(toy_benchmark: BenchmarkSettings) -> N
 )
 def test_times_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_every_seed_forgets_by_fine_tunings_of_its_own() -> None:
+    from types import SimpleNamespace as Simple
+
+    for seeds in ([0, 1, 2], [5, 6, 7, 8]):
+        peers = {seed: Simple(encoder=lambda task, seed=seed: Path(f"{task}_{seed}")) for seed in seeds}
+        models = [Simple(settings=Simple(seeds=seeds), seed=seed, peers=peers) for seed in seeds]
+        chosen = [
+            frozenset({f"t_{own.seed}", *map(str, other_fine_tunings(own, "t"))})  # type: ignore[arg-type]
+            for own in models
+        ]
+        assert len(set(chosen)) == len(seeds)
+        assert {len(one) for one in chosen} == {len(seeds) - 1}

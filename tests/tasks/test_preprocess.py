@@ -64,33 +64,37 @@ def test_a_batch_is_what_its_images_are_alone() -> None:
     torch.testing.assert_close(prepare.batch(same), torch.stack([prepare(image) for image in same]))
 
 
-def test_random_crops_follow_the_generator_alone() -> None:
+def drawn(count: int, seed: int) -> torch.Tensor:
+    """Random crops."""
+    return torch.rand(count, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_random_crops_follow_what_was_drawn_alone() -> None:
     prepare, image = Preprocess(16, MEAN, STD), photo(40, 30)
     before = torch.get_rng_state()
-    first = prepare.batch([image] * 4, torch.Generator().manual_seed(1))
-    assert torch.equal(first, prepare.batch([image] * 4, torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, prepare.batch([image] * 4, torch.Generator().manual_seed(2)))
+    first = prepare.pixels([image] * 4, drawn(4, 1))
+    assert torch.equal(first, prepare.pixels([image] * 4, drawn(4, 1)))
+    assert not torch.equal(first, prepare.pixels([image] * 4, drawn(4, 2)))
     assert not torch.equal(first[0], first[1])
     assert torch.equal(before, torch.get_rng_state())
     assert first.shape == (4, 3, 16, 16)
 
 
-def test_random_crops_can_be_given() -> None:
+def test_every_image_has_its_own_crop() -> None:
     prepare, images = Preprocess(16, MEAN, STD), [photo(40, 30, seed=seed) for seed in range(3)]
-    crops = torch.rand(3, 3, generator=torch.Generator().manual_seed(1))
-    found = prepare.batch(images, crops=crops)
-    assert torch.equal(found, prepare.batch(images, torch.Generator().manual_seed(1)))
-    assert torch.equal(found[1:], prepare.batch(images[1:], crops=crops[1:])), "each image has its own"
+    crops = drawn(3, 1)
+    found = prepare.pixels(images, crops)
+    assert torch.equal(found[1:], prepare.pixels(images[1:], crops[1:]))
     corner = prepare.pixels([torch.arange(256, dtype=torch.uint8).view(1, 16, 16)], torch.zeros(1, 3))
     assert corner.dtype == torch.uint8
     assert corner[0, 0, 0, 0] < 3, "no place from above and from the left"
     with pytest.raises(ValueError, match="shorter"):
-        prepare.batch(images, crops=crops[:2])
+        prepare.pixels(images, crops[:2])
 
 
 def test_random_crops_keep_most_of_the_image_and_never_mirror() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64).contiguous()
-    found = Preprocess(64, (0, 0, 0), (1, 1, 1)).batch([ramp] * 30, torch.Generator().manual_seed(0)) * 255
+    found = Preprocess(64, MEAN, STD).pixels([ramp] * 30, drawn(30, 0)).float()
     steps = (found[..., -1] - found[..., 0]).mean(dim=(1, 2)) / (4 * 63)
     assert bool((steps > 0.93).all())
     assert bool((steps < 1.001).all())

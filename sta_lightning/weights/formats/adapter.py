@@ -42,6 +42,7 @@ _BEYOND = (
 )
 # Ways to draw the first matrices that leave the base as it is; the others take a part out of it.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+_MERGE_FIRST = "Put it into its base with `merge_and_unload` of peft, and give the model that this makes."
 
 
 def is_adapter(path: PathLike) -> bool:
@@ -115,15 +116,9 @@ def open_adapter(path: PathLike, base: Checkpoint, stack: ExitStack) -> Checkpoi
 def _check_config(config: Mapping[str, Any], title: str) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise StaError(
-            f"{title} is of the kind {kind!r}; LoRA is read (DoRA and rsLoRA too). Put it into its base with "
-            "`merge_and_unload` of peft, and give the model that this makes."
-        )
+        raise StaError(f"{title} is of the kind {kind!r}; LoRA is read (DoRA and rsLoRA too). {_MERGE_FIRST}")
     if beyond := [name for name in _BEYOND if config.get(name)]:
-        raise StaError(
-            f"{title} uses {listed(beyond)}, which its matrices do not tell. Put it into its base with `merge_and_unload` "
-            "of peft, and give the model that this makes."
-        )
+        raise StaError(f"{title} uses {listed(beyond)}, which its matrices do not tell. {_MERGE_FIRST}")
     start = config.get("init_lora_weights")
     if start not in _STARTS:
         raise StaError(
@@ -144,10 +139,7 @@ def _sorted(
         if found:
             matrices[name.removesuffix(f".{found[0]}")][_PARTS[found[0]]] = source
         elif ".lora_" in name:
-            raise StaError(
-                f"{title} holds '{full}', a part of LoRA that is not known here. Put it into its base with `merge_and_unload` "
-                "of peft, and give the model that this makes."
-            )
+            raise StaError(f"{title} holds '{full}', a part of LoRA that is not known here. {_MERGE_FIRST}")
         elif _BASES_OWN not in name:
             copies[_INSIDE.sub("", name)] = source
     if not matrices and not copies:
@@ -161,8 +153,7 @@ def _weight(config: Mapping[str, Any], module: str, title: str) -> str:
     found = {leaf for home, _, leaf in named if module == home or module.endswith(f".{home}")}
     if len(found) > 1 or module.endswith(".base_layer"):
         raise StaError(
-            f"{title} changes several parameters of '{module.removesuffix('.base_layer')}'. Put it into its base with "
-            "`merge_and_unload` of peft, and give the model that this makes."
+            f"{title} changes several parameters of '{module.removesuffix('.base_layer')}'. {_MERGE_FIRST}"
         )
     return f"{module}.{found.pop() if found else 'weight'}"
 
@@ -216,8 +207,7 @@ def _by_pattern(patterns: object, module: str, default: object, title: str) -> o
     for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
         if not _PLAIN.fullmatch(pattern):
             raise StaError(
-                f"{title} gives ranks or alphas by {pattern!r}, which is no plain name. Put it into its base with "
-                "`merge_and_unload` of peft, and give the model that this makes."
+                f"{title} gives ranks or alphas by {pattern!r}, which is no plain name. {_MERGE_FIRST}"
             )
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

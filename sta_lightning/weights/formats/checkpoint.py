@@ -27,6 +27,8 @@ from sta_lightning.weights.tensor_file import TensorFile
 INDEX = ".index.json"
 """How the name of a table of shards ends."""
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+"""The weights of an adapter beside its configuration."""
 USUAL_NAMES = (
     "model.safetensors",
     f"model.safetensors{INDEX}",
@@ -35,12 +37,9 @@ USUAL_NAMES = (
     "pytorch_model.bin",
     f"pytorch_model.bin{INDEX}",
     "open_clip_pytorch_model.bin",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
+    *ADAPTERS,
 )
 """The names under which folders from a hub keep weights; the first that is there is read."""
-ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-"""The weights of an adapter beside its configuration."""
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 
 
@@ -183,7 +182,7 @@ def _file_of(asked: Path) -> Path:
     """The file itself, or that with the weights in a folder."""
     if not asked.is_dir():
         return asked
-    found = [asked / name for name in (*USUAL_NAMES, *ADAPTERS) if (asked / name).is_file()]
+    found = [asked / name for name in USUAL_NAMES if (asked / name).is_file()]
     if not found:
         inside = sorted(item.name for item in asked.iterdir())
         for name in inside:
