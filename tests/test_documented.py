@@ -66,6 +66,7 @@ PARSED = {
     "compare.yaml": "weights and data sets of the internet",
     "benchmark --config configs/benchmark/miniature.yaml": "hours, but for --dry-run",
     "benchmark --config sta:benchmark/miniature": "hours",
+    "benchmark --config configs/benchmark/prepared.yaml": "an hour",
     "runs/benchmark/": "the models of a benchmark",
 }
 # Pages and lines that are run elsewhere.

@@ -6,10 +6,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
-from sta_lightning.benchmark.entries import check_entry, is_learned, made, needs_no_coefficient, statistic
+from sta_lightning.benchmark.entries import (
+    check_entry,
+    finetunings,
+    is_learned,
+    made,
+    needs_no_coefficient,
+    statistic,
+)
 from sta_lightning.benchmark.results import ZERO_SHOT
-from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, ModelSettings
+from sta_lightning.benchmark.settings import BEST, BenchmarkSettings, Finetuning, ModelSettings
 from sta_lightning.errors import StaError, listed
 from sta_lightning.ranges import SHARE
 
@@ -49,8 +57,16 @@ def check_settings(settings: BenchmarkSettings) -> None:
     _check_keys(settings)
     _check_curves(settings)
     _check_trade_off(settings)
+    kinds = [get_args(Finetuning), finetunings(settings)]
+    if unknown := [kind for kind in kinds[1] if kind not in kinds[0]]:
+        raise StaError(f"finetuning: {listed(kinds[0])}; found {listed(unknown)}.")
     if settings.finetuned is not None:
         _check_pattern(settings.finetuned, len(settings.seeds))
+        if kinds[1] != ["plain"]:
+            raise StaError(
+                f"finetuned: the encoders are there already, and rows ask for fine-tunings of the kinds {listed(kinds[1])}. "
+                "Leave `finetuned` out to fine-tune, or `finetuning` out of the rows."
+            )
 
 
 def _check_models(settings: ModelSettings) -> None:

@@ -11,8 +11,14 @@ from typing import Any
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS, Dare, MergeMethod, make_method
 from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.arithmetic.registry import LEARNED_METHODS, find_method
-from sta_lightning.benchmark.results import MethodInfo
-from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, ForgettingEntry, MethodEntry
+from sta_lightning.benchmark.results import FINE_TUNED, MethodInfo
+from sta_lightning.benchmark.settings import (
+    BenchmarkSettings,
+    Choice,
+    Finetuning,
+    ForgettingEntry,
+    MethodEntry,
+)
 from sta_lightning.errors import StaError, listed
 
 
@@ -54,15 +60,33 @@ def statistic(entry: MethodEntry) -> str | None:
     return measure.file if method.needs_importance and measure is not None else None
 
 
-def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
-    """Every (measure, samples) that some method or curve asks for."""
+def every_entry(settings: BenchmarkSettings) -> list[MethodEntry]:
+    """The rows of both tables."""
+    return [*settings.methods.values(), *settings.forget_methods.values()]
+
+
+def finetunings(settings: BenchmarkSettings) -> list[Finetuning]:
+    """How models are fine-tuned: as usual first, then the other kinds that some row asks for."""
+    return list(dict.fromkeys(("plain", *(entry.finetuning for entry in every_entry(settings)))))
+
+
+def references(settings: BenchmarkSettings) -> dict[str, tuple[Finetuning, bool]]:
+    """Key of a row of fine-tuned models -> their kind, and whether by their linearisation."""
+    found: dict[str, tuple[Finetuning, bool]] = {FINE_TUNED: ("plain", False)}
+    return found | {entry.reference: (entry.finetuning, entry.tangent) for entry in every_entry(settings)}
+
+
+def statistics_wanted(settings: BenchmarkSettings, finetuning: Finetuning) -> list[tuple[str, int]]:
+    """Every (measure, samples) that some method or curve asks for of models of one kind."""
     wanted: dict[tuple[str, int], None] = {}
-    for entry in (*settings.methods.values(), *settings.forget_methods.values()):
-        for variant in entry.variants:
+    for entry in every_entry(settings):
+        for variant in entry.variants if entry.finetuning == finetuning else ():
             what = statistic(variant)
             if what is not None:
                 wanted[what, variant.samples or settings.models.samples] = None
     for key in settings.curves.samples_methods if settings.curves.samples else ():
+        if settings.methods[key].finetuning != finetuning:
+            continue
         what = statistic(settings.methods[key])
         assert what is not None
         wanted |= dict.fromkeys((what, samples) for samples in settings.curves.samples)
@@ -70,10 +94,11 @@ def statistics_wanted(settings: BenchmarkSettings) -> list[tuple[str, int]]:
 
 
 def control_wanted(settings: BenchmarkSettings) -> list[int]:
-    """The numbers of the control's samples of which some forgetting reads Gram matrices."""
+    """The numbers of the control's samples of which a forgetting or a fit reads Gram matrices."""
     variants = (variant for entry in settings.forget_methods.values() for variant in entry.variants)
     wanted = (each.samples or settings.models.samples for each in variants if made(each, 0).spares)
-    return list(dict.fromkeys(wanted))
+    fits = [settings.models.samples] if "spare" in finetunings(settings) else []
+    return list(dict.fromkeys((*fits, *wanted)))
 
 
 def entry_key(entry: MethodEntry, seed: int) -> dict[str, Any]:
@@ -113,8 +138,10 @@ def entry_source(entry: MethodEntry) -> set[str]:
 def shown(entry: MethodEntry, choice: Choice) -> dict[str, Any]:
     """The settings for a reader: the coefficient, what was tuned, what the entry sets."""
     chosen = entry.with_choice(choice)
+    fits: dict[str, str] = {} if entry.finetuning == "plain" else {"fits": entry.finetuning}
+    fits |= {"evaluated": "tangent"} if entry.tangent else {}
     if is_learned(chosen):
-        return dict(chosen.settings)
+        return {**chosen.settings, **fits}
     method = made(chosen, 0)
     has = method.settings()
     names = [name for name in ("p", "scale") if name in has]
@@ -125,7 +152,7 @@ def shown(entry: MethodEntry, choice: Choice) -> dict[str, Any]:
         found["normalize"] = has["normalize"]
     if chosen.dare is not None:
         found["dare"] = chosen.dare
-    return found | {name: value for name, value in choice.items() if name not in has}
+    return found | {name: value for name, value in choice.items() if name not in has} | fits
 
 
 def method_info(key: str, entry: MethodEntry) -> MethodInfo:
@@ -141,7 +168,8 @@ def method_info(key: str, entry: MethodEntry) -> MethodInfo:
     forgets = entry.method in FORGET_METHODS or isinstance(entry, ForgettingEntry)
     fuses = entry.method not in FORGET_METHODS or entry.method in FUSION_METHODS
     return MethodInfo(
-        key, label, card.summary, data, tunes, card.source, entry.group, entry.paper, fuses, forgets
+        *(key, label, card.summary, data, tunes, card.source, entry.group, entry.paper, fuses, forgets),
+        entry.reference,
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sta_lightning.benchmark.settings import ModelSettings
 from sta_lightning.benchmark.statistics import Bits
 from sta_lightning.encoders import ClassificationHead, empty_encoder
 from sta_lightning.errors import StaError
+from sta_lightning.modules.linearised import linearised_features
 from sta_lightning.modules.parts import Weights, encoder_with
 
 
@@ -48,6 +51,7 @@ def classified(
     images: Mapping[str, Dataset[tuple[Tensor, int]]],
     heads: Mapping[str, Path],
     settings: ModelSettings,
+    origin: Weights | None = None,
 ) -> list[dict[str, Bits]]:
     """Evaluate several encoders of one architecture; every batch goes through all of them.
 
@@ -56,6 +60,7 @@ def classified(
         images: set -> images ``(float32 [3, S, S], label)``.
         heads: set -> file of its head.
         settings: architecture, batch size and device.
+        origin: evaluate every encoder by its linearisation at these weights, the pretrained ones.
 
     Returns:
         Of each model, set -> whether each image was classified rightly, in the order of the images.
@@ -65,7 +70,13 @@ def classified(
     """
     device = device_of(settings.accelerator)
     empty = empty_encoder(settings.encoder, settings.pretrained, settings.image_size)
-    encoders = [encoder_with(empty, weights, f"model {n}").to(device) for n, weights in enumerate(models)]
+    encoders: list[Callable[[Tensor], Tensor]] = [
+        encoder_with(empty, weights, f"model {n}").to(device) for n, weights in enumerate(models)
+    ]
+    if origin is not None:
+        start = encoder_with(empty, origin, "the pretrained encoder").to(device)
+        changed = [dict(cast(nn.Module, encoder).named_parameters()) for encoder in encoders]
+        encoders = [partial(linearised_features, start, weights) for weights in changed]
     found: list[dict[str, Bits]] = [{} for _ in models]
     for name, data in images.items():
         head = ClassificationHead.load(heads[name]).to(device).eval()

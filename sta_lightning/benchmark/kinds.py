@@ -11,11 +11,17 @@ from typing import Any, Literal
 from sta_lightning.arithmetic import rank
 from sta_lightning.arithmetic.vectors import sign_conflict
 from sta_lightning.benchmark.cells import Cell, Found, windows
-from sta_lightning.benchmark.entries import control_wanted, entry_key, made, shown, statistics_wanted
+from sta_lightning.benchmark.entries import (
+    control_wanted,
+    entry_key,
+    made,
+    shown,
+    statistics_wanted,
+)
+from sta_lightning.benchmark.entries import references as references_wanted
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.models import Measured, Models
 from sta_lightning.benchmark.results import (
-    FINE_TUNED,
     PRETRAINED,
     ZERO_SHOT,
     CurvePoint,
@@ -24,7 +30,7 @@ from sta_lightning.benchmark.results import (
     Setting,
     TradeOffPoint,
 )
-from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, MethodEntry
+from sta_lightning.benchmark.settings import BenchmarkSettings, Choice, Finetuning, MethodEntry
 from sta_lightning.modules.parts import read_encoder
 from sta_lightning.tasks.task import Split
 from sta_lightning.weights.hashes import sha256
@@ -39,12 +45,13 @@ def heads(own: Models) -> Found:
     return Found()
 
 
-def models(own: Models, task: str) -> Found:
-    """One task's fine-tuned encoder, and all that is scored on it."""
-    encoder = own.encoder(task)
-    for what, samples in statistics_wanted(own.settings):
-        own.statistic(task, what, samples)
-    return Found(extra={f"hash/{task}/{own.seed}": sha256(encoder)})
+def models(own: Models, task: str, finetuning: Finetuning = "plain") -> Found:
+    """One task's fine-tuned encoder of one kind, and all that is scored on it."""
+    encoder = own.encoder(task, finetuning)
+    for what, samples in statistics_wanted(own.settings, finetuning):
+        own.statistic(task, what, samples, finetuning)
+    name = task if finetuning == "plain" else f"{task} {finetuning}"
+    return Found(extra={f"hash/{name}/{own.seed}": sha256(encoder)})
 
 
 def references(own: Models) -> Found:
@@ -52,15 +59,15 @@ def references(own: Models) -> Found:
     seed, tasks, control = own.seed, own.suite.tasks, own.suite.control
     (zero,) = own.measured("references/zero_shot", [own.zero_shot()], (*tasks, control), "test")
     before = {task: zero.accuracy[task] for task in tasks}
-    finetuned: dict[str, float] = {}
-    for task in tasks:
-        (model,) = own.measured(f"references/fine_tuned_{task}", [own.finetuned(task)], [task], "test")
-        finetuned |= model.accuracy
+    rows = [FusionResult(ZERO_SHOT, "published", seed, tasks, before)]
+    for key, kind in references_wanted(own.settings).items():
+        finetuned: dict[str, float] = {}
+        for task in tasks:
+            (model,) = own.measured(f"references/{key}_{task}", [own.finetuned(task, *kind)], [task], "test")
+            finetuned |= model.accuracy
+        rows.append(FusionResult(key, "published", seed, tasks, finetuned))
     return Found(
-        fusion=(
-            FusionResult(ZERO_SHOT, "published", seed, tasks, before),
-            FusionResult(FINE_TUNED, "published", seed, tasks, finetuned),
-        ),
+        fusion=tuple(rows),
         forgetting=tuple(
             ForgettingResult(PRETRAINED, "published", seed, task, accuracy, zero.accuracy[control])
             for task, accuracy in before.items()
@@ -200,7 +207,7 @@ def forgetting(own: Models, task: str) -> Found:
     """One task forgotten by every method, as published and as the control allows."""
     rows = []
     for key, entry in own.settings.forget_methods.items():
-        more = other_fine_tunings(own, task) if made(entry, own.seed).many else ()
+        more = other_fine_tunings(own, task, entry.finetuning) if made(entry, own.seed).many else ()
         chosen: list[tuple[Setting, Choice, bool]] = [("published", {}, True)]
         if entry.tune:
             chosen.append(("tuned", *_most_forgotten(own, key, task, more)))
@@ -211,12 +218,12 @@ def forgetting(own: Models, task: str) -> Found:
     return Found(forgetting=tuple(rows))
 
 
-def other_fine_tunings(own: Models, task: str) -> tuple[Path, ...]:
+def other_fine_tunings(own: Models, task: str, finetuning: Finetuning = "plain") -> tuple[Path, ...]:
     """Those of the other seeds but one, so that every seed has a choice of its own."""
     seeds = own.settings.seeds
     before = seeds[seeds.index(own.seed) - 1]
     left_out = {own.seed, before} if len(seeds) > 2 else {own.seed}
-    return tuple(own.peers[seed].encoder(task) for seed in seeds if seed not in left_out)
+    return tuple(own.peers[seed].encoder(task, finetuning) for seed in seeds if seed not in left_out)
 
 
 def _most_forgotten(own: Models, key: str, task: str, more: tuple[Path, ...]) -> tuple[Choice, bool]:

@@ -26,11 +26,11 @@ from sta_lightning.benchmark.entries import (
     statistic,
 )
 from sta_lightning.benchmark.evaluation import accuracy, classified, device_of, pack, unpack
-from sta_lightning.benchmark.finetuning import ENCODER, fine_tune
+from sta_lightning.benchmark.finetuning import ENCODER, fine_tune, finetuning_name
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.learning import learned, merged_by_images, unlabelled
 from sta_lightning.benchmark.scoring import HEAD, SCORES, make_head, make_scores
-from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
+from sta_lightning.benchmark.settings import BenchmarkSettings, Finetuning, MethodEntry
 from sta_lightning.benchmark.steps import StepRunner
 from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.encoders.pretrained import built_pretrained
@@ -63,12 +63,16 @@ class Candidate:
         inputs: files by their role.
         source: modules.
         make: writes what it writes into the step's folder; returns the weights and the shares kept.
+        finetuning: how the models that it is made of were fine-tuned.
+        tangent: whether its linearisation at the pretrained weights is evaluated.
     """
 
     key: dict[str, Any]
     inputs: dict[str, Path]
     source: Collection[str]
     make: Callable[[Path], tuple[Weights, Kept]]
+    finetuning: Finetuning = "plain"
+    tangent: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Models:
         self.head = functools.cache(self._head)
         self.encoder = functools.cache(self._encoder)
         self.statistic = functools.cache(self._statistic)
+        self._judge = functools.cache(self._judge_of)
 
     def _head(self, name: str) -> Path:
         """The head of a task or of the control."""
@@ -133,7 +138,7 @@ class Models:
         make = functools.partial(make_head, suite, name)
         return self.runner.run(f"head/{name}", key, make, suite.files(name), _SCORING).file(HEAD)
 
-    def _encoder(self, task: str) -> Path:
+    def _encoder(self, task: str, finetuning: Finetuning = "plain") -> Path:
         """The fine-tuned encoder of a task.
 
         Raises:
@@ -159,17 +164,25 @@ class Models:
             "validation_limit": settings.validation_limit,
             "seed": self.seed,
         }
-        make = functools.partial(fine_tune, suite, task, self.seed, head, runs=self.runs)
-        inputs = {**suite.files(task), "head": head}
-        return self.runner.run(f"finetune/{task}", key, make, inputs, _FINETUNING).file(ENCODER)
+        inputs, gram = {**suite.files(task), "head": head}, None
+        if finetuning == "linearised":
+            key |= {"linearised": True, "learning_rate": settings.linearised_rate or own.learning_rate}
+        if finetuning == "spare":
+            key["spare_weight"] = settings.spare_weight
+            inputs["control_gram"] = gram = self.statistic(suite.control, "gram", settings.samples)
+        make = functools.partial(
+            fine_tune, suite, task, self.seed, head, runs=self.runs, finetuning=finetuning, gram=gram
+        )
+        name = f"{finetuning_name(finetuning)}/{task}"
+        return self.runner.run(name, key, make, inputs, _FINETUNING).file(ENCODER)
 
-    def _statistic(self, task: str, what: str, samples: int) -> Path:
+    def _statistic(self, task: str, what: str, samples: int, finetuning: Finetuning = "plain") -> Path:
         """What ``sta score`` writes for a task: an importance by its measure, or ``gram``.
 
         The control's is that of the pretrained encoder, as none is fine-tuned on it.
         """
         suite, head = self.suite, self.head(task)
-        encoder = None if task == suite.control else self.encoder(task)
+        encoder = None if task == suite.control else self.encoder(task, finetuning)
         key = {
             **suite.identity(suite.scored(task), task),
             "measure": what,
@@ -178,7 +191,8 @@ class Models:
         }
         make = functools.partial(make_scores, suite, task, self.seed, what, samples, encoder, head)
         inputs = {**suite.files(task), "head": head} | ({} if encoder is None else {"encoder": encoder})
-        return self.runner.run(f"scores/{task}/{what}_{samples}", key, make, inputs, _SCORING).file(SCORES)
+        folder = "scores" if finetuning == "plain" else f"scores_{finetuning}"
+        return self.runner.run(f"{folder}/{task}/{what}_{samples}", key, make, inputs, _SCORING).file(SCORES)
 
     @cached_property
     def pretrained(self) -> Pretrained:
@@ -197,9 +211,9 @@ class Models:
         samples = entry.samples or self.suite.settings.samples
         found: dict[str, TaskSource] = {}
         for task in tasks:
-            scores = None if what is None else str(self.statistic(task, what, samples))
+            scores = None if what is None else str(self.statistic(task, what, samples, entry.finetuning))
             found[task] = TaskSource(
-                finetuned=str(self.encoder(task)),
+                finetuned=str(self.encoder(task, entry.finetuning)),
                 importance=None if what == "gram" else scores,
                 head=str(self.head(task)),
                 gram=scores if what == "gram" else None,
@@ -210,10 +224,11 @@ class Models:
         """The pretrained encoder."""
         return Candidate({"method": "pretrained"}, {}, (), lambda folder: (self.pretrained_weights, {}))
 
-    def finetuned(self, task: str) -> Candidate:
+    def finetuned(self, task: str, finetuning: Finetuning = "plain", tangent: bool = False) -> Candidate:
         """A task's fine-tuned encoder."""
-        file = self.encoder(task)
-        return Candidate({"method": "finetuned"}, {f"finetuned/{task}": file}, (), lambda folder: (file, {}))
+        file = self.encoder(task, finetuning)
+        inputs = {f"finetuned/{task}": file}
+        return Candidate({"method": "finetuned"}, inputs, (), lambda folder: (file, {}), finetuning, tangent)
 
     def fused(self, entry: MethodEntry, tasks: Sequence[str]) -> Candidate:
         """One encoder for some tasks."""
@@ -229,7 +244,7 @@ class Models:
 
         source = {"sta_lightning.engine.fusion", *entry_source(entry)}
         inputs = _files(sources, statistic(entry)) | entry_files(entry)
-        return Candidate(entry_key(entry, self.seed), inputs, source, make)
+        return Candidate(entry_key(entry, self.seed), inputs, source, make, entry.finetuning, entry.tangent)
 
     def written(self, key: str) -> Path:
         """The file of the encoder that a method, as published, makes for all tasks."""
@@ -266,13 +281,15 @@ class Models:
 
         inputs = _files(sources, statistic(entry)) | entry_files(entry) | beside
         source = {"sta_lightning.engine.forgetting", *entry_source(entry)}
-        return Candidate(entry_key(entry, self.seed), inputs, source, make)
+        return Candidate(entry_key(entry, self.seed), inputs, source, make, entry.finetuning, entry.tangent)
 
     def measured(
         self, name: str, candidates: Sequence[Candidate], sets: Sequence[str], split: Split
     ) -> list[Measured]:
         """Every candidate, in order, on a split of some tasks (and the control); one step."""
         suite, heads = self.suite, {each: self.head(each) for each in sets}
+        tangent = any(each.tangent for each in candidates)  # they are of one entry
+        foretells = len(candidates) == 1 and not tangent and self._merges_all(candidates[0])
 
         def work(folder: Path) -> dict[str, Any]:
             found: list[dict[str, Any]] = []
@@ -284,21 +301,23 @@ class Models:
                     part.append(each.make(folder))
                     seconds.append(round(time.perf_counter() - begun, 3))
                 images = {name: suite.images(name, split) for name in sets}
-                correct = classified([weights for weights, _ in part], images, heads, suite.settings)
+                origin = self.pretrained_weights if tangent else None
+                correct = classified([weights for weights, _ in part], images, heads, suite.settings, origin)
                 for took, bits in zip(seconds, correct, strict=True):
                     packed = {name: pack(values) for name, values in bits.items()}
                     found.append({"correct": packed, "kept": {}, "seconds": took})
                 if len(candidates) == 1:
                     only, made = candidates[0], part[0]
                     found[0] |= {"kept": made[1], "norm": self._norm(only, made[0])}
-                    if self._merges_all(only):
-                        found[0]["foretold"] = self._judge.foretell(made[0]).means
+                    if foretells:
+                        found[0]["foretold"] = self._judge(only.finetuning).foretell(made[0]).means
             return {"models": found, "outcome": self._outcome(found)}
 
         key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}
+        key |= {"tangent": True} if tangent else {}
         inputs = {f"head/{each}": head for each, head in heads.items()} | suite.files(*sets)
         source = set(_EVALUATING)
-        if len(candidates) == 1 and self._merges_all(candidates[0]):
+        if foretells:
             source.add(Judge.__module__)
         for each in candidates:
             inputs |= each.inputs
@@ -309,14 +328,13 @@ class Models:
     def _merges_all(self, candidate: Candidate) -> bool:
         return all(f"finetuned/{task}" in candidate.inputs for task in self.suite.tasks)
 
-    @cached_property
-    def _judge(self) -> Judge:
+    def _judge_of(self, finetuning: Finetuning) -> Judge:
         """What foretells a merge of all tasks, on ``samples`` training images, or all if fewer."""
         suite, tasks, settings = self.suite, self.suite.tasks, self.suite.settings
         there = [len(suite.datamodule(task, self.seed).dataset("train")) for task in tasks]
         return Judge(
             build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
-            {task: self.encoder(task) for task in tasks},
+            {task: self.encoder(task, finetuning) for task in tasks},
             {task: ClassificationHead.load(str(self.head(task))).eval() for task in tasks},
             unlabelled(suite, min(settings.samples, *there), tasks, self.seed),
             device_of(settings.accelerator),

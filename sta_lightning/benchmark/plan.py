@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from sta_lightning.arithmetic import rank
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.cells import Cell, windows
-from sta_lightning.benchmark.entries import is_learned, made, statistics_wanted
+from sta_lightning.benchmark.entries import finetunings, is_learned, made, statistics_wanted
 from sta_lightning.benchmark.evaluation import device_of, threads
 from sta_lightning.benchmark.images import Suite
-from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry
+from sta_lightning.benchmark.settings import BenchmarkSettings, Finetuning, MethodEntry
 from sta_lightning.encoders import build_encoder
 from sta_lightning.engine.defaults import AUTO
 from sta_lightning.modules.foretelling import candidates
@@ -26,6 +26,8 @@ from sta_lightning.tasks.task import Split
 
 # A training step is a forward pass and a backward pass, which takes twice as long.
 _TRAINED = 3.0
+# A linearised step is a forward-mode pass and the backward pass through it.
+_LINEARISED = 2.5
 # The gradient of a single image takes about four times a forward pass.
 _SCORED = 4.0
 # Merging, building encoders and writing steps take the time of about so many images, for every
@@ -45,7 +47,8 @@ def plan(settings: BenchmarkSettings) -> list[Cell]:
     cells = [Cell("heads", seed) for seed in settings.seeds]
     for head in tuple(cells):
         for task in suite.tasks:
-            cells.append(Cell("models", head.seed, (task,), (head.id,), sizes.training(task)))
+            for kind in finetunings(settings):
+                cells.append(_models(head.seed, task, kind, (head.id,), sizes.training(task, kind)))
     for seed in settings.seeds:
         cells += _of_seed(settings, suite, seed, sizes)
     return cells
@@ -53,7 +56,8 @@ def plan(settings: BenchmarkSettings) -> list[Cell]:
 
 def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes) -> list[Cell]:
     tasks, curves, cells = suite.tasks, settings.curves, []
-    needs = tuple(Cell("models", seed, (task,)).id for task in tasks)
+    kinds = finetunings(settings)
+    needs = tuple(_models(seed, task, kind).id for task in tasks for kind in kinds)
     test = sizes.merged(tasks, "test")
 
     def add(kind: str, images: float, *names: str, more: tuple[str, ...] = ()) -> None:
@@ -70,7 +74,9 @@ def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes
     if settings.forget_methods:
         everyone = any(made(entry, 0).many for entry in settings.forget_methods.values())
         for task in tasks:
-            others = tuple(Cell("models", other, (task,)).id for other in settings.seeds if everyone)
+            others = tuple(
+                _models(other, task, kind).id for other in settings.seeds if everyone for kind in kinds
+            )
             add("forgetting", sizes.forgetting(task), task, more=others)
         values = sum(
             not settings.forget_methods[key].says({name: value})
@@ -94,6 +100,10 @@ def _of_seed(settings: BenchmarkSettings, suite: Suite, seed: int, sizes: _Sizes
     return cells
 
 
+def _models(seed: int, task: str, kind: Finetuning, needs: tuple[str, ...] = (), images: float = 0.0) -> Cell:
+    return Cell("models", seed, (task,) if kind == "plain" else (task, kind), needs, images)
+
+
 class _Sizes:
     """How many images each cell sends through an encoder."""
 
@@ -115,14 +125,15 @@ class _Sizes:
         """What one merged model takes on some sets."""
         return _MERGED + self.of(sets, split)
 
-    def training(self, task: str) -> float:
+    def training(self, task: str, kind: Finetuning) -> float:
         """Images of a fine-tuning, as forward passes."""
-        scored = _SCORED * sum(samples for _, samples in statistics_wanted(self.settings))
+        scored = _SCORED * sum(samples for _, samples in statistics_wanted(self.settings, kind))
         if self.settings.finetuned is not None:
             return scored
         own = self.suite.settings.fine_tuning(task)
         trained = _TRAINED * (own.epochs or 1) * self.count(task, "train")
-        return trained + self.count(task, "validation") + scored
+        longer = _LINEARISED if kind == "linearised" else 1.0
+        return longer * (trained + self.count(task, "validation")) + scored
 
     def fusion(self, entry: MethodEntry, tasks: tuple[str, ...]) -> float:
         """Images of one method of the table."""

@@ -37,6 +37,7 @@ class MethodInfo:
             the paper has none.
         fuses: whether it makes one model of several.
         forgets: whether it makes a model forget a task.
+        reference: key of the row of the fine-tuned models that it is held against.
     """
 
     key: str
@@ -49,6 +50,7 @@ class MethodInfo:
     paper: str | None = None
     fuses: bool = True
     forgets: bool = False
+    reference: str = FINE_TUNED
 
 
 @dataclass(frozen=True)

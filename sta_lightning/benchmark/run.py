@@ -18,7 +18,7 @@ from typing import Any
 from sta_lightning.arithmetic import MergeMethod
 from sta_lightning.benchmark.cells import Cell, Found
 from sta_lightning.benchmark.checks import check_settings
-from sta_lightning.benchmark.entries import control_wanted, method_info, needs_no_coefficient
+from sta_lightning.benchmark.entries import control_wanted, method_info, needs_no_coefficient, references
 from sta_lightning.benchmark.evaluation import threads, unpack
 from sta_lightning.benchmark.executor import Done, run_cells, unfinished
 from sta_lightning.benchmark.images import Suite
@@ -139,7 +139,7 @@ def assembled(
         seeds=tuple(settings.seeds),
         methods=(
             _reference(ZERO_SHOT, "zero-shot", "the pretrained model"),
-            _reference(FINE_TUNED, "fine-tuned, each on its own task", "one model for each task"),
+            *map(_fine_tuned, references(settings)),
             *(method_info(key, entry) for key, entry in settings.methods.items()),
         ),
         forget_methods=(
@@ -180,6 +180,13 @@ def _publish(settings: BenchmarkSettings, results: BenchmarkResults) -> dict[str
         with atomic_path(Path(settings.output) / file) as temporary:
             shutil.copyfile(written, temporary)
     return chosen
+
+
+def _fine_tuned(key: str) -> MethodInfo:
+    """The models of one kind, each on its own task; they are their own reference."""
+    kind = ", ".join(key.removeprefix(FINE_TUNED).split("_")[1:])
+    label = f"fine-tuned{f' ({kind})' if kind else ''}, each on its own task"
+    return replace(_reference(key, label, "one model for each task"), reference=key)
 
 
 def _reference(key: str, label: str, summary: str, paper: str | None = None) -> MethodInfo:

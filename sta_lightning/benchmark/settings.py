@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from sta_lightning.benchmark.results import Group
+from sta_lightning.benchmark.results import FINE_TUNED, Group
 from sta_lightning.errors import StaError, listed
 
 Choice = dict[str, Any]
 """Settings of a method that differ from its entry's, by name."""
+
+Finetuning = Literal["plain", "linearised", "spare"]
+"""How a row's models were fine-tuned: as usual, or as ``linearised`` or SpareControl has it."""
 
 Part = TypeVar("Part")
 
@@ -59,6 +62,8 @@ class ModelSettings:
         learning_rate: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up before the cosine to zero.
+        linearised_rate: peak learning rate of linearised fits; ``None`` for the task's own.
+        spare_weight: weight of the penalty of fits that spare the control.
         epochs: passes over the training images; ``None`` for the published number of each task.
         batch_size: images per step of fine-tuning.
         evaluation_batch_size: images per step of evaluation; does not change results.
@@ -84,6 +89,8 @@ class ModelSettings:
     learning_rate: float = 2.5e-4
     weight_decay: float = 0.1
     warmup_steps: int = 20
+    linearised_rate: float | None = None
+    spare_weight: float = 10.0
     epochs: int | None = 4
     batch_size: int = 128
     evaluation_batch_size: int = 250
@@ -140,6 +147,10 @@ class MethodEntry:
         tune: setting -> values; the validation images choose among all combinations, the first of
             those that are equally good. Empty where nothing is tuned.
         paper: the method's row in the paper's table, if it has one.
+        finetuning: how the models that it works on were fine-tuned: ``plain``, ``linearised``, or
+            ``spare`` for fits that spare the control.
+        tangent: whether what it makes is evaluated by its linearisation at the pretrained weights,
+            which a linearised fit trains, in place of the ordinary network.
     """
 
     method: str = "sta"
@@ -154,6 +165,8 @@ class MethodEntry:
     settings: dict[str, Any] = field(default_factory=dict)
     tune: dict[str, list[Any]] = field(default_factory=dict)
     paper: str | None = None
+    finetuning: Finetuning = "plain"
+    tangent: bool = False
 
     def choices(self) -> list[Choice]:
         """Every combination of the grid, in its order."""
@@ -170,6 +183,12 @@ class MethodEntry:
     def says(self, choice: Choice) -> bool:
         """Whether a choice changes nothing of the entry: its row in the table has it."""
         return self.with_choice(choice) == self.with_choice({})
+
+    @property
+    def reference(self) -> str:
+        """Key of the row of the fine-tuned models that it is held against."""
+        kind = "" if self.finetuning == "plain" else f"_{self.finetuning}"
+        return f"{FINE_TUNED}{kind}{'_tangent' if self.tangent else ''}"
 
     @property
     def variants(self) -> list[MethodEntry]:

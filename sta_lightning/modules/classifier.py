@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
@@ -23,6 +24,7 @@ from sta_lightning.engine.metrics import MetricName
 from sta_lightning.errors import StaError
 from sta_lightning.modules.accuracy import Accuracy
 from sta_lightning.modules.compiled import CompileSetting, compiled_forward
+from sta_lightning.modules.linearised import linearised_features
 from sta_lightning.modules.measures import Measures, check_metrics
 from sta_lightning.modules.padding import accept_padding, real_samples, training_share
 from sta_lightning.modules.parts import LayersFirst, head_for, is_logged, start_encoder
@@ -84,6 +86,11 @@ class CLIPClassifier(StoredSettings):
             uses the plain encoder.
         lora: Train low-rank adapters on the encoder's linear layers in place of its weights, such
             as ``{rank: 8}``; takes peft. ``None`` to train the weights.
+        linearised: Train, validate, test and predict with the encoder's linearisation at the
+            weights that the fit begins with; see
+            :func:`~sta_lightning.modules.linearised.linearised_features`. What is exported and
+            scored is the encoder itself with the trained weights. Its dropout is off and its
+            running statistics stay.
 
     Raises:
         StaError: An argument is out of range, or encoder, weights, head and task do not fit each
@@ -93,8 +100,10 @@ class CLIPClassifier(StoredSettings):
     from_checkpoint: ClassVar = (
         *("encoder", "task", "pretrained", "image_size", "trainable"),
         *("learning_rate", "weight_decay", "warmup_steps", "label_smoothing", "lr_scheduler_interval"),
+        "linearised",
     )
     encoder: nn.Module
+    origin: nn.Module
     head: ClassificationHead
     train_acc: Accuracy
     val_acc: Accuracy
@@ -119,6 +128,7 @@ class CLIPClassifier(StoredSettings):
         metrics: list[MetricName] | None = None,
         compile: CompileSetting = False,
         lora: Lora | None = None,
+        linearised: bool = False,
     ) -> None:
         super().__init__()
         if trainable not in get_args(Trainable):
@@ -133,6 +143,11 @@ class CLIPClassifier(StoredSettings):
             raise StaError(
                 "lora puts adapters on an encoder that is trained, and runs without torch.compile, but "
                 f"trainable={trainable} and compile={compile} were asked for. Leave lora out, or these."
+            )
+        if linearised and (trainable == "head" or compile is not False or lora is not None):
+            raise StaError(
+                "linearised trains an encoder's own weights, without torch.compile, but "
+                f"trainable={trainable}, compile={compile} and lora={lora} were asked for. Leave linearised out, or these."
             )
         check_metrics(metrics or [])
         own = isinstance(encoder, nn.Module)
@@ -154,7 +169,7 @@ class CLIPClassifier(StoredSettings):
         # In a tuple: as an attribute a module would become a child at once.
         self._source, self._task, self._pretrained = (encoder,), task, pretrained
         self._weights, self._head_file, self._image_size = weights, head, image_size
-        self._trainable, self._smoothing = trainable, label_smoothing
+        self._trainable, self._smoothing, self._linearised = trainable, label_smoothing, linearised
         self._rate, self._decay, self._warmup = learning_rate, weight_decay, warmup_steps
         self._optimizer, self._scheduler, self._interval = optimizer, lr_scheduler, lr_scheduler_interval
         self._metrics, self.measures = metrics or [], nn.ModuleDict()
@@ -226,6 +241,9 @@ class CLIPClassifier(StoredSettings):
         encoder.requires_grad_(self._trainable != "head")
         self.encoder = encoder if self._lora is None else adapted(encoder, self._lora)
         self._features = None if self._compile is False else compiled_forward(encoder, self._compile)
+        if self._linearised:
+            # A part of the module, so that a checkpoint holds it and it follows to the device.
+            self.origin = deepcopy(encoder).requires_grad_(False)
         self.head = head
         self.train_acc, self.val_acc, self.test_acc = Accuracy(), Accuracy(), Accuracy()
         self.val_loss = MeanMetric()
@@ -234,6 +252,12 @@ class CLIPClassifier(StoredSettings):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's tensors: its encoder and a head of its size."""
         state = checkpoint["state_dict"]
+        if self._linearised != any(name.startswith("origin.") for name in state):
+            found = "an ordinary fit" if self._linearised else "a linearised fit"
+            raise StaError(
+                f"The checkpoint is of {found}, but linearised={self._linearised} was asked for. Give it "
+                "as the fit had it."
+            )
         head = ClassificationHead.from_state_dict(state, "head.", trainable=self._trainable != "encoder")
         if not self.built:
             source = self._source[0]
@@ -258,6 +282,8 @@ class CLIPClassifier(StoredSettings):
     def on_train_epoch_start(self) -> None:
         if self._trainable == "head":  # no dropout, statistics as they are
             self.encoder.eval()
+        if self._linearised:
+            self.origin.eval()
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -266,6 +292,9 @@ class CLIPClassifier(StoredSettings):
             raise StaError(
                 "This CLIPClassifier has no encoder yet: give it to a Trainer, call build(), or load a checkpoint."
             )
+        if self._linearised:
+            weights = dict(self.encoder.named_parameters())
+            return cast(Tensor, self.head(linearised_features(self.origin, weights, images)))
         if self._compile is False:
             return cast(Tensor, self.head(self.encoder(images)))
         if self._features is None:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from sta_lightning.benchmark.report.verdict import Verdict
-from sta_lightning.benchmark.results import FINE_TUNED, BenchmarkResults, Group, MethodInfo, Run, Setting
+from sta_lightning.benchmark.results import BenchmarkResults, Group, MethodInfo, Run, Setting
 from sta_lightning.report.grid import Number
 
 Measure = Literal["fusion", "target", "control"]
@@ -112,12 +112,14 @@ def pair_scores(results: BenchmarkResults, pair: tuple[str, ...] | None = None) 
 def kept_accuracy(results: BenchmarkResults) -> Scores:
     """Share of the fine-tuned models' accuracy that a run reaches, in percent, mean over the tasks.
 
-    Without values where they were not measured.
+    The models that the run worked on, evaluated as it was. Without values where they were not
+    measured.
     """
-    bounds = {row.seed: row.accuracy for row in results.fusion if row.method == FINE_TUNED}
+    bounds = {(row.method, row.seed): row.accuracy for row in results.fusion}
+    references = {info.key: info.reference for info in results.methods}
     shares = []
     for row in results.fusion:
-        bound = bounds.get(row.seed, {})
+        bound = bounds.get((references[row.method], row.seed), {})
         if all(bound.get(task) for task in row.accuracy):
             share = 100 * fmean(value / bound[task] for task, value in row.accuracy.items())
             shares.append((row.run, row.seed, share))
