@@ -12,6 +12,7 @@ from torch import Tensor
 from sta_lightning.benchmark.checks import check_settings
 from sta_lightning.benchmark.images import Suite
 from sta_lightning.benchmark.models import Models
+from sta_lightning.benchmark.progress import quiet
 from sta_lightning.benchmark.report.numbers import kept_accuracy
 from sta_lightning.benchmark.report.tables import fusion_grid
 from sta_lightning.benchmark.run import run_benchmark
@@ -137,7 +138,8 @@ def test_a_fit_that_spares_is_the_callback_s(plain: BenchmarkSettings, tmp_path:
         **QUIET,
     )
     trainer.fit(module, suite.datamodule(task, 0))
-    found = load_weights(models.encoder(task, "spare"))
+    with quiet():
+        found = load_weights(models.encoder(task, "spare"))
     for name, tensor in module.encoder.state_dict().items():
         torch.testing.assert_close(found[f"visual.{name}"], tensor, rtol=0, atol=1e-6)
 
