@@ -41,7 +41,7 @@ def linearised_features(origin: nn.Module, weights: Mapping[str, Tensor], images
     change = {name: weights[name] - tensor for name, tensor in start.items()}
     try:
         with _differentiable_attention():
-            value, slope = jvp(features, (start,), (change,))  # type: ignore[misc]  # two without aux
+            value, slope = cast(tuple[Tensor, Tensor], jvp(features, (start,), (change,)))
     except NotImplementedError as error:
         raise StaError(
             f"linearised needs the forward-mode derivatives of {type(origin).__name__}, and PyTorch says: "
