@@ -94,7 +94,7 @@ def test_every_seed_forgets_by_fine_tunings_of_its_own() -> None:
     from types import SimpleNamespace as Simple
 
     for seeds in ([0, 1, 2], [5, 6, 7, 8]):
-        peers = {seed: Simple(encoder=lambda task, seed=seed: Path(f"{task}_{seed}")) for seed in seeds}
+        peers = {seed: Simple(encoder=lambda task, _, seed=seed: Path(f"{task}_{seed}")) for seed in seeds}
         models = [Simple(settings=Simple(seeds=seeds), seed=seed, peers=peers) for seed in seeds]
         chosen = [
             frozenset({f"t_{own.seed}", *map(str, other_fine_tunings(own, "t"))})  # type: ignore[arg-type]
