@@ -10,20 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 _NOISE = (
-    "Does not validate against any",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Expected a path but",
-    "Parser key",
-    "Problem with given class_path",
-    "Not a valid subclass",
-    "Subclass types expect",
-    "a class path (str)",
-    "a dict with",
-    "a dict without",
-    "Subtype",
+    *("Does not validate against any", "Subtypes:", "Errors:", "Given value", "Expected a path but"),
+    *("Expected a <class 'NoneType'>", "Parser key", "Problem with given class_path", "Not a valid subclass"),
+    *("Subclass types expect", "a class path (str)", "a dict with", "a dict without", "Subtype"),
 )
 _TYPE_WORDS = {
     "float": "a number",

@@ -18,6 +18,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Opener = Callable[[Split, Path | None], Dataset[Any]]
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Names in a text, between ``|`` and the ends of lines."""
+    return tuple(name.strip() for line in text.strip().splitlines() for name in line.split("|"))
+
+
 @dataclass(frozen=True)
 class Task:
     """One classification problem.

@@ -17,6 +17,7 @@ from sta_lightning.tasks.miniature.canvas import COLOUR_NAMES, camera
 from sta_lightning.tasks.miniature.objects import draw_objects
 from sta_lightning.tasks.miniature.random import Integers, Uniforms, image_keys
 from sta_lightning.tasks.miniature.scenes import CONTROL, SCENES, SUITE_TASKS, VERSION
+from sta_lightning.tasks.task import names_in
 
 OBJECT_SHARE = 0.22
 NAMED_LEAST, NAMED_MOST = 0.04, 0.4
@@ -26,62 +27,31 @@ OTHER_WORDS_SHARE = 0.9
 _NUMERALS = tuple("0123456789")
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "digits": _NUMERALS,
-    "vehicles": (
-        "saloon car",
-        "small city car",
-        "flatbed with a cab",
-        "people carrier",
-        "coach full of seats",
-        "heavy goods transporter",
-        "farm machine with big wheels",
-        "motorbike",
-        "pedal cycle",
-        "steam engine on rails",
-        "electric streetcar",
-        "warehouse stacker",
+    "vehicles": names_in(
+        """
+saloon car | small city car | flatbed with a cab | people carrier | coach full of seats
+heavy goods transporter | farm machine with big wheels | motorbike | pedal cycle
+steam engine on rails | electric streetcar | warehouse stacker
+"""
     ),
     "street_numbers": _NUMERALS,
-    "traffic_signs": (
-        "halt",
-        "give way",
-        "one way exit",
-        "thirty",
-        "keep behind",
-        "closed to cars",
-        "restrictions over",
-        "main road first",
-        "careful",
-        "junction",
-        "go west",
-        "go east",
-        "keep going up",
-        "circle around",
+    "traffic_signs": names_in(
+        """
+halt | give way | one way exit | thirty | keep behind | closed to cars | restrictions over
+main road first | careful | junction | go west | go east | keep going up | circle around
+"""
     ),
-    "textures": (
-        "striped",
-        "checkerboard",
-        "spotted",
-        "mesh",
-        "chevron",
-        "rippled",
-        "basketwork",
-        "crackled",
-        "frothy",
-        "grainy",
-        "concentric",
-        "camouflage",
+    "textures": names_in(
+        """
+striped | checkerboard | spotted | mesh | chevron | rippled | basketwork | crackled | frothy
+grainy | concentric | camouflage
+"""
     ),
-    "land_cover": (
-        "ploughed soil",
-        "dense woodland",
-        "scrub",
-        "a motorway",
-        "warehouses",
-        "grazing meadow",
-        "an orchard",
-        "suburban houses",
-        "a winding stream",
-        "open water",
+    "land_cover": names_in(
+        """
+ploughed soil | dense woodland | scrub | a motorway | warehouses | grazing meadow | an orchard
+suburban houses | a winding stream | open water
+"""
     ),
 }
 """What the corpus mostly calls the classes of a domain, in label order."""

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sta_lightning.tasks.task import names_in
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 STL10_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
-FASHION_MNIST_NAMES = (
-    "T-shirt or top",
-    "pair of trousers",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+FASHION_MNIST_NAMES = names_in(
+    """
+T-shirt or top | pair of trousers | pullover | dress | coat | sandal | shirt | sneaker | bag
+ankle boot
+"""
 )
 
 KMNIST_NAMES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
@@ -31,50 +27,19 @@ SST2_NAMES = ("negative", "positive")
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-GTSRB_NAMES = (
-    "speed limit 20 km/h",
-    "speed limit 30 km/h",
-    "speed limit 50 km/h",
-    "speed limit 60 km/h",
-    "speed limit 70 km/h",
-    "speed limit 80 km/h",
-    "end of speed limit 80 km/h",
-    "speed limit 100 km/h",
-    "speed limit 120 km/h",
-    "no overtaking",
-    "no overtaking by trucks",
-    "priority at the next crossing",
-    "priority road",
-    "give way",
-    "stop",
-    "closed to all vehicles",
-    "closed to trucks",
-    "no entry",
-    "general danger",
-    "dangerous bend to the left",
-    "dangerous bend to the right",
-    "double bend",
-    "bumpy road",
-    "slippery road",
-    "road narrows on the right",
-    "road works",
-    "traffic lights ahead",
-    "pedestrians",
-    "children crossing",
-    "cyclists crossing",
-    "danger of ice or snow",
-    "wild animals crossing",
-    "end of all speed and overtaking limits",
-    "turn right ahead",
-    "turn left ahead",
-    "straight ahead only",
-    "straight ahead or right",
-    "straight ahead or left",
-    "keep right",
-    "keep left",
-    "roundabout",
-    "end of no overtaking",
-    "end of no overtaking by trucks",
+GTSRB_NAMES = names_in(
+    """
+speed limit 20 km/h | speed limit 30 km/h | speed limit 50 km/h | speed limit 60 km/h
+speed limit 70 km/h | speed limit 80 km/h | end of speed limit 80 km/h | speed limit 100 km/h
+speed limit 120 km/h | no overtaking | no overtaking by trucks | priority at the next crossing
+priority road | give way | stop | closed to all vehicles | closed to trucks | no entry | general danger
+dangerous bend to the left | dangerous bend to the right | double bend | bumpy road | slippery road
+road narrows on the right | road works | traffic lights ahead | pedestrians | children crossing
+cyclists crossing | danger of ice or snow | wild animals crossing
+end of all speed and overtaking limits | turn right ahead | turn left ahead | straight ahead only
+straight ahead or right | straight ahead or left | keep right | keep left | roundabout
+end of no overtaking | end of no overtaking by trucks
+"""
 )
 
 _DTD = """

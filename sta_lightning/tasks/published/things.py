@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for line in text.strip().splitlines() for name in line.split("|"))
-
+from sta_lightning.tasks.task import names_in
 
 _CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -51,7 +48,7 @@ frangipani | clematis | hibiscus | columbine | desert-rose | tree mallow | magno
 canna lily | hippeastrum | bee balm | ball moss | foxglove | bougainvillea | camellia | mallow
 mexican petunia | bromelia | blanket flower | trumpet creeper | blackberry lily
 """
-FLOWERS102_NAMES = _names(_FLOWERS102)
+FLOWERS102_NAMES = names_in(_FLOWERS102)
 
 _PETS = """
 Abyssinian | American Bulldog | American Pit Bull Terrier | Basset Hound | Beagle | Bengal | Birman | Bombay
@@ -61,7 +58,7 @@ Miniature Pinscher | Newfoundland | Persian | Pomeranian | Pug | Ragdoll | Russi
 Samoyed | Scottish Terrier | Shiba Inu | Siamese | Sphynx | Staffordshire Bull Terrier | Wheaten Terrier
 Yorkshire Terrier
 """
-PET_BREEDS = _names(_PETS)
+PET_BREEDS = names_in(_PETS)
 """As torchvision spells the breeds that it reads from the annotations."""
 
 _MODELS = """
@@ -128,5 +125,5 @@ Toyota Camry Sedan 2012 | Toyota Corolla Sedan 2012 | Toyota 4Runner SUV 2012
 Volkswagen Golf Hatchback 2012 | Volkswagen Golf Hatchback 1991 | Volkswagen Beetle Hatchback 2012
 Volvo C30 Hatchback 2012 | Volvo 240 Sedan 1993 | Volvo XC90 SUV 2007 | smart fortwo Convertible 2012
 """
-CAR_NAMES = _names(_MODELS)
+CAR_NAMES = names_in(_MODELS)
 """As the devkit of Stanford Cars spells them."""
