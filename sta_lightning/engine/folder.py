@@ -8,21 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from sta_lightning.arithmetic.sources import TensorSource
 from sta_lightning.arithmetic.workers import Processes, together
 from sta_lightning.engine.card import card_of
 from sta_lightning.weights import SAFETENSORS, FileSink, Planned, atomic_path, sharded, streamed
 from sta_lightning.weights.formats import (
     CONFIG,
     INDEX,
-    Checkpoint,
     Layout,
     card_place,
-    clip_to_huggingface,
-    encoder_to_huggingface,
-    image_encoder,
+    in_huggingface,
     open_checkpoint,
-    whole_clip,
     write_tensors,
 )
 
@@ -91,20 +86,14 @@ def _complete(like: Path, layout: Layout, folder: Path, title: str, types: set[s
         file = folder / _IN_OPEN_CLIP
         with ExitStack() as stack:
             made = open_checkpoint(file, stack)
-            tensors = _in_huggingface(made)
-            write_tensors(folder / "model.safetensors", tensors, {"format": "pt", **made.metadata})
+            metadata = {"format": "pt", **made.metadata}
+            write_tensors(folder / "model.safetensors", in_huggingface(made), metadata)
         file.unlink()
     for beside in sorted(like.iterdir()):
         if beside.suffix in _BESIDE and beside.is_file() and not beside.name.endswith(INDEX):
             shutil.copyfile(beside, folder / beside.name)
     _tell_type(folder / CONFIG, types)
     card_place(folder).write_text(card_of(folder, title), encoding="utf-8")
-
-
-def _in_huggingface(made: Checkpoint) -> dict[str, TensorSource]:
-    if made.layout.text is None:
-        return encoder_to_huggingface(image_encoder(made), made.title)
-    return clip_to_huggingface(whole_clip(made), made.title)
 
 
 def _tell_type(config: Path, types: set[str]) -> None:

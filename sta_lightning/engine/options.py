@@ -282,10 +282,8 @@ class FusionOptions(MergeOptions):
         without = [task for task, files in self.sources.items() if files.importance is None]
         if self.measure is not None or not without:
             return Choice("sta", "every task has its importance")
-        return Choice(
-            DATA_FREE,
-            f"no importance lies beside {listed(without, 3)}; the best here that needs neither data nor a coefficient",
-        )
+        lacking = f"no importance lies beside {listed(without, 3)}"
+        return Choice(DATA_FREE, f"{lacking}; the best here that needs neither data nor a coefficient")
 
     @override
     def job(self) -> "FusionJob":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,8 +32,10 @@ def check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *
 
     Raises:
         StaError: names the tensors of a type or layout that the format lacks, and metadata that is
-            not text.
+            not text; or this is a big-endian machine.
     """
+    if sys.byteorder != "little":
+        raise StaError("weights can be saved on little-endian machines only; the format is little-endian.")
     odd = [
         str(name)
         for name, tensor in tensors.items()
@@ -77,25 +79,6 @@ def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text, order
-
-
-def chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The bytes of a whole safetensors file, one tensor in memory at a time.
-
-    Args:
-        tensors: name -> tensor, on any device, contiguous or not, sharing memory or not.
-        metadata: text -> text.
-
-    Raises:
-        StaError: if the format cannot hold this, see :func:`check_writable`.
-    """
-    if sys.byteorder != "little":
-        raise StaError("weights can be saved on little-endian machines only; the format is little-endian.")
-    check_writable(tensors, metadata)
-    header, order = header_of(tensors, metadata)
-    yield header
-    for name in order:
-        yield packed(tensors[name])
 
 
 def packed(tensor: Tensor) -> memoryview:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from sta_lightning.arithmetic.states import StateDict, nonfinite_names
 from sta_lightning.errors import StaError, listed
 from sta_lightning.weights.atomic import atomic_path
 from sta_lightning.weights.encoder import encoder_part, unwrapped
-from sta_lightning.weights.format import check_writable, chunks
+from sta_lightning.weights.format import check_writable, header_of, packed
 from sta_lightning.weights.formats import load_state, open_checkpoint
 from sta_lightning.weights.hashes import remember_sha256
 from sta_lightning.weights.opened import SAFETENSORS, PathLike, existing
@@ -108,15 +109,17 @@ def save_weights(
     """
     if Path(path).suffix != SAFETENSORS:
         raise StaError(f"cannot save weights as '{path}': the name must end in {SAFETENSORS}.")
-    check_writable(tensors, metadata or {})
+    metadata = metadata or {}
+    check_writable(tensors, metadata)
     if not allow_nonfinite and (broken := nonfinite_names(tensors)):
         raise StaError(
             f"'{path}' was not written: NaN or Inf in {len(broken)} of {len(tensors)} tensors, {listed(broken)}. Whatever "
             "computed them went wrong; an older file is as it was."
         )
+    header, order = header_of(tensors, metadata)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         digest = hashlib.sha256()
-        for data in chunks(tensors, metadata or {}):
+        for data in chain([header], (packed(tensors[name]) for name in order)):
             digest.update(data)
             stream.write(data)
     remember_sha256(path, digest.hexdigest())

@@ -26,7 +26,7 @@ from sta_lightning.weights.formats.model import (
     open_sources,
 )
 from sta_lightning.weights.formats.storages import shared_names
-from sta_lightning.weights.formats.towers import image_encoder, whole_clip
+from sta_lightning.weights.formats.towers import image_encoder, in_huggingface, whole_clip
 from sta_lightning.weights.formats.writing import copy_tensors, write_tensors
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "guess",
     "held",
     "image_encoder",
+    "in_huggingface",
     "load_state",
     "loading_code",
     "model_card",

@@ -70,6 +70,17 @@ def whole_clip(checkpoint: Checkpoint) -> dict[str, TensorSource]:
     return {own: tensors[name] for own, name in clip_names(tensors, layout).items()}
 
 
+def in_huggingface(checkpoint: Checkpoint) -> dict[str, TensorSource]:
+    """A whole CLIP, or the image encoder where there is no text tower, in Hugging Face's names.
+
+    Raises:
+        StaError: it is not of plain transformers of CLIP, or not whole.
+    """
+    if checkpoint.layout.text is None:
+        return encoder_to_huggingface(image_encoder(checkpoint), checkpoint.title)
+    return clip_to_huggingface(whole_clip(checkpoint), checkpoint.title)
+
+
 def named_as(names: Collection[str], base: Checkpoint) -> Checkpoint:
     """A CLIP, unread, in open_clip's or Hugging Face's names, whichever the given names are of.
 
@@ -80,14 +91,12 @@ def named_as(names: Collection[str], base: Checkpoint) -> Checkpoint:
     if wanted is None or layout.kind not in _BLOCKS or layout.kind == wanted:
         return base
     with contextlib.suppress(StaError):
-        whole = None if layout.text is None else whole_clip(base)
-        if wanted == "open_clip":
-            tensors = whole or {f"visual.{name}": source for name, source in image_encoder(base).items()}
-        elif whole is None:
-            tensors = encoder_to_huggingface(image_encoder(base), base.title)
-        else:
-            tensors = clip_to_huggingface(whole, base.title)
-        return replace(base, tensors=tensors)
+        if wanted == "huggingface":
+            return replace(base, tensors=in_huggingface(base))
+        if layout.text is not None:
+            return replace(base, tensors=whole_clip(base))
+        encoder = image_encoder(base)
+        return replace(base, tensors={f"visual.{name}": source for name, source in encoder.items()})
     return base
 
 
