@@ -209,16 +209,8 @@ class _Sums:
         )
 
     def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.entries + other.entries,
-            self.size + other.size,
-            self.gram + other.gram,
-            self.across + other.across,
-            self.opposite + other.opposite,
-            self.both + other.both,
-            self.changed + other.changed,
-            self.unequal | other.unequal,
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Sums(*(one + two for one, two in pairs))  # of truth values: whether one of them is true
 
     def length(self, place: int) -> tuple[float, float | None]:
         """Norm of a task vector, and that beside the pretrained weights'."""

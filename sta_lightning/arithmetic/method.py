@@ -64,10 +64,7 @@ class Survey:
     """The whole models, for a method that needs to know them before it merges the first tensor."""
 
     def __init__(self, problem: Problem, workers: Workers, processes: Processes, device: Any = None) -> None:
-        self.problem = problem
-        self.workers = workers
-        self.processes = processes
-        self._device = device
+        self.problem, self.workers, self.processes, self._device = problem, workers, processes, device
 
     def entries(self, name: str) -> Entries:
         """The tensor of that name of every model."""

@@ -60,19 +60,6 @@ def add_timeout(parser: ArgumentParser) -> None:
     parser.add_argument("--timeout", type=PositiveFloat | None, default=None, help=help)
 
 
-def check_output(path: Path) -> None:
-    """Refuse a place to write weights to, before any work is done.
-
-    Raises:
-        StaError: It is a folder, or not named as a safetensors file.
-    """
-    if path.is_dir() or path.suffix != ".safetensors":
-        raise StaError(
-            f"--output: {str(path)!r} is {'a folder' if path.is_dir() else 'not named as a safetensors file'}. "
-            "Give a file name that ends in .safetensors; folders that are missing are made."
-        )
-
-
 def check_pictures(place: Path) -> None:
     """Refuse a place of pictures at which there is nothing.
 

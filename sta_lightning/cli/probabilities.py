@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from sta_lightning.callbacks.trial import is_trial
-from sta_lightning.cli.checks import check_output
 from sta_lightning.cli.screen import say
 from sta_lightning.cli.train import launch
+from sta_lightning.engine.sources import check_output
 from sta_lightning.errors import StaError
 from sta_lightning.weights import provenance, save_weights
 

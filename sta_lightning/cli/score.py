@@ -13,7 +13,7 @@ from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.callbacks.score import score as score_alone
 from sta_lightning.callbacks.trial import trial
 from sta_lightning.cli.base import StaCLI, same
-from sta_lightning.cli.checks import check_checkpoint, check_output
+from sta_lightning.cli.checks import check_checkpoint
 from sta_lightning.cli.screen import say
 from sta_lightning.engine.files import GRAM
 from sta_lightning.errors import StaError, listed
@@ -66,7 +66,6 @@ class ScoreTrainer(Trainer):
             report_agreement: With "bf16", score in float32 too, at that pass's cost, and print and
                 record how far the two agree: in rank, and in which entries a mask would keep.
         """
-        check_output(output)
         written = score_alone(
             self,
             model,

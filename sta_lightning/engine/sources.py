@@ -160,9 +160,9 @@ def check_output(output: str | Path, like: str | Path | None = None) -> None:
         return
     if like is None or not Path(like).is_dir():
         what = "a folder" if place.is_dir() else "not named as a safetensors file"
+        why = "" if like is None else ", and a folder is made only of a folder"
         raise StaError(
-            f"output: '{output}' is {what}, and a folder is made only of a folder. Give a file name that ends in .safetensors; "
-            "folders that are missing are made."
+            f"output: '{output}' is {what}{why}. Give a file name that ends in .safetensors; folders that are missing are made."
         )
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise StaError(

@@ -83,9 +83,7 @@ class ContrastivePretraining(StoredSettings):
         self.save_hyperparameters()
         self.encoder_name = encoder
         self.clip = build_clip(encoder, "random")
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup_steps = warmup_steps
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.output = output
         self.record = record or {}
         self._tokens: dict[str, Tensor] = {}

@@ -88,17 +88,13 @@ class TaskDataModule(NormalisesOnDevice):
         self.preprocess = Preprocess(
             self.spec.image_size, self.spec.mean, self.spec.std, self.spec.interpolation
         )
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.limits: dict[Split, int | None] = {
             "train": train_limit,
             "validation": validation_limit,
             "test": test_limit,
         }
-        self.augment = augment
-        self.download = download
-        self.global_batch = global_batch
+        self.augment, self.download, self.global_batch = augment, download, global_batch
         self.cache_images = cache_images
         self._opened: dict[Split, Dataset[Any]] = {}
         self._cached: dict[Split, PreparedDataset | CachedDataset] = {}

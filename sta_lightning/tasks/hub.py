@@ -182,9 +182,7 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
 
     def __init__(self, data: Any, image: str, labels: list[int], what: str) -> None:
         self.data = data.select_columns([image])
-        self.image = image
-        self.labels = labels
-        self.what = what
+        self.image, self.labels, self.what = image, labels, what
 
     def __len__(self) -> int:
         return len(self.labels)

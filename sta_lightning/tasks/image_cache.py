@@ -96,9 +96,7 @@ class CachedDataset(EncoderInput):
     """
 
     def __init__(self, path: Path, preprocess: Preprocess, length: int) -> None:
-        self.path = path
-        self.preprocess = preprocess
-        self._length = length
+        self.path, self.preprocess, self._length = path, preprocess, length
         self._map: Rows | None = None
         self._rows()
 

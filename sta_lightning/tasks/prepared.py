@@ -63,10 +63,7 @@ class PreparedDataset(EncoderInput):
     def __init__(
         self, base: Dataset[Any], preprocess: Preprocess, *, augment: bool = False, seed: int = 0
     ) -> None:
-        self.base = base
-        self.preprocess = preprocess
-        self.augment = augment
-        self.seed = seed
+        self.base, self.preprocess, self.augment, self.seed = base, preprocess, augment, seed
 
     def __len__(self) -> int:
         return len(cast(Any, self.base))

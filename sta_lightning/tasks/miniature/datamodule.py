@@ -57,9 +57,7 @@ class CorpusDataModule(L.LightningDataModule):
         self, size: int = 1_000_000, batch_size: int = 256, validation_size: int = 240, num_workers: int = 0
     ) -> None:
         super().__init__()
-        self.size = size
-        self.batch_size = batch_size
-        self.validation_size = validation_size
+        self.size, self.batch_size, self.validation_size = size, batch_size, validation_size
         self.num_workers = num_workers
         self.validation_names = tuple(SCENES)
 
