@@ -89,6 +89,14 @@ def kth_smallest_entry(tensor: Tensor, k: int) -> Tensor:
     return flat.sort().values[k - 1] if flat.numel() <= SMALL else kth_by_digits(flat, k)
 
 
+def largest_entries(tensor: Tensor, count: int) -> Tensor:
+    """So many entries of the largest magnitudes, 1 or more, and all that tie; zero elsewhere."""
+    if count >= tensor.numel():
+        return tensor
+    sizes = tensor.abs()
+    return tensor.where(sizes >= kth_smallest_entry(sizes, tensor.numel() - count + 1), 0.0)
+
+
 Counts = npt.NDArray[np.int64]
 
 _DIGIT = 16

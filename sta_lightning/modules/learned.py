@@ -27,13 +27,13 @@ from sta_lightning.callbacks.trial import is_trial
 from sta_lightning.encoders import encoder_spec
 from sta_lightning.encoders.pretrained import pretrained_file
 from sta_lightning.engine import TaskSource
-from sta_lightning.engine.sources import task_sources
+from sta_lightning.engine.sources import check_output, task_sources
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.frozen import Frozen
 from sta_lightning.modules.parts import QUIET, LayersFirst, is_logged, refuse_verb
 from sta_lightning.modules.stored import StoredSettings
 from sta_lightning.tasks import get_task
-from sta_lightning.weights import SAFETENSORS, provenance, save_weights
+from sta_lightning.weights import provenance, save_weights
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -93,11 +93,8 @@ class LearnedMerging(StoredSettings, ABC):
         self.title = LEARNED_METHODS[self.method].title
         if not learning_rate > 0:
             raise StaError(f"learning_rate={learning_rate} must lie above 0.")
-        # Told now, and not when everything has been learned.
-        if output is not None and (Path(output).suffix != SAFETENSORS or Path(output).is_dir()):
-            raise StaError(
-                f"output={output!r} cannot be written: give the name of a file that ends in {SAFETENSORS}."
-            )
+        if output is not None:  # told now, and not when everything has been learned
+            check_output(output)
         # Sorted, as in a merge: the result does not depend on the order of the tasks.
         sources = task_sources(tasks, files or TaskSource())
         named = sorted((get_task(spec).name, spec) for spec in sources)

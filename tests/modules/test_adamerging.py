@@ -331,7 +331,7 @@ def test_the_command_line_from_the_fit_to_the_test(
         ({"init": -0.1}, r"init=-0\.1"),
         ({"init": 1.0}, r"init=1\.0"),
         ({"learning_rate": 0.0}, r"learning_rate=0\.0"),
-        ({"output": "fused.ckpt"}, r"output='fused\.ckpt'"),
+        ({"output": "fused.ckpt"}, r"output: 'fused\.ckpt'"),
     ],
 )
 def test_wrong_settings(build: Any, settings: dict[str, Any], message: str) -> None:

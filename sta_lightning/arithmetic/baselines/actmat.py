@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.quadratic import Quadratic
-from sta_lightning.arithmetic.selection import kth_smallest_entry
+from sta_lightning.arithmetic.selection import largest_entries
 from sta_lightning.ranges import finite, number
 
 
@@ -64,8 +64,4 @@ class Tact(ActMat):
 
     @override
     def factor(self, delta: Tensor) -> Tensor:
-        if not delta.numel():
-            return delta
-        sizes = delta.abs()
-        dropped = delta.numel() - max(1, round(self.keep * delta.numel()))
-        return delta.where(sizes >= kth_smallest_entry(sizes, dropped + 1), 0.0)  # ties are kept
+        return largest_entries(delta, max(1, round(self.keep * delta.numel())))

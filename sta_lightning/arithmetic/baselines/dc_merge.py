@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sta_lightning.arithmetic.entries import Block
-from sta_lightning.arithmetic.selection import kth_smallest_entry
+from sta_lightning.arithmetic.selection import largest_entries
 from sta_lightning.arithmetic.spectral import (
     Spectral,
     double_deltas,
@@ -57,17 +57,9 @@ class DcMerge(Spectral):
         left, right = orthogonalised(u), orthogonalised(v)
         count = max(1, int(self.keep * rank * rank))
         seen = torch.stack(
-            [_largest(((left.mT @ part.u) * part.s) @ (part.v.mT @ right), count) for part in parts]
+            [largest_entries(((left.mT @ part.u) * part.s) @ (part.v.mT @ right), count) for part in parts]
         )
         agreed = seen.sign() == seen.sum(0).sign()
         mean = (seen * agreed).sum(0) / agreed.sum(0).clamp(min=1)
         own = torch.arange(each * tasks, device=mean.device) // max(each, 1)
         return left @ (mean * (own == own[:, None])) @ right.mT
-
-
-def _largest(matrix: Tensor, count: int) -> Tensor:
-    """The entries of the largest magnitudes, ties kept; zero elsewhere."""
-    sizes = matrix.abs()
-    if count >= matrix.numel():
-        return matrix
-    return matrix.where(sizes >= kth_smallest_entry(sizes, matrix.numel() - count + 1), 0.0)
