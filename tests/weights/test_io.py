@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from sta_lightning.errors import StaError
-from sta_lightning.weights import format as format_module
 from sta_lightning.weights import load_weights, read_metadata, save_weights
+from sta_lightning.weights.format import header_of
 
 EVERY_TYPE = {
     "f64": torch.tensor([1.5, -2.0], dtype=torch.float64),
@@ -79,7 +79,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_tensor_is_aligned(tmp_path: Path) -> None:
-    header, order = format_module.header_of(EVERY_TYPE, {})
+    header, order = header_of(EVERY_TYPE, {})
     assert len(header) % 8 == 0
     offset = 0
     for name in order:
@@ -135,7 +135,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     def broken(*_: object) -> None:
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(format_module, "header_of", broken)
+    monkeypatch.setattr("sta_lightning.weights.io.packed", broken)  # the header is written by then
     with pytest.raises(RuntimeError, match="stop"):
         save_weights(path, {"w": torch.zeros(2)})
     assert path.read_bytes() == before
