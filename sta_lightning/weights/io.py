@@ -119,7 +119,7 @@ def save_weights(
     header, order = header_of(tensors, metadata)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         digest = hashlib.sha256()
-        for data in chain([header], (packed(tensors[name]) for name in order)):
+        for data in chain([memoryview(header)], (packed(tensors[name]) for name in order)):
             digest.update(data)
             stream.write(data)
     remember_sha256(path, digest.hexdigest())
