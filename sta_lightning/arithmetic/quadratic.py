@@ -64,6 +64,28 @@ def times_filtered(left: Tensor, metric: Tensor, respond: Filter, size: int | No
     return product
 
 
+def times_definite_inverse(left: Tensor, metric: Tensor, ridge: float, least: float) -> Tensor | None:
+    """``left`` (C + ridge)^-1 by Cholesky's factors, in a fifth of the time of the spectrum.
+
+    Args:
+        left: float64 ``[out, in]``.
+        metric: C, float64 ``[in, in]``, positive semidefinite.
+        ridge: 0 or more.
+        least: share of C's largest eigenvalue that every one has to exceed, at least float64's
+            precision times their number.
+
+    Returns:
+        Float64 ``[out, in]``; ``None`` where an eigenvalue may be smaller: with the Frobenius norm
+        |C|, which is no less than the largest, C - least * |C| has no Cholesky factor.
+    """
+    lowered, raised = metric.clone(), metric.clone()
+    lowered.diagonal().sub_(least * float(torch.linalg.matrix_norm(metric)))
+    if int(torch.linalg.cholesky_ex(lowered).info):
+        return None
+    raised.diagonal().add_(ridge)
+    return torch.cholesky_solve(left.mT, torch.linalg.cholesky(raised)).mT
+
+
 def times_inverse(left: Tensor, gram: Tensor, precision: float) -> Tensor:
     """``left`` times the (pseudo-)inverse of a sum of Gram matrices, whose inputs may be dependent.
 
@@ -100,9 +122,15 @@ class Quadratic(Spectral):
 
     Attributes:
         anchored: whether the anchor is the sum of the task vectors; zero if not.
+        cutoff: the filter is lambda / (lambda + ``ridge``) of eigenvalues above this share of the
+            largest, times their number: with these alone no spectrum is needed. ``None`` where it
+            is another.
+        ridge: see ``cutoff``.
     """
 
     anchored = True
+    cutoff: float | None = None
+    ridge: float = 0.0
 
     @abstractmethod
     def factor(self, delta: Tensor) -> Tensor:
@@ -125,7 +153,12 @@ class Quadratic(Spectral):
             basis = torch.linalg.qr(rows.mT).Q
         start = anchor if basis is None else anchor @ basis
         residual, total = sums((self._part(delta, basis) for delta in double_deltas(block)), start)
-        found = times_filtered(residual, total, self.respond, inputs)
+        found = None
+        if self.cutoff is not None:
+            least = max(self.cutoff, _EPS) * inputs
+            found = times_definite_inverse(residual, total, self.ridge, least)
+        if found is None:
+            found = times_filtered(residual, total, self.respond, inputs)
         return anchor + (found if basis is None else found @ basis.mT)
 
     def _part(self, delta: Tensor, basis: Tensor | None) -> tuple[Tensor, Tensor]:

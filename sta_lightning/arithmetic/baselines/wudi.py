@@ -45,6 +45,7 @@ class Wudi(_Interference):
     scale: float = finite(1.0)
 
     title = "WUDI (closed form)"
+    cutoff = 0.0
     coefficient = None
     summary = "least squares over the task vectors' own Gram matrices: as little interference as possible"
     source = "Cheng et al. 2025"
