@@ -21,6 +21,7 @@ class TensorSource(ABC):
         parts: the sources that they are made of, if any.
     """
 
+    __slots__ = ()
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device = torch.device("cpu")

@@ -22,7 +22,7 @@ _PIECE_ELSEWHERE = 1 << 24
 # Where a method has a dozen temporaries in float64, it takes half the time in these; measured.
 _CACHED_ON_CPU = 1 << 14
 _FEW = 16  # models of which so many are; of more, to a fourth: no slower, and less memory
-_MODELS = 50  # that are read in whole pieces: 26 MB of each thread
+_MODELS = 25  # that are read in whole pieces: 13 MB of each thread; of more, to a 32nd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,7 +88,7 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 def piece_size(device: torch.device, models: int = 1) -> int:
     """How many entries of a tensor are worked on at once; fewer of many models, for the memory."""
     whole = _PIECE_ON_CPU if device.type == "cpu" else _PIECE_ELSEWHERE
-    return whole >> min(3, max(0, math.ceil(math.log2(models / _MODELS))))
+    return whole >> min(5, max(0, math.ceil(math.log2(models / _MODELS))))
 
 
 def cached_size(device: torch.device, models: int = 1) -> int:

@@ -352,6 +352,67 @@ int sta_pcb(const float *restrict base, const float *restrict origin, const floa
     return bad;
 }
 
+/* base + sum of mask[t] * (finetuned[t] - base), where mask[t] is [score[t] > the rank-th smallest of all], for any number
+ * of tasks up to 4096: sta_fuse's precise form, by a selection network that it is told: rows low and high, and whether
+ * minimum and maximum are needed. */
+int sta_fuse_many(const float *restrict base, const float *const *finetuned, const float *const *scores, int tasks,
+                  const double *low, const double *span, int rank, const int32_t (*steps)[4], int64_t many,
+                  float *restrict out, int64_t size, int64_t *kept) {
+    int bad = 0;
+    double rows[64 * STA_BLOCK]; /* fewer positions at a time of more tasks: they stay in a core's cache */
+    const int room = tasks <= 64 ? STA_BLOCK : 64 * STA_BLOCK / tasks;
+    for (int64_t at = 0; at < size; at += room) {
+        const int count = (int)(size - at < room ? size - at : room);
+        const float *restrict b = base + at;
+        double seen[STA_BLOCK];
+        float total[STA_BLOCK], all[STA_BLOCK];
+        for (int e = 0; e < count; e++) seen[e] = total[e] = all[e] = 0;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict s = scores[t] + at;
+            double *restrict row = rows + t * room;
+            const double l = low[t], d = span[t];
+            for (int e = 0; e < count; e++) {
+                row[e] = (s[e] - l) / d;
+                seen[e] += row[e];
+            }
+        }
+        for (int64_t i = 0; i < many; i++) {
+            double *restrict one = rows + steps[i][0] * room, *restrict other = rows + steps[i][1] * room;
+            if (steps[i][2] && steps[i][3]) {
+                for (int e = 0; e < count; e++) {
+                    const double x = one[e], y = other[e];
+                    one[e] = x < y ? x : y;
+                    other[e] = x < y ? y : x;
+                }
+            } else if (steps[i][2]) {
+                for (int e = 0; e < count; e++) one[e] = one[e] < other[e] ? one[e] : other[e];
+            } else {
+                for (int e = 0; e < count; e++) other[e] = one[e] < other[e] ? other[e] : one[e];
+            }
+        }
+        const double *restrict threshold = rows + (rank - 1) * room;
+        for (int t = 0; t < tasks; t++) {
+            const float *restrict f = finetuned[t] + at, *restrict s = scores[t] + at;
+            const double l = low[t], d = span[t];
+            int some = 0;
+            for (int e = 0; e < count; e++) {
+                const float delta = f[e] - b[e];
+                const int keep = (s[e] - l) / d > threshold[e];
+                total[e] += keep ? delta : 0.0f;
+                all[e] += delta;
+                some += keep;
+            }
+            kept[t] += some;
+        }
+        for (int e = 0; e < count; e++) {
+            const float result = b[e] + total[e];
+            out[at + e] = result;
+            bad |= !(STA_FINITE(seen[e]) & STA_FINITE(all[e] + result));
+        }
+    }
+    return bad;
+}
+
 /* The next 624 numbers of Matsumoto and Nishimura's MT19937, but for their tempering. */
 static inline uint32_t sta_twisted(uint32_t first, uint32_t second) {
     return ((first & 0x80000000u) | (second & 0x7fffffffu)) >> 1 ^ (second & 1 ? 0x9908b0dfu : 0);

@@ -10,11 +10,12 @@ from typing import Any
 
 from sta_lightning.kernels.build import library
 from sta_lightning.kernels.fused import SPAN_LIMIT, fused_source
+from sta_lightning.kernels.network import selection_network
 
 _LOOPS = Path(__file__).with_name("loops.c").read_text(encoding="utf-8")
 # The text of the fusion grows with the number of tasks, and the compiler's time faster: 0.3 s for 6
-# tasks, 7 s for 32.
-MOST_TASKS = 32
+# tasks, 7 s for 32. More tasks, up to what it has room for, share a loop that is told the network.
+MOST_TASKS, _MOST_SHARED = 32, 1 << 12
 _TOLERANCE, _FLOOR = 1e-6, 1e-36
 
 _ADDRESS, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -270,16 +271,61 @@ class Fused:
         return not bad, list(kept)
 
 
+class FusedMany:
+    """The same in the loop that all larger numbers of tasks share, in its precise form."""
+
+    def __init__(self, found: ctypes.CDLL, tasks: int, rank: int) -> None:
+        steps = selection_network(tasks, rank)
+        self._fuse, self._tasks, self._rank, self._many = found.sta_fuse_many, tasks, rank, len(steps)
+        self._fuse.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
+        self._fuse.argtypes += (_ADDRESS, _COUNT, _ADDRESS)
+        self._steps = (ctypes.c_int32 * (4 * len(steps)))(*(word for step in steps for word in step))
+
+    def __call__(
+        self,
+        base: int,
+        finetuned: Sequence[int],
+        scores: Sequence[int],
+        bounds: Sequence[tuple[float, float] | None],
+        out: int,
+        size: int,
+    ) -> tuple[bool, list[int]]:
+        """As :class:`Fused`."""
+        kept = (_COUNT * self._tasks)()
+        lows, highs = zip(*(pair or (0.0, 1.0) for pair in bounds), strict=True)
+        spans = [high - low for low, high in zip(lows, highs, strict=True)]
+        if math.inf in spans:  # a group's float64 bounds; the eager form halves them
+            return False, list(kept)
+        bad = self._fuse(
+            base,
+            _array(finetuned),
+            _array(scores),
+            self._tasks,
+            _doubles(lows),
+            _doubles([span or math.inf for span in spans]),
+            self._rank,
+            self._steps,
+            self._many,
+            out,
+            size,
+            kept,
+        )
+        return not bad, list(kept)
+
+
 def loops(*, work: float = math.inf) -> Loops | None:
     """The loops for any number of tasks; ``None`` where :func:`library` has none."""
     found = library(_LOOPS, work=work)
     return None if found is None else Loops(found)
 
 
-def fused(n: int, k: int, *, work: float = math.inf) -> Fused | None:
+def fused(n: int, k: int, *, work: float = math.inf) -> Fused | FusedMany | None:
     """Fusion through masks for n tasks and rank k, 1..n; ``None`` as in :func:`loops`."""
-    if not 2 <= n <= MOST_TASKS:
+    if not 2 <= n <= _MOST_SHARED:
         return None
+    if n > MOST_TASKS:
+        shared = library(_LOOPS, work=work)
+        return None if shared is None else FusedMany(shared, n, k)
     found = library(fused_source(n, k), work=work)
     return None if found is None else Fused(found, n)
 

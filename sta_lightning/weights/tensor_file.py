@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 class FileTensor(TensorSource):
     """One tensor of a file; see :class:`~sta_lightning.arithmetic.sources.TensorSource`."""
+
+    __slots__ = ("_bounds", "_offset", "dtype", "file", "shape")  # hundreds of files have a hundred each
 
     def __init__(self, file: TensorFile, shape: torch.Size, dtype: torch.dtype, offset: int) -> None:
         self.file, self.shape, self.dtype, self._offset = file, shape, dtype, offset
@@ -132,7 +135,7 @@ class TensorFile(OpenFile, Mapping[str, FileTensor]):
                 )
             name.encode()  # half a surrogate pair, which JSON can spell, is no text
             ends.append((begin, end))
-            tensors[name] = FileTensor(self, torch.Size(shape), dtype, 8 + length + begin)
+            tensors[sys.intern(name)] = FileTensor(self, torch.Size(shape), dtype, 8 + length + begin)
         at = 0
         for begin, end in sorted(ends):
             if begin != at:

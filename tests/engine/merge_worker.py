@@ -204,7 +204,8 @@ def memory(folder: str, method: str, count: str, way: str, output: str) -> None:
         TaskSource(f"{folder}/task{i % 2}.safetensors", f"{folder}/task{i % 2}-importance.safetensors")
         for i in range(int(count))
     ]
-    settings = {"p": 1.0} if int(count) > 6 else {}
+    # Half of the importances are equal: p < 0.5 keeps the larger half, p > 0.5 nothing.
+    settings = {"p": 0.3} if method == "sta" else {}
     tasks = {f"task{i:02}": source for i, source in enumerate(sources)}
     job = _job(tasks, "average" if method == "compare" else method, **settings)
     if method == "compare":

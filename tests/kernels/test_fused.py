@@ -19,6 +19,7 @@ from sta_lightning.arithmetic.states import Merged
 from sta_lightning.errors import StaError
 from sta_lightning.kernels import MOST_TASKS, fused, loops
 from sta_lightning.kernels.build import compiler
+from sta_lightning.kernels.loops import FusedMany
 from tests.kernels.draws import KINDS, importances
 from tests.oracles import sta as oracle
 
@@ -146,11 +147,26 @@ def test_the_masks_are_the_oracle_s(data: st.DataObject | None, shape: tuple[int
     assert sum(got.kept["w"].values()) * 9 == pytest.approx(sum(kept))
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    data=st.data(), n=st.integers(MOST_TASKS + 1, 70), p=st.floats(0, 1), mode=st.sampled_from(NORMALIZATIONS)
+)
+def test_more_tasks_share_a_loop_of_the_same_bits(data: st.DataObject, n: int, p: float, mode: str) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(KINDS), min_size=n, max_size=n))
+    models = problem(kinds, [data.draw(st.sampled_from([0, 1, 250, 600]))], data.draw(st.integers(0, 10**6)))
+    models[2]["1"] = models[2]["0"]  # two tasks tie everywhere
+    both(Sta(p, mode), *models)
+
+
+def test_a_number_of_tasks_without_room_has_no_loop() -> None:
+    assert fused(4096, 1) is not None
+    assert fused(4097, 1) is None
+
+
 @pytest.mark.parametrize("n", [MOST_TASKS + 1, 64, 100])
-def test_more_tasks_than_are_compiled(n: int) -> None:
+def test_more_tasks_than_have_a_loop_of_their_own(n: int) -> None:
     k = rank(n, 0.7)
-    assert fused(n, k) is None
-    assert fused(n, k, work=0) is None
+    assert isinstance(fused(n, k), FusedMany)
     generator = torch.Generator().manual_seed(n)
     base = {"w": torch.zeros(50)}
     finetuned = {f"{i:03}": {"w": torch.randn(50, generator=generator)} for i in range(n)}
