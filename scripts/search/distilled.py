@@ -1,14 +1,15 @@
-"""Variants of the distilled merge: bases, learning rates, steps, and when to stop.
+"""Variants of the distilled merge: coefficients by tensor or row, crops, bases, steps.
 
     sta benchmark --config configs/benchmark/miniature.yaml
-    python -m scripts.search.distilled runs/benchmark/miniature --steps 15 30 60 100
+    python -m scripts.search.distilled runs/benchmark/miniature --steps 30 60
 
-The benchmark's fine-tuned models are what is merged. A variant is fitted once on all of the
-unlabelled training images (32 a task), and once on the first half of them, whose other half says
-when to stop. ``search.jsonl`` gets a line for every variant, seed and number of steps as it is
-found: the divergence on both halves, and accuracies in percent on validation and test images. A
+The benchmark's fine-tuned models are what is merged; they are read alone, and what the search makes
+is in ``--output``. A variant is fitted on the unlabelled training images (32 a task).
+``search.jsonl`` gets a line for every variant, seed and number of steps as it is found: the
+divergence on the same images uncropped, and accuracies in percent on validation and test images. A
 variant and its steps are chosen by the mean validation accuracy over the seeds; the test accuracy
-decides nothing. ``random`` is the control of the second base: a drawn tensor in its place.
+decides nothing. ``drawn`` is the control of a variant's unit: drawn tensors, as long, in place of
+all vectors but the start.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -35,40 +37,86 @@ from sta_lightning.benchmark.learning import unlabelled
 from sta_lightning.benchmark.models import Models
 from sta_lightning.benchmark.settings import BenchmarkSettings, MethodEntry, ModelSettings
 from sta_lightning.encoders import ClassificationHead, build_encoder
+from sta_lightning.engine import TaskSource
 from sta_lightning.modules.distilled import DistilledMerging
+from sta_lightning.modules.frozen import Frozen
 from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.learned import LearnedMerging, learn
+from sta_lightning.tasks.unlabelled import Step, Steps
 
-RANDOM = f"{Path(__file__)}:random_vector"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "swudi_a": {"merges": ["swudi_a"]},
-    "swudi_a, spectral_sta": {},
-    "swudi_a, random": {"merges": ["swudi_a", RANDOM]},
-    "swudi_a, spectral_sta, slow": {"learning_rate": 3e-3},
-    "swudi_a, spectral_sta, esm": {"merges": ["swudi_a", "spectral_sta", "esm"]},
+    "tensor": {"granularity": "tensor", "crops": False},
+    "tensor, crops": {"granularity": "tensor"},
+    "row": {"crops": False},
+    "row, crops": {},
+    "row, crops, drawn": {"drawn": True},
+    "row, crops, swudi_a": {"merges": ["swudi_a"]},
+    "row, crops, slow": {"learning_rate": 3e-3},
+    "row, crops, esm": {"merges": ["swudi_a", "spectral_sta", "esm"]},
     # Fitted to every layer's outputs in closed form, and from there to the predictions.
-    "anchored, swudi_a": {"merges": ["anchored", "swudi_a"], "init": 1.0},
-    "esm, swudi_a, spectral_sta": {"merges": ["esm", "swudi_a", "spectral_sta"], "init": 1.0},
+    "row, crops, from anchored": {"merges": ["anchored", "swudi_a"], "init": 1.0},
+    "row, crops, from average": {"merges": ["average", "swudi_a", "spectral_sta"], "init": 1.0},
 }
 
 
-def random_vector(pretrained: Tensor, deltas: Tensor) -> Tensor:
-    """A drawn tensor as long as the sum of the task vectors ``[N, *shape]``."""
-    drawn = torch.randn(deltas.shape[1:], generator=torch.Generator().manual_seed(deltas.numel()))
-    drawn = drawn.to(deltas)
-    return drawn * (deltas.sum(0).norm() / drawn.norm())
+def drawn(vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The first vector, and drawn tensors as long as the others'."""
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, vector in vectors.items():
+        noise = {key: torch.randn(value.shape, generator=generator) for key, value in vector.items()}
+        found[name] = (
+            {key: noise[key] * (value.norm() / noise[key].norm()) for key, value in vector.items()}
+            if found
+            else dict(vector)
+        )
+    return found
+
+
+class Drawn(DistilledMerging):
+    """The control of the vectors: drawn ones, but for the start."""
+
+    @override
+    def read(self, sources: Mapping[str, tuple[str, TaskSource]]) -> Frozen:
+        """Read what is merged, and keep the task vectors as what the targets are made from."""
+        self._true = super().read(sources)
+        return replace(self._true, vectors=drawn(self._true.vectors))
+
+    @override
+    def loss(self, task: str, images: Tensor, logits: Tensor) -> Tensor:
+        """The distance from the true fine-tuned models."""
+        drawn, self._frozen = self._frozen, self._true
+        found = super().loss(task, images, logits)
+        self._frozen = drawn
+        return found
 
 
 class Images(LightningDataModule):
-    """The same images of every task at each step: ``task -> [B, 3, S, S]``."""
+    """All images of every task at each step: ``task -> [B, 3, S, S]``."""
 
-    def __init__(self, images: Mapping[str, Tensor]) -> None:
+    def __init__(self, images: Mapping[str, Tensor], seed: int, crops: bool) -> None:
         super().__init__()
-        self.task_names, self._images = tuple(images), dict(images)
+        count = max(map(len, images.values()))
+        held = {task: Held(own) for task, own in images.items()}
+        self.task_names, self._steps = tuple(images), Steps(held, count, seed, crops=crops)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """One batch, which is begun again."""
-        return DataLoader([self._images], batch_size=None)  # type: ignore[arg-type]
+    def train_dataloader(self) -> DataLoader[Step]:
+        """Step after step, without an end."""
+        return DataLoader(self._steps, batch_size=None)
+
+
+@dataclass
+class Held:
+    """Images in memory."""
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Those of some numbers."""
+        return self.images[list(indices)]
 
 
 class Seed:
@@ -81,18 +129,14 @@ class Seed:
         self.images = unlabelled(own.suite, settings.samples, self.tasks, own.seed)
         self._heads = {task: own.head(task) for task in self.tasks}
 
-    def half(self, second: bool) -> dict[str, Tensor]:
-        """The first or second half of every task's images."""
-        return {task: images.chunk(2)[second] for task, images in self.images.items()}
-
-    def judge(self, images: Mapping[str, Tensor]) -> Judge:
-        """What tells the divergence on some images."""
+    def judge(self) -> Judge:
+        """What tells the divergence on the images."""
         settings = self.own.suite.settings
         return Judge(
             build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
             {task: self.own.encoder(task) for task in self.tasks},
             {task: ClassificationHead.load(str(head)).eval() for task, head in self._heads.items()},
-            images,
+            self.images,
             device_of(settings.accelerator),
         )
 
@@ -129,50 +173,50 @@ def search(
     rows: list[dict[str, Any]] = []
     for own in seeds:
         seed, settings = Seed(own), own.suite.settings
-        parts = {"fitted": seed.judge(seed.half(False)), "held out": seed.judge(seed.half(True))}
-        for name, options in variants.items():
-            for images, fitted in (("all", seed.images), ("half", seed.half(False))):
+        judge = seed.judge()
+        for name, given in variants.items():
+            options = dict(given)
+            crops, module_class = (
+                options.pop("crops", True),
+                Drawn if options.pop("drawn", False) else DistilledMerging,
+            )
 
-                def measure(step: int, weights: Mapping[str, Tensor]) -> None:
-                    row = {"variant": name, "images": images, "seed": own.seed, "steps": step}  # noqa: B023
-                    row |= {part: round(judge.foretell(weights).mean, 5) for part, judge in parts.items()}  # noqa: B023
-                    row |= seed.accuracies(weights)  # noqa: B023
-                    rows.append(row)
-                    with log.open("a", encoding="utf-8") as file:
-                        print(json.dumps(row), file=file)
-                    print(json.dumps(row), flush=True)
+            def measure(step: int, weights: Mapping[str, Tensor]) -> None:
+                row = {"variant": name, "seed": own.seed, "steps": step}  # noqa: B023
+                row |= {"divergence": round(judge.foretell(weights).mean, 5), **seed.accuracies(weights)}  # noqa: B023
+                rows.append(row)
+                with log.open("a", encoding="utf-8") as file:
+                    print(json.dumps(row), file=file)
+                print(json.dumps(row), flush=True)
 
-                module = DistilledMerging(
-                    {own.suite.members[task].spec: source for task, source in seed.sources.items()},
-                    encoder=settings.encoder,
-                    pretrained=settings.pretrained,
-                    image_size=settings.image_size,
-                    **options,
-                )
-                learn(module, Images(fitted), steps=max(steps), callbacks=[Recorder(steps, measure)])
+            module = module_class(
+                {own.suite.members[task].spec: source for task, source in seed.sources.items()},
+                encoder=settings.encoder,
+                pretrained=settings.pretrained,
+                image_size=settings.image_size,
+                **options,
+            )
+            recorder = Recorder(steps, measure)
+            learn(module, Images(seed.images, own.seed, crops), steps=max(steps), callbacks=[recorder])
     return rows
 
 
 def chosen(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By variant: the steps that are best on validation, and where the held-out half stops.
+    """By variant: the steps that are best on validation, the best variant first.
 
-    Each with the mean validation and test accuracy over the seeds, the best on validation first.
+    With the mean validation and test accuracy over the seeds, and the test accuracies' standard
+    deviation.
     """
     rows = list(rows)
     found = []
     for name in dict.fromkeys(row["variant"] for row in rows):
-        whole = [row for row in rows if row["variant"] == name and row["images"] == "all"]
-        steps = max({row["steps"] for row in whole}, key=lambda step: (_mean(whole, step), -step))
-        stopped = []
-        for seed in {row["seed"] for row in whole}:
-            half = [r for r in rows if (r["variant"], r["images"], r["seed"]) == (name, "half", seed)]
-            stop = min(half, key=lambda row: row["held out"])["steps"]
-            stopped += [row for row in whole if (row["seed"], row["steps"]) == (seed, stop)]
-        best = [row for row in whole if row["steps"] == steps]
-        for how, those in (("validation", best), ("held-out half", stopped)):
-            means = {split: round(fmean(row[split] for row in those), 2) for split in ("validation", "test")}
-            count = sorted({row["steps"] for row in those})
-            found.append({"variant": name, "steps by": how, "steps": count, **means})
+        own = [row for row in rows if row["variant"] == name]
+        steps = max({row["steps"] for row in own}, key=lambda step: (_mean(own, step), -step))
+        best = [row for row in own if row["steps"] == steps]
+        test = [row["test"] for row in best]
+        spread = {"± (test)": round(stdev(test), 2)} if len(test) > 1 else {}
+        means = {"validation": round(_mean(own, steps), 2), "test": round(fmean(test), 2)}
+        found.append({"variant": name, "steps": steps, **means, **spread, "seeds": len(best)})
     return sorted(found, key=lambda row: -row["validation"])
 
 
@@ -185,21 +229,25 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a benchmark that has fine-tuned the embedded suite")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, nargs="+", default=[15, 30, 60, 100])
+    parser.add_argument("--steps", type=int, nargs="+", default=[30, 60])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--validation_limit", type=int, default=250)
     parser.add_argument("--test_limit", type=int, default=1000)
     parser.add_argument("--tasks", nargs="+", help="those of the benchmark", default=TASKS)
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/search"), help="folder of what the search makes"
+    )
     asked = parser.parse_args(words)
     limits = {"validation_limit": asked.validation_limit, "test_limit": asked.test_limit}
     settings = BenchmarkSettings(
-        output=str(asked.folder / "search"),
+        output=str(asked.output),
         models=ModelSettings(tasks=asked.tasks, control="objects", **limits),
         finetuned=f"{asked.folder}/seed_{{seed}}/steps/finetune/{{task}}/encoder.safetensors",
         seeds=asked.seeds,
     )
     variants = {name: VARIANTS[name] for name in asked.variants}
-    rows = search(every_seed(settings).values(), variants, asked.steps, asked.folder / "search.jsonl")
+    asked.output.mkdir(parents=True, exist_ok=True)
+    rows = search(every_seed(settings).values(), variants, asked.steps, asked.output / "search.jsonl")
     for row in chosen(rows):
         print(json.dumps(row))
 

@@ -75,7 +75,15 @@ LEARNED_METHODS: Mapping[str, Learned] = {
         None,
         "this project",
         "sta fit --config configs/distilled/miniature.yaml",
-        {"merges": None, "init": 1.2, "learning_rate": 1e-2, "steps": 60, "batch_size": 32},
+        {
+            "merges": None,
+            "granularity": "row",
+            "init": 1.2,
+            "learning_rate": 1e-2,
+            "steps": 60,
+            "batch_size": 32,
+            "crops": True,
+        },
         reads_grams=True,
     ),
     "auto": Learned(

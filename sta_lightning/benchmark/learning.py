@@ -30,10 +30,10 @@ _MODULES: Mapping[str, type[LearnedMerging]] = {
 class _Unlabelled(LightningDataModule):
     """A batch of images of every task at each step."""
 
-    def __init__(self, images: Mapping[str, Remembered], batch_size: int, seed: int) -> None:
+    def __init__(self, images: Mapping[str, Remembered], batch_size: int, seed: int, crops: bool) -> None:
         super().__init__()
         self.task_names = tuple(images)
-        self._steps = Steps(images, batch_size, seed)
+        self._steps = Steps(images, batch_size, seed, crops=crops)
 
     def train_dataloader(self) -> DataLoader[Step]:
         """Step after step, without an end."""
@@ -47,6 +47,7 @@ def learned(
     card = LEARNED_METHODS[entry.method]
     chosen = {**card.settings, **entry.settings}
     steps, batch_size = int(chosen.pop("steps")), int(chosen.pop("batch_size"))
+    crops = bool(chosen.pop("crops", False))
     settings = suite.settings
     module = _MODULES[entry.method](
         {suite.members[task].spec: source for task, source in sources.items()},
@@ -60,7 +61,7 @@ def learned(
     else:
         count = entry.samples or settings.samples
         images, batch_size = samples(suite, count, list(sources), seed), min(batch_size, count)
-    data = _Unlabelled(images, batch_size, seed)
+    data = _Unlabelled(images, batch_size, seed, crops)
     return learn(module, data, steps=steps, seed=seed, accelerator=settings.accelerator)
 
 

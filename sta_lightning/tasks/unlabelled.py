@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
@@ -43,6 +44,8 @@ class UnlabelledDataModule(L.LightningDataModule):
         split: Which images: ``test`` (AdaMerging's: the images that are evaluated later),
             ``validation`` or ``train``.
         limit: Use at most this many images of each task, a fixed random choice; all by default.
+        crops: Whether each image is another random crop of itself in every step, see
+            :func:`cropped`.
         download: Fetch the published files if they are missing.
         pretrained: See ``TaskDataModule``.
 
@@ -62,6 +65,7 @@ class UnlabelledDataModule(L.LightningDataModule):
         seed: int = 0,
         split: Split = "test",
         limit: int | None = None,
+        crops: bool = False,
         download: bool = False,
         pretrained: str | None = None,
     ) -> None:
@@ -81,7 +85,7 @@ class UnlabelledDataModule(L.LightningDataModule):
         together = MultiTaskDataModule(tasks, roots, **options)
         self.members = together.members
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.split, self.limit = split, limit
+        self.split, self.limit, self.crops = split, limit, crops
         self._images: dict[str, PreparedDataset] = {}
 
     @property
@@ -91,7 +95,8 @@ class UnlabelledDataModule(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return which images these are, for the record of what was learned from them."""
-        return {"split": self.split, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
+        numbers = {"limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
+        return {"split": self.split, **numbers, "crops": self.crops}
 
     @override
     def prepare_data(self) -> None:
@@ -131,7 +136,7 @@ class UnlabelledDataModule(L.LightningDataModule):
                 f"A batch of {self.batch_size} images cannot be shared out among {processes} processes: let "
                 f"batch_size be a multiple of {processes}, or change the number of processes."
             )
-        return _Loader(self, Steps(self._images, self.batch_size, self.seed, rank, processes))
+        return _Loader(self, Steps(self._images, self.batch_size, self.seed, rank, processes, self.crops))
 
 
 class Unlabelled(Protocol):
@@ -153,12 +158,19 @@ class Steps(IterableDataset[Step]):
         seed: Seed of the orders.
         rank: Which process this is: it takes the images r, r + processes, … of a step.
         processes: How many processes share a step.
+        crops: Whether the images are cropped at random, see :func:`cropped`.
     """
 
     def __init__(
-        self, images: Mapping[str, Unlabelled], batch_size: int, seed: int, rank: int = 0, processes: int = 1
+        self,
+        images: Mapping[str, Unlabelled],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        crops: bool = False,
     ) -> None:
-        self.images, self.batch_size = images, batch_size
+        self.images, self.batch_size, self.crops = images, batch_size, crops
         # Otherwise two tasks with equally many images would go through the same numbers.
         digests = {task: hashlib.sha256(f"{seed}/{task}".encode()).digest() for task in images}
         self.seeds = {task: int.from_bytes(digest[:4], "big") for task, digest in digests.items()}
@@ -172,11 +184,23 @@ class Steps(IterableDataset[Step]):
         step, stride = (self.first, 1) if worker is None else (self.first + worker.id, worker.num_workers)
         while True:
             places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.processes)
-            yield {
+            found = {
                 task: images.batch([self._image(task, place) for place in places])
                 for task, images in self.images.items()
             }
+            yield (
+                {task: self._cropped(task, step, images) for task, images in found.items()}
+                if self.crops
+                else found
+            )
             step += stride
+
+    def _cropped(self, task: str, step: int, images: Tensor) -> Tensor:
+        # Drawn for the images of all processes: an image's crop does not depend on their number.
+        generator = torch.Generator().manual_seed((self.seeds[task] + step) % 2**32)
+        return cropped(
+            images, torch.rand(self.batch_size, 4, generator=generator)[self.rank :: self.processes]
+        )
 
     def _image(self, task: str, place: int) -> int:
         """The image at a place of a task's endless order."""
@@ -185,6 +209,24 @@ class Steps(IterableDataset[Step]):
         if self._order.get(task, (-1, []))[0] != epoch:
             self._order[task] = epoch, epoch_order(size, self.seeds[task], epoch)
         return self._order[task][1][within]
+
+
+def cropped(images: Tensor, drawn: Tensor) -> Tensor:
+    """Each image resampled from a window of its own: bilinear, reflected where it ends.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        drawn: ``[B, 4]``, 0 to 1, uniform: width and height of the window, 0.75 to 1.15 of the
+            image's, and its place, up to a tenth of the image off the centre along both.
+
+    Returns:
+        The same shape.
+    """
+    windows = images.new_zeros(len(images), 2, 3)
+    windows[:, 0, 0], windows[:, 1, 1] = (0.75 + 0.4 * drawn[:, :2]).unbind(1)
+    windows[:, :, 2] = 0.4 * drawn[:, 2:] - 0.2  # of a grid that goes from -1 to 1
+    grid = functional.affine_grid(windows, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 class _Loader(DataLoader[Step]):

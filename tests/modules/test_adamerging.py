@@ -256,7 +256,7 @@ def test_the_file_tells_its_origin_and_loads_again(
     assert settings["tasks"] == list(NAMES)
     assert (settings["granularity"], settings["trim"], settings["init"]) == ("tensor", None, 0.3)
     assert (settings["learning_rate"], settings["steps"]) == (1e-3, 2)
-    assert settings["images"] == {"split": "test", "limit": None, "batch_size": 4, "seed": 0}
+    assert settings["images"] == {"split": "test", "limit": None, "batch_size": 4, "seed": 0, "crops": False}
     assert settings["coefficients"] == pytest.approx(module.mean_coefficients(), abs=1e-6)
     expected = {"pretrained": pretrained, **{f"finetuned/{n}": s.finetuned for n, s in tasks.items()}}
     assert {role: entry["sha256"] for role, entry in sources.items()} == {

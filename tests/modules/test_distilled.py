@@ -61,11 +61,12 @@ def test_it_starts_as_the_closed_form(build: Any, states: Any) -> None:
     assert rows == pytest.approx({"merge/swudi_a": 1.2, **zeros})
 
 
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
 def test_the_loss_and_its_gradient_are_those_of_float64(
-    build: Any, states: Any, tasks: dict[str, TaskSource]
+    build: Any, states: Any, tasks: dict[str, TaskSource], granularity: str
 ) -> None:
     base, finetuned = states
-    module = build()
+    module = build(granularity=granularity)
     module.build()
     (batch,) = [next(iter(data().train_dataloader()))]
     generator = torch.Generator().manual_seed(5)
@@ -90,10 +91,13 @@ def test_the_loss_and_its_gradient_are_those_of_float64(
         return found
 
     def expected(grid: Tensor) -> Tensor:
-        weights = {
-            name: value.double() + sum(grid[k, t] * v[name] for k, v in enumerate(vectors))  # type: ignore[operator]
-            for t, (name, value) in enumerate(base.items())
-        }
+        weights, column = {}, 0
+        for name, value in base.items():
+            weights[name] = value.double().clone()
+            for part in range(len(value)) if granularity == "row" else [slice(None)]:
+                for k, v in enumerate(vectors):
+                    weights[name][part] += grid[k, column] * v[name][part]
+                column += 1
         total = torch.zeros((), dtype=torch.float64)
         for task in NAMES:
             p = logits(task, {n: t.double() for n, t in finetuned[task].items()}).softmax(-1)
@@ -164,7 +168,11 @@ def test_gram_matrices_bring_in_spectral_sta(
     assert metadata["kind"] == "fused:distilled"
     settings = json.loads(metadata["settings"])
     assert (settings["merges"], settings["init"]) == (["swudi_a", "spectral_sta"], 1.2)
-    assert settings["images"] == {"split": "train", "limit": SIZE, "batch_size": SIZE, "seed": 0}
+    assert settings["images"] == {
+        **{"split": "train", "limit": SIZE, "batch_size": SIZE},
+        **{"seed": 0, "crops": False},
+    }
+    assert settings["granularity"] == "row"
     assert settings["coefficients"].keys() == {"merge/swudi_a", "merge/spectral_sta", *NAMES}
     assert {role for role in json.loads(metadata["sources"]) if role.startswith("gram/")} == {
         f"gram/{name}" for name in NAMES
@@ -177,6 +185,7 @@ def test_gram_matrices_bring_in_spectral_sta(
         ({"merges": []}, "one method or more"),
         ({"merges": ["tsv", "tsv"]}, "each once"),
         ({"merges": ["tvs"]}, "'tvs' is unknown"),
+        ({"granularity": "layer"}, "granularity='layer'"),
         ({"learning_rate": 0.0}, r"learning_rate=0\.0"),
     ],
 )

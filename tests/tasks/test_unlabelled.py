@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sta_lightning.errors import StaError
 from sta_lightning.tasks import TaskDataModule, UnlabelledDataModule
+from sta_lightning.tasks.unlabelled import cropped
 from tests.toys import SIZES, ToyDataset, register_toys
 
 NAMES = ("spots", "stripes")
@@ -118,6 +119,39 @@ def test_processes_share_a_step_out(processes: int) -> None:
             assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), images)
 
 
+def test_crops_are_new_in_every_step_and_the_same_on_workers_and_processes() -> None:
+    settings = {"crops": True, "limit": 4}
+    found = steps(data(**settings), 5)
+    for task in NAMES:
+        sums = [step[task].sum((1, 2, 3)) for step in found]
+        assert len({round(value, 3) for each in sums for value in each.tolist()}) == 20
+    assert same(steps(data(num_workers=2, **settings), 5), found)
+    for rank in range(2):
+        module = data(**settings)
+        module.trainer = trainer_of(2, rank)
+        for share, whole in zip(steps(module, 5), found, strict=True):
+            for task, images in whole.items():
+                torch.testing.assert_close(share[task], images[rank::2], rtol=0, atol=1e-5)
+
+
+def test_a_crop_is_the_window_that_was_drawn() -> None:
+    """A ramp resampled from a window is a ramp of the window's slope around the window's centre."""
+    side = 32
+    ramp = torch.arange(side, dtype=torch.float32).expand(2, 3, side, side)
+    images = torch.stack([ramp[0], ramp[1].transpose(1, 2)])
+    untouched = torch.tensor([[0.625, 0.625, 0.5, 0.5]]).expand(2, -1)  # 0.75 + 0.4 * 0.625 = 1
+    torch.testing.assert_close(cropped(images, untouched), images, rtol=0, atol=1e-4)
+    # 0.75 of the width and 0.85 of the height; a tenth of the side to the right, a twentieth up.
+    found = cropped(images, torch.tensor([[0.0, 0.25, 1.0, 0.25]]).expand(2, -1))
+    places = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+    middle = (side - 1) / 2
+    right = (middle + 0.1 * side + 0.75 * places).clamp(max=side - 1)
+    down = middle - 0.05 * side + 0.85 * places
+    inside = right < side - 1
+    torch.testing.assert_close(found[0, 0, 5][inside], right[inside], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found[1, 0, :, 5], down.clamp(min=0), rtol=0, atol=1e-4)
+
+
 def test_it_goes_on_where_the_trainer_stands() -> None:
     module = data()
     module.trainer = trainer_of(global_step=3, accumulate_grad_batches=2)
@@ -168,7 +202,13 @@ def test_a_limit_chooses_as_for_an_evaluation() -> None:
 
 
 def test_the_record_of_what_was_seen() -> None:
-    assert data(seed=4, limit=9).describe() == {"split": "test", "limit": 9, "batch_size": 4, "seed": 4}
+    assert data(seed=4, limit=9).describe() == {
+        "split": "test",
+        "limit": 9,
+        "batch_size": 4,
+        "seed": 4,
+        "crops": False,
+    }
     assert data().task_names == NAMES
 
 

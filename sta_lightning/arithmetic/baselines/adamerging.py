@@ -25,10 +25,11 @@ def combine(
         pretrained: theta_0; tensor name -> tensor of any shape.
         vectors: task name -> task vector delta_i: tensor name -> tensor, for the floating-point
             names of ``pretrained``.
-        coefficients: lambda; shape ``[N]``, one a task (task-wise), or ``[N, T]``, one for every
-            task and floating-point tensor (tensor-wise, which the authors call layer-wise). Rows in
-            the order of ``vectors``, columns in that of ``pretrained``. Taken as they are: who
-            wants them within bounds limits them first.
+        coefficients: lambda; shape ``[N]``, one a task (task-wise), ``[N, T]``, one for every task
+            and floating-point tensor (tensor-wise, which the authors call layer-wise), or ``[N,
+            R]``, one for every task and row of a tensor (:func:`row_counts`; not the authors').
+            Rows in the order of ``vectors``, columns in that of ``pretrained``. Taken as they are:
+            who wants them within bounds limits them first.
 
     Returns:
         The merged tensors in their working type, float32 (float64 if one of the models is float64).
@@ -41,11 +42,12 @@ def combine(
     names = weight_names(pretrained)
     if not vectors:
         raise StaError("there is nothing to merge: give at least one task vector.")
-    shapes = ((len(vectors),), (len(vectors), len(names)))
+    rows = row_counts(pretrained)
+    shapes = ((len(vectors),), (len(vectors), len(names)), (len(vectors), sum(rows)))
     if tuple(coefficients.shape) not in shapes:
         raise StaError(
-            f"coefficients must have the shape {shapes[0]}, one a task, or {shapes[1]}, one for every task and floating-point "
-            f"tensor, and have {tuple(coefficients.shape)}."
+            f"coefficients must have the shape {shapes[0]}, one a task, {shapes[1]}, one for every task and floating-point "
+            f"tensor, or {shapes[2]}, one for every task and row, and have {tuple(coefficients.shape)}."
         )
     for task, vector in vectors.items():
         wrong = [name for name in names if name not in vector or vector[name].shape != pretrained[name].shape]
@@ -55,22 +57,29 @@ def combine(
                 f"{listed(wrong)}. All must be of one architecture at one input size."
             )
     grid = coefficients if coefficients.ndim == 2 else coefficients[:, None].expand(-1, len(names))
+    widths = [1] * len(names) if grid.shape[1] == len(names) else rows
     merged = dict(pretrained)
     # Taken apart at once: indexing would make a gradient as large as the whole grid for every
     # single coefficient.
-    for name, column in zip(names, grid.unbind(1), strict=True):
+    for name, columns in zip(names, torch.split(grid, widths, dim=1), strict=True):
         base = pretrained[name]
+        shape = () if columns.shape[1] == 1 else (columns.shape[1], *[1] * (base.ndim - 1))
         deltas = [vector[name] for vector in vectors.values()]
         work = working_dtype(base, *deltas)
         # The task vectors are added up first: they are small beside the weights, which would round
         # each of them.
         total: Tensor | None = None
-        for delta, factor in zip(deltas, column.unbind(0), strict=True):
-            delta, factor = delta.to(work), factor.to(work)
+        for delta, factor in zip(deltas, columns.unbind(0), strict=True):
+            delta, factor = delta.to(work), factor.reshape(shape).to(work)
             total = factor * delta if total is None else torch.addcmul(total, factor, delta)
         assert total is not None
         merged[name] = base.to(work) + total
     return merged
+
+
+def row_counts(pretrained: StateDict) -> list[int]:
+    """How many entries of its first dimension each floating-point tensor has; 1 for a scalar."""
+    return [len(tensor) if (tensor := pretrained[name]).ndim else 1 for name in weight_names(pretrained)]
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -59,6 +59,28 @@ def test_the_sum_is_numpy_s(models: Callable[..., Any], granularity: str, dtype:
         np.testing.assert_allclose(merged[name].numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_a_coefficient_for_every_row_weighs_that_row(models: Callable[..., Any]) -> None:
+    pretrained, vectors = models()
+    names = floating_names(pretrained)
+    counts = [pretrained[name].shape[0] if pretrained[name].shape else 1 for name in names]
+    grid = drawn(3, sum(counts), seed=3).requires_grad_()
+    merged = combine(pretrained, vectors, grid)
+    slopes = {name: drawn(*pretrained[name].shape, seed=7) for name in names}
+    sum((merged[name] * slopes[name]).sum() for name in names).backward()  # type: ignore[union-attr]
+    assert grid.grad is not None
+    place = 0
+    for name, count in zip(names, counts, strict=True):
+        for row in range(count):
+            at = (row,) if pretrained[name].shape else ()
+            expected = pretrained[name].numpy()[at].copy()
+            for task, vector in enumerate(vectors.values()):
+                expected = expected + grid[task, place].item() * vector[name].numpy()[at]
+                slope = (vector[name].numpy()[at] * slopes[name].numpy()[at]).sum()
+                assert grid.grad[task, place].item() == pytest.approx(slope, rel=1e-12)
+            np.testing.assert_allclose(merged[name].detach().numpy()[at], expected, rtol=1e-14, atol=1e-15)
+            place += 1
+
+
 def test_equal_coefficients_are_task_arithmetic(suite: Callable[..., Any]) -> None:
     made = suite(tasks=3)
     vectors = {task: task_vector(made.pretrained, model) for task, model in made.finetuned.items()}
@@ -154,7 +176,7 @@ def test_a_class_that_cannot_be_leaves_no_trace() -> None:
 def test_mistakes(models: Callable[..., Any]) -> None:
     pretrained, vectors = models()
     for coefficients in (torch.ones(2), torch.ones(3, 4), torch.ones(()), torch.ones(1, 3, 5)):
-        with pytest.raises(StaError, match=r"shape \(3,\), one a task, or \(3, 5\)"):
+        with pytest.raises(StaError, match=r"shape \(3,\), one a task, \(3, 5\), one"):
             combine(pretrained, vectors, coefficients)
     with pytest.raises(StaError, match="nothing to merge"):
         combine(pretrained, {}, torch.ones(0))
