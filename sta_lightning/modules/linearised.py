@@ -18,8 +18,8 @@ from sta_lightning.errors import StaError
 def linearised_features(origin: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Return f(x; w_0) + df/dw(x; w_0) (w - w_0), the linearisation at w_0 of an encoder f.
 
-    It is linear in w, and differentiable by w alone. One forward-mode pass, which takes two to
-    three times the time of f(x; w_0). After Ortiz-Jimenez et al., Task Arithmetic in the Tangent
+    It is linear in w, and differentiable by w alone. One forward-mode pass, which takes about
+    four times the time of f(x; w_0). After Ortiz-Jimenez et al., Task Arithmetic in the Tangent
     Space (NeurIPS 2023).
 
     Args:
