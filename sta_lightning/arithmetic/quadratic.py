@@ -122,15 +122,9 @@ class Quadratic(Spectral):
 
     Attributes:
         anchored: whether the anchor is the sum of the task vectors; zero if not.
-        cutoff: the filter is lambda / (lambda + ``ridge``) of eigenvalues above this share of the
-            largest, times their number: with these alone no spectrum is needed. ``None`` where it
-            is another.
-        ridge: see ``cutoff``.
     """
 
     anchored = True
-    cutoff: float | None = None
-    ridge: float = 0.0
 
     @abstractmethod
     def factor(self, delta: Tensor) -> Tensor:
@@ -139,6 +133,14 @@ class Quadratic(Spectral):
     @abstractmethod
     def respond(self, values: Tensor) -> Tensor:
         """The filter, see :data:`Filter`."""
+
+    def rational(self) -> tuple[float, float] | None:
+        """``(ridge, cutoff)`` of a filter lambda / (lambda + ridge) above a cutoff; None of others.
+
+        The cutoff is a share of the largest eigenvalue, times their number; where all lie above it
+        no spectrum is needed.
+        """
+        return None
 
     @override
     def spectral(self, block: Block) -> Tensor:
@@ -153,10 +155,10 @@ class Quadratic(Spectral):
             basis = torch.linalg.qr(rows.mT).Q
         start = anchor if basis is None else anchor @ basis
         residual, total = sums((self._part(delta, basis) for delta in double_deltas(block)), start)
-        found = None
-        if self.cutoff is not None:
-            least = max(self.cutoff, _EPS) * inputs
-            found = times_definite_inverse(residual, total, self.ridge, least)
+        found, rational = None, self.rational()
+        if rational is not None:
+            ridge, cutoff = rational
+            found = times_definite_inverse(residual, total, ridge, max(cutoff, _EPS) * inputs)
         if found is None:
             found = times_filtered(residual, total, self.respond, inputs)
         return anchor + (found if basis is None else found @ basis.mT)

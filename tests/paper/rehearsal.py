@@ -71,7 +71,8 @@ def run(name: str) -> int:
 
 def run_without_evaluation(name: str) -> int:
     """Run the command of a fusion or a forgetting up to its file; returns its exit status."""
-    return main([*commands()[name], *MODEL, "--evaluate=false"])
+    words = [word for word in commands()[name] if not word.startswith("--data.")]
+    return main([*words, *MODEL, "--evaluate=false"])
 
 
 def evaluate(name: str, checkpoint: Path) -> int:

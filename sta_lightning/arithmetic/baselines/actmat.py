@@ -47,6 +47,10 @@ class ActMat(Quadratic):
     def respond(self, values: Tensor) -> Tensor:
         return (values > self.cutoff * len(values) * values[0]).to(values)
 
+    @override
+    def rational(self) -> tuple[float, float]:
+        return 0.0, self.cutoff
+
 
 @dataclass(frozen=True)
 class Tact(ActMat):

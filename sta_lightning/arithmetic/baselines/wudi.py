@@ -45,7 +45,6 @@ class Wudi(_Interference):
     scale: float = finite(1.0)
 
     title = "WUDI (closed form)"
-    cutoff = 0.0
     coefficient = None
     summary = "least squares over the task vectors' own Gram matrices: as little interference as possible"
     source = "Cheng et al. 2025"
@@ -53,6 +52,10 @@ class Wudi(_Interference):
     @override
     def respond(self, values: Tensor) -> Tensor:
         return values / (values + self.ridge).where(values > 0, 1.0)
+
+    @override
+    def rational(self) -> tuple[float, float]:
+        return self.ridge, 0.0
 
 
 @dataclass(frozen=True)
