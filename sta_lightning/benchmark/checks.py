@@ -57,14 +57,14 @@ def check_settings(settings: BenchmarkSettings) -> None:
     _check_keys(settings)
     _check_curves(settings)
     _check_trade_off(settings)
-    kinds = [get_args(Finetuning), finetunings(settings)]
-    if unknown := [kind for kind in kinds[1] if kind not in kinds[0]]:
-        raise StaError(f"finetuning: {listed(kinds[0])}; found {listed(unknown)}.")
+    known, kinds = get_args(Finetuning), finetunings(settings)
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise StaError(f"finetuning: {listed(known)}; found {listed(unknown)}.")
     if settings.finetuned is not None:
         _check_pattern(settings.finetuned, len(settings.seeds))
-        if kinds[1] != ["plain"]:
+        if kinds != ["plain"]:
             raise StaError(
-                f"finetuned: the encoders are there already, and rows ask for fine-tunings of the kinds {listed(kinds[1])}. "
+                f"finetuned: the encoders are there already, and rows ask for fine-tunings of the kinds {listed(kinds)}. "
                 "Leave `finetuned` out to fine-tune, or `finetuning` out of the rows."
             )
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from sta_lightning.arithmetic.gradients import Precision
 from sta_lightning.arithmetic.importance import MEASURES
 from sta_lightning.callbacks.gram import GramCollection
 from sta_lightning.callbacks.importance import ImportanceScoring
 from sta_lightning.callbacks.sampled import SampledPass
-from sta_lightning.callbacks.scorable import check_strategy, draws
+from sta_lightning.callbacks.scorable import SampleLoss, check_strategy, draws
 from sta_lightning.errors import StaError, listed
 
 
@@ -29,24 +30,31 @@ def score(
     measure: str = "lp",
     samples: int = 32,
     seed: int = 0,
+    precision: Precision = "float32",
+    report_agreement: bool = False,
+    encoder: str = "encoder",
+    head: str = "head",
+    loss: str | SampleLoss | None = None,
     ckpt_path: str | Path | None = None,
-    **scoring: Any,
 ) -> Path:
     """Write the importance, or the Gram matrices, of a fine-tuned encoder; it is not evaluated.
 
     Args:
         trainer: On any number of devices, with a strategy that keeps the whole model on each.
-        module: A ``CLIPClassifier``, or another: see ``scoring``.
+        module: A ``CLIPClassifier``, or another: see ``encoder``, ``head`` and ``loss``.
         datamodule: The ``TaskDataModule`` of the task that the module was fine-tuned on, or another
             with a training loader.
         output: The safetensors file to write.
         measure: ``gram`` for what :class:`GramCollection` writes; the others are those of
-            :class:`ImportanceScoring`.
+            :class:`ImportanceScoring`, which see for the following, too.
         samples: Number of training samples.
         seed: Which samples.
+        precision: ``float32`` or ``bf16``; the Gram matrices are float32.
+        report_agreement: Whether to record how far bf16 and float32 agree.
+        encoder: Where in the module the scored part is.
+        head: Where its head is.
+        loss: In place of the head; the Gram matrices take none of the three.
         ckpt_path: A Lightning checkpoint to score instead of the weights that the module has.
-        scoring: ``precision``, ``report_agreement``, ``encoder``, ``head`` and ``loss`` of
-            :class:`ImportanceScoring`; the Gram matrices are float32, and take none of them.
 
     Returns:
         The path of the file.
@@ -56,19 +64,19 @@ def score(
     """
     if measure not in (known := (*MEASURES, GramCollection.measure)):
         raise StaError(f"measure={measure!r} was asked for; choose one of {listed(known, len(known))}.")
-    found: SampledPass
+    scoring: SampledPass
     if measure == "gram":
-        precision = scoring.get("precision", "float32")
-        report_agreement = scoring.get("report_agreement", False)
         if precision != "float32" or report_agreement:
             raise StaError(
                 f"precision={precision!r} and report_agreement={report_agreement} were asked for with measure='gram', but Gram "
                 "matrices are collected in float32. Leave both out."
             )
-        found = GramCollection(str(output), samples, seed)
+        scoring = GramCollection(str(output), samples, seed)
     else:
-        found = ImportanceScoring(str(output), measure, samples, seed, **scoring)
-    run = _ScoringRun(module, datamodule, found)
+        scoring = ImportanceScoring(
+            str(output), measure, samples, seed, precision, report_agreement, encoder, head, loss
+        )
+    run = _ScoringRun(module, datamodule, scoring)
     trainer.validate(
         run, datamodule=_Samples(datamodule), ckpt_path=ckpt_path, verbose=False, weights_only=True
     )

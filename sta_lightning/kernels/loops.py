@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,104 +213,71 @@ class Loops:
         self._library.sta_thin(origin, finetuned, out, size, seed & 0xFFFFFFFF, skip, rate, divisor)
 
 
-class Fused:
-    """Fusion through masks in one pass, for one number of tasks and one rank."""
+Bounds = Sequence[tuple[float, float] | None]
+"""Minimum and maximum that each task's importances are normalised by (Eq. 13); ``None`` for those
+that are compared as they are."""
+_Scaling = Callable[[Bounds, Sequence[float], Sequence[float]], tuple[Any, ...]]
 
-    def __init__(self, found: ctypes.CDLL, tasks: int) -> None:
-        self._fuse = found.sta_fuse
-        self._fuse.argtypes = (*[_ADDRESS] * 6, _FLOAT, _FLOAT, _INT, _ADDRESS, _COUNT, _ADDRESS)
-        self._tasks = tasks
+
+class Fused:
+    """Fusion through masks in one pass, for one number of tasks and one rank.
+
+    Args:
+        fuse: The compiled loop.
+        scaling: Makes its arguments between models and result of the bounds, of the minima, and of
+            maximum less minimum.
+    """
+
+    def __init__(self, fuse: Any, scaling: _Scaling) -> None:
+        self._fuse, self._scaling = fuse, scaling
 
     def __call__(
-        self,
-        base: int,
-        finetuned: Sequence[int],
-        scores: Sequence[int],
-        bounds: Sequence[tuple[float, float] | None],
-        out: int,
-        size: int,
+        self, base: int, finetuned: Sequence[int], scores: Sequence[int], bounds: Bounds, out: int, size: int
     ) -> tuple[bool, list[int]]:
         """Fuse one piece; addresses and ``size`` as in :class:`Loops`.
-
-        ``bounds`` are minimum and maximum that each task's importances are normalised by (Eq. 13);
-        ``None`` for importances that are compared as they are.
 
         Returns:
             Whether all entries read, and all results, are finite and the loop could take them; and
             how many entries of each task were kept.
         """
-        doubles, floats = ctypes.c_double * self._tasks, ctypes.c_float * self._tasks
-        kept = (ctypes.c_int64 * self._tasks)()
-        lows, spans, factors, quick = [], [], [], True
-        plain = all(pair is None for pair in bounds)
-        for pair in bounds:
-            low, high = pair or (0.0, 1.0)
-            span = high - low
-            if math.isinf(span):  # a group's float64 bounds; the eager form halves them
-                return False, [0] * self._tasks
-            lows.append(low)
-            spans.append(span or math.inf)  # minimum = maximum: every entry goes to 0
-            factors.append(1.0 if pair is None else SPAN_LIMIT / span if span else 0.0)
-            # The quick form works in float32, of which the bounds of a float64 group need not be.
-            quick &= ctypes.c_float(low).value == low
-            quick &= pair is None or span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT
-        bad = self._fuse(
-            base,
-            _array(finetuned),
-            _array(scores),
-            doubles(*lows),
-            doubles(*spans),
-            floats(*factors),
-            0.0 if plain else _TOLERANCE,
-            0.0 if plain else _FLOOR,
-            not (quick and (plain or None not in bounds)),
-            out,
-            size,
-            kept,
-        )
-        return not bad, list(kept)
-
-
-class FusedMany:
-    """The same in the loop that all larger numbers of tasks share, in its precise form."""
-
-    def __init__(self, found: ctypes.CDLL, tasks: int, rank: int) -> None:
-        steps = selection_network(tasks, rank)
-        self._fuse, self._tasks, self._rank, self._many = found.sta_fuse_many, tasks, rank, len(steps)
-        self._fuse.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _COUNT)
-        self._fuse.argtypes += (_ADDRESS, _COUNT, _ADDRESS)
-        self._steps = (ctypes.c_int32 * (4 * len(steps)))(*(word for step in steps for word in step))
-
-    def __call__(
-        self,
-        base: int,
-        finetuned: Sequence[int],
-        scores: Sequence[int],
-        bounds: Sequence[tuple[float, float] | None],
-        out: int,
-        size: int,
-    ) -> tuple[bool, list[int]]:
-        """As :class:`Fused`."""
-        kept = (_COUNT * self._tasks)()
+        kept = (_COUNT * len(bounds))()
         lows, highs = zip(*(pair or (0.0, 1.0) for pair in bounds), strict=True)
         spans = [high - low for low, high in zip(lows, highs, strict=True)]
         if math.inf in spans:  # a group's float64 bounds; the eager form halves them
             return False, list(kept)
-        bad = self._fuse(
-            base,
-            _array(finetuned),
-            _array(scores),
-            self._tasks,
-            _doubles(lows),
-            _doubles([span or math.inf for span in spans]),
-            self._rank,
-            self._steps,
-            self._many,
-            out,
-            size,
-            kept,
-        )
+        scaling = self._scaling(bounds, lows, spans)
+        bad = self._fuse(base, _array(finetuned), _array(scores), *scaling, out, size, kept)
         return not bad, list(kept)
+
+
+def _fused_few(found: ctypes.CDLL) -> Fused:
+    """By a loop that was made for this number and rank."""
+
+    def scaling(bounds: Bounds, lows: Sequence[float], spans: Sequence[float]) -> tuple[Any, ...]:
+        plain = all(pair is None for pair in bounds)
+        # The quick form works in float32, of which the bounds of a float64 group need not be.
+        quick = (plain or None not in bounds) and all(
+            _FLOAT(low).value == low and (span == 0 or 1 / SPAN_LIMIT <= span <= SPAN_LIMIT)
+            for low, span in zip(lows, spans, strict=True)
+        )
+        factors = [1.0 if plain else SPAN_LIMIT / span if span else 0.0 for span in spans]
+        limits = (0.0, 0.0) if plain else (_TOLERANCE, _FLOOR)
+        return _doubles(lows), _divisors(spans), (_FLOAT * len(factors))(*factors), *limits, not quick
+
+    found.sta_fuse.argtypes = (*[_ADDRESS] * 6, _FLOAT, _FLOAT, _INT, _ADDRESS, _COUNT, _ADDRESS)
+    return Fused(found.sta_fuse, scaling)
+
+
+def _fused_many(found: ctypes.CDLL, tasks: int, rank: int) -> Fused:
+    """By the loop that all larger numbers of tasks share, in its precise form."""
+    steps = selection_network(tasks, rank)
+    words = (ctypes.c_int32 * (4 * len(steps)))(*(word for step in steps for word in step))
+    found.sta_fuse_many.argtypes = (*[_ADDRESS] * 3, _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS)
+    found.sta_fuse_many.argtypes += (_COUNT, _ADDRESS, _COUNT, _ADDRESS)
+    return Fused(
+        found.sta_fuse_many,
+        lambda bounds, lows, spans: (tasks, _doubles(lows), _divisors(spans), rank, words, len(steps)),
+    )
 
 
 def loops(*, work: float = math.inf) -> Loops | None:
@@ -319,19 +286,23 @@ def loops(*, work: float = math.inf) -> Loops | None:
     return None if found is None else Loops(found)
 
 
-def fused(n: int, k: int, *, work: float = math.inf) -> Fused | FusedMany | None:
+def fused(n: int, k: int, *, work: float = math.inf) -> Fused | None:
     """Fusion through masks for n tasks and rank k, 1..n; ``None`` as in :func:`loops`."""
     if not 2 <= n <= _MOST_SHARED:
         return None
     if n > MOST_TASKS:
         shared = library(_LOOPS, work=work)
-        return None if shared is None else FusedMany(shared, n, k)
+        return None if shared is None else _fused_many(shared, n, k)
     found = library(fused_source(n, k), work=work)
-    return None if found is None else Fused(found, n)
+    return None if found is None else _fused_few(found)
 
 
 def _array(addresses: Sequence[int]) -> Any:
     return (_ADDRESS * len(addresses))(*addresses)
+
+
+def _divisors(spans: Sequence[float]) -> Any:
+    return _doubles([span or math.inf for span in spans])  # minimum = maximum: every entry goes to 0
 
 
 def _doubles(values: Sequence[float]) -> Any:

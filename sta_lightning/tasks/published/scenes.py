@@ -61,8 +61,14 @@ SUN397_FOLDERS = tuple(_SUN397.split())
 # A second part of these comes after the place; of all others in front: church/indoor is an indoor
 # church.
 _BEHIND = {
-    *("backseat", "frontseat", "platform", "door", "interior"),
-    *("barrel_storage", "bottle_storage", "coral_reef"),
+    "backseat",
+    "frontseat",
+    "platform",
+    "door",
+    "interior",
+    "barrel_storage",
+    "bottle_storage",
+    "coral_reef",
 }
 _SPELLED = {
     "carrousel": "carousel",

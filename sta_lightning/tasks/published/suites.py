@@ -23,11 +23,27 @@ Task Information for Improved Model Merging and Compression" (arXiv:2405.07813).
 
 EPOCHS: Mapping[str, int] = {
     # Given by the paper.
-    **{"mnist": 5, "cars": 35, "dtd": 77, "eurosat": 12, "gtsrb": 11, "svhn": 4},
+    "mnist": 5,
+    "cars": 35,
+    "dtd": 77,
+    "eurosat": 12,
+    "gtsrb": 11,
+    "svhn": 4,
     # By arXiv:2212.04089 and arXiv:2405.07813: about 2 000 steps of 128 images, and at least one
     # epoch.
-    **{"sun397": 14, "resisc45": 15, "cifar10": 6, "cifar100": 6, "stl10": 60, "food101": 4},
-    **{"flowers102": 147, "oxford_pets": 82, "pcam": 1, "fer2013": 10, "emnist": 2},
-    **{"fashion_mnist": 5, "kmnist": 5, "rendered_sst2": 39},
+    "sun397": 14,
+    "resisc45": 15,
+    "cifar10": 6,
+    "cifar100": 6,
+    "stl10": 60,
+    "food101": 4,
+    "flowers102": 147,
+    "oxford_pets": 82,
+    "pcam": 1,
+    "fer2013": 10,
+    "emnist": 2,
+    "fashion_mnist": 5,
+    "kmnist": 5,
+    "rendered_sst2": 39,
 }
 """Epochs of fine-tuning by task; ImageNet is a control, and not trained on."""

@@ -6,9 +6,16 @@ from sta_lightning.errors import StaError
 from sta_lightning.weights.formats.pickled import Admission, Global, Use
 
 STORAGES = {
-    **{"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16"},
-    **{"BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32"},
-    **{"ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool"},
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
 """Name of a storage class in torch -> type of its entries."""
 REBUILDS = {
