@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--fusionbench", default=found, help="the Python that FusionBench is installed in")
     parser.add_argument("--markdown", type=Path, help="write the result to this file too")
     arguments = parser.parse_args()
+    if arguments.beside is not None and not (arguments.beside / "sta_lightning").is_dir():
+        parser.error(f"--beside: '{arguments.beside}' is no checkout; it has no folder sta_lightning")
     torch.manual_seed(0)
     inputs = Inputs(arguments.folder)
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -89,7 +90,12 @@ def measure(inputs: Inputs, arguments: argparse.Namespace) -> Section:
             )
         for what, peer in peers(files, folder, arguments).items():
             if chosen(what):
-                process = timed(peer).process
+                try:
+                    process = timed(peer).process
+                except SystemExit as failed:  # the rows of this package are told all the same
+                    print(failed, file=sys.stderr)
+                    tell(what, "", "", "", "failed", "")
+                    continue
                 asked = ""
                 if ours is not None:
                     asked = f"{process / ours:.1f} times ours"

@@ -238,6 +238,11 @@ def main(words: Sequence[str] | None = None) -> None:
         "--output", type=Path, default=Path("runs/search"), help="folder of what the search makes"
     )
     asked = parser.parse_args(words)
+    if not any(asked.folder.glob("seed_*/steps/finetune")):
+        parser.error(
+            f"'{asked.folder}' holds no fine-tuned models: give the folder that "
+            "`sta benchmark --config configs/benchmark/miniature.yaml` has filled"
+        )
     limits = {"validation_limit": asked.validation_limit, "test_limit": asked.test_limit}
     settings = BenchmarkSettings(
         output=str(asked.output),

@@ -89,7 +89,9 @@ def _draw(
     entries: dict[str, Artist],
 ) -> None:
     for number, (label, value) in enumerate(panel.levels.items()):
-        line = axes.axvline(value, color=LIGHT.grey, linestyle=LEVELS[number % 3], linewidth=1.4, zorder=1)
+        line = axes.axvline(
+            value, color=LIGHT.grey, linestyle=LEVELS[number % len(LEVELS)], linewidth=1.4, zorder=1
+        )
         entries.setdefault(label, line)
     for number, series in enumerate(panel.series):
         centre = centres[number % len(centres)]

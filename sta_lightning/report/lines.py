@@ -97,7 +97,7 @@ def band_figure(
                 stars = Line2D([], [], **_star(LIGHT.background))
     for number, (label, value) in enumerate((levels or {}).items()):
         entries[label] = axes.axhline(
-            value, color=LIGHT.grey, linestyle=LEVELS[number % 3], linewidth=1.3, zorder=1
+            value, color=LIGHT.grey, linestyle=LEVELS[number % len(LEVELS)], linewidth=1.3, zorder=1
         )
     if stars is not None:
         entries["setting used in the tables"] = stars

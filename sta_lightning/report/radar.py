@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from sta_lightning.report.style import LIGHT, legend_below, new_figure, paint, tell
+from sta_lightning.report.style import LEVELS, LIGHT, legend_below, new_figure, paint, tell
 
 
 def radar_figure(
@@ -31,11 +31,13 @@ def radar_figure(
     angles = [2 * math.pi * index / len(tasks) for index in range(len(tasks))]
     closed = [*angles, angles[0]]
     entries: dict[str, Artist] = {}
-    greys = [("--", "s"), (":", "d")]
+    greys = list(zip(LEVELS, "sdv^P", strict=True))
     for method, heights in values.items():
         style = LIGHT.line(looks.get(method))
         if looks.get(method) is None:
-            style["linestyle"], style["marker"] = greys[sum(looks.get(name) is None for name in entries) % 2]
+            style["linestyle"], style["marker"] = greys[
+                sum(looks.get(name) is None for name in entries) % len(greys)
+            ]
         (line,) = axes.plot(closed, [*heights, heights[0]], **style, markersize=5, linewidth=1.7)
         tell(line, [f"{method}, {task}: {height:.1f}%" for task, height in zip(tasks, heights, strict=True)])
         entries[method] = line

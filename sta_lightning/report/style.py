@@ -15,7 +15,8 @@ from matplotlib.text import Text
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":")
-LEVELS = ("--", ":", "-.")
+# Of references, which are all grey; matplotlib has a name for three.
+LEVELS: tuple[Any, ...] = ("--", ":", "-.", (0, (9, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _TOLD = "told:"
 
 

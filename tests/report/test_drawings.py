@@ -14,7 +14,7 @@ from sta_lightning.report.heat import heat_figure
 from sta_lightning.report.lines import Band, Path, Station, band_figure, path_figure
 from sta_lightning.report.radar import radar_figure
 from sta_lightning.report.selection import Selection, selection_figure
-from sta_lightning.report.style import DARK, LIGHT
+from sta_lightning.report.style import DARK, LEVELS, LIGHT
 
 
 def dots() -> Figure:
@@ -94,6 +94,17 @@ def test_shares_have_a_panel_per_kind_in_percent() -> None:
     shown = [axes for axes in shares().axes if axes.get_visible()]
     assert len(shown) == 4, "the paper's kinds"
     assert [round(float(y), 6) for y in shown[0].lines[0].get_ydata()] == [0.0, 10.0, 20.0]
+
+
+def test_five_references_are_told_apart() -> None:
+    names = [f"reference {number}" for number in range(5)]
+    polygons = radar_figure(
+        ["a", "b", "c"], {name: [50.0, 60.0, 70.0] for name in names}, dict.fromkeys(names), title="Radar"
+    )
+    lines = polygons.axes[0].lines
+    assert len({line.get_marker() for line in lines}) == 5
+    assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in lines}) == 5  # type: ignore[attr-defined]
+    assert len({str(level) for level in LEVELS}) == 5
 
 
 @pytest.mark.parametrize("make", ALL)
