@@ -201,13 +201,19 @@ class Entries:
         sources = (self.base, *self.sources[2:]) if shared else self.sources
         rows = self.workers.buffer(0, len(sources) * size)
         places = [rows.data_ptr() + 4 * size * number for number in range(len(sources))]
-        found = [source.in_file(piece) for source in sources]
-        reads = [(*file, address) for file, address in zip(found, places, strict=True) if file is not None]
+        absent: dict[int, tuple[int, int] | None] = {}
+        for number, source in enumerate(sources):
+            address = source.address(piece)
+            if address is None:
+                absent[number] = source.in_file(piece)
+            else:
+                places[number] = address
+        reads = [(*file, places[number]) for number, file in absent.items() if file is not None]
         loops, held = self.workers.loops, [rows]
         done = bool(reads) and loops is not None and loops.read(reads, 4 * size)
-        for number, source in enumerate(sources):
-            if found[number] is None or not done:  # of a file that could not be read this tells why
-                values = source.read_float32(piece, rows[number * size : (number + 1) * size])
+        for number, file in absent.items():
+            if file is None or not done:  # of a file that could not be read this tells why
+                values = sources[number].read_float32(piece, rows[number * size : (number + 1) * size])
                 places[number] = values.data_ptr()
                 held.append(values)
         base, *others = places
@@ -218,6 +224,8 @@ class Entries:
     def holding_scores(self) -> Entries:
         """The same, each importance kept in memory once read, if it is narrow and not too large.
 
+        One that lies there already stays where it is.
+
         The memory is the calling thread's, and is used again for the next tensor.
         """
         if not self.is_plain or self.numel > HELD:
@@ -227,6 +235,7 @@ class Entries:
             scores=tuple(
                 source
                 if isinstance(source, MemoryTensor)
+                or (self.workers.loops is not None and source.address(slice(0, 0)) is not None)
                 else Held(source, self.workers.buffer(-1 - number, self.numel))
                 for number, source in enumerate(self.scores)
             ),

@@ -35,6 +35,10 @@ class TensorSource(ABC):
         """:meth:`read` in float32, contiguous, for a compiled loop; ``buffer`` may be where."""
         return self.read(piece, torch.float32).contiguous()
 
+    def address(self, piece: slice) -> int | None:
+        """Where float32 entries lie in memory for the next seconds, if they do."""
+        return None
+
     def in_file(self, piece: slice) -> tuple[int, int] | None:
         """An open file's number and the byte in it with which float32 entries begin, if any."""
         return None
@@ -77,6 +81,11 @@ class MemoryTensor(TensorSource):
     def read(self, piece: slice, dtype: torch.dtype) -> Tensor:
         """A slice, the tensor's own memory where the type is its own."""
         return self._flat[piece].to(dtype)
+
+    def address(self, piece: slice) -> int | None:
+        """In the tensor's own memory, if that is plain float32 on the CPU."""
+        plain = self._plain and self.device.type == "cpu"
+        return self._flat.data_ptr() + 4 * piece.start if plain else None
 
     def read_float32(self, piece: slice, buffer: Tensor) -> Tensor:
         """As :meth:`read`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -74,10 +75,11 @@ def _find_prefix(state: Collection[str], names: Collection[str], title: str) -> 
     return max(counts, key=lambda prefix: counts[prefix], default="")
 
 
-def dotted_ends(name: str) -> set[str]:
+@functools.lru_cache(1 << 14)  # every model of a merge has the same names
+def dotted_ends(name: str) -> frozenset[str]:
     """A name, and what stands in it behind each of its dots."""
     parts = name.split(".")
-    return {".".join(parts[start:]) for start in range(len(parts))}
+    return frozenset(".".join(parts[start:]) for start in range(len(parts)))
 
 
 def _check_complete(state: Collection[str], names: Collection[str], prefix: str, title: str) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 
 from sta_lightning.errors import MissingError, StaError
 from sta_lightning.weights.foreign import foreign_file
+from sta_lightning.weights.leased import LeasedMap
 
 SAFETENSORS = ".safetensors"
 
@@ -82,6 +83,7 @@ class OpenFile:
             raise StaError(f"'{path}' cannot be read: {error.strerror}.") from error
         self._opened = os.fstat(self._descriptor)
         self.size = self._opened.st_size
+        self.mapped = LeasedMap(self._descriptor, self.size)
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +93,7 @@ class OpenFile:
 
     def close(self) -> None:
         """Give the file back; nothing can be read from it any more."""
+        self.mapped.close()
         os.close(self._descriptor)
 
     def fileno(self) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from sta_lightning.engine.comparison import compare_files
 from sta_lightning.engine.part import Part
 from sta_lightning.kernels import Loops, build, fused, loops
 from sta_lightning.weights import TensorFile
+from sta_lightning.weights.leased import LeasedMap
 from sta_lightning.weights.tensor_file import FileTensor
 
 
@@ -62,9 +64,13 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
 
 
 def shrinks_under_a_loop(victim: str, *words: str) -> int:
-    """Cut a file short when pieces of its large tensor have been read for a compiled loop."""
+    """Cut a file short when pieces of its large tensor have been read for a compiled loop.
+
+    As where the kernel gives no lease: no map, and nobody waits.
+    """
     assert _compile()
     states._PIECE_ON_CPU = 10_000
+    LeasedMap.address = lambda _: None  # type: ignore[method-assign]
 
     def shrink(tensor: FileTensor, piece: slice, *_: torch.Tensor) -> None:
         if str(tensor.file.path) == victim and piece.start >= 20_000:
@@ -73,6 +79,28 @@ def shrinks_under_a_loop(victim: str, *words: str) -> int:
     _before(FileTensor, "in_file", shrink)
     _before(FileTensor, "read_float32", shrink)
     return main(words)
+
+
+def cut_while_mapped(victim: str, *words: str) -> int:
+    """Let another program cut a file whose map loops read; status 99 if it did not have to wait."""
+    assert _compile()
+    states._PIECE_ON_CPU = 10_000
+    others: list[subprocess.Popen[bytes]] = []
+
+    def cut(tensor: FileTensor, piece: slice) -> None:
+        if str(tensor.file.path) == victim and piece.start >= 20_000 and not others:
+            assert tensor.file.mapped.address() is not None
+            script = f"import os; os.truncate({victim!r}, 8192)"
+            others.append(subprocess.Popen([sys.executable, "-c", script]))
+            while tensor.file.mapped.address() is not None:  # until the kernel tells
+                time.sleep(0.01)
+
+    _before(FileTensor, "address", cut)
+    size = os.path.getsize(victim)
+    status = main(words)
+    (other,) = others
+    other.wait(60)
+    return status if os.path.getsize(victim) == 8192 < size else 99
 
 
 def cut_off_compiled_reads(victim: str, *words: str) -> int:

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sta_lightning.kernels.build import compiler
+from sta_lightning.weights.opened import OpenFile
 from tests.engine.models import Models, command, write_models
 from tests.forks import Outcome, forked
 
@@ -74,3 +77,27 @@ def test_it_is_refused_and_nothing_is_touched(
     folder = folders[number] / "out"
     assert os.listdir(folder) == ["merged.safetensors"]
     assert (folder / "merged.safetensors").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("victim", "name"), [("task1", "merge"), ("pretrained", "forget")])
+def test_who_would_cut_a_mapped_file_waits(victim: str, name: str, tmp_path: Path, kept_cache: Path) -> None:
+    if compiler() is None or not leases(tmp_path):
+        pytest.skip("no C compiler, or no leases of files here")
+    models: Models = write_models(tmp_path, shapes=SHAPES)
+    alone, beside = (tmp_path / f"{place}.safetensors" for place in ("alone", "beside"))
+    calls = [
+        ("light", *command(models, alone, name=name)),
+        ("cut_while_mapped", tmp_path / f"{victim}.safetensors", *command(models, beside, name=name)),
+    ]
+    for call in calls:
+        ((status, _, err),) = forked(WORKER, [call], {"STA_CACHE": str(kept_cache)})
+        assert (status, err) == (0, "")
+    assert load_file(beside).keys() == load_file(alone).keys()
+    assert all(torch.equal(load_file(beside)[key], value) for key, value in load_file(alone).items())
+
+
+def leases(folder: Path) -> bool:
+    """Whether files in a folder can be mapped under a lease."""
+    (folder / "leased").write_bytes(b"content")
+    with OpenFile(folder / "leased") as file:
+        return file.mapped.address() is not None
