@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from sta_lightning.weights import TensorFile
+from sta_lightning.weights import leased as leased_module
 from sta_lightning.weights.leased import LeasedMap
 from sta_lightning.weights.opened import OpenFile
 
@@ -33,7 +34,10 @@ def test_the_map_is_the_file(path: Path) -> None:
         assert file.mapped.address() == address
 
 
-def test_who_wants_to_write_waits_and_from_then_on_there_is_no_map(path: Path) -> None:
+def test_who_wants_to_write_waits_and_from_then_on_there_is_no_map(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leased_module, "_OFTEN", 0)
     with OpenFile(path) as file, OpenFile(path) as other:
         assert file.mapped.address() is not None
         with pytest.raises(BlockingIOError):
