@@ -57,7 +57,7 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
         StaError: when the settings cannot make a run, or files are missing or do not fit.
         KeyboardInterrupt: after a line that says how to go on.
     """
-    settings = expand(settings)
+    given, settings = settings, expand(settings)
     check_settings(settings)
     output = Path(settings.output)
     with interruptible(output):
@@ -75,7 +75,9 @@ def run_benchmark(settings: BenchmarkSettings, *, force: bool = False) -> Benchm
             for seed in settings.seeds:
                 shutil.rmtree(output / f"seed_{seed}" / "steps", ignore_errors=True)
         results = assembled(settings, cells, run_cells(settings, cells))
-        results = replace(results, record={**results.record, "published": _publish(settings, results)})
+        # A report has the settings as they were given: a variable, and not what it is on a machine.
+        told = {**record(given), **results.record, "published": _publish(settings, results)}
+        results = replace(results, record=told)
         write_text(output / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
         report = write_report(results, output)
         write_board(results, output / "tensorboard" / "benchmark")
@@ -156,7 +158,6 @@ def assembled(
         conflict=extra.get("conflict", {}),
         paired=_paired(settings, found),
         record={
-            **record(settings),
             "hashes": {
                 name.removeprefix("hash/"): value for name, value in extra.items() if name.startswith("hash/")
             },

@@ -46,12 +46,13 @@ class FileTensor(TensorSource):
         """:meth:`read` into the buffer, or a view of the file's map, if the file holds float32."""
         if self.dtype != torch.float32:
             return self.read(piece, torch.float32)
-        address = self.address(piece) if buffer.numel() else None
+        if not buffer.numel():
+            return buffer
+        address = self.address(piece)
         if address is not None:
             entries = (ctypes.c_float * buffer.numel()).from_address(address)
             return torch.frombuffer(entries, dtype=torch.float32)
-        if buffer.numel():
-            self.file.read_into(buffer.numpy().data.cast("B"), self._offset + piece.start * 4)
+        self.file.read_into(buffer.numpy().data.cast("B"), self._offset + piece.start * 4)
         return buffer
 
     def address(self, piece: slice) -> int | None:

@@ -43,6 +43,16 @@ def check_same_numbers(found: dict[str, Done], results: BenchmarkResults) -> Non
     assert {name.removeprefix("hash/"): value for name, value in digests.items()} == results.record["hashes"]
 
 
+def test_the_report_has_a_path_s_variable_and_not_the_machine_s_folder(
+    copied: tuple[BenchmarkSettings, BenchmarkResults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = copied
+    monkeypatch.setenv("STA_RUNS", settings.output)
+    found = run_benchmark(replace(settings, output="${STA_RUNS}"))
+    assert found.record["settings"]["output"] == "${STA_RUNS}"
+    assert settings.output not in (Path(settings.output) / "results.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
 def test_a_killed_run_leaves_no_process_at_work(settings: BenchmarkSettings, tmp_path: Path) -> None:
     """The processes among which cells are shared out end with the one that shares."""
