@@ -46,7 +46,14 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "score ": {"samples": 2, "trainer": _CPU},
     "test ": {"trainer": _CPU},
-    "merge --config configs/merge/miniature.yaml --model.method=auto": {"model": _TWO_TASKS, "trainer": _CPU},
+    "merge --config configs/merge/miniature.yaml --model.method=auto": {
+        "model": {**_TWO_TASKS, "settings": {"samples": 4, "steps": 2}},
+        "trainer": _CPU,
+    },
+    "merge --config configs/merge/miniature.yaml --model.method=distilled": {
+        "model": {**_TWO_TASKS, "settings": {"samples": 4, "steps": 2}},
+        "trainer": _CPU,
+    },
     "merge --config configs/merge/miniature.yaml --model.method=tsv --model.foretell": {
         "model": _TWO_TASKS,
         "trainer": _CPU,

@@ -18,15 +18,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -42,7 +41,7 @@ from sta_lightning.modules.distilled import DistilledMerging
 from sta_lightning.modules.frozen import Frozen
 from sta_lightning.modules.judge import Judge
 from sta_lightning.modules.learned import LearnedMerging, learn
-from sta_lightning.tasks.unlabelled import Step, Steps
+from sta_lightning.tasks.unlabelled import Held, HeldImages
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "tensor": {"granularity": "tensor", "crops": False},
@@ -89,34 +88,6 @@ class Drawn(DistilledMerging):
         found = super().loss(task, images, logits)
         self._frozen = drawn
         return found
-
-
-class Images(LightningDataModule):
-    """All images of every task at each step: ``task -> [B, 3, S, S]``."""
-
-    def __init__(self, images: Mapping[str, Tensor], seed: int, crops: bool) -> None:
-        super().__init__()
-        count = max(map(len, images.values()))
-        held = {task: Held(own) for task, own in images.items()}
-        self.task_names, self._steps = tuple(images), Steps(held, count, seed, crops=crops)
-
-    def train_dataloader(self) -> DataLoader[Step]:
-        """Step after step, without an end."""
-        return DataLoader(self._steps, batch_size=None)
-
-
-@dataclass
-class Held:
-    """Images in memory."""
-
-    images: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Those of some numbers."""
-        return self.images[list(indices)]
 
 
 class Seed:
@@ -197,7 +168,9 @@ def search(
                 **options,
             )
             recorder = Recorder(steps, measure)
-            learn(module, Images(seed.images, own.seed, crops), steps=max(steps), callbacks=[recorder])
+            images = {task: Held(each) for task, each in seed.images.items()}
+            data = HeldImages(images, settings.samples, own.seed, crops)
+            learn(module, data, steps=max(steps), callbacks=[recorder])
     return rows
 
 

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from sta_lightning.arithmetic.registry import LEARNED_METHODS
 from sta_lightning.benchmark.evaluation import device_of
@@ -18,50 +17,24 @@ from sta_lightning.encoders import ClassificationHead, build_encoder
 from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
 from sta_lightning.modules.adamerging import AdaMerging
 from sta_lightning.modules.by_images import Surroundings, checked_settings, resolved
-from sta_lightning.modules.distilled import DistilledMerging
-from sta_lightning.modules.learned import LearnedMerging, learn
-from sta_lightning.tasks.unlabelled import Step, Steps
-
-_MODULES: Mapping[str, type[LearnedMerging]] = {
-    module.method: module for module in (AdaMerging, DistilledMerging)
-}
-
-
-class _Unlabelled(LightningDataModule):
-    """A batch of images of every task at each step."""
-
-    def __init__(self, images: Mapping[str, Remembered], batch_size: int, seed: int, crops: bool) -> None:
-        super().__init__()
-        self.task_names = tuple(images)
-        self._steps = Steps(images, batch_size, seed, crops=crops)
-
-    def train_dataloader(self) -> DataLoader[Step]:
-        """Step after step, without an end."""
-        return DataLoader(self._steps, batch_size=None)
+from sta_lightning.modules.learned import learn
+from sta_lightning.tasks.unlabelled import HeldImages
 
 
 def learned(
     suite: Suite, entry: MethodEntry, sources: Mapping[str, TaskSource], seed: int
 ) -> dict[str, Tensor]:
-    """The weights that a learned merge has for some tasks; the seed draws and orders the images."""
-    card = LEARNED_METHODS[entry.method]
-    chosen = {**card.settings, **entry.settings}
+    """The weights that AdaMerging has for some tasks; the seed orders the test images."""
+    settings, chosen = suite.settings, {**LEARNED_METHODS[entry.method].settings, **entry.settings}
     steps, batch_size = int(chosen.pop("steps")), int(chosen.pop("batch_size"))
-    crops = bool(chosen.pop("crops", False))
-    settings = suite.settings
-    module = _MODULES[entry.method](
+    module = AdaMerging(
         {suite.members[task].spec: source for task, source in sources.items()},
         encoder=settings.encoder,
         pretrained=settings.pretrained,
         image_size=settings.image_size,
         **chosen,
     )
-    if card.data == "unlabelled test images":
-        images = {task: suite.images(task, "test") for task in sources}
-    else:
-        count = entry.samples or settings.samples
-        images, batch_size = samples(suite, count, list(sources), seed), min(batch_size, count)
-    data = _Unlabelled(images, batch_size, seed, crops)
+    data = HeldImages({task: suite.images(task, "test") for task in sources}, batch_size, seed)
     return learn(module, data, steps=steps, seed=seed, accelerator=settings.accelerator)
 
 
@@ -73,17 +46,24 @@ def merged_by_images(
     pretrained: Pretrained,
     folder: Path,
 ) -> dict[str, Tensor]:
-    """The weights of ``auto`` or RegMean++; leaves what was found in ``about.json``."""
+    """The weights of a method by images; leaves what was found in ``about.json``."""
     settings = suite.settings
     count = entry.samples or settings.samples
     options = FusionOptions(
-        {**sources}, method=entry.method, settings={"samples": count, **entry.settings}, seed=seed
+        {**sources},
+        encoder=settings.encoder,
+        pretrained=settings.pretrained,
+        image_size=settings.image_size,
+        method=entry.method,
+        settings={"samples": count, **entry.settings},
+        seed=seed,
     )
     around = Surroundings(
         pretrained,
         build_encoder(settings.encoder, settings.pretrained, settings.image_size).eval(),
         {task: ClassificationHead.load(str(source.head)).eval() for task, source in sources.items()},
         unlabelled(suite, checked_settings(options)["samples"], list(sources), seed),
+        {task: suite.members[task].spec for task in sources},
         device_of(settings.accelerator),
     )
     found = resolved(options, around)

@@ -244,7 +244,10 @@ class Models:
 
         source = {"sta_lightning.engine.fusion", *entry_source(entry)}
         inputs = _files(sources, statistic(entry)) | entry_files(entry)
-        return Candidate(entry_key(entry, self.seed), inputs, source, make, entry.finetuning, entry.tangent)
+        key = entry_key(entry, self.seed)
+        if entry.method in BY_IMAGES:
+            key["samples"] = entry.samples or self.suite.settings.samples
+        return Candidate(key, inputs, source, make, entry.finetuning, entry.tangent)
 
     def written(self, key: str) -> Path:
         """The file of the encoder that a method, as published, makes for all tasks."""

@@ -140,11 +140,12 @@ class _Sizes:
         learning = 0.0
         if is_learned(entry):
             own = {**LEARNED_METHODS[entry.method].settings, **entry.settings}
-            learning = _TRAINED * own.get("steps", 0) * own.get("batch_size", 0) * len(tasks)
+            samples = entry.samples or self.settings.models.samples
+            learning = _TRAINED * own.get("steps", 0) * own.get("batch_size", samples) * len(tasks)
         if entry.method == AUTO:
             found = candidates(grams=True)
-            samples = entry.samples or self.settings.models.samples
-            learning = len(found) * _MERGED + sum(map(len, found.values())) * samples * len(tasks)
+            learning *= 2  # of the fits to the halves, and to all
+            learning += len(found) * _MERGED + sum(map(len, found.values())) * samples * len(tasks)
         tested = self.merged(tasks, "test") + learning
         tuning = len(entry.choices()) * (self.merged(tasks, "validation") + learning)
         return (2 if entry.tune else 1) * tested + tuning

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,11 +10,9 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from sta_lightning.callbacks.progress import Lines, redraws
+from sta_lightning.callbacks.progress import Lines, redraws, without_notices
 from sta_lightning.errors import printable
 
-# Lightning tells these on its own loggers at every start of a Trainer.
-_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 # Warnings that this package causes on purpose, by the beginning of their text: short epochs on
 # purpose, a resumed run that goes on in its own log folder, no GPU wanted, loaders in the main
 # process, limits on batches, the end of a curve where a merge leaves the model as it is.
@@ -34,19 +31,11 @@ _EXPECTED = (
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's notices and the expected warnings; everything else shows."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=PossibleUserWarning)
-            for text in _EXPECTED:
-                warnings.filterwarnings("ignore", message=f".*{text}")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with without_notices(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        for text in _EXPECTED:
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        yield
 
 
 def bar(description: str, total: int, *, unit: str) -> tqdm | Lines:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from sta_lightning.errors import printable
 
 SECONDS = 10.0
 """The least time between two lines, and before the first."""
+
+
+# Lightning tells what it is about on these at every start of a Trainer.
+_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Silence Lightning's notices, of a trainer that nobody asked for by name; warnings show."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def redraws() -> bool:
@@ -73,6 +93,26 @@ class Lines:
         if known and self.done:
             text += f", about {seconds * max(self.total - self.done, 0) / self.done:.0f} s left"
         print(printable(f"{text}{note()}"), file=sys.stderr, flush=True)
+
+
+class StepLines(Callback):
+    """The steps of a fit as :class:`Lines`, for a fit within something else, which has no bar.
+
+    Args:
+        description: What is fitted.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._lines = Lines(description, 0, unit="step")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._lines = Lines(self._description, trainer.max_steps, unit="step")
+
+    def on_train_batch_end(self, *about: Any) -> None:
+        """Count a step."""
+        self._lines.update()
 
 
 class PlainProgress(ProgressBar):

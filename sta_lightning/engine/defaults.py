@@ -8,9 +8,9 @@ AUTO = "auto"
 """In place of a method's name: the candidate whose predictions are nearest to the fine-tuned
 models', on images without labels; see :mod:`sta_lightning.modules.foretelling`."""
 
-REGMEAN_PLUS_PLUS = "regmean_plus_plus"
+DISTILLED, REGMEAN_PLUS_PLUS = "distilled", "regmean_plus_plus"
 
-BY_IMAGES = (AUTO, REGMEAN_PLUS_PLUS)
+BY_IMAGES = (AUTO, DISTILLED, REGMEAN_PLUS_PLUS)
 """The methods of a merge that look at images, and so at more than files."""
 
 DATA_FREE_FORGETTING = "task_arithmetic"

@@ -79,7 +79,8 @@ class MergeOptions(ABC):
             ``file.py:name``; ``None`` for ``sta`` (the paper's) if there is the importance that it
             reads, else for one that needs neither data nor a coefficient; ``auto``, in a merge that
             is evaluated, for the one whose predictions on training images, without their labels,
-            are nearest to the fine-tuned models', and ``regmean_plus_plus``.
+            are nearest to the fine-tuned models', and likewise ``distilled`` and
+            ``regmean_plus_plus``.
         settings: Further settings of the method by name, as ``sta methods NAME`` lists them:
             ``{keep: 0.2}``.
         measure: Importance that ``sta`` goes by: ``lp`` or ``lp+amp`` from importance files by
@@ -178,16 +179,20 @@ class MergeOptions(ABC):
         """
 
     def _request(
-        self, methods: "Mapping[str, type[MergeMethod]]", **common: Any
+        self, methods: "Mapping[str, type[MergeMethod]]", given: "MergeMethod | None" = None, **common: Any
     ) -> "tuple[str, MergeMethod, dict[str, Any]]":
-        """A job's method by name and made, and what every job is told besides."""
+        """A job's method by name and made, if it is not given, and what every job is told."""
         from sta_lightning.arithmetic import torch_device, torch_dtype
-        from sta_lightning.arithmetic.coefficients import method_with
+        from sta_lightning.arithmetic.coefficients import Coefficients, method_with
         from sta_lightning.engine.part import Part
 
         name, common = self.choice.method, {"p": self.p, "seed": self.seed, **common}
         scales = self.scale, self.scale_layers
-        method, coefficients = method_with(name, methods, *scales, self.settings, **common)
+        method, coefficients = (
+            method_with(name, methods, *scales, self.settings, **common)
+            if given is None
+            else (given, Coefficients())
+        )
         request = {
             "measure": self.measure or "lp",
             "dtype": torch_dtype(self.dtype),
@@ -257,6 +262,8 @@ class FusionOptions(MergeOptions):
     foretell: int | None = None
     about: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What the metadata says besides: how a method that looks at images came to this merge."""
+    given: Any = field(default=None, init=False, repr=False)
+    """What such a method has made, a :class:`~sta_lightning.arithmetic.given.Given`."""
 
     @property
     def sources(self) -> dict[str, TaskSource]:
@@ -293,8 +300,8 @@ class FusionOptions(MergeOptions):
 
         if not self.sources:
             raise StaError("there is nothing to merge: name the tasks' files under model.tasks.")
-        refuse_by_images(self.choice.method, self.foretell)
-        name, method, request = self._request(FUSION_METHODS, normalize=self.normalize)
+        refuse_by_images(self.choice.method if self.given is None else None, self.foretell)
+        name, method, request = self._request(FUSION_METHODS, self.given, normalize=self.normalize)
         dare = None if self.dare is None else Dare(self.dare, self.dare_rescale, self.seed)
         request |= {"base": self.base, "dare": dare, "statistics": self.statistics}
         job = FusionJob(self.sources, name, method, **request)

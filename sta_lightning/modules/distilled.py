@@ -81,11 +81,15 @@ class DistilledMerging(LearnedMerging):
         # Told now, and not when everything has been read.
         self._jobs = {name: FusionOptions({**self._sources}, method=name).job() for name in self._merges}
 
+    @property
+    def reads_grams(self) -> bool:
+        """Whether one of the merges reads Gram matrices."""
+        return any(job.method.needs_grams for job in self._jobs.values())
+
     @override
     def read(self, sources: Mapping[str, tuple[str, TaskSource]]) -> Frozen:
-        grams = any(job.method.needs_grams for job in self._jobs.values())
         name, file, size = self._encoder_name, self._pretrained, self._image_size
-        frozen = read_frozen(sources, name, file, size, grams=grams)
+        frozen = read_frozen(sources, name, file, size, grams=self.reads_grams)
         pretrained = built_pretrained(name, file, size, lambda: frozen.encoder)
         base = frozen.encoder.state_dict()
         merges = {

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sta_lightning.callbacks.progress import StepLines
 from sta_lightning.callbacks.scorable import made_once
 from sta_lightning.encoders import ClassificationHead
 from sta_lightning.engine import FusionOptions, Pretrained, TaskHead, TaskSource
-from sta_lightning.engine.defaults import BY_IMAGES, DATA_FREE
+from sta_lightning.engine.defaults import BY_IMAGES, DATA_FREE, DISTILLED
 from sta_lightning.engine.options import refuse_by_images
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.by_images import Surroundings, check_images, checked_settings, resolved
@@ -32,10 +33,11 @@ class MergeModule(MergedEvaluation):
     ``test/control/<name>/acc``, the share of entries kept per tensor and task, and the size of the
     change; see MultiTaskEvaluation.
 
-    Two methods look at training images of every task, without their labels, as an evaluation
+    Three methods look at training images of every task, without their labels, as an evaluation
     begins, ``samples`` of each: ``auto`` merges by many methods (``candidates``) and takes the one
-    whose predictions are nearest to the fine-tuned models', and ``regmean_plus_plus`` is RegMean on
-    the inputs that the merged blocks give. With ``foretell`` any merge says of itself, from such
+    whose predictions are nearest to the fine-tuned models', ``distilled`` fits coefficients by rows
+    to these predictions, and ``regmean_plus_plus`` is RegMean on the inputs that the merged blocks
+    give. With ``foretell`` any merge says of itself, from such
     images and from Gram matrices, how near it is to the fine-tuned models: the attribute
     ``foretold``, which loggers get too as ``foretold/…``.
 
@@ -104,7 +106,8 @@ class MergeModule(MergedEvaluation):
             images = self._training_images(f"method '{asked.method}'", checked_settings(asked)["samples"])
             with MergedEvaluation._pretrained_for_merge(self) as pretrained:
                 around = Surroundings(
-                    pretrained, deepcopy(self.original()), self._heads(), images, self._place()
+                    *(pretrained, deepcopy(self.original()), self._heads(), images),
+                    *(self._specs, self._place(), [StepLines(DISTILLED)]),
                 )
                 return resolved(asked, around)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import lightning as L
@@ -145,6 +146,43 @@ class Unlabelled(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int]) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Held:
+    """Images in memory, ``[N, 3, S, S]``, read by number."""
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Those of some numbers."""
+        return self.images[list(indices)]
+
+
+class HeldImages(L.LightningDataModule):
+    """Steps like those of :class:`UnlabelledDataModule`, of images that are there already.
+
+    Args:
+        images: Each task's images.
+        batch_size: Images of each task in a step.
+        seed: Seed of the orders.
+        crops: Whether each image is another random crop of itself in every step.
+    """
+
+    def __init__(
+        self, images: Mapping[str, Unlabelled], batch_size: int, seed: int, crops: bool = False
+    ) -> None:
+        super().__init__()
+        self.task_names = tuple(images)
+        self._steps = Steps(images, batch_size, seed, crops=crops)
+
+    @override
+    def train_dataloader(self) -> DataLoader[Step]:
+        """Return the steps, without an end."""
+        return DataLoader(self._steps, batch_size=None)
 
 
 class Steps(IterableDataset[Step]):

@@ -39,6 +39,7 @@ def test_they_come_nearer_to_the_fine_tuned_models_on_training_images(
 
     distilled = own.fused(MethodEntry("distilled", settings={"steps": 8}), tasks)
     assert {role.split("/")[0] for role in distilled.inputs} == {"finetuned", "gram"}
+    assert own.fused(MethodEntry("regmean_plus_plus", samples=2), tasks).key["samples"] == 2
     start = own.fused(MethodEntry("swudi_a", scale=1.2), tasks)
     first, last = (judge.foretell(each.make(tmp_path)[0]).mean for each in (start, distilled))
     assert last < first

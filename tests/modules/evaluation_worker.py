@@ -60,7 +60,10 @@ def main(processes: int, folder: Path) -> None:
     said["file"] = sha256(merge.output)
     said["digest"] = [float(tensor.double().sum()) for tensor in merge.encoder.state_dict().values()]
     chosen = MergeModule(
-        tasks, pretrained=pretrained, method="auto", settings={"candidates": ["average", "tsv"], "samples": 3}
+        tasks,
+        pretrained=pretrained,
+        method="auto",
+        settings={"candidates": ["average", "tsv", "distilled"], "samples": 3, "steps": 4},
     )
     chosen.output = folder / f"chosen-{processes}.safetensors"
     quiet_trainer(**several).test(chosen, MultiTaskDataModule(list(tasks), batch_size=2), verbose=False)

@@ -60,7 +60,7 @@ def test_no_sample_is_counted_twice(said: dict[int, list[dict[str, Any]]], world
 
 def test_every_process_chooses_the_same_merge(said: dict[int, list[dict[str, Any]]]) -> None:
     everyone = [found for world in said.values() for found in world]
-    assert len(everyone[0]["chosen"]) == 5
+    assert len(everyone[0]["chosen"]) == 6
     assert all(found["chosen"] == everyone[0]["chosen"] for found in everyone)
     assert len({found["chosen_file"] for found in everyone}) == 1
 
@@ -81,8 +81,8 @@ def test_forgetting_on_two_and_three_processes_agrees(said: dict[int, list[dict[
 
 def test_merges_in_memory_are_made_by_one_process_for_all(said: dict[int, list[dict[str, Any]]]) -> None:
     found = [process for world in (2, 3) for process in said[world]]
-    assert said[1][0]["made"] == 2, "the candidates of a choice"
-    assert [process["made"] for process in found] == [3, 0, 3, 0, 0], "and what forgets"
+    assert said[1][0]["made"] == 4, "two candidates of a choice, and once what all fits begin with"
+    assert [process["made"] for process in found] == [5, 0, 5, 0, 0], "and what forgets"
     assert all(process["forgot"] == found[0]["forgot"] for process in found)
     assert all(process["change"] == found[0]["change"] for process in found)
     assert found[0]["change"]["norm"] > 0
