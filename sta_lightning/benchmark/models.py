@@ -318,6 +318,7 @@ class Models:
 
         key = {**suite.identity(split, *sets), "models": [each.key for each in candidates]}
         key |= {"tangent": True} if tangent else {}
+        key |= {"foretold": suite.settings.samples} if foretells else {}
         inputs = {f"head/{each}": head for each, head in heads.items()} | suite.files(*sets)
         source = set(_EVALUATING)
         if foretells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,5 +62,9 @@ def test_they_come_nearer_to_the_fine_tuned_models_on_training_images(
     average = own.fused(MethodEntry("average"), tasks)
     (row,) = own.measured("average", [average], tasks, "test")
     assert row.foretold == judge.foretell(average.make(tmp_path)[0]).means
+    fewer = every_seed(replace(settings, models=replace(models, samples=2)))[0]
+    (again,) = fewer.measured("average", [fewer.fused(MethodEntry("average"), tasks)], tasks, "test")
+    assert again.correct == row.correct
+    assert again.foretold != row.foretold, "of other images"
     (one,) = own.measured("one", [own.finetuned(tasks[0])], tasks[:1], "test")
     assert one.foretold is None
