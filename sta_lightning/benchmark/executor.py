@@ -115,7 +115,7 @@ def _run(
     while waiting or running:
         for cell in [cell for cell in waiting if found.keys() >= set(cell.needs)]:
             waiting.remove(cell)
-            future = executor.submit(work, settings, cell, os.getcwd())
+            future = executor.submit(_work_or_end, settings, cell, os.getcwd())
             running[future] = cell
             if future.done():  # computed in this process: tell of it before the next
                 break
@@ -129,6 +129,16 @@ def _run(
 _last: tuple[BenchmarkSettings, dict[int, Models]] | None = None
 # Lightning and PyTorch's random state are those of a process: one cell at a time.
 _alone = threading.Lock()
+
+
+def _work_or_end(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:
+    """Compute a cell; SIGTERM ends a process of a pool, which would begin the next cell."""
+    try:
+        return work(settings, cell, folder)
+    except SystemExit as ended:
+        if multiprocessing.parent_process() is None:
+            raise
+        os._exit(int(ended.code or 0))
 
 
 def work(settings: BenchmarkSettings, cell: Cell, folder: str) -> Done:

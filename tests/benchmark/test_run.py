@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -54,7 +55,10 @@ def test_the_report_has_a_path_s_variable_and_not_the_machine_s_folder(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
-def test_a_killed_run_leaves_no_process_at_work(settings: BenchmarkSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_ends_leaves_no_process_at_work(
+    settings: BenchmarkSettings, tmp_path: Path, number: signal.Signals
+) -> None:
     """The processes among which cells are shared out end with the one that shares."""
     description = {
         **{name: getattr(settings.models, name) for name in ("pretrained", "tasks", "control")},
@@ -63,6 +67,7 @@ def test_a_killed_run_leaves_no_process_at_work(settings: BenchmarkSettings, tmp
     config = {
         "output": settings.output,
         "devices": 2,
+        "seeds": [0, 1],  # more cells than processes: the next wait in a queue
         "models": description,
         "methods": {"average": {"method": "average"}},
     }
@@ -78,6 +83,8 @@ def test_a_killed_run_leaves_no_process_at_work(settings: BenchmarkSettings, tmp
         wait_for(lambda: len(list(steps.glob("*.partial"))) == 2)
         children = children_of(running.pid)
         assert len(children) >= 2
+        running.send_signal(number)
+        wait_for(lambda: running.poll() is not None)
     finally:
         running.kill()
         running.wait()
