@@ -21,7 +21,7 @@ from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
 from sta_lightning.engine.defaults import AUTO, DISTILLED, REGMEAN_PLUS_PLUS
 from sta_lightning.errors import StaError, listed
 from sta_lightning.modules.distilled import DistilledMerging
-from sta_lightning.modules.foretelling import Candidate, ranking
+from sta_lightning.modules.foretelling import Candidate, asked_candidates, has_grams, ranking
 from sta_lightning.modules.judge import Foretold, Judge
 from sta_lightning.modules.learned import learn
 from sta_lightning.modules.parts import read_encoder
@@ -56,7 +56,8 @@ def checked_settings(options: FusionOptions) -> dict[str, Any]:
 
     Raises:
         StaError: there is another setting or a coefficient, one is of another type, a task has no
-            model, the number of images is below 1, or a fit is asked for what it has no place for.
+            model, the number of images is below 1, a candidate is unknown or can be none, or a fit
+            is asked for what it has no place for.
     """
     method = str(options.method)
     known = LEARNED_METHODS[method].settings
@@ -75,7 +76,9 @@ def checked_settings(options: FusionOptions) -> dict[str, Any]:
             raise StaError(f"{name}={value!r} of method '{method}' must be of type {kind.__name__}.")
     found = {**known, **given}
     check_images(f"method '{method}'", found["samples"], options.sources, "samples")
-    if DISTILLED in (method, *(found.get("candidates") or ())):
+    names = found.get("candidates") or ()
+    asked_candidates((name for name in names if name != DISTILLED), grams=has_grams(options))
+    if DISTILLED in (method, *names):
         if unfit := _unfit(options):
             raise StaError(
                 f"method '{DISTILLED}' fits the whole encoder, and has no place for {listed(unfit)}. Leave "

@@ -17,6 +17,7 @@ from sta_lightning.arithmetic.registry import has_setting, make_method
 from sta_lightning.arithmetic.sources import in_memory, whole
 from sta_lightning.arithmetic.states import weight_names
 from sta_lightning.engine import FusionOptions, Pretrained, TaskSource
+from sta_lightning.engine.defaults import DISTILLED
 from sta_lightning.engine.files import open_encoder, open_grams
 from sta_lightning.errors import StaError
 from sta_lightning.modules.judge import Foretold, Judge
@@ -112,6 +113,32 @@ def candidates(*, grams: bool) -> dict[str, tuple[float | None, ...]]:
     return {name: scales for name, scales in found.items() if scales is not None}
 
 
+def has_grams(options: FusionOptions) -> bool:
+    """Whether every task has Gram matrices."""
+    return all(source.gram is not None for source in options.sources.values())
+
+
+def asked_candidates(methods: Iterable[str] | None, *, grams: bool) -> dict[str, tuple[float | None, ...]]:
+    """Some candidates by name, with their coefficients; ``None`` for all.
+
+    Raises:
+        StaError: one is unknown or cannot be a candidate.
+    """
+    allowed = candidates(grams=grams)
+    if methods is None:
+        return allowed
+    found: dict[str, tuple[float | None, ...]] = {}
+    for name in methods:
+        scales = coefficients(name, grams=grams)
+        if scales is None:
+            raise StaError(
+                f"candidates: method '{name}' reads importance, draws at random, or reads Gram matrices that not every task "
+                f"has. Choose among {', '.join((*allowed, DISTILLED))}."
+            )
+        found[name] = scales
+    return found
+
+
 def ranking(
     options: FusionOptions, pretrained: Pretrained, judge: Judge, methods: Iterable[str] | None = None
 ) -> list[Candidate]:
@@ -131,17 +158,9 @@ def ranking(
     Raises:
         StaError: one is unknown or cannot be a candidate, or the merge refuses its sources.
     """
-    grams = all(source.gram is not None for source in options.sources.values())
-    allowed = candidates(grams=grams)
-    chosen = allowed if methods is None else {name: coefficients(name, grams=grams) for name in methods}
     base = {name: whole(source) for name, source in pretrained.tensors.items()}
     found: list[Candidate] = []
-    for method, scales in chosen.items():
-        if scales is None:
-            raise StaError(
-                f"candidates: method '{method}' reads importance, draws at random, or reads Gram matrices that not every task "
-                f"has. Choose among {', '.join(allowed)}."
-            )
+    for method, scales in asked_candidates(methods, grams=has_grams(options)).items():
         merged = replace(options, method=method, scale=None, settings=None).job().in_memory(pretrained)
         for scale in scales:
             factor = 1.0 if scale is None else scale / scales[0]  # type: ignore[operator]

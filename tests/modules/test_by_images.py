@@ -208,8 +208,8 @@ def test_what_it_cannot_do_is_told(pretrained: Path, tasks: dict[str, TaskSource
         with pytest.raises(StaError, match=message):
             evaluated(tasks, pretrained, **settings)
     for name, message in (("random_mask", "'random_mask' reads"), ("tvs", "'tvs' is unknown")):
-        with pytest.raises(StaError, match=message):
-            evaluated(tasks, pretrained, candidates=[name])
+        with pytest.raises(StaError, match=message):  # before any image is read
+            MergeModule({**tasks}, pretrained=str(pretrained), method="auto", settings={"candidates": [name]})
     with pytest.raises(StaError, match="'auto' has no setting 'scale'"):
         MergeModule({**tasks}, pretrained=str(pretrained), method="auto", scale=0.5)
 
