@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from sta_lightning.arithmetic import FORGET_METHODS, FUSION_METHODS
 from sta_lightning.cli.main import main
+from sta_lightning.engine.defaults import BY_IMAGES
 from sta_lightning.tasks.published import EPOCHS
 from tests.command_lines import documented, instantiated, parsed
 from tests.conftest import REPOSITORY
@@ -106,9 +107,12 @@ def test_a_documented_method_goes_on_top_of_a_merge(command: str, row: str) -> N
     options = shlex.split(row)
     target = ["--model.target=digits"] if command == "forget" else []
     base = [command, "--config", str(CONFIGS / command / "miniature.yaml"), *target]
-    job = instantiated([*base, *options, "--trainer.accelerator=cpu", "--trainer.logger=false"]).model.job
-    asked = dict(option.removeprefix("--model.").split("=", 1) for option in options)
-    assert job.name == asked.get("method", "sta")
+    module = instantiated([*base, *options, "--trainer.accelerator=cpu", "--trainer.logger=false"]).model
+    job, asked = module.job, dict(option.removeprefix("--model.").split("=", 1) for option in options)
+    method = asked.get("method", "sta")
+    assert module.hparams["method"] == method
+    # What looks at images has another job until they are there.
+    assert job.name == method or method in BY_IMAGES
     assert yaml.safe_load(asked.get("settings", "{}")).items() <= job.method.settings().items()
 
 
